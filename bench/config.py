@@ -1,0 +1,189 @@
+"""params.yaml -> frozen dataclasses; an unknown, missing or ill-typed key is refused by its full name.
+
+The file is a *suite*: tables of data sets, start weights, models (one checkpoint a line) and runs (one point of the
+figure a line). What only one method or one data set understands stays a plain mapping here (`Model.spec`,
+`Source.settings`) and is checked by its owner with `strict`, so that a new method adds no line to this file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bench.errors import Refusal
+
+PARAMS = Path("params.yaml")
+
+T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid")
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Compute:
+    """Where and how everything runs; part of every record."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is a card, else the CPU."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of training, in Lightning Fabric's words. Inference is always float32."""
+    threads: int = 2
+    """Of torch on the host. Stated, because latency without it cannot be compared."""
+    workers: int = 0
+    """Loader processes that cut the training views; 0 = the training process itself. Does not change the result."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Weights:
+    """Start weights of one encoder: fetched once by a stage of their own, like data."""
+
+    encoder: str
+    """The name that segmentation-models-pytorch gives it."""
+    source: Literal["package", "hub", "none"]
+    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `none`: random."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Source:
+    """One prepared data set."""
+
+    source: str
+    """Module under data/ that knows how to download and prepare it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Checked by that module's `Settings`."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Schedule:
+    """How long and how fast one phase learns."""
+
+    steps: int
+    """Optimiser steps."""
+    learning_rate: float
+    """At the first step; falls as (1 - step / steps) ** poly_power."""
+    batch: int
+    """Images a step."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Training:
+    """Adam with a poly learning rate, for every method the same."""
+
+    phases: dict[str, Schedule]
+    """By the names of the method's phases; the method fixes their order."""
+    weight_decay: float = 5e-4
+    """L2 kind, on everything, as in the official GLNet code."""
+    poly_power: float = 0.9
+    checkpoint_every: int = 10
+    """Steps between two checkpoints that a killed training goes on from."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Model:
+    """One trained network = one checkpoint."""
+
+    dataset: str
+    method: str
+    """Package with spec.py, model.py, training.py and inference.py, for instance `glnet`."""
+    start: str
+    """Key of the table `weights`."""
+    spec: dict[str, Any]
+    """Checked by the method's `Spec`."""
+    training: Training
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Run:
+    """One trained model x one strategy = one point of the figure."""
+
+    model: str
+    strategy: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of the model's spec that this run sets otherwise, for instance `overlap_px`."""
+    published: str | None = None
+    """`METHOD / inference` of the row in bench/published.csv that this run answers to."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Suite:
+    """What params.yaml says."""
+
+    suite: str
+    machine: str
+    """Name of the machine that measures: part of the path of every measurement, since DVC cannot see hardware."""
+    datasets: dict[str, Source]
+    weights: dict[str, Weights]
+    models: dict[str, Model]
+    runs: dict[str, Run]
+    compute: Compute = Compute()
+    splits: tuple[Split, ...] = ("val", "test")
+    """Splits that every run is evaluated on. `val` picks settings, `test` reports."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Holds YAML anchors that the tables repeat; never read."""
+
+
+def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """`kind(**values)` with every key and type checked.
+
+    Args:
+        kind: a dataclass.
+        values: as YAML gives them.
+        where: how the user finds them, for instance `params.yaml: models.unet-patch.spec`.
+
+    Raises:
+        Refusal: names the first offending key with its full path, and what is allowed.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = {
+            "missing": "is missing",
+            "unexpected_keyword_argument": "is unknown (a typo?)",
+        }.get(first["type"], f"is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+        more = len(error.errors()) - 1
+        raise Refusal(
+            f"{where}: the key {key} {what}{f'; {more} more follow' if more else ''}."
+        ) from None
+
+
+def read_suite(path: Path = PARAMS) -> Suite:
+    """The suite in `path`, checked: keys, types, and that every name a line refers to exists."""
+    try:
+        values = YAML(typ="safe").load(path.read_text())
+    except FileNotFoundError:
+        raise Refusal(
+            f"There is no {path} here: run this in the project's root, or copy one of suites/ to it."
+        ) from None
+    except YAMLError as error:
+        raise Refusal(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise Refusal(f"{path} holds no table of settings; suites/ has complete examples.")
+    suite = strict(Suite, values, str(path))
+    for name, model in suite.models.items():
+        _known(path, f"models.{name}.dataset", model.dataset, suite.datasets)
+        _known(path, f"models.{name}.start", model.start, suite.weights)
+    for name, run in suite.runs.items():
+        _known(path, f"runs.{name}.model", run.model, suite.models)
+    return suite
+
+
+def pick(table: Mapping[str, T], name: str, kind: str) -> T:
+    """`table[name]`, or a refusal that lists what there is."""
+    if name not in table:
+        raise Refusal(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
+    return table[name]
+
+
+def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:
+    if name not in table:
+        raise Refusal(
+            f"{path}: {key} is {name!r}, which no line defines; there is {', '.join(table)}."
+        )

@@ -1,0 +1,125 @@
+"""The only reader of prepared data, and the format it reads.
+
+data/prepared/NAME/dataset.json      what `Dataset` holds, and the SHA-256 of every file
+data/prepared/NAME/images/ID.png     RGB, 8 bit
+data/prepared/NAME/labels/ID.png     8-bit index: 0..K-1 a class, 255 unlabelled
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench.errors import Refusal
+
+PREPARED = Path("data/prepared")
+UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one prepared data set, by split."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    """Names by label index."""
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB by label index, for pictures."""
+    ignored: tuple[str, ...]
+    """Classes that exist as labels but that no mean counts (DeepGlobe's `unknown`)."""
+    rare: tuple[str, ...]
+    """Classes too rare to learn: the mean is also given without them."""
+    splits: Mapping[str, tuple[str, ...]]
+    """Image ids by split."""
+    credit: str
+    """Sources and limits, to be shown wherever a result is."""
+
+    def ids(self, split: str) -> list[str]:
+        """The image ids of a split, in a fixed order."""
+        if split not in self.splits:
+            raise Refusal(
+                f"Data set {self.name} has no split {split!r}; it has {', '.join(self.splits)}."
+            )
+        return list(self.splits[split])
+
+    def read(self, id: str) -> tuple[Tensor, Tensor]:
+        """One image and its label, whole.
+
+        Returns:
+            image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
+
+        Raises:
+            Refusal: a file is missing or damaged, or the label does not fit the image or the classes.
+        """
+        image = self._pixels("images", id, "RGB")  # (H, W, 3)
+        label = self._pixels("labels", id, "L")  # (H, W)
+        check_pair(image, label, len(self.classes), self._file("labels", id))
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
+
+    def _file(self, folder: str, id: str) -> Path:
+        return self.root / folder / f"{id}.png"
+
+    def _pixels(self, folder: str, id: str, mode: str) -> np.ndarray:
+        return read_pixels(self._file(folder, id), mode)
+
+
+def read_pixels(path: Path, mode: str) -> np.ndarray:
+    """All pixels of an image file, decoded to the end, as an array of its own (H, W[, 3]) uint8.
+
+    Raises:
+        Refusal: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices count as `L`).
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode != mode and not (mode == "L" and picture.mode == "P"):
+                raise Refusal(
+                    f"{path} has mode {picture.mode} where {mode} is needed: prepare the data set again."
+                )
+            return np.array(picture)
+    except FileNotFoundError:
+        raise Refusal(f"{path} is missing: run `dvc repro prepare`.") from None
+    except (OSError, SyntaxError) as error:  # Pillow's words for truncated and for damaged files
+        raise Refusal(
+            f"{path} cannot be decoded ({error}): delete it and run `dvc repro prepare`."
+        ) from None
+
+
+def check_pair(image: np.ndarray, label: np.ndarray, classes: int, path: Path) -> None:
+    """Refuse a label of another size than its image, or with a value that is neither a class nor 255."""
+    if image.shape[:2] != label.shape:
+        raise Refusal(
+            f"{path} is {label.shape[0]} x {label.shape[1]} px, its image {image.shape[0]} x {image.shape[1]}."
+        )
+    values = np.unique(label)
+    wrong = values[(values >= classes) & (values != UNLABELLED)]
+    if wrong.size:
+        raise Refusal(
+            f"{path} has label {int(wrong[0])}, but there are classes 0 to {classes - 1} and 255 alone."
+        )
+
+
+def open_dataset(name: str) -> Dataset:
+    """The prepared data set `name`."""
+    path = PREPARED / name / "dataset.json"
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Refusal(f"{path} is missing: run `dvc repro prepare@{name}`.") from None
+    except json.JSONDecodeError as error:
+        raise Refusal(f"{path} is not JSON ({error}): run `dvc repro prepare@{name}`.") from None
+    return Dataset(
+        name=name,
+        root=path.parent,
+        classes=tuple(values["classes"]),
+        palette=tuple((r, g, b) for r, g, b in values["palette"]),
+        ignored=tuple(values["ignored"]),
+        rare=tuple(values["rare"]),
+        splits={split: tuple(ids) for split, ids in values["splits"].items()},
+        credit=values["credit"],
+    )
