@@ -1,9 +1,10 @@
-"""params.yaml -> frozen dataclasses; an unknown, missing or ill-typed key is refused by its full name.
+"""params.yaml -> frozen dataclasses; an unknown, missing or ill-typed key is refused by its full
+name.
 
-The file is a *suite*: tables of data sets, start weights, models (one checkpoint a line) and runs (one point of the
-figure a line). What only one method or one data set understands stays a plain mapping here (`Model.spec`,
-`Source.settings`) and is checked by its owner with `strict`, so that a new method adds no line to this file.
-"""
+The file is a *suite*: tables of data sets, start weights, models (one checkpoint a line) and runs
+(one point of the figure a line). What only one method or one data set understands stays a plain
+mapping here (`Model.spec`, `Source.settings`) and is checked by its owner with `strict`, so that a
+new method adds no line to this file."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -35,7 +36,8 @@ class Compute:
     threads: int = 2
     """Of torch on the host. Stated, because latency without it cannot be compared."""
     workers: int = 0
-    """Loader processes that cut the training views; 0 = the training process itself. Does not change the result."""
+    """Loader processes that cut the training views; 0 = the training process itself. Does not
+    change the result."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -116,7 +118,8 @@ class Suite:
 
     suite: str
     machine: str
-    """Name of the machine that measures: part of the path of every measurement, since DVC cannot see hardware."""
+    """Name of the machine that measures: part of the path of every measurement, since DVC cannot
+    see hardware."""
     datasets: dict[str, Source]
     weights: dict[str, Weights]
     models: dict[str, Model]
@@ -160,7 +163,7 @@ def read_suite(path: Path = PARAMS) -> Suite:
         values = YAML(typ="safe").load(path.read_text())
     except FileNotFoundError:
         raise Refusal(
-            f"There is no {path} here: run this in the project's root, or copy one of suites/ to it."
+            f"There is no {path} here: change to the project's root or copy one of suites/ to it."
         ) from None
     except YAMLError as error:
         raise Refusal(f"{path} is not YAML: {' '.join(str(error).split())}") from None

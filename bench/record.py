@@ -1,4 +1,5 @@
-"""Records: one JSON a (stage, name) with raw results and where they come from. Writing is atomic; reading never writes."""
+"""Records: one JSON a (stage, name) with raw results and where they come from. Writing is atomic;
+reading never writes."""
 
 import hashlib
 import json
@@ -40,7 +41,8 @@ class Record:
     settings: Mapping[str, Any]
     """The lines of the suite that this was made with."""
     values: Mapping[str, Any]
-    """Raw: every repetition and every scene, nothing averaged or rounded; definitions beside the numbers."""
+    """Raw: every repetition and every scene, nothing averaged or rounded; definitions beside the
+    numbers."""
     provenance: Mapping[str, Any]
     status: Status = "ok"
     reason: str | None = None
@@ -49,7 +51,8 @@ class Record:
 
 
 def path_of(stage: str, name: str, machine: str | None = None) -> Path:
-    """`results/STAGE[/MACHINE]/NAME.json`; what depends on hardware carries the machine in its path."""
+    """`results/STAGE[/MACHINE]/NAME.json`; what depends on hardware carries the machine in its
+    path."""
     return RESULTS.joinpath(*[part for part in (stage, machine) if part], f"{name}.json")
 
 
@@ -59,18 +62,25 @@ def write(path: Path, record: Record) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: a temporary file beside it, flushed, then renamed over it."""
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed, then renamed over
+    it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -84,7 +94,7 @@ def read(path: Path) -> Record:
         values = json.loads(path.read_text())
         if values["schema"] != SCHEMA:
             raise Refusal(
-                f"{path} has schema {values['schema']}, this code reads {SCHEMA}: run `dvc repro` again."
+                f"{path} has schema {values['schema']}, this code reads {SCHEMA}: run `dvc repro`."
             )
         return Record(**values)
     except FileNotFoundError:

@@ -1,10 +1,14 @@
-"""What every stage's command line shares: arguments, the project's root, and errors as one sentence."""
+"""What every stage's command line shares: arguments, the project's root, and errors as one
+sentence."""
 
 import argparse
 import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from bench.errors import Refusal
 
@@ -12,14 +16,15 @@ ROOT_FILES = ("dvc.yaml", "pyproject.toml")
 
 
 def main(work: Callable[[argparse.Namespace], None], **arguments: str) -> None:
-    """Run one stage as a program: parse, check the directory, work, and say in one sentence what went wrong.
+    """Run one stage as a program: parse, check the directory, work, and say in one sentence what
+    went wrong.
 
     Args:
         work: the stage; its docstring is the help text.
         arguments: positional arguments, name -> help.
 
-    Exits with status 1 on a `Refusal`, a full disk or any other error of the operating system; with 130 on Ctrl-C.
-    """
+    Exits with status 1 on a `Refusal`, a full disk or any other error of the operating system; with
+    130 on Ctrl-C."""
     parser = argparse.ArgumentParser(description=work.__doc__)
     for name, text in arguments.items():
         parser.add_argument(name, help=text)
@@ -33,17 +38,33 @@ def main(work: Callable[[argparse.Namespace], None], **arguments: str) -> None:
         place = f" ({error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:
             sys.exit(
-                f"error: The disk is full{place}: free some space and run `dvc repro` again; what is done is kept."
+                f"error: The disk is full{place}: free some space and run `dvc repro` again; "
+                "what is done is kept."
             )
         sys.exit(f"error: {error.strerror or error}{place}.")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def require_root(here: Path = Path(".")) -> None:
+def require_root(here: Path = Path()) -> None:
     """Refuse to work anywhere but in the project's root, where all paths of the suite start."""
     missing = [name for name in ROOT_FILES if not (here / name).is_file()]
     if missing:
         raise Refusal(
-            f"{here.resolve()} is not the project's root ({missing[0]} is not there): change to it first."
+            f"{here.resolve()} is not the project's root ({missing[0]} is not there): "
+            "change to it first."
         )
+
+
+def progress(total: int, what: str, unit: str, done: int = 0) -> Any:
+    """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
+    then."""
+    quick = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit=unit,
+        mininterval=0.2 if quick else 15,
+        maxinterval=1 if quick else 15,
+    )

@@ -1,0 +1,40 @@
+# make repro   set up, run the pipeline, say where the report is
+# make test    set up, check, test
+# make setup   the part of both that makes .venv
+VENV ?= .venv
+PYTHON ?= python3
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+# Arithmetic with a fixed number of threads; params.yaml says how many torch takes.
+export PYTHONHASHSEED := 0
+
+.PHONY: setup repro test bench lock clean
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup
+	dvc repro
+	@echo "Report: $(CURDIR)/report/index.html"
+
+test: setup
+	ruff check --quiet .
+	ruff format --check --quiet .
+	mypy
+	python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+bench: setup
+	python -m pytest --benchmark-only
+
+# The versions of this environment, without index addresses; what only Linux has is marked so.
+lock:
+	python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
+	  | sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/ s/$$/ ; sys_platform == "linux"/' > requirements.lock
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,64 @@
+"""One phase: crops, or shrunk images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from baselines.model import Colour
+from baselines.spec import Spec
+from bench.learning import UNLABELLED, flip_and_turn, focal_loss
+from bench.method import Phase, View
+from bench.tiles import Box, shrink_image, shrink_label
+
+
+def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+    """The one phase of every baseline, in which all of it moves."""
+    return [Phase("train", (network,))]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a random crop, or the whole image made
+    square."""
+    side = spec.size_px
+    if spec.network == "colour":  # needs no square, and every pixel counts
+        return {"image": image, "label": label}
+    if spec.train_on == "downsample":
+        image, label = shrink_image(image, (side, side)), shrink_label(label, (side, side))
+    else:
+        image, label = _random_crop(image, label, side, rng)
+    image, label = flip_and_turn(image, label, rng)
+    return {"image": image, "label": label}
+
+
+def backward(
+    network: nn.Module,
+    views: list[View],
+    spec: Spec,
+    phase: str,
+    back: Callable[[Tensor], None],
+) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss (the floor has neither)."""
+    if isinstance(network, Colour):
+        for view in views:
+            network.observe(view["image"][None], view["label"][None])
+        return 0.0
+    images = torch.stack([view["image"] for view in views])
+    labels = torch.stack([view["label"] for view in views])
+    loss = focal_loss(network(images), labels, spec.focal_gamma)
+    back(loss)
+    return float(loss.detach())
+
+
+def _random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """A square of the image; where the image is smaller, black and unlabelled below and to the
+    right."""
+    height, width = label.shape
+    image = F.pad(image, (0, max(side - width, 0), 0, max(side - height, 0)))
+    label = F.pad(label, (0, max(side - width, 0), 0, max(side - height, 0)), value=UNLABELLED)
+    height, width = label.shape
+    top = int(torch.randint(height - side + 1, (), generator=rng))
+    left = int(torch.randint(width - side + 1, (), generator=rng))
+    box = Box(top, left, side, side)
+    return box.of(image), box.of(label)

@@ -1,0 +1,92 @@
+"""Stage `evaluate`: one line of the table `runs` -> a confusion matrix a scene, and the predicted
+labels."""
+
+import argparse
+import io
+
+from PIL import Image
+from torch import Tensor
+
+from bench import record, stage
+from bench.config import Suite, read_suite
+from bench.memory import clock
+from bench.metrics import confusion
+from bench.trained import device_facts, open_run, out_of_memory, set_up
+
+PREDICTIONS = record.RESULTS / "predictions"
+
+
+def evaluate(suite: Suite, name: str) -> record.Record:
+    """Predict every image of the suite's splits at its own resolution; keep what was predicted for
+    `test`."""
+    line = open_run(suite, name)
+    device = set_up(suite.compute)
+    dataset = line.dataset
+    palette = [channel for colour in dataset.palette for channel in colour]
+    splits: dict[str, dict[str, list[list[int]]]] = {split: {} for split in suite.splits}
+    seconds: dict[str, float] = {}
+    status: record.Status = "ok"
+    reason = None
+    try:
+        network = line.network(device)
+        todo = [(split, id) for split in suite.splits for id in dataset.ids(split)]
+        bar = stage.progress(len(todo), name, "image")
+        for split, id in todo:
+            image, label = dataset.read(id)
+            with clock(device) as took:
+                prediction = line.predict(network, image)
+            seconds[id] = took[0]
+            matrix = confusion(label.numpy(), prediction.numpy(), len(dataset.classes))
+            splits[split][id] = matrix.tolist()
+            if split == "test":
+                _write_labels(name, id, prediction, palette)
+            bar.update()
+        bar.close()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        status, reason = "oom", str(error).split("\n", 1)[0]
+        (PREDICTIONS / name).mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
+    return record.Record(
+        stage="evaluate",
+        name=name,
+        settings=line.settings,
+        status=status,
+        reason=reason,
+        values={
+            "dataset": dataset.name,
+            "classes": list(dataset.classes),
+            "ignored": list(dataset.ignored),
+            "rare": list(dataset.rare),
+            "splits": splits if status == "ok" else {},
+            "definition": (
+                "pixels by true class (rows; the last one: unlabelled) and predicted class "
+                "(columns), at the image's own resolution"
+            ),
+        },
+        provenance=record.provenance(
+            seed=line.model.seed,
+            data_sha256=record.file_sha256(dataset.root / "dataset.json"),
+            seconds=seconds,
+            **device_facts(device, suite.compute),
+        ),
+    )
+
+
+def _write_labels(name: str, id: str, prediction: Tensor, palette: list[int]) -> None:
+    picture = Image.fromarray(prediction.numpy(), mode="P")
+    picture.putpalette(palette)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    record.write_bytes(PREDICTIONS / name / f"{id}.png", buffer.getvalue())
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Evaluate one run of params.yaml on its splits."""
+    path = record.path_of("evaluate", arguments.run)
+    record.write(path, evaluate(read_suite(), arguments.run))
+    print(path)
+
+
+if __name__ == "__main__":
+    stage.main(work, run="a key of the table runs")

@@ -1,0 +1,54 @@
+"""What all methods learn with: one loss, one augmentation, so that no rival is worse for its recipe
+alone."""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+UNLABELLED = 255
+
+
+def focal_loss(logits: Tensor, label: Tensor, gamma: float) -> Tensor:
+    """Mean over labelled pixels of -(1 - q) ** gamma * log q, q the probability of the true class.
+
+    GLNet section 3.4 (focal loss of Lin et al. 2017); gamma 0 is cross-entropy. q is clamped to
+    [1e-7, 1 - 1e-7] as in the official code. Differs from the official code: pixels labelled 255
+    are left out (there they crash).
+
+    Args:
+        logits: (N, K, H, W).
+        label: (N, H, W) uint8.
+
+    Returns:
+        A scalar; 0 where no pixel is labelled.
+    """
+    known = label != UNLABELLED
+    target = torch.where(known, label, 0).long()
+    log_q = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]  # (N, H, W)
+    log_q = log_q.clamp(-16.118095651, -1e-7)  # log 1e-7, log(1 - 1e-7)
+    loss = -((1 - log_q.exp()) ** gamma) * log_q
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def flip_and_turn(image: Tensor, label: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Mirror each axis with probability 1/2 and, with probability 1/2, turn by 90, 180 or 270
+    degrees.
+
+    Differs from the official code: a turned image that is not square changes its shape; there it
+    keeps the canvas, and the corners become black class 0.
+
+    Args:
+        image: (3, H, W); label: (H, W).
+    """
+    for axis in (-1, -2):
+        if _draw(2, rng):
+            image, label = image.flip(axis), label.flip(axis)
+    if _draw(2, rng):
+        quarters = 1 + _draw(3, rng)
+        image = torch.rot90(image, quarters, (-2, -1))
+        label = torch.rot90(label, quarters, (-2, -1))
+    return image, label
+
+
+def _draw(below: int, rng: Generator) -> int:
+    return int(torch.randint(below, (), generator=rng))

@@ -1,0 +1,153 @@
+"""The contract of a method, and loading one by its name.
+
+A method is a package with four files, each with what is named here and nothing that the harness has
+to know besides:
+
+    spec.py       `Spec`: a frozen dataclass of all its settings; imports nothing heavy
+                  `Strategy`: a Literal of the names of its strategies
+    model.py      `build(spec, classes)`: the network, with random weights
+                  `start(network, encoder_state)`: put start weights into its encoders
+    training.py   `phases(network, spec)`, `view(...)`, `backward(...)`
+    inference.py  `STRATEGIES`: how an image that is too large is met
+
+One contract test runs over every method x strategy.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import Generator, Tensor, nn
+
+from bench.config import Model, Run, strict
+from bench.errors import Refusal
+
+View = dict[str, Tensor]
+"""What training sees of one image."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with its own optimiser."""
+
+    name: str
+    trains: tuple[nn.Module, ...]
+    """In train mode and moving; all else of the network stays frozen in eval mode."""
+    begin: Callable[[], None] = lambda: None
+    """Runs once before the first step: copy what an earlier phase has learnt."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a network meets an image of any size."""
+
+    predict: Callable[[Any, Tensor, Any], Tensor]
+    """(network, image uint8 (3, H, W) on the host, spec) -> labels uint8 (H, W) on the host.
+
+    Everything that is measured happens inside: copies to the device, normalisation, padding,
+    tiling, stitching, arg max. torch operators alone, and no look at a value, so that it also runs
+    on fake tensors. """
+    parts: tuple[str, ...] | None = None
+    """Children of the network that it needs; the others never reach the device. None: all."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions of one method package."""
+
+    build: Callable[[Any, int], nn.Module]
+    """(spec, number of classes) -> network with random weights; a Refusal where there is none."""
+    start: Callable[[nn.Module, Mapping[str, Tensor]], None]
+    """(network, encoder's state dict): start weights for every encoder in it."""
+    phases: Callable[[nn.Module, Any], list[Phase]]
+    view: Callable[[Tensor, Tensor, Any, str, Generator], View]
+    """(image (3, H, W) uint8, label (H, W) uint8, spec, phase, rng) -> view; runs in loader
+    workers."""
+    backward: Callable[[nn.Module, list[View], Any, str, Callable[[Tensor], None]], float]
+    """(network, views on its device, spec, phase, back) -> loss; calls `back(loss)` itself, once or
+    often."""
+    strategies: Mapping[str, Strategy]
+
+
+def load(name: str) -> Method:
+    """The method package `name`; imports torch and the networks (seconds)."""
+    _require(name)
+    model, training, inference = (
+        importlib.import_module(f"{name}.{part}") for part in ("model", "training", "inference")
+    )
+    return Method(
+        build=_refusing(model.build),
+        start=model.start,
+        phases=training.phases,
+        view=training.view,
+        backward=training.backward,
+        strategies=inference.STRATEGIES,
+    )
+
+
+def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn.Module]:
+    """A model.py knows nothing of ours: its ValueError (no such encoder, say) becomes a refusal
+    here."""
+
+    def checked(spec: Any, classes: int) -> nn.Module:
+        try:
+            return build(spec, classes)
+        except ValueError as error:
+            raise Refusal(f"The network cannot be built: {error}") from None
+
+    return checked
+
+
+def spec_of(name: str, model: Model, run: Run | None = None) -> Any:
+    """The checked `Spec` of a model line, with the overrides of a run line; imports nothing
+    heavy."""
+    _require(model.method)
+    module = importlib.import_module(f"{model.method}.spec")
+    values = {**model.spec, **(run.overrides if run else {})}
+    return strict(module.Spec, values, f"params.yaml: models.{name}.spec")
+
+
+def check_strategy(name: str, run: Run, model: Model) -> None:
+    """Refuse a run whose strategy its method does not have."""
+    _require(model.method)
+    known = get_args(importlib.import_module(f"{model.method}.spec").Strategy)
+    if run.strategy not in known:
+        raise Refusal(
+            f"params.yaml: runs.{name}.strategy is {run.strategy!r}; "
+            f"method {model.method} has {', '.join(known)}."
+        )
+
+
+def network_for(method: Method, strategy: Strategy, spec: Any, classes: int) -> nn.Module:
+    """The network with random weights in eval mode, without the parts that the strategy does not
+    need."""
+    network = method.build(spec, classes).eval().requires_grad_(False)
+    if strategy.parts is not None:
+        for part in [name for name, _ in network.named_children() if name not in strategy.parts]:
+            delattr(network, part)
+    return network
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a checkpoint into a network that may have fewer parts than it, but no other ones."""
+    own = network.state_dict()
+    parts = {key.split(".", 1)[0] for key in own}
+    state = {key: value for key, value in state.items() if key.split(".", 1)[0] in parts}
+    wrong = sorted(own.keys() ^ state.keys()) or [
+        key for key in own if own[key].shape != state[key].shape
+    ]
+    if wrong:
+        raise Refusal(
+            f"{origin} does not fit the network ({len(wrong)} keys differ, first {wrong[0]}): "
+            "train it again with `dvc repro`."
+        )
+    network.load_state_dict(dict(state))
+
+
+def _require(name: str) -> None:
+    # find_spec imports the parent of a dotted name, so that the parent is asked for first.
+    found = name.isidentifier() and importlib.util.find_spec(name)
+    if not found or importlib.util.find_spec(f"{name}.spec") is None:
+        raise Refusal(f"params.yaml names the method {name!r}, but there is no package {name}/.")

@@ -1,0 +1,307 @@
+"""Stage `train`: one line of the table `models` -> one checkpoint.
+
+Killed at any moment, the next start goes on from the last checkpoint and ends with the same
+weights: what a step sees depends on the seed and the step's number alone, and all state that it
+does depend on is in the checkpoint."""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from bench import record, stage
+from bench.config import Model, Schedule, Suite, pick, read_suite
+from bench.errors import Refusal
+from bench.method import Method, Phase, View, load, spec_of
+from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
+from data.dataset import Dataset, open_dataset
+
+PARTIAL = CHECKPOINTS / "partial"
+START_WEIGHTS = Path("data/weights")
+CACHE_BYTES = 256 * 2**20
+"""Decoded images that a loader keeps; a data set that is larger is decoded again each time."""
+
+
+class Views(torch.utils.data.Dataset[View]):
+    """The endless sequence of views of one phase: the i-th is the same in every process and every
+    run."""
+
+    def __init__(self, dataset: Dataset, method: Method, spec: Any, phase: str, seed: int) -> None:
+        self.dataset, self.method, self.spec = dataset, method, spec
+        self.phase, self.seed = phase, seed
+        self.ids = dataset.ids("train")
+        self._cache: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._cached_bytes = 0
+
+    def __getitem__(self, i: int) -> View:
+        epoch, place = divmod(i, len(self.ids))
+        order = torch.randperm(len(self.ids), generator=self._rng("order", epoch))
+        image, label = self._read(self.ids[int(order[place])])
+        return self.method.view(image, label, self.spec, self.phase, self._rng("view", i))
+
+    def _rng(self, purpose: str, number: int) -> torch.Generator:
+        text = f"{self.seed} {self.phase} {purpose} {number}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+    def _read(self, id: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if id in self._cache:
+            return self._cache[id]
+        pair = self.dataset.read(id)
+        size = sum(tensor.nbytes for tensor in pair)
+        if self._cached_bytes + size <= CACHE_BYTES:
+            self._cache[id] = pair
+            self._cached_bytes += size
+        return pair
+
+
+class Progress:
+    """Where a training stands, on disk and in memory."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """Reads `path` if it belongs to the same training; anything else there starts anew."""
+        self.path, self.fingerprint = path, fingerprint
+        self.phase, self.step = 0, 0
+        self.history: list[tuple[str, int, float, float]] = []
+        """(phase, step, loss, learning rate) of every step done."""
+        self.seconds: dict[str, float] = {}
+        self.restored: dict[str, Any] | None = None
+        if path.exists():
+            state: dict[str, Any] = load_checkpoint(path)
+            if state["fingerprint"] == fingerprint:
+                self.restored = state
+                self.phase, self.step = state["phase"], state["step"]
+                self.history = [tuple(row) for row in state["history"]]
+                self.seconds = state["seconds"]
+
+    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Everything the next step depends on, whole or not at all."""
+        state = {
+            "fingerprint": self.fingerprint,
+            "phase": self.phase,
+            "step": self.step,
+            "history": self.history,
+            "seconds": self.seconds,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict() if optimizer else None,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        save(self.path, state)
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Put back what `save` wrote."""
+        assert self.restored is not None
+        network.load_state_dict(self.restored["network"])
+        if optimizer:
+            optimizer.load_state_dict(self.restored["optimizer"])
+        torch.set_rng_state(self.restored["rng"])
+        if self.restored["cuda_rng"]:
+            torch.cuda.set_rng_state_all(self.restored["cuda_rng"])
+        self.restored = None
+
+
+def train(suite: Suite, name: str) -> Path:
+    """Train the model `name` of a suite, or go on where it was killed; returns the checkpoint's
+    path."""
+    model = pick(suite.models, name, "model")
+    spec = spec_of(name, model)
+    method = load(model.method)
+    dataset = open_dataset(model.dataset)
+    device = set_up(suite.compute)
+    weights = START_WEIGHTS / f"{model.start}.pt"
+
+    torch.manual_seed(model.seed)
+    network = method.build(spec, len(dataset.classes))
+    if start := load_checkpoint(weights):
+        method.start(network, start)
+    # NHWC is the faster layout for convolutions on both kinds of device; results differ by rounding
+    # alone.
+    network.to(device).to(memory_format=torch.channels_last)
+    phases = method.phases(network, spec)
+    schedules = _schedules(name, model, phases)
+
+    progress = Progress(PARTIAL / f"{name}.pt", _fingerprint(suite, model, dataset, weights))
+    for number, (phase, schedule) in enumerate(zip(phases, schedules, strict=True)):
+        if number < progress.phase:
+            continue
+        views = Views(dataset, method, spec, phase.name, model.seed)
+        _train_phase(suite, name, model, method, spec, network, phase, schedule, views, progress)
+        progress.phase, progress.step = number + 1, 0
+        progress.save(network, None)
+
+    if progress.restored:  # killed between the last step and here
+        progress.restore(network, None)
+    path = CHECKPOINTS / f"{name}.pt"
+    network.to(memory_format=torch.contiguous_format)
+    save(path, {key: value.cpu() for key, value in network.state_dict().items()})
+    _write_results(suite, name, model, dataset, device, phases, progress)
+    progress.path.unlink()
+    return path
+
+
+def _train_phase(
+    suite: Suite,
+    name: str,
+    model: Model,
+    method: Method,
+    spec: Any,
+    network: nn.Module,
+    phase: Phase,
+    schedule: Schedule,
+    views: Views,
+    progress: Progress,
+) -> None:
+    from lightning_fabric import Fabric  # takes seconds to import
+
+    device = next(iter(network.state_dict().values())).device
+    fabric = Fabric(accelerator=device.type, devices=1, precision=suite.compute.precision)
+    network.eval().requires_grad_(False)
+    for module in phase.trains:
+        module.train().requires_grad_(True)
+    moving = [p for p in network.parameters() if p.requires_grad]
+    # Adam with L2 weight decay as in the official GLNet code; the floor has nothing that moves.
+    optimizer = (
+        torch.optim.Adam(moving, weight_decay=model.training.weight_decay) if moving else None
+    )
+    if progress.restored:
+        progress.restore(network, optimizer if progress.step else None)
+    if progress.step == 0:
+        phase.begin()
+
+    begun = time.perf_counter()
+    bar = stage.progress(schedule.steps, f"{name} · {phase.name}", "step", progress.step)
+    for batch in _batches(views, schedule, progress.step, suite.compute.workers):
+        rate = (
+            schedule.learning_rate
+            * (1 - progress.step / schedule.steps) ** model.training.poly_power
+        )
+        with fabric.autocast():
+            loss = method.backward(
+                network, fabric.to_device(batch), spec, phase.name, fabric.backward
+            )
+        if not torch.isfinite(torch.tensor(loss)):
+            raise Refusal(
+                f"Training of {name} diverged in phase {phase.name} at step {progress.step}: "
+                f"lower models.{name}.training.phases.{phase.name}.learning_rate."
+            )
+        if optimizer:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        progress.history.append((phase.name, progress.step, loss, rate))
+        progress.step += 1
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if progress.step % model.training.checkpoint_every == 0 and progress.step < schedule.steps:
+            now = time.perf_counter()
+            progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + now - begun
+            begun = now
+            progress.save(network, optimizer)
+    bar.close()
+    spent = time.perf_counter() - begun
+    progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
+
+
+def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iterator[list[View]]:
+    numbers = range(first * schedule.batch, schedule.steps * schedule.batch)
+    loader = DataLoader(
+        views,
+        batch_size=schedule.batch,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=list,  # views of one batch may differ in shape
+        generator=torch.Generator(),  # else the loader draws from the state that dropout uses
+    )
+    return iter(loader)
+
+
+def _schedules(name: str, model: Model, phases: list[Phase]) -> list[Schedule]:
+    names, given = [phase.name for phase in phases], model.training.phases
+    if set(names) != set(given):
+        raise Refusal(
+            f"params.yaml: models.{name}.training.phases has {', '.join(given) or 'none'}, "
+            f"but the method's spec trains {', '.join(names)}."
+        )
+    return [given[phase] for phase in names]
+
+
+def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) -> str:
+    """Changes with everything that the trained weights depend on, so that no stale progress is
+    taken up."""
+    sources = [*Path(model.method).glob("*.py"), *Path("bench").glob("*.py")]
+    parts = [
+        json.dumps(asdict(model), sort_keys=True),
+        suite.compute.precision,
+        torch.__version__,
+        record.file_sha256(dataset.root / "dataset.json"),
+        record.file_sha256(weights),
+        *(record.file_sha256(path) for path in sorted(sources)),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _write_results(
+    suite: Suite,
+    name: str,
+    model: Model,
+    dataset: Dataset,
+    device: torch.device,
+    phases: list[Phase],
+    progress: Progress,
+) -> None:
+    from dvclive.live import Live
+
+    # Written from the history at the end, so that curves of a killed and resumed training have no
+    # gap and no repetition.
+    with Live(
+        str(record.RESULTS / "train" / name), save_dvc_exp=False, dvcyaml=None, report=None
+    ) as live:
+        for phase, _, loss, rate in progress.history:
+            live.log_metric(f"{phase}/loss", loss)
+            live.log_metric(f"{phase}/learning_rate", rate)
+            live.next_step()
+    record.write(
+        record.path_of("train", name),
+        record.Record(
+            stage="train",
+            name=name,
+            settings={"model": asdict(model)},
+            values={
+                "phases": {
+                    phase.name: {
+                        "steps": model.training.phases[phase.name].steps,
+                        "seconds": progress.seconds[phase.name],
+                        "parameters": sum(
+                            p.numel() for module in phase.trains for p in module.parameters()
+                        ),
+                    }
+                    for phase in phases
+                },
+                "loss": [[phase, step, loss] for phase, step, loss, _ in progress.history],
+            },
+            provenance=record.provenance(
+                seed=model.seed,
+                data_sha256=record.file_sha256(dataset.root / "dataset.json"),
+                **device_facts(device, suite.compute),
+            ),
+        ),
+    )
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Train one model of params.yaml, or go on with it where it was killed."""
+    print(train(read_suite(), arguments.model))
+
+
+if __name__ == "__main__":
+    stage.main(work, model="a key of the table models")

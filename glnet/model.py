@@ -1,0 +1,223 @@
+"""GLNet: a global and a local branch that lend each other feature maps, and their aggregation.
+
+CVPR 2019, arXiv 1905.06368, section 3. Each phase of training has modules of its own, so that no
+phase changes what an earlier one has learnt, one checkpoint serves every strategy, and a strategy
+loads only what it uses:
+
+    global_branch            phase `global`            sees the whole image; lends to the local
+    branch from then on local_branch             phase `global-to-local`   sees patches; borrows
+    crops of the global branch's maps aggregation                  "                     scores of a
+    patch from both global_borrowing         phase `local-to-global`   the global branch that
+    borrows the merged local maps aggregation_borrowing        " local_alone              phase
+    `local`             a local branch to which nothing is lent: the ablation
+
+The network keeps nothing between two calls: what one branch lends the other is an argument and a
+return value."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glnet.spec import Spec
+
+LEVELS = 4  # 1/32, 1/16, 1/8, 1/4 of the input: every list of maps runs from coarse to fine
+
+
+class Maps(NamedTuple):
+    """What one branch lends the other: four levels, coarse to fine, of each kind."""
+
+    features: list[Tensor]
+    """The encoder's c5, c4, c3, c2."""
+    top_down: list[Tensor]
+    """p5 .. p2 of the FPN, F channels (`ps0` in the official code)."""
+    smooth1: list[Tensor]
+    """After the first 3 x 3 convolution, F channels (`ps1`)."""
+    smooth2: list[Tensor]
+    """After the second, S channels (`ps2`)."""
+
+
+class Output(NamedTuple):
+    """What a branch says of its input."""
+
+    maps: Maps
+    fused: Tensor
+    """(N, 4 S, h, w): all levels at 1/4 (`ps3`)."""
+    logits: Tensor
+    """(N, K, h, w) at 1/4."""
+
+
+class FPN(nn.Module):
+    """Feature pyramid without normalisation or activation; a borrowing one has doubled inputs
+    (section 3.2)."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: int,
+        smooth_width: int,
+        classes: int,
+        borrows: bool,
+    ) -> None:
+        """Channels of the four encoder maps, coarse to fine; `borrows`: every step also takes a
+        lent map."""
+        super().__init__()
+        times = 2 if borrows else 1
+        fused = LEVELS * smooth_width
+        self.lateral = nn.ModuleList(nn.Conv2d(times * c, width, 1) for c in channels)
+        self.smooth1 = nn.ModuleList(
+            nn.Conv2d(times * width, width, 3, padding=1) for _ in range(LEVELS)
+        )
+        self.smooth2 = nn.ModuleList(
+            nn.Conv2d(times * width, smooth_width, 3, padding=1) for _ in range(LEVELS)
+        )
+        self.smooth3 = nn.Conv2d(2 * fused, fused, 3, padding=1) if borrows else None
+        self.classify = nn.Conv2d(fused, classes, 3, padding=1)
+
+    def forward(self, features: list[Tensor], lent: Maps | None = None) -> Output:
+        """Four encoder maps, coarse to fine, and lent ones of any size -> maps, fused map,
+        logits."""
+        top_down: list[Tensor] = []
+        for conv, own, other in zip(self.lateral, features, _kind(lent, 0), strict=True):
+            level = conv(_beside(own, other))
+            if top_down:
+                level = level + _resize(top_down[-1], level)
+            top_down.append(level)
+        smooth1 = [
+            conv(_beside(own, other))
+            for conv, own, other in zip(self.smooth1, top_down, _kind(lent, 1), strict=True)
+        ]
+        smooth2 = [
+            conv(_beside(own, other))
+            for conv, own, other in zip(self.smooth2, smooth1, _kind(lent, 2), strict=True)
+        ]
+        beside = [_beside(own, other) for own, other in zip(smooth2, _kind(lent, 3), strict=True)]
+        fused = torch.cat(
+            [_resize(level, beside[-1]) for level in beside], 1
+        )  # (N, 4S or 8S, h, w)
+        if self.smooth3 is not None:
+            fused = self.smooth3(fused)  # (N, 4S, h, w)
+        maps = Maps(features, top_down, smooth1, smooth2)
+        return Output(maps, fused, self.classify(fused))
+
+
+class Branch(nn.Module):
+    """An encoder and its FPN."""
+
+    def __init__(self, spec: Spec, classes: int, borrows: bool) -> None:
+        super().__init__()
+        self.encoder = _encoder(spec.encoder)
+        channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
+        self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes, borrows)
+        if spec.fpn_std is not None:
+            for module in self.fpn.modules():
+                if isinstance(module, nn.Conv2d):
+                    _initialise(module, spec.fpn_std)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, lent: Maps | None = None) -> Output:
+        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each or one for
+        all."""
+        features: list[Tensor] = self.encoder(image)[-LEVELS:][::-1]
+        output: Output = self.fpn(features, lent)
+        return output
+
+
+class Aggregation(nn.Module):
+    """Scores of a patch from the fused maps of both branches: one 3 x 3 convolution (section
+    3.2)."""
+
+    def __init__(self, spec: Spec, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * LEVELS * spec.smooth_width, classes, 3, padding=1)
+        if spec.fpn_std is not None:
+            _initialise(self.conv, spec.fpn_std)
+
+    def forward(self, local: Tensor, shared: Tensor) -> Tensor:
+        """Fused maps (N, 4S, h, w) of patches and the global fused map's crops, of any size -> (N,
+        K, h, w)."""
+        logits: Tensor = self.conv(_beside(local, shared))
+        return logits
+
+
+class GLNet(nn.Module):
+    """The modules that the phases of a spec train; `glnet.inference` and `glnet.training` say who
+    calls whom."""
+
+    global_branch: Branch
+    local_branch: Branch
+    aggregation: Aggregation
+    global_borrowing: Branch
+    aggregation_borrowing: Aggregation
+    local_alone: Branch
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec, classes: int) -> None:
+        super().__init__()
+        for phase in spec.phases:
+            if phase == "global":
+                self.global_branch = Branch(spec, classes, borrows=False)
+            elif phase == "global-to-local":
+                self.local_branch = Branch(spec, classes, borrows=True)
+                self.aggregation = Aggregation(spec, classes)
+            elif phase == "local-to-global":
+                self.global_borrowing = Branch(spec, classes, borrows=True)
+                self.aggregation_borrowing = Aggregation(spec, classes)
+            else:
+                self.local_alone = Branch(spec, classes, borrows=False)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 anywhere -> float on the network's device, as the encoders want it."""
+        return (images.to(self.mean.device).float() / 255 - self.mean) / self.std
+
+
+def build(spec: Spec, classes: int) -> GLNet:
+    """GLNet with random weights.
+
+    Raises:
+        ValueError: segmentation-models-pytorch has no such encoder, or it lacks one of the four
+            maps.
+    """
+    return GLNet(spec, classes)
+
+
+def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+    """Give every branch's encoder the same start weights (ImageNet's in the paper)."""
+    for branch in network.children():
+        if isinstance(branch, Branch):
+            branch.encoder.load_state_dict(encoder_state)
+
+
+def _encoder(name: str) -> nn.Module:
+    try:
+        encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)
+    except KeyError:
+        raise ValueError(
+            f"segmentation-models-pytorch has no encoder {name!r}; its documentation lists them."
+        ) from None
+    return encoder
+
+
+def _initialise(conv: nn.Conv2d, std: float) -> None:
+    nn.init.normal_(conv.weight, std=std)
+
+
+def _kind(lent: Maps | None, kind: int) -> Sequence[Tensor | None]:
+    return lent[kind] if lent is not None else [None] * LEVELS
+
+
+def _beside(own: Tensor, lent: Tensor | None) -> Tensor:
+    """[own, lent] along the channels, the lent map resized to the own one."""
+    return own if lent is None else torch.cat([own, _resize(lent, own)], 1)
+
+
+def _resize(map: Tensor, like: Tensor) -> Tensor:
+    if map.shape[-2:] == like.shape[-2:]:
+        return map
+    return F.interpolate(map, like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,163 @@
+"""A tiny prepared data set with known contents, and small networks, for tests of everything above the data."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+SIZE = (70, 90)  # neither square nor divisible by anything
+SPLITS = {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
+
+
+def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) of noisy coloured blocks and its label (H, W); one corner is unlabelled."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 3, (-(-size[0] // 10), -(-size[1] // 10)))
+    label = np.kron(blocks, np.ones((10, 10), int))[: size[0], : size[1]].astype(np.uint8)
+    noise = rng.integers(-25, 25, (*size, 3))
+    image = np.clip(np.array(COLOURS)[label] + noise, 0, 255).astype(np.uint8)
+    label[:5, :5] = 255
+    return image, label
+
+
+def write_dataset(root: Path, name: str = "tiny") -> Path:
+    """data/prepared/NAME below `root`, in the format that `data.dataset` documents."""
+    folder = root / "data/prepared" / name
+    files = {}
+    for number, id in enumerate(id for ids in SPLITS.values() for id in ids):
+        for kind, pixels in zip(("images", "labels"), scene(number), strict=True):
+            path = folder / kind / f"{id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            files[f"{kind}/{id}.png"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    about = {
+        "name": name,
+        "classes": ["red", "green", "blue"],
+        "palette": COLOURS,
+        "ignored": [],
+        "rare": ["blue"],
+        "splits": SPLITS,
+        "credit": "Made by a formula.",
+        "settings": {},
+        "files": files,
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+SMALL: dict[str, Any] = {"encoder": "tu-mobilenetv3_small_050"}
+PLAIN = {**SMALL, "size_px": 32, "overlap_px": 8, "sub_batch": 3, "decoder_width": 64}
+GLNET = {
+    **SMALL,
+    "global_px": 64,
+    "patch_px": 32,
+    "overlap_px": 8,
+    "sub_batch": 3,
+    "fpn_width": 8,
+    "smooth_width": 4,
+    "fpn_std": None,
+}
+THREE_PHASES = ["global", "global-to-local", "local-to-global"]
+
+
+def model_line(
+    method: str, spec: dict[str, Any], phases: list[str], steps: int = 3
+) -> dict[str, Any]:
+    """A line of the table `models`."""
+    schedule = {"steps": steps, "learning_rate": 1e-3, "batch": 2}
+    return {
+        "dataset": "tiny",
+        "method": method,
+        "start": "nothing",
+        "spec": spec,
+        "training": {"phases": {phase: schedule for phase in phases}, "checkpoint_every": 1},
+    }
+
+
+def tiny_suite() -> dict[str, Any]:
+    """A suite with every network and every strategy, small enough for a test."""
+    networks = ("unet", "fpn", "pspnet", "deeplabv3plus")
+    plain = {
+        name: model_line("baselines", {**PLAIN, "network": name, "train_on": "patch"}, ["train"])
+        for name in networks
+    }
+    floor = {**PLAIN, "network": "colour", "train_on": "patch"}
+    models = {
+        **plain,
+        "colour": model_line("baselines", floor, ["train"], steps=1),
+        "glnet": model_line("glnet", {**GLNET, "phases": THREE_PHASES}, THREE_PHASES),
+        "glnet-local": model_line("glnet", {**GLNET, "phases": ["local"]}, ["local"]),
+    }
+    strategies = ("downsample", "patch", "whole")
+    runs = {f"{m}-{s}": {"model": m, "strategy": s} for m in networks for s in strategies}
+    for strategy in ("global", "global-to-local", "collaborative"):
+        runs[f"glnet-{strategy}"] = {"model": "glnet", "strategy": strategy}
+    runs["glnet-local"] = {"model": "glnet-local", "strategy": "local"}
+    runs["colour"] = {"model": "colour", "strategy": "whole"}
+    return {
+        "suite": "tiny",
+        "machine": "test-machine",
+        "compute": {"device": "cpu", "threads": 1},
+        "datasets": {"tiny": {"source": "earthcover"}},
+        "weights": {"nothing": {"encoder": SMALL["encoder"], "source": "none"}},
+        "models": models,
+        "runs": runs,
+    }
+
+
+def write_suite(root: Path, suite: dict[str, Any]) -> None:
+    """params.yaml below `root`."""
+    with (root / "params.yaml").open("w") as file:
+        YAML().dump(suite, file)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with the tiny data set, empty start weights and the tiny suite; the current directory."""
+    write_dataset(tmp_path)
+    write_suite(tmp_path, tiny_suite())
+    for name in ("dvc.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in ("bench", "glnet", "baselines"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    (tmp_path / "data/weights").mkdir()
+    torch.save({}, tmp_path / "data/weights/nothing.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def edit_suite(project: Path) -> Callable[[Callable[[dict[str, Any]], None]], None]:
+    """Change the tiny suite in place."""
+
+    def edit(change: Callable[[dict[str, Any]], None]) -> None:
+        suite = tiny_suite()
+        change(suite)
+        write_suite(project, suite)
+
+    return edit
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small tensors are faster on one thread, and no test depends on the number of cores."""
+    torch.set_num_threads(1)
+
+
+def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """A command's outcome; with `ok` a failure shows what it printed."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)  # noqa: S603
+    if ok:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done

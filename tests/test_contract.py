@@ -1,0 +1,157 @@
+"""One test for every method x strategy: what the harness relies on."""
+
+import pickle
+from typing import Any, get_args
+
+import pytest
+import torch
+from conftest import GLNET, PLAIN, THREE_PHASES
+from torch import nn
+
+import baselines.spec
+import glnet.spec
+from bench.memory import Booking, predict_memory, tensors_of
+from bench.method import load, network_for
+
+CLASSES = 3
+NETWORKS = get_args(baselines.spec.Network)
+
+
+def spec(method: str, network: str = "", **more: Any) -> Any:
+    if method == "glnet":
+        phases = ["local"] if network == "alone" else THREE_PHASES
+        return glnet.spec.Spec(**{**GLNET, "phases": phases, **more})
+    return baselines.spec.Spec(**{**PLAIN, "network": network, "train_on": "patch", **more})
+
+
+CASES = [("baselines", n, s) for n in NETWORKS for s in get_args(baselines.spec.Strategy)] + [
+    ("glnet", "alone" if s == "local" else "", s) for s in get_args(glnet.spec.Strategy)
+]
+ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
+
+
+def made(method: str, network: str, strategy: str, **more: Any) -> tuple[nn.Module, Any, Any]:
+    torch.manual_seed(0)
+    package, settings = load(method), spec(method, network, **more)
+    plan = package.strategies[strategy]
+    return network_for(package, plan, settings, CLASSES), plan, settings
+
+
+@pytest.mark.parametrize("method", ["baselines", "glnet"])
+def test_the_names_of_strategies_are_those_in_the_spec(method: str) -> None:
+    named = get_args({"baselines": baselines.spec, "glnet": glnet.spec}[method].Strategy)
+    assert tuple(load(method).strategies) == named
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+@pytest.mark.parametrize("size", [(70, 90), (21, 75), (17, 13)], ids=str)
+def test_labels_for_an_image_of_any_size(
+    method: str, network: str, strategy: str, size: tuple[int, int]
+) -> None:
+    model, plan, settings = made(method, network, strategy)
+    image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
+    before = image.clone()
+    with torch.inference_mode():
+        labels = plan.predict(model, image, settings)
+        again = plan.predict(model, image, settings)
+    assert labels.shape == size
+    assert labels.dtype == torch.uint8
+    assert labels.max() < CLASSES
+    assert torch.equal(image, before), "the image is not the strategy's to change"
+    assert torch.equal(labels, again), "nothing is remembered from one image to the next"
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+def test_predicted_memory_is_what_is_allocated(method: str, network: str, strategy: str) -> None:
+    model, plan, settings = made(method, network, strategy)
+    image = torch.randint(0, 255, (3, 101, 150), dtype=torch.uint8)
+    with torch.inference_mode(), Booking([*tensors_of(model), image]) as booking:
+        plan.predict(model, image, settings)
+    predicted = predict_memory(load(method), plan, settings, CLASSES, (101, 150), "cpu")
+    assert predicted.device_bytes == pytest.approx(booking.peak["cpu"], rel=0.02)
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+def test_a_card_holds_weights_and_no_full_resolution_but_in_whole(
+    method: str, network: str, strategy: str
+) -> None:
+    """Runs the device code on fake CUDA tensors: a tensor left on the wrong device fails here."""
+    package, settings = load(method), spec(method, network, sub_batch=16)
+    plan = package.strategies[strategy]
+    small, large = (
+        predict_memory(package, plan, settings, CLASSES, (side, side), "cuda")
+        for side in (104, 200)
+    )
+    assert small.device_bytes > small.weights_bytes > 0
+    if strategy == "whole":
+        assert large.device_bytes > small.device_bytes
+    else:
+        assert large.device_bytes == pytest.approx(small.device_bytes, rel=0.02)
+    assert large.host_bytes > small.host_bytes  # the image and the canvas
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+def test_the_sub_batch_does_not_change_the_labels(
+    method: str, network: str, strategy: str
+) -> None:
+    image = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)
+    labels = []
+    for sub_batch in (1, 5):
+        model, plan, settings = made(method, network, strategy, sub_batch=sub_batch)
+        with torch.inference_mode():
+            labels.append(plan.predict(model, image, settings))
+    assert (labels[0] == labels[1]).float().mean() > 0.999  # rounding may break a tie
+
+
+@pytest.mark.parametrize(
+    ("method", "network"), [*(("baselines", n) for n in NETWORKS), ("glnet", ""), ("glnet", "alone")]
+)
+def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str) -> None:
+    torch.manual_seed(0)
+    package, settings = load(method), spec(method, network)
+    model = package.build(settings, CLASSES)
+    rng = torch.Generator().manual_seed(1)
+    for phase in package.phases(model, settings):
+        phase.begin()
+        model.eval().requires_grad_(False)
+        for module in phase.trains:
+            module.train().requires_grad_(True)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        views = [
+            package.view(
+                torch.randint(0, 255, (3, *size), dtype=torch.uint8),
+                torch.randint(0, CLASSES, size, dtype=torch.uint8),
+                settings,
+                phase.name,
+                rng,
+            )
+            for size in ((70, 90), (70, 90))
+        ]
+        assert pickle.loads(pickle.dumps(views))  # noqa: S301 - what loader workers do with them
+        loss = package.backward(model, views, settings, phase.name, torch.Tensor.backward)
+        assert loss == loss
+        own = {id(p) for module in phase.trains for p in module.parameters()}
+        moved = {id(p) for p in model.parameters() if p.grad is not None}
+        assert moved <= own
+        if network != "pspnet":  # smp's PSPNet keeps the encoder's coarse stages without using them
+            assert moved == own
+        if own:
+            torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3).step()
+        trained = {
+            name
+            for name, module in model.named_modules()
+            if any(module is one for one in phase.trains)
+        }
+        for name, value in model.state_dict().items():
+            inside = any(not part or name.startswith(part + ".") for part in trained)
+            if not inside:
+                assert torch.equal(value, before[name]), name
+        model.zero_grad(set_to_none=True)
+
+
+def test_an_unknown_encoder_is_one_sentence() -> None:
+    from bench.errors import Refusal
+
+    for method, network in (("baselines", "unet"), ("glnet", "")):
+        with pytest.raises(Refusal, match="no encoder 'resnet51'"):
+            load(method).build(spec(method, network, encoder="resnet51"), CLASSES)

@@ -1,0 +1,94 @@
+"""The rooms of the house: who may import whom, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OURS = ("bench", "baselines", "glnet", "data")
+FLOOR = {"bench.errors"}
+CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning")}
+BELOW_STAGES = CONTRACT | {
+    f"bench.{name}" for name in ("memory", "metrics", "record", "stage", "trained")
+}
+READER = {"data.dataset"}
+
+# What each module may know besides FLOOR. A stage is what has a `__main__`.
+ALLOWED: dict[str, set[str]] = {
+    "bench.errors": set(),
+    "bench.config": set(),
+    "bench.tiles": set(),
+    "bench.learning": set(),
+    "bench.metrics": set(),
+    "bench.record": set(),
+    "bench.stage": set(),
+    "bench.method": {"bench.config"},
+    "bench.memory": {"bench.method"},
+    "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
+}
+
+
+def modules() -> list[str]:
+    paths = [path.relative_to(ROOT) for package in OURS for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.with_suffix("").parts) for path in paths]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def source(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports(module: str) -> set[str]:
+    """Modules of ours that `module` imports anywhere, also inside functions."""
+    known = set(modules())
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source(module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & known) or {node.module}
+    return {name for name in found if name.split(".")[0] in OURS}
+
+
+def allowed(module: str) -> set[str]:
+    package, _, rest = module.partition(".")
+    if module in ALLOWED:
+        return ALLOWED[module]
+    if package in ("glnet", "baselines"):
+        own = {name for name in modules() if name.startswith(f"{package}.")}
+        return {f"{package}.spec"} if rest == "model" else own | CONTRACT
+    own = {name for name in modules() if name.startswith(module.rsplit(".", 1)[0] + ".")}
+    if package == "data":
+        stage = "__main__" in source(module).read_text()
+        data = {name for name in modules() if name.startswith("data.")}
+        return data | ({"bench.config", "bench.record", "bench.stage"} if stage else set())
+    inside_a_folder = module.count(".") > 1
+    return BELOW_STAGES | READER | (own if inside_a_folder else set())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_who_may_know_whom(module: str) -> None:
+    assert imports(module) <= allowed(module) | FLOOR
+
+
+def test_the_rule_sees_imports() -> None:
+    assert {"bench.tiles", "glnet.model", "glnet.spec"} <= imports("glnet.inference")
+    assert "bench.errors" in imports("data.dataset")
+
+
+@pytest.mark.parametrize("package", ["glnet", "baselines"])
+def test_a_method_is_four_files(package: str) -> None:
+    files = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    assert {"spec.py", "model.py", "training.py", "inference.py"} <= files
+
+
+def test_models_can_be_lifted_out() -> None:
+    for package in ("glnet", "baselines"):
+        tree = ast.parse((ROOT / package / "model.py").read_text())
+        froms = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        known = {"torch", "segmentation_models_pytorch", "collections", "typing", package}
+        assert {name.split(".")[0] for name in names} | froms <= known

@@ -1,0 +1,118 @@
+"""Patch geometry against numbers worked out by hand and against the official code's (tests/golden/geometry.json)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.tiles import (
+    Box,
+    Merger,
+    crop,
+    grid,
+    groups,
+    labels_by_patches,
+    scaled,
+    shrink_image,
+    shrink_label,
+    starts,
+)
+
+GEOMETRY = json.loads((Path(__file__).parent / "golden/geometry.json").read_text())
+
+
+def test_starts_by_hand() -> None:
+    assert starts(100, 40, 10) == [0, 30, 60]
+    assert starts(101, 40, 10) == [0, 20, 41, 61]  # 30.5 px a step would overlap by 9.5
+    assert starts(40, 40, 10) == [0]
+    assert starts(7, 40, 10) == [0]
+
+
+def test_an_overlap_as_large_as_the_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 <= overlap < patch"):
+        starts(100, 40, 40)
+
+
+@pytest.mark.parametrize("case", GEOMETRY, ids=lambda c: f"{c['h']}x{c['w']}/{c['size_p']}")
+def test_grid_and_crops_are_the_official_ones(case: dict) -> None:
+    boxes = grid(case["h"], case["w"], case["size_p"], 50)
+    assert [[box.top, box.left] for box in boxes] == case["top_left_px"]
+    image = (case["h"], case["w"])
+    for rows, cols in zip(case["rows"], case["cols"], strict=True):
+        places = [scaled(box, image, (rows["side"], cols["side"])) for box in boxes]
+        tops = [place.top for place in places[:: case["n_cols"]]]
+        lefts = [place.left for place in places[: case["n_cols"]]]
+        # Where the official crop leaves the map (256/128), ours is moved back to its edge.
+        assert tops == [min(top, rows["side"] - rows["crop"]) for top in rows["tops"]]
+        assert lefts == [min(left, cols["side"] - cols["crop"]) for left in cols["tops"]]
+        assert {(place.height, place.width) for place in places} == {(rows["crop"], cols["crop"])}
+
+
+def test_a_box_never_leaves_the_map_nor_vanishes() -> None:
+    for cells in range(1, 12):
+        for box in grid(700, 333, 100, 20):
+            place = scaled(box, (700, 333), (cells, cells))
+            assert place.height >= 1
+            assert place.width >= 1
+            assert 0 <= place.top <= cells - place.height
+            assert 0 <= place.left <= cells - place.width
+
+
+@pytest.mark.parametrize("size", [(70, 90), (31, 90), (20, 17), (1, 1)])
+def test_stitching_gives_back_what_was_cut(size: tuple[int, int]) -> None:
+    image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
+    boxes = grid(*size, 32, 8)
+
+    def brightest(group: list[Box]) -> torch.Tensor:
+        return torch.stack([box.of(image).float() for box in group])
+
+    labels = labels_by_patches(image, boxes, 2, brightest)
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels, image.float().argmax(0).to(torch.uint8))
+
+
+def test_scores_add_up_where_patches_overlap() -> None:
+    scores = iter([[3.0, 0.0], [0.0, 2.0]])  # first patch: class 0 by 3; second: class 1 by 2
+
+    def score(group: list[Box]) -> torch.Tensor:
+        return torch.tensor(next(scores)).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+
+    labels = labels_by_patches(
+        torch.zeros(3, 1, 6, dtype=torch.uint8), [Box(0, 0, 1, 4), Box(0, 2, 1, 4)], 1, score
+    )
+    assert labels.tolist() == [[0, 0, 0, 0, 1, 1]]
+
+
+def test_groups_hold_all_items_once() -> None:
+    assert [list(group) for group in groups(range(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_crop_takes_the_map_under_the_box() -> None:
+    map = torch.arange(16.0).view(1, 1, 4, 4)
+    cropped = crop(map, [Box(0, 0, 8, 8), Box(8, 8, 8, 8)], (16, 16))
+    assert cropped[:, 0].tolist() == [[[0, 1], [4, 5]], [[10, 11], [14, 15]]]
+
+
+def test_merging_crops_gives_the_map_back() -> None:
+    map = torch.rand(1, 5, 23, 31)
+    boxes, image = grid(230, 310, 64, 16), (230, 310)
+    merger = Merger([map], image)
+    for group in groups(boxes, 4):
+        merger.add([[crop(map, group, image)]], group)
+    torch.testing.assert_close(merger.mean()[0][0], map)
+
+
+def test_labels_shrink_like_pillow_nearest() -> None:
+    label = torch.arange(40, dtype=torch.uint8).view(1, 40).expand(8, 40)
+    assert shrink_label(label, (2, 10))[0].tolist() == list(range(2, 40, 4))  # index 4 i + 2
+
+
+def test_images_shrink_like_pillow_bilinear() -> None:
+    from PIL import Image
+
+    image = torch.randint(0, 255, (3, 97, 61), dtype=torch.uint8)
+    ours = shrink_image(image, (20, 24)).permute(1, 2, 0).int()
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((24, 20), Image.BILINEAR)
+    theirs = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(20, 24, 3)
+    assert (ours - theirs.int()).abs().max() <= 1  # one grey level of rounding
