@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench import record, stage
 from bench.config import Suite, read_suite
+from bench.files import file_sha256, write_bytes
 from bench.memory import clock
 from bench.metrics import confusion
 from bench.trained import device_facts, open_run, out_of_memory, set_up
@@ -66,7 +67,7 @@ def evaluate(suite: Suite, name: str) -> record.Record:
         },
         provenance=record.provenance(
             seed=line.model.seed,
-            data_sha256=record.file_sha256(dataset.root / "dataset.json"),
+            data_sha256=file_sha256(dataset.root / "dataset.json"),
             seconds=seconds,
             **device_facts(device, suite.compute),
         ),
@@ -75,10 +76,10 @@ def evaluate(suite: Suite, name: str) -> record.Record:
 
 def _write_labels(name: str, id: str, prediction: Tensor, palette: list[int]) -> None:
     picture = Image.fromarray(prediction.numpy(), mode="P")
-    picture.putpalette(palette)
+    picture.putpalette(palette + [0] * (768 - len(palette)))  # all 256: else fewer bits are kept
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    record.write_bytes(PREDICTIONS / name / f"{id}.png", buffer.getvalue())
+    write_bytes(PREDICTIONS / name / f"{id}.png", buffer.getvalue())
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -56,7 +56,7 @@ class Booking(TorchDispatchMode):
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         """`existing`: tensors that are alive already and shall count, for instance the weights."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.now: dict[str, int] = defaultdict(int)
         """Bytes alive, by device type."""
         self.peak: dict[str, int] = defaultdict(int)

@@ -1,12 +1,10 @@
 """Records: one JSON a (stage, name) with raw results and where they come from. Writing is atomic;
 reading never writes."""
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import Refusal
+from bench.files import write_text
 
 SCHEMA = 1
 RESULTS = Path("results")
@@ -61,29 +60,6 @@ def write(path: Path, record: Record) -> None:
     write_text(path, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed, then renamed over
-    it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def read(path: Path) -> Record:
     """The record in `path`.
 
@@ -101,12 +77,6 @@ def read(path: Path) -> Record:
         raise Refusal(f"{path} is missing: run `dvc repro`.") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise Refusal(f"{path} is no record ({error}): delete it and run `dvc repro`.") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader
 from bench import record, stage
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
+from bench.files import file_sha256
 from bench.method import Method, Phase, View, load, spec_of
 from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
 from data.dataset import Dataset, open_dataset
 
 PARTIAL = CHECKPOINTS / "partial"
-START_WEIGHTS = Path("data/weights")
+START_WEIGHTS = CHECKPOINTS / "start"
 CACHE_BYTES = 256 * 2**20
 """Decoded images that a loader keeps; a data set that is larger is decoded again each time."""
 
@@ -243,9 +244,9 @@ def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) ->
         json.dumps(asdict(model), sort_keys=True),
         suite.compute.precision,
         torch.__version__,
-        record.file_sha256(dataset.root / "dataset.json"),
-        record.file_sha256(weights),
-        *(record.file_sha256(path) for path in sorted(sources)),
+        file_sha256(dataset.root / "dataset.json"),
+        file_sha256(weights),
+        *(file_sha256(path) for path in sorted(sources)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -291,7 +292,7 @@ def _write_results(
             },
             provenance=record.provenance(
                 seed=model.seed,
-                data_sha256=record.file_sha256(dataset.root / "dataset.json"),
+                data_sha256=file_sha256(dataset.root / "dataset.json"),
                 **device_facts(device, suite.compute),
             ),
         ),

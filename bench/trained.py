@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bench.config import Compute, Model, Run, Suite, pick
 from bench.errors import Refusal
+from bench.files import write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
-from bench.record import write_bytes
 from data.dataset import Dataset, open_dataset
 
 CHECKPOINTS = Path("checkpoints")

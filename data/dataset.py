@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +20,30 @@ from bench.errors import Refusal
 
 PREPARED = Path("data/prepared")
 UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and its label, as a source gives them."""
+
+    split: str
+    id: str
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    label: NDArray[np.uint8]
+    """(H, W): 0..K-1 a class, 255 unlabelled."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a data set is, but for its pixels; the fields are those of `Dataset`."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignored: tuple[str, ...]
+    rare: tuple[str, ...]
+    splits: Mapping[str, tuple[str, ...]]
+    credit: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,8 @@ class Dataset:
             image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
 
         Raises:
-            Refusal: a file is missing or damaged, or the label does not fit the image or the classes.
+            Refusal: a file is missing or damaged, or the label does not fit the image or the
+                classes.
         """
         image = self._pixels("images", id, "RGB")  # (H, W, 3)
         label = self._pixels("labels", id, "L")  # (H, W)
@@ -65,21 +91,22 @@ class Dataset:
     def _file(self, folder: str, id: str) -> Path:
         return self.root / folder / f"{id}.png"
 
-    def _pixels(self, folder: str, id: str, mode: str) -> np.ndarray:
+    def _pixels(self, folder: str, id: str, mode: str) -> NDArray[np.uint8]:
         return read_pixels(self._file(folder, id), mode)
 
 
-def read_pixels(path: Path, mode: str) -> np.ndarray:
+def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
     """All pixels of an image file, decoded to the end, as an array of its own (H, W[, 3]) uint8.
 
     Raises:
-        Refusal: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices count as `L`).
+        Refusal: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices
+            count as `L`).
     """
     try:
         with Image.open(path) as picture:
             if picture.mode != mode and not (mode == "L" and picture.mode == "P"):
                 raise Refusal(
-                    f"{path} has mode {picture.mode} where {mode} is needed: prepare the data set again."
+                    f"{path} has mode {picture.mode}, {mode} is needed: run `dvc repro prepare`."
                 )
             return np.array(picture)
     except FileNotFoundError:
@@ -90,32 +117,43 @@ def read_pixels(path: Path, mode: str) -> np.ndarray:
         ) from None
 
 
-def check_pair(image: np.ndarray, label: np.ndarray, classes: int, path: Path) -> None:
-    """Refuse a label of another size than its image, or with a value that is neither a class nor 255."""
+def check_pair(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], classes: int, path: Path
+) -> None:
+    """Refuse a label of another size than its image, or with a value that is neither a class nor
+    255."""
     if image.shape[:2] != label.shape:
         raise Refusal(
-            f"{path} is {label.shape[0]} x {label.shape[1]} px, its image {image.shape[0]} x {image.shape[1]}."
+            f"{path} is {label.shape[0]} x {label.shape[1]} px, "
+            f"its image {image.shape[0]} x {image.shape[1]}."
         )
     values = np.unique(label)
     wrong = values[(values >= classes) & (values != UNLABELLED)]
     if wrong.size:
         raise Refusal(
-            f"{path} has label {int(wrong[0])}, but there are classes 0 to {classes - 1} and 255 alone."
+            f"{path} has label {int(wrong[0])}, but there are only classes 0 to {classes - 1} and 255."
         )
 
 
 def open_dataset(name: str) -> Dataset:
     """The prepared data set `name`."""
-    path = PREPARED / name / "dataset.json"
+    return open_folder(PREPARED / name)
+
+
+def open_folder(folder: Path) -> Dataset:
+    """The prepared data set in a folder."""
+    path = folder / "dataset.json"
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing: run `dvc repro prepare@{name}`.") from None
+        raise Refusal(f"{path} is missing: run `dvc repro prepare@{folder.name}`.") from None
     except json.JSONDecodeError as error:
-        raise Refusal(f"{path} is not JSON ({error}): run `dvc repro prepare@{name}`.") from None
+        raise Refusal(
+            f"{path} is damaged ({error}): run `dvc repro prepare@{folder.name}`."
+        ) from None
     return Dataset(
-        name=name,
-        root=path.parent,
+        name=values["name"],
+        root=folder,
         classes=tuple(values["classes"]),
         palette=tuple((r, g, b) for r, g, b in values["palette"]),
         ignored=tuple(values["ignored"]),

@@ -1,4 +1,5 @@
-"""A tiny prepared data set with known contents, and small networks, for tests of everything above the data."""
+"""A tiny prepared data set with known contents, and small networks, for tests of everything above
+the data."""
 
 import hashlib
 import json
@@ -21,7 +22,8 @@ SPLITS = {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
 
 
 def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) of noisy coloured blocks and its label (H, W); one corner is unlabelled."""
+    """An image (H, W, 3) of noisy coloured blocks and its label (H, W); one corner is
+    unlabelled."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 3, (-(-size[0] // 10), -(-size[1] // 10)))
     label = np.kron(blocks, np.ones((10, 10), int))[: size[0], : size[1]].astype(np.uint8)
@@ -81,7 +83,7 @@ def model_line(
         "method": method,
         "start": "nothing",
         "spec": spec,
-        "training": {"phases": {phase: schedule for phase in phases}, "checkpoint_every": 1},
+        "training": {"phases": dict.fromkeys(phases, schedule), "checkpoint_every": 1},
     }
 
 
@@ -124,15 +126,16 @@ def write_suite(root: Path, suite: dict[str, Any]) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with the tiny data set, empty start weights and the tiny suite; the current directory."""
+    """A root with the tiny data set, empty start weights and the tiny suite; the current
+    directory."""
     write_dataset(tmp_path)
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     for package in ("bench", "glnet", "baselines"):
         (tmp_path / package).symlink_to(ROOT / package)
-    (tmp_path / "data/weights").mkdir()
-    torch.save({}, tmp_path / "data/weights/nothing.pt")
+    (tmp_path / "checkpoints/start").mkdir(parents=True)
+    torch.save({}, tmp_path / "checkpoints/start/nothing.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -157,7 +160,7 @@ def _one_thread() -> None:
 
 def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """A command's outcome; with `ok` a failure shows what it printed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if ok:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -91,9 +91,7 @@ def test_a_card_holds_weights_and_no_full_resolution_but_in_whole(
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
-def test_the_sub_batch_does_not_change_the_labels(
-    method: str, network: str, strategy: str
-) -> None:
+def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, strategy: str) -> None:
     image = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8)
     labels = []
     for sub_batch in (1, 5):
@@ -104,7 +102,8 @@ def test_the_sub_batch_does_not_change_the_labels(
 
 
 @pytest.mark.parametrize(
-    ("method", "network"), [*(("baselines", n) for n in NETWORKS), ("glnet", ""), ("glnet", "alone")]
+    ("method", "network"),
+    [*(("baselines", n) for n in NETWORKS), ("glnet", ""), ("glnet", "alone")],
 )
 def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str) -> None:
     torch.manual_seed(0)

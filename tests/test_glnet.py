@@ -1,4 +1,5 @@
-"""GLNet's parts: sizes from GLNET's paper and code, the affine FPN, what is lent to whom, what a step learns from."""
+"""GLNet's parts: sizes from GLNET's paper and code, the affine FPN, what is lent to whom, what a
+step learns from."""
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ def count(module: nn.Module) -> int:
 
 
 def test_parameter_counts_of_the_paper() -> None:
-    """For 7 classes, by part; the official network shares `classify` between its two global FPNs."""
+    """For 7 classes, by part; the official network shares `classify` between its two global
+    FPNs."""
     with torch.device("meta"):
         network = build(Spec(), 7)
     plain, borrowing = network.global_branch.fpn, network.global_borrowing.fpn
@@ -53,7 +55,7 @@ def test_initialisation_is_the_official_one() -> None:
     network = build(Spec(encoder="tu-mobilenetv3_small_050", phases=("global",)), 7)
     for module in network.global_branch.fpn.modules():
         if isinstance(module, nn.Conv2d):
-            assert module.weight.std() == pytest.approx(0.01, rel=0.1)
+            assert module.weight.std().item() == pytest.approx(0.01, rel=0.1)
             assert module.bias is not None
             assert module.bias.abs().max() == 0
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 OURS = ("bench", "baselines", "glnet", "data")
-FLOOR = {"bench.errors"}
+FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning")}
 BELOW_STAGES = CONTRACT | {
     f"bench.{name}" for name in ("memory", "metrics", "record", "stage", "trained")
@@ -17,6 +17,7 @@ READER = {"data.dataset"}
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
     "bench.errors": set(),
+    "bench.files": set(),
     "bench.config": set(),
     "bench.tiles": set(),
     "bench.learning": set(),
@@ -64,7 +65,8 @@ def allowed(module: str) -> set[str]:
     if package == "data":
         stage = "__main__" in source(module).read_text()
         data = {name for name in modules() if name.startswith("data.")}
-        return data | ({"bench.config", "bench.record", "bench.stage"} if stage else set())
+        suite = {"bench.config", "bench.stage"} if stage or rest == "source" else set()
+        return data | suite
     inside_a_folder = module.count(".") > 1
     return BELOW_STAGES | READER | (own if inside_a_folder else set())
 

@@ -1,4 +1,5 @@
-"""Patch geometry against numbers worked out by hand and against the official code's (tests/golden/geometry.json)."""
+"""Patch geometry against numbers worked out by hand and against the official code's
+(tests/golden/geometry.json)."""
 
 import json
 from pathlib import Path

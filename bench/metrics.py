@@ -1,0 +1,97 @@
+"""Confusion matrix and what is read off it; every figure has its definition beside it."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNLABELLED = 255
+Matrix = NDArray[np.int64]
+
+DEFINITIONS = {
+    "miou": (
+        "mean over classes of intersection / union, from one confusion matrix over all images of "
+        "the split; unlabelled pixels and those of ignored classes are left out, and so is a class "
+        "that neither truth nor prediction has"
+    ),
+    "miou_official": (
+        "as GLNet's released code counts: unlabelled and ignored pixels stay in as false positives "
+        "of whatever is predicted there, a class that does not occur counts as 0, ignored classes "
+        "are left out of the mean alone"
+    ),
+    "accuracy": "share of labelled pixels whose class is right",
+}
+
+
+def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> Matrix:
+    """Pixels by true and predicted class.
+
+    Args:
+        truth: labels of any shape, 0 .. K-1 or 255 = unlabelled.
+        prediction: of the same shape, 0 .. K-1.
+
+    Returns:
+        (K + 1, K): rows are the truth, the last one the unlabelled pixels.
+    """
+    row = np.where(truth == UNLABELLED, classes, truth).astype(np.int64)
+    counts = np.bincount(
+        row.ravel() * classes + prediction.ravel(), minlength=(classes + 1) * classes
+    )
+    return counts.reshape(classes + 1, classes)
+
+
+def total(matrices: Collection[Any]) -> Matrix:
+    """The sum of the scenes' matrices, each (K + 1, K)."""
+    summed: Matrix = np.sum([np.asarray(matrix, np.int64) for matrix in matrices], axis=0)
+    return summed
+
+
+def iou(
+    matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()
+) -> NDArray[np.float64]:
+    """Intersection over union of each class, 0..1; NaN for ignored classes and those that do not
+    occur.
+
+    Pixels whose truth is unlabelled or ignored do not count; a counted pixel that is predicted as
+    an ignored class is missed by its own."""
+    keep = np.array([name not in ignored for name in classes])
+    counted = np.where(keep[:, None], matrix[:-1], 0)
+    return _ratios(counted, keep)
+
+
+def miou(
+    matrix: Matrix,
+    classes: Sequence[str],
+    ignored: Collection[str] = (),
+    leave_out: Collection[str] = (),
+) -> float:
+    """Mean of `iou`, 0..1 (NaN if no class occurs); `leave_out`: classes that only the mean leaves
+    out."""
+    each = iou(matrix, classes, ignored)
+    chosen = each[[name not in leave_out for name in classes]]
+    known = chosen[~np.isnan(chosen)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def miou_official(matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()) -> float:
+    """The mean that GLNet's released code prints, 0..1; see DEFINITIONS."""
+    keep = np.array([name not in ignored for name in classes])
+    inside = np.diag(matrix[:-1]).astype(np.float64)
+    union = matrix.sum(0) + matrix[:-1].sum(1) - inside
+    each = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
+    return float(each[keep].mean())
+
+
+def accuracy(matrix: Matrix) -> float:
+    """Share of labelled pixels that are right, 0..1."""
+    labelled = matrix[:-1].sum()
+    return float(np.trace(matrix[:-1]) / labelled) if labelled else float("nan")
+
+
+def _ratios(counted: Matrix, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
+    inside = np.diag(counted).astype(np.float64)
+    union = counted.sum(0) + counted.sum(1) - inside
+    known = keep & (union > 0)
+    ratios: NDArray[np.float64] = np.full(inside.shape, np.nan)
+    return np.divide(inside, union, out=ratios, where=known)

