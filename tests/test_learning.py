@@ -1,0 +1,53 @@
+"""The loss and the augmentation that all methods share."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench.learning import flip_and_turn, focal_loss
+
+LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
+LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual_seed(1))
+
+
+def test_gamma_zero_is_cross_entropy() -> None:
+    torch.testing.assert_close(
+        focal_loss(LOGITS, LABEL, 0), F.cross_entropy(LOGITS, LABEL.long())
+    )
+
+
+def test_focal_loss_by_hand() -> None:
+    """One pixel, q = 1/4 for the true class: (3/4)^3 log 4."""
+    logits = torch.log(torch.tensor([1.0, 3.0])).view(1, 2, 1, 1)
+    label = torch.zeros(1, 1, 1, dtype=torch.uint8)
+    assert focal_loss(logits, label, 3).item() == pytest.approx(0.75**3 * 1.3862944, rel=1e-6)
+
+
+def test_unlabelled_pixels_do_not_count() -> None:
+    label = LABEL.clone()
+    label[0] = 255
+    torch.testing.assert_close(focal_loss(LOGITS, label, 3), focal_loss(LOGITS[1:], LABEL[1:], 3))
+    assert focal_loss(LOGITS, torch.full_like(LABEL, 255), 3).item() == 0
+
+
+def test_certain_pixels_are_clamped() -> None:
+    logits = torch.tensor([100.0, -100.0]).view(1, 2, 1, 1).requires_grad_()
+    for true in (0, 1):
+        label = torch.full((1, 1, 1), true, dtype=torch.uint8)
+        loss = focal_loss(logits, label, 3)
+        loss.backward()
+        assert torch.isfinite(loss)
+    assert loss.item() == pytest.approx(16.118, rel=1e-3)
+
+
+def test_image_and_label_turn_together() -> None:
+    label = torch.arange(6 * 9).view(6, 9).to(torch.uint8)
+    image = label.expand(3, 6, 9)
+    rng, shapes, seen = torch.Generator().manual_seed(0), set(), set()
+    for _ in range(300):
+        turned, turned_label = flip_and_turn(image, label, rng)
+        assert torch.equal(turned[0], turned_label)
+        shapes.add(tuple(turned_label.shape))
+        seen.add(tuple(turned_label.flatten().tolist()))
+    assert shapes == {(6, 9), (9, 6)}
+    assert len(seen) == 8  # all elements of the square's symmetry group

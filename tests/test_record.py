@@ -1,0 +1,144 @@
+"""Records and files: whole or not there, and provenance that can be trusted."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run
+
+from bench import record
+from bench.errors import Refusal
+from bench.files import file_sha256, write_bytes, write_text
+from bench.record import Record
+
+
+def example() -> Record:
+    return Record("measure", "a", {"x": 1}, {"latency_s": [0.1, 0.2]}, record.provenance(seed=3))
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "deep/a.json"
+    record.write(path, example())
+    assert record.read(path) == example()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is missing"),
+        ("{", "is no record"),
+        ("{}", "is no record"),
+        ('{"schema": 0}', "has schema 0"),
+        ('{"schema": 1, "extra": 2}', "is no record"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(Refusal, match=message):
+        record.read(path)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(path, b"new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sha256_is_the_known_one(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert file_sha256(path).startswith("ba7816bf8f01cfea")
+
+
+def test_only_what_a_person_changed_makes_a_checkout_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("git", "init", "-q", cwd=tmp_path)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    run("git", *who, "commit", "-q", "--allow-empty", "-m", "x", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "results/measure/a.json", "{}")
+    write_text(tmp_path / "dvc.lock", "")
+    assert not record.provenance()["dirty"]
+    write_text(tmp_path / "code.py", "")
+    found = record.provenance()
+    assert found["dirty"]
+    assert len(found["commit"]) == 40
+
+
+def test_provenance_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(tmp_path)
+    assert record.provenance()["commit"] == ""
+
+
+def test_provenance_names_versions_and_machine() -> None:
+    found = record.provenance(device="cpu")
+    assert found["versions"]["torch"]
+    assert found["device"] == "cpu"
+    assert json.dumps(found)
+
+
+FAILING = """
+import errno, sys
+from bench import stage
+from bench.errors import Refusal
+def work(arguments):
+    "Fail."
+    raise {"refusal": Refusal("No."), "full": OSError(errno.ENOSPC, "x", "f"),
+           "os": OSError(errno.EACCES, "Permission denied", "f"), "ctrl-c": KeyboardInterrupt(),
+           "bug": ZeroDivisionError()}[arguments.how]
+stage.main(work, how="which way")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "says"),
+    [
+        ("refusal", 1, "error: No.\n"),
+        ("full", 1, "error: The disk is full (f): free some space"),
+        ("os", 1, "error: Permission denied (f).\n"),
+        ("ctrl-c", 130, ""),
+        ("bug", 1, "Traceback"),
+    ],
+)
+def test_a_stage_says_in_one_sentence_what_went_wrong(how: str, status: int, says: str) -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", FAILING, how], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith(says)
+    if how != "bug":
+        assert done.stderr.count("\n") <= 1
+
+
+def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", FAILING, "bug"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "is not the project's root (dvc.yaml is not there)" in done.stderr
+
+
+@pytest.mark.parametrize("stage", ["data.download", "data.prepare", "data.weights", "bench.predict"])
+def test_every_stage_has_help(stage: str) -> None:
+    assert "usage" in run(sys.executable, "-m", stage, "--help", cwd=ROOT).stdout

@@ -1,0 +1,196 @@
+"""Evaluating and measuring a trained run, on the tiny data set."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import measure as measuring
+from bench import record
+from bench.config import read_suite
+from bench.errors import Refusal
+from bench.evaluate import evaluate
+from bench.measure import measure
+from bench.train import train
+from bench.trained import Line, open_run
+from data.dataset import open_dataset
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+
+@pytest.fixture
+def trained(project: Path) -> Path:
+    """A project whose floor and U-Net are trained."""
+    for name in ("colour", "unet"):
+        train(read_suite(), name)
+    return project
+
+
+def test_an_evaluation_holds_every_pixel_once(trained: Path) -> None:
+    found = evaluate(read_suite(), "colour")
+    assert found.status == "ok"
+    for split, ids in {"val": ["c"], "test": ["d", "e"]}.items():
+        assert list(found.values["splits"][split]) == ids
+        for id, matrix in found.values["splits"][split].items():
+            assert np.sum(matrix) == 70 * 90
+            assert np.sum(matrix[-1]) == 25  # the unlabelled corner
+            assert found.provenance["seconds"][id] > 0
+    for id in ("d", "e"):
+        path = Path(f"results/predictions/colour/{id}.png")
+        assert np.array(Image.open(path)).max() <= 2
+    assert not Path("results/predictions/colour/c.png").exists()
+
+
+def test_the_floor_finds_classes_that_differ_in_colour(trained: Path) -> None:
+    matrix = np.array(evaluate(read_suite(), "colour").values["splits"]["test"]["d"])
+    assert np.trace(matrix[:-1]) == matrix[:-1].sum()
+
+
+def test_an_evaluation_that_runs_out_of_memory_is_a_result(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    monkeypatch.setattr(Line, "predict", no_memory)
+    found = evaluate(read_suite(), "unet-whole")
+    assert found.status == "oom"
+    assert "can't allocate" in (found.reason or "")
+    assert Path("results/predictions/unet-whole").is_dir()
+
+
+def test_any_other_error_is_not_taken_for_memory(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(Line, "predict", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        evaluate(read_suite(), "unet-whole")
+
+
+@pytest.mark.slow
+def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
+    found = measure(read_suite(), "unet-patch")
+    assert found.status == "ok", found.reason
+    meters = found.values["meters"]
+    assert {"rss", "allocated", "predicted"} <= set(meters)
+    assert all(meter["bytes"] > 0 and meter["definition"] for meter in meters.values())
+    assert meters["predicted"]["bytes"] == pytest.approx(meters["allocated"]["bytes"], rel=0.02)
+    assert (found.values["height_px"], found.values["width_px"]) == (70, 90)
+    assert len(found.values["latency_s"]) == measuring.REPETITIONS
+    assert found.provenance["machine"] == "test-machine"
+    assert json.dumps(found.values)
+
+
+def _in_child_killed(pipe: Any, *_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _in_child_lost(pipe: Any, *_: Any) -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("child", "status", "reason"),
+    [
+        (_in_child_killed, "oom", "killed by the system, most likely for memory"),
+        (_in_child_lost, "failed", "the process ended with exit code 3"),
+    ],
+)
+def test_the_end_of_the_measuring_process_is_kept(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    child: Callable[..., None],
+    status: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(measuring, "_in_child", child)
+    found = measure(read_suite(), "unet-patch")
+    assert (found.status, found.reason) == (status, reason)
+
+
+class Pipe:
+    """The child's end, kept in this process."""
+
+    def send(self, outcome: dict[str, Any]) -> None:
+        self.outcome = outcome
+
+
+def test_the_child_tells_memory_from_other_failures(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, status in (
+        (MemoryError("no"), "oom"),
+        (RuntimeError("bad"), "failed"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "oom"),
+    ):
+
+        def failing(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Line, "predict", failing)
+        pipe = Pipe()
+        measuring._in_child(pipe, read_suite(), "unet-patch")  # type: ignore[arg-type]
+        assert pipe.outcome["status"] == status
+    monkeypatch.undo()
+
+
+def test_the_child_measures(trained: Path) -> None:
+    pipe = Pipe()
+    measuring._in_child(pipe, read_suite(), "colour")  # type: ignore[arg-type]
+    assert pipe.outcome["status"] == "ok", pipe.outcome["reason"]
+    meters = pipe.outcome["values"]["meters"]
+    assert meters["allocated"]["bytes"] == meters["predicted"]["bytes"]
+
+
+def test_a_checkpoint_of_another_network_is_refused(trained: Path) -> None:
+    Path("checkpoints/colour.pt").rename("checkpoints/unet.pt")
+    line = open_run(read_suite(), "unet-patch")
+    with pytest.raises(Refusal, match=r"unet\.pt does not fit the network"):
+        line.network(torch.device("cpu"))
+
+
+def test_an_unknown_run_or_strategy_is_named(project: Path, edit_suite: Edit) -> None:
+    with pytest.raises(Refusal, match="has no run 'x'; it has"):
+        open_run(read_suite(), "x")
+    edit_suite(lambda suite: suite["runs"]["colour"].update(strategy="local"))
+    with pytest.raises(Refusal, match=r"runs\.colour\.strategy is 'local'"):
+        open_run(read_suite(), "colour")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), r"d\.png cannot be decoded"),
+        (lambda p: p.unlink(), r"d\.png is missing"),
+        (lambda p: Image.new("RGB", (90, 70)).save(p), r"d\.png has mode RGB, L is needed"),
+        (lambda p: Image.new("L", (60, 70)).save(p), "is 70 x 60 px, its image 70 x 90"),
+        (lambda p: Image.new("L", (90, 70), 3).save(p), "label 3, but there are only classes 0 to 2"),
+    ],
+)
+def test_a_bad_label_stops_the_evaluation(
+    trained: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(open_dataset("tiny").root / "labels/d.png")
+    with pytest.raises(Refusal, match=message):
+        evaluate(read_suite(), "colour")
+    assert not record.path_of("evaluate", "colour").exists()
+
+
+def test_the_data_set_names_its_splits(project: Path) -> None:
+    with pytest.raises(Refusal, match="has no split 'crossval'; it has train, val, test"):
+        open_dataset("tiny").ids("crossval")
+    with pytest.raises(Refusal, match="prepare@moon"):
+        open_dataset("moon")
+    Path("data/prepared/tiny/dataset.json").write_text("{")
+    with pytest.raises(Refusal, match="is damaged"):
+        open_dataset("tiny")

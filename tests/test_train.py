@@ -1,0 +1,184 @@
+"""Training: the same weights however often it was killed, and a clear word where it cannot go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from bench import record
+from bench.config import Suite, read_suite
+from bench.errors import Refusal
+from bench.train import PARTIAL, train
+from bench.trained import load_checkpoint
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, suite: Suite, name: str) -> None:
+    """Train until the `number`-th optimiser step is about to begin."""
+    import bench.train as module
+
+    load = module.load
+
+    def loading(method: str) -> Any:
+        found = load(method)
+        calls = iter(range(10**6))
+
+        def backward(*arguments: Any) -> float:
+            if next(calls) == number:
+                raise KeyboardInterrupt
+            return found.backward(*arguments)
+
+        return type(found)(**{**vars(found), "backward": backward})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load", loading)
+        with pytest.raises(KeyboardInterrupt):
+            train(suite, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kills"), [("pspnet", (1, 1)), ("glnet", (2, 0, 4)), ("fpn", (0,)), ("colour", (0,))]
+)
+def test_killed_and_resumed_gives_the_same_weights(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, kills: tuple[int, ...]
+) -> None:
+    """PSPNet and FPN have dropout, GLNet three phases: generator states and phase changes count."""
+    suite = read_suite()
+    straight = weights(train(suite, name))
+    curve = record.read(record.path_of("train", name)).values["loss"]
+    for number in kills:
+        killed_at(number, monkeypatch, suite, name)
+    assert same(straight, weights(train(suite, name)))
+    assert record.read(record.path_of("train", name)).values["loss"] == curve
+    assert not (PARTIAL / f"{name}.pt").exists()
+
+
+@pytest.mark.slow
+def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
+    project: Path, edit_suite: Edit
+) -> None:
+    def longer(suite: dict[str, Any]) -> None:
+        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 40
+
+    edit_suite(longer)
+    command = [sys.executable, "-m", "bench.train", "unet"]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603
+    partial = PARTIAL / "unet.pt"
+    for _ in range(600):
+        time.sleep(0.1)
+        if partial.exists():
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert weights(partial)["step"] >= 1
+    assert not Path("checkpoints/unet.pt").exists()
+    resumed = weights(train(read_suite(), "unet"))
+    assert same(resumed, weights(train(read_suite(), "unet")))
+
+
+def test_other_settings_do_not_take_up_old_progress(
+    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(2, monkeypatch, read_suite(), "unet")
+
+    def other_seed(suite: dict[str, Any]) -> None:
+        suite["models"]["unet"]["seed"] = 1
+
+    edit_suite(other_seed)
+    mixed = weights(train(read_suite(), "unet"))
+    assert same(mixed, weights(train(read_suite(), "unet")))
+
+
+def test_loader_processes_do_not_change_the_weights(project: Path, edit_suite: Edit) -> None:
+    alone = weights(train(read_suite(), "unet"))
+    edit_suite(lambda suite: suite["compute"].update(workers=2))
+    assert same(alone, weights(train(read_suite(), "unet")))
+
+
+def test_what_training_leaves(project: Path) -> None:
+    train(read_suite(), "glnet")
+    found = record.read(record.path_of("train", "glnet"))
+    assert list(found.values["phases"]) == ["global", "global-to-local", "local-to-global"]
+    assert len(found.values["loss"]) == 9
+    assert found.provenance["device"] == "cpu"
+    assert len(found.provenance["data_sha256"]) == 64
+    curve = pd.read_csv("results/train/glnet/plots/metrics/global/loss.tsv", sep="\t")
+    assert curve["loss"].tolist() == pytest.approx([row[2] for row in found.values["loss"][:3]])
+
+
+def test_it_learns(project: Path, edit_suite: Edit) -> None:
+    def longer(suite: dict[str, Any]) -> None:
+        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 25
+
+    edit_suite(longer)
+    train(read_suite(), "unet")
+    losses = [row[2] for row in record.read(record.path_of("train", "unet")).values["loss"]]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_training_that_diverges_says_so(project: Path, edit_suite: Edit) -> None:
+    def too_fast(suite: dict[str, Any]) -> None:
+        suite["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = 1e30
+
+    edit_suite(too_fast)
+    with pytest.raises(Refusal, match=r"diverged in phase train at step \d+: lower models.unet"):
+        train(read_suite(), "unet")
+    assert not Path("checkpoints/unet.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["models"]["unet"]["spec"].update(encoder="resnet51"), "no encoder 'resnet51'"),
+        (
+            lambda s: s["models"]["unet"]["training"].update(phases={"x": dict(steps=1, learning_rate=1, batch=1)}),
+            "models.unet.training.phases has x, but the method's spec trains train",
+        ),
+        (lambda s: s["compute"].update(device="cuda"), "torch sees no CUDA device"),
+        (lambda s: s["models"].pop("unet") and s["runs"].clear(), "has no model 'unet'; it has"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    project: Path, edit_suite: Edit, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    if "CUDA" in message and torch.cuda.is_available():
+        message = "never"
+        return
+    edit_suite(change)
+    with pytest.raises(Refusal, match=message):
+        train(read_suite(), "unet")
+
+
+def test_missing_or_damaged_inputs_are_named(project: Path) -> None:
+    start = Path("checkpoints/start/nothing.pt")
+    start.write_bytes(start.read_bytes()[:100])
+    with pytest.raises(Refusal, match=r"nothing\.pt cannot be read"):
+        train(read_suite(), "unet")
+    start.unlink()
+    with pytest.raises(Refusal, match=r"nothing\.pt is missing: run `dvc repro`"):
+        train(read_suite(), "unet")
+
+
+def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"x": print}, path)
+    with pytest.raises(Refusal, match="cannot be read"):
+        load_checkpoint(path)
