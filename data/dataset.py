@@ -131,7 +131,7 @@ def check_pair(
     wrong = values[(values >= classes) & (values != UNLABELLED)]
     if wrong.size:
         raise Refusal(
-            f"{path} has label {int(wrong[0])}, but there are only classes 0 to {classes - 1} and 255."
+            f"{path} has label {int(wrong[0])}, only 0 to {classes - 1} and 255 are allowed."
         )
 
 

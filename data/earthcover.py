@@ -89,8 +89,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, tuple[tuple[str, int, int], ...]]]] = {
 
 CREDIT = (
     "Image: Blue Marble Next Generation, NASA Earth Observatory. Label: MODIS land cover MCD12C1 "
-    "v006, 2019, doi:10.5067/MODIS/MCD12C1.006. Limits: 14.6 megapixels of imagery in all at 7 km a "
-    "pixel; the labels are themselves a classifier's product; image and label are of different "
+    "v006, 2019, doi:10.5067/MODIS/MCD12C1.006. Limits: 14.6 megapixels of imagery in all at 7 km "
+    "a pixel; the labels are themselves a classifier's product; image and label are of different "
     "years; high latitudes are stretched; few scenes."
 )
 

@@ -186,7 +186,7 @@ def test_the_last_phase_starts_from_what_was_learnt() -> None:
 
 
 def test_crops_of_the_global_map_depend_on_the_global_image() -> None:
-    network, spec = small()
+    network, _ = small()
     network.eval()
     with torch.inference_mode():
         maps = network.global_branch(network.normalise(IMAGE[None, :, :64, :64])).maps

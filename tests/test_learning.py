@@ -11,9 +11,7 @@ LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual
 
 
 def test_gamma_zero_is_cross_entropy() -> None:
-    torch.testing.assert_close(
-        focal_loss(LOGITS, LABEL, 0), F.cross_entropy(LOGITS, LABEL.long())
-    )
+    torch.testing.assert_close(focal_loss(LOGITS, LABEL, 0), F.cross_entropy(LOGITS, LABEL.long()))
 
 
 def test_focal_loss_by_hand() -> None:

@@ -49,14 +49,18 @@ def test_views_and_in_place_results_count_once() -> None:
 
 def test_what_exists_counts_from_the_start_and_no_longer_than_it_lives() -> None:
     weight = torch.zeros(MIB, dtype=torch.uint8)
-    assert booked(lambda: weight.view(-1), weight, weight).peak["cpu"] == MIB
+    with Booking([weight, weight]) as booking:
+        weight.view(-1)
+    assert booking.peak["cpu"] == MIB
     booking = Booking([weight])
     del weight
     assert booking.now["cpu"] == 0
 
 
 def test_real_and_fake_tensors_are_booked_alike_and_by_device() -> None:
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1)
+    )
     image = torch.rand(1, 3, 40, 50)
     with torch.inference_mode():
         real = booked(lambda: network(image), *tensors_of(network), image).peak["cpu"]
@@ -102,13 +106,15 @@ def test_the_clock_measures() -> None:
 
 @pytest.fixture(scope="session")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that calls itself libnvidia-ml.so.1; loaded, it is what `pynvml` finds by that name."""
+    """A library that calls itself libnvidia-ml.so.1; loaded, it is what `pynvml` finds by that
+    name."""
     if sys.platform != "linux":
         pytest.skip("NVML exists on Linux alone")
     library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
     source = Path(__file__).with_name("nvml.c")
-    subprocess.run(  # noqa: S603
-        ["cc", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", "-o", library, source], check=True
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", "-o", library, source],
+        check=True,
     )
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return library

@@ -117,7 +117,7 @@ stage.main(work, how="which way")
     ],
 )
 def test_a_stage_says_in_one_sentence_what_went_wrong(how: str, status: int, says: str) -> None:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", FAILING, how], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == status
@@ -128,7 +128,7 @@ def test_a_stage_says_in_one_sentence_what_went_wrong(how: str, status: int, say
 
 def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", FAILING, "bug"],
         cwd=tmp_path,
         env=environment,
@@ -139,6 +139,8 @@ def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
     assert "is not the project's root (dvc.yaml is not there)" in done.stderr
 
 
-@pytest.mark.parametrize("stage", ["data.download", "data.prepare", "data.weights", "bench.predict"])
+@pytest.mark.parametrize(
+    "stage", ["data.download", "data.prepare", "data.weights", "bench.predict"]
+)
 def test_every_stage_has_help(stage: str) -> None:
     assert "usage" in run(sys.executable, "-m", stage, "--help", cwd=ROOT).stdout

@@ -170,11 +170,17 @@ def test_an_unknown_run_or_strategy_is_named(project: Path, edit_suite: Edit) ->
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), r"d\.png cannot be decoded"),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+            r"d\.png cannot be decoded",
+        ),
         (lambda p: p.unlink(), r"d\.png is missing"),
         (lambda p: Image.new("RGB", (90, 70)).save(p), r"d\.png has mode RGB, L is needed"),
         (lambda p: Image.new("L", (60, 70)).save(p), "is 70 x 60 px, its image 70 x 90"),
-        (lambda p: Image.new("L", (90, 70), 3).save(p), "label 3, but there are only classes 0 to 2"),
+        (
+            lambda p: Image.new("L", (90, 70), 3).save(p),
+            "label 3, only 0 to 2 and 255",
+        ),
     ],
 )
 def test_a_bad_label_stops_the_evaluation(

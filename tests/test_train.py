@@ -1,4 +1,5 @@
-"""Training: the same weights however often it was killed, and a clear word where it cannot go on."""
+"""Training: the same weights however often it was killed, and a clear word where it cannot go
+on."""
 
 import os
 import signal
@@ -80,7 +81,7 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
     edit_suite(longer)
     command = [sys.executable, "-m", "bench.train", "unet"]
     environment = {**os.environ, "PYTHONPATH": str(project)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     partial = PARTIAL / "unet.pt"
     for _ in range(600):
         time.sleep(0.1)
@@ -149,7 +150,9 @@ def test_a_training_that_diverges_says_so(project: Path, edit_suite: Edit) -> No
     [
         (lambda s: s["models"]["unet"]["spec"].update(encoder="resnet51"), "no encoder 'resnet51'"),
         (
-            lambda s: s["models"]["unet"]["training"].update(phases={"x": dict(steps=1, learning_rate=1, batch=1)}),
+            lambda s: s["models"]["unet"]["training"].update(
+                phases={"x": {"steps": 1, "learning_rate": 1, "batch": 1}}
+            ),
             "models.unet.training.phases has x, but the method's spec trains train",
         ),
         (lambda s: s["compute"].update(device="cuda"), "torch sees no CUDA device"),
