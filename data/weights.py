@@ -33,11 +33,13 @@ def encoder_state(weights: Weights) -> dict[str, Any]:
         Refusal: there is no such encoder, or its weights cannot be had this way.
     """
     import segmentation_models_pytorch as smp  # takes seconds to import
+    import timm
 
     try:
         encoder = smp.encoders.get_encoder(weights.encoder, weights=None)
     except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-        close = difflib.get_close_matches(weights.encoder, smp.encoders.get_encoder_names(), 3)
+        known = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+        close = difflib.get_close_matches(weights.encoder, known, 3)
         hint = f"; close to it: {', '.join(close)}" if close else ""
         raise Refusal(
             f"params.yaml: segmentation-models-pytorch has no encoder {weights.encoder!r}{hint}."
@@ -72,8 +74,8 @@ def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
     # What theirs has beyond the encoder is the classification head, at the end.
     state = dict(zip(own, theirs, strict=False))
     for key, value in own.items():
-        if state[key].shape != value.shape:
-            raise Refusal(f"{file} does not fit {encoder}: {key} has another shape.")
+        if key not in state or state[key].shape != value.shape:
+            raise Refusal(f"{file} does not fit {encoder}: {key} is missing or has another shape.")
     return state
 
 

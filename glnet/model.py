@@ -197,7 +197,7 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
 def _encoder(name: str) -> nn.Module:
     try:
         encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)
-    except KeyError:
+    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
         raise ValueError(
             f"segmentation-models-pytorch has no encoder {name!r}; its documentation lists them."
         ) from None

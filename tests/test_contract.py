@@ -152,5 +152,6 @@ def test_an_unknown_encoder_is_one_sentence() -> None:
     from bench.errors import Refusal
 
     for method, network in (("baselines", "unet"), ("glnet", "")):
-        with pytest.raises(Refusal, match="no encoder 'resnet51'"):
-            load(method).build(spec(method, network, encoder="resnet51"), CLASSES)
+        for encoder in ("resnet51", "tu-resnet51"):
+            with pytest.raises(Refusal, match=f"no encoder '{encoder}'"):
+                load(method).build(spec(method, network, encoder=encoder), CLASSES)

@@ -1,0 +1,141 @@
+"""Prepared data under kills and full disks: the old data set or the new one, whole, never half of
+either."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from bench.errors import Refusal
+from data import prepare
+from data.dataset import About, Pair, open_dataset
+
+ABOUT = About(("a", "b"), ((1, 2, 3), (4, 5, 6)), (), (), {"train": ("x",), "test": ("y",)}, "-")
+
+
+def pairs(value: int = 0) -> list[Pair]:
+    """Two images of one colour whose labels are all of one class."""
+    label = np.full((4, 6), value, np.uint8)
+    image = np.full((4, 6, 3), value, np.uint8)
+    return [Pair("train", "x", image, label), Pair("test", "y", image, label)]
+
+
+def held() -> set[int]:
+    """The label values of every image, read through the only reader."""
+    dataset = open_dataset("small")
+    return {int(v) for id in ("x", "y") for v in dataset.read(id)[1].unique()}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in Path("data/prepared").iterdir())
+
+
+def test_a_killed_process_leaves_the_old_data_set(tmp_path: Path) -> None:
+    prepare.prepare("small", ABOUT, pairs(0), {})
+    script = (
+        "import time, test_data_replaced as t\n"
+        "def slow():\n"
+        "    yield t.pairs(1)[0]\n"
+        "    print('half', flush=True)\n"
+        "    time.sleep(60)\n"
+        "t.prepare.prepare('small', t.ABOUT, slow(), {})\n"
+    )
+    path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+    command = [sys.executable, "-c", path + script]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"half\n"
+        process.kill()
+    assert ".small.partial" in names()
+    assert held() == {0}
+    prepare.prepare("small", ABOUT, pairs(1), {})
+    assert held() == {1}
+    assert names() == ["small"]
+
+
+def test_a_kill_while_the_old_data_set_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare.prepare("small", ABOUT, pairs(0), {})
+
+    def interrupted(folder: Path, **_: Any) -> None:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if files:
+            files[0].unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare("small", ABOUT, pairs(1), {})
+    assert held() == {1}
+    prepare.prepare("small", ABOUT, pairs(1), {})
+    assert names() == ["small"]
+
+
+def test_a_disk_that_fills_while_an_image_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare.prepare("small", ABOUT, pairs(0), {})
+    save = Image.Image.save
+
+    def full(self: Image.Image, path: Path, *rest: Any, **more: Any) -> None:
+        if path.name == "y.png":
+            path.write_bytes(b"\x89PNG")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare.prepare("small", ABOUT, pairs(1), {})
+    assert held() == {0}
+    assert names() == ["small"]
+
+
+def test_two_images_of_one_name_are_refused() -> None:
+    with pytest.raises(Refusal, match="Data set small: two images are called x"):
+        prepare.prepare("small", ABOUT, [*pairs(), pairs()[0]], {})
+    assert names() == []
+
+
+def test_an_image_in_another_split_than_listed_is_refused() -> None:
+    first, second = pairs()
+    moved = Pair("train", "y", second.image, second.label)
+    with pytest.raises(Refusal, match="the splits and the images differ in y"):
+        prepare.prepare("small", ABOUT, [first, moved], {})
+    assert names() == []
+
+
+def test_a_label_shows_its_colours_and_keeps_its_numbers() -> None:
+    pair = pairs()[0]
+    label = np.array([[0, 1, 255, 0, 0, 0]] * 4, np.uint8)
+    prepare.prepare("small", ABOUT, [Pair("train", "x", pair.image, label), pairs()[1]], {})
+    with Image.open("data/prepared/small/labels/x.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.array(picture), label)
+        colours = np.array(picture.convert("RGB"))
+    assert colours[0, :3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-30]), r"x\.png cannot be decoded"),
+        (lambda p: p.unlink(), r"x\.png is missing"),
+        (lambda p: Image.new("L", (6, 4)).save(p), r"x\.png has mode L, RGB is needed"),
+        (lambda p: Image.new("RGB", (6, 5)).save(p), "is 4 x 6 px, its image 5 x 6"),
+    ],
+)
+def test_a_bad_image_is_refused_in_one_sentence(spoil: Any, message: str) -> None:
+    dataset = prepare.prepare("small", ABOUT, pairs(), {})
+    spoil(dataset.root / "images/x.png")
+    with pytest.raises(Refusal, match=message) as refused:
+        dataset.read("x")
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,26 @@
+"""Start weights from a file that is cut short, and the hint for a mistyped encoder of timm."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.config import Weights
+from bench.errors import Refusal
+from data import weights
+
+
+def test_a_file_with_too_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import segmentation_models_pytorch as smp
+
+    own = smp.encoders.get_encoder("tu-tf_efficientnet_lite0", weights=None).state_dict()
+    path = tmp_path / "a.pth"
+    torch.save(dict(list(own.items())[:-1]), path)
+    monkeypatch.setattr(weights, "fetch", lambda *_: path)
+    with pytest.raises(Refusal, match=f"{list(own)[-1]} is missing"):
+        weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
+
+
+def test_a_mistyped_encoder_of_timm_is_told_its_neighbours() -> None:
+    with pytest.raises(Refusal, match=r"close to it: .*tu-resnet50"):
+        weights.encoder_state(Weights("tu-resnt50", "none"))
