@@ -33,7 +33,12 @@ def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: 
 
     Returns:
         (K + 1, K): rows are the truth, the last one the unlabelled pixels.
+
+    Raises:
+        ValueError: a prediction is no class; it would be counted in another row.
     """
+    if prediction.size and prediction.max() >= classes:
+        raise ValueError(f"predicted class {prediction.max()}, but there are {classes}")
     row = np.where(truth == UNLABELLED, classes, truth).astype(np.int64)
     counts = np.bincount(
         row.ravel() * classes + prediction.ravel(), minlength=(classes + 1) * classes
@@ -94,4 +99,5 @@ def _ratios(counted: Matrix, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
     union = counted.sum(0) + counted.sum(1) - inside
     known = keep & (union > 0)
     ratios: NDArray[np.float64] = np.full(inside.shape, np.nan)
-    return np.divide(inside, union, out=ratios, where=known)
+    np.divide(inside, union, out=ratios, where=known)
+    return ratios

@@ -50,3 +50,8 @@ def test_nothing_to_count() -> None:
     assert np.isnan(metrics.miou(found, AB))
     assert np.isnan(metrics.accuracy(found))
     assert metrics.total([found, found]).tolist() == [[0, 0], [0, 0], [2, 0]]
+
+
+def test_a_prediction_that_is_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="predicted class 2, but there are 2"):
+        matrix([0, 1], [0, 2], 2)

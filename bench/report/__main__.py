@@ -1,0 +1,204 @@
+"""Stage `report`: what the records say -> report/ (index.html, figures/, tables/, metrics.json)."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import metrics, stage
+from bench.config import read_suite
+from bench.errors import Refusal
+from bench.files import write_bytes, write_text
+from bench.report import figures, page, panels, paper, style, table, tradeoff, words
+from bench.report.gather import Entry, Inputs, gather
+from data.dataset import Dataset, open_dataset
+
+REPORT = Path("report")
+SCENES = 8
+"""Test scenes that are shown of one data set; every number is of all of them."""
+_DESCRIPTIONS = {
+    "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
+    "paper_memory": "Predicted and published device memory, one line a method",
+    "training": "Training loss by step, one panel a model",
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the page shows of one data set."""
+
+    name: str
+    findings: list[words.Finding]
+    runs: page.Table
+    failures: list[tuple[str, str]]
+    """(run, reason)."""
+    classes: page.Table | None
+    rare: list[str]
+    floor: float | None
+    beaten: list[words.Beaten]
+    scenes: list[panels.Scene]
+    more_scenes: int
+    """Test scenes that are not shown."""
+    no_scenes: str
+    """Why no scene can be shown, or empty."""
+    credit: str
+
+
+def report(inputs: Inputs, folder: Path = REPORT) -> Path:
+    """Write the whole report of a suite; returns the page's path.
+
+    The same records and images give the same bytes."""
+    runs = table.runs(inputs.entries)
+    classes = table.classes(inputs.entries)
+    papers = paper.compare(inputs.predicted)
+    meter = table.axis_meter(runs)
+    where = words.where(runs, inputs.records())
+    size = _paper_size(inputs)
+
+    _write_tables(folder / "tables", runs, classes, papers)
+    numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
+    write_text(folder / "metrics.json", numbers + "\n")
+    drawings = {
+        "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
+        "paper_memory": figures.paper_memory(papers, size),
+        "training": figures.training(inputs.trainings),
+    }
+    drawn: dict[str, str] = {}
+    for name, figure in drawings.items():
+        kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
+        for kind, content in figures.render(figure, kinds).items():
+            write_bytes(folder / "figures" / f"{name}.{kind}", content)
+            if kind == "svg":
+                drawn[name] = page.inline(content, _DESCRIPTIONS[name])
+    chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
+    for chapter in chapters:
+        for scene in chapter.scenes:
+            path = folder / "figures" / "scenes" / f"{scene.name}.png"
+            write_bytes(path, panels.sheet(scene))
+    text = page.render(
+        suite=inputs.suite,
+        chapters=chapters,
+        drawn=drawn,
+        meter=meter.removesuffix("_bytes"),
+        where=where,
+        definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
+        headings={"miou": "mIoU", "miou_official": "official"},
+        papers=_paper_table(papers),
+        paper_size=size,
+        heavier=bool((papers.ratio > 1).any()),
+        paper_definition=inputs.predicted.values["definition"] if inputs.predicted else "",
+        train_minutes=_train_seconds(inputs) / 60,
+        facts=words.facts(inputs.records()),
+        wrong=style.ERROR,
+    )
+    write_text(folder / "index.html", text)
+    return folder / "index.html"
+
+
+def _chapter(
+    inputs: Inputs, name: str, runs: pd.DataFrame, classes: pd.DataFrame, meter: str
+) -> Chapter:
+    own = table.by_accuracy(runs[runs.dataset == name])
+    entries = _in_order([e for e in inputs.entries if e.model.dataset == name], list(own.run))
+    counted = table.by_accuracy(classes[classes.dataset == name])
+    counted = counted.dropna(axis="columns", how="all")
+    rare = next((list(e.evaluation["rare"]) for e in entries if e.evaluation), [])
+    no_scenes, credit = "", ""
+    scenes: list[panels.Scene] = []
+    more = 0
+    try:
+        dataset = open_dataset(name)
+    except Refusal as refusal:  # numbers are worth a page without pictures
+        no_scenes = str(refusal)
+    else:
+        scenes, more = _scenes(dataset, entries)
+        credit = dataset.credit
+    columns = table.class_columns(counted)
+    return Chapter(
+        name=name,
+        findings=words.summary(own, meter),
+        runs=page.run_table(own, table.run_columns(), meter),
+        failures=[
+            (str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"
+        ],
+        classes=None
+        if counted.empty
+        else page.heat_table(counted, columns, {n: n in rare for n in columns}),
+        rare=rare,
+        floor=words.floor_of(own),
+        beaten=words.not_above_floor(entries, own),
+        scenes=scenes,
+        more_scenes=more,
+        no_scenes=no_scenes,
+        credit=credit,
+    )
+
+
+def _in_order(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: names.index(entry.name))
+
+
+def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Scene], int]:
+    ids = dataset.ids("test")
+    shown = [panels.scene(dataset, id, entries) for id in ids[:SCENES]]
+    return shown, len(ids) - len(shown)
+
+
+def _write_tables(
+    folder: Path, runs: pd.DataFrame, classes: pd.DataFrame, papers: pd.DataFrame
+) -> None:
+    columns = {
+        "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
+        "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
+        "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
+    }
+    for name, (raw, how, caption) in columns.items():
+        readable = table.for_people(raw, how)
+        for kind, content in table.files(raw, readable, caption).items():
+            write_text(folder / f"{name}.{kind}", content)
+
+
+_PAPER_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "run": ("run", str),
+    "published": ("published as", lambda v: style.NOTHING if pd.isna(v) else str(v)),
+    "predicted_bytes": ("predicted", style.size),
+    "published_bytes": ("published", style.size),
+    "ratio": ("ratio", lambda v: style.NOTHING if pd.isna(v) else f"{v:.2f}"),
+    "weights_bytes": ("of it weights", style.size),
+    "predicted_host_bytes": ("on the host", style.size),
+    "published_miou": ("published mIoU %", style.percent),
+    "confidence": (
+        "number",
+        lambda v: {"figure": "off a plot", "exact": "printed"}.get(v, style.NOTHING),
+    ),
+}
+
+
+def _paper_table(papers: pd.DataFrame) -> page.Table | None:
+    if papers.empty:
+        return None
+    return page.plain_table(table.for_people(papers, _PAPER_COLUMNS), left=2)
+
+
+def _paper_size(inputs: Inputs) -> tuple[int, int]:
+    if inputs.predicted is None:
+        return (0, 0)
+    return (inputs.predicted.values["height_px"], inputs.predicted.values["width_px"])
+
+
+def _train_seconds(inputs: Inputs) -> float:
+    trained = [r for r in inputs.trainings.values() if r and r.status == "ok"]
+    return sum(float(phase["seconds"]) for r in trained for phase in r.values["phases"].values())
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Write the report of the suite in params.yaml from the records that there are."""
+    print(report(gather(read_suite())))
+
+
+if __name__ == "__main__":
+    stage.main(work)

@@ -1,0 +1,175 @@
+"""The static figures. Each function returns a matplotlib figure; `render` makes files of it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from bench.record import Record
+from bench.report import style
+
+GIB = 2**30
+# Hollow, so that it is seen around a prediction that hits it.
+_PUBLISHED: dict[str, Any] = {
+    "s": 66,
+    "marker": "D",
+    "facecolor": "none",
+    "edgecolor": style.PAPER,
+    "linewidth": 1.6,
+    "zorder": 4,
+}
+COLUMNS = 4
+_NO_DATES: dict[str, dict[str, None]] = {
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "png": {"Software": None},
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+}
+
+
+def render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
+    """Kind -> file content, the same bytes for the same figure; `kinds`: svg, png, pdf."""
+    files: dict[str, bytes] = {}
+    with mpl.rc_context(style.RC):
+        for kind in kinds:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATES[kind])
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
+    """Predicted device memory beside the paper's, one line a run that the paper has a number for.
+
+    Args:
+        frame: `paper.compare`.
+        size: (H, W) of the image in pixels.
+    """
+    rows = frame.dropna(subset=["published_bytes"]).iloc[::-1].reset_index(drop=True)
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(9, 1.6 + 0.36 * max(4, len(rows))), layout="constrained")
+        axes = figure.subplots()
+        colours = style.colours(rows.network)
+        edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6}
+        for y, (_, row) in enumerate(rows.iterrows()):
+            ours, theirs = row.predicted_bytes / GIB, row.published_bytes / GIB
+            axes.plot([ours, theirs], [y, y], color=style.PALE, lw=3, zorder=1)
+            axes.scatter(ours, y, s=80, color=colours[row.network], zorder=3, **edge)
+            axes.scatter(theirs, y, **_PUBLISHED)
+            axes.annotate(
+                f"{row.ratio:.2f} ×",
+                (max(ours, theirs), y),
+                (9, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=style.GREY,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+        axes.axvline(2, color=style.INK, lw=1, ls=(0, (5, 3)), zorder=0)
+        axes.annotate(
+            "2 GiB",
+            (2, 1),
+            (4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+        )
+        names = [f"{style.network_name(r.network)} · {r.strategy}" for _, r in rows.iterrows()]
+        axes.set_yticks(range(len(rows)), names)
+        for tick, network in zip(axes.get_yticklabels(), rows.network, strict=True):
+            tick.set_fontweight("bold" if network == "glnet" else "normal")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.set_ylim(-0.7, max(3, len(rows)) - 0.1)
+        axes.margins(x=0.09)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} GiB"))
+        axes.set_title(f"Device memory at {size[0]} × {size[1]} px", fontweight="bold", pad=10)
+        axes.set_title("0.50 ×: half of what is published", loc="right", color=style.GREY)
+        axes.set_xlabel("peak memory of one prediction")
+        ours_key = axes.scatter([], [], s=80, color=style.INK, **edge)
+        theirs_key = axes.scatter([], [], **_PUBLISHED)
+        axes.legend(
+            [ours_key, theirs_key],
+            ["predicted here: tensors, in the network's colour", "published: gpustat, process"],
+            loc="lower right",
+        )
+    return figure
+
+
+def training(records: Mapping[str, Record | None]) -> Figure:
+    """Loss by step, one panel a model, phases side by side; a model that learns in one step has no
+    curve."""
+    curves = {
+        name: [(phase, float(loss)) for phase, _, loss in found.values["loss"]]
+        for name, found in records.items()
+        if found and len(found.values.get("loss", [])) > 1
+    }
+    with mpl.rc_context(style.RC):
+        figure = Figure(layout="constrained")
+        places = _places([_width(curve) for curve in curves.values()])
+        lines = 1 + max((line for line, _, _ in places), default=0)
+        figure.set_size_inches(9, 0.3 + 1.75 * lines)
+        grid = figure.add_gridspec(lines, COLUMNS)
+        for (name, curve), (line, first, last) in zip(curves.items(), places, strict=True):
+            _curve(figure.add_subplot(grid[line, first:last]), name, curve)
+        if curves:
+            figure.supxlabel("step", fontsize=9)
+            figure.supylabel("loss", fontsize=9)
+        else:
+            figure.text(0.5, 0.5, "no training has been recorded", ha="center", color=style.GREY)
+    return figure
+
+
+def _width(curve: Sequence[tuple[str, float]]) -> int:
+    """Columns that a curve takes: room for the names of its phases."""
+    return 2 if len({phase for phase, _ in curve}) > 1 else 1
+
+
+def _places(widths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(line, first column, column after the last) of panels set one after another."""
+    found: list[tuple[int, int, int]] = []
+    line = column = 0
+    for width in widths:
+        if column + width > COLUMNS:
+            line, column = line + 1, 0
+        found.append((line, column, column + width))
+        column += width
+    return found
+
+
+def _curve(axes: Axes, name: str, curve: Sequence[tuple[str, float]]) -> None:
+    loss = pd.Series([value for _, value in curve])
+    phase = pd.Series([phase for phase, _ in curve])
+    several = phase.nunique() > 1
+    for number, (label, part) in enumerate(loss.groupby(phase, sort=False)):
+        colour = (style.HEAT, style.GLNET, "#009e73", "#cc79a7")[number % 4]
+        axes.plot(part.index, part, color=colour, lw=0.7, alpha=0.35)
+        smooth = part.rolling(max(1, len(part) // 10), min_periods=1, center=True).mean()
+        axes.plot(part.index, smooth, color=colour, lw=1.6)
+        if several:
+            middle = (part.index[0] + part.index[-1]) / 2
+            axes.text(
+                middle,
+                1.0,
+                str(label).replace("-to-", "→"),
+                color=colour,
+                fontsize=7,
+                ha="center",
+                va="bottom",
+                transform=axes.get_xaxis_transform(),
+            )
+            if number:
+                axes.axvline(part.index[0] - 0.5, color=style.PALE, lw=1)
+    axes.set_title(name, fontsize=8, fontweight="bold", pad=15)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(labelsize=7)

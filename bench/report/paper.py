@@ -1,0 +1,71 @@
+"""Predicted device memory at the paper's size beside what the GLNet paper prints."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.record import Record
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
+MB = 2**20
+"""The paper read gpustat, whose MB are MiB."""
+COLUMNS = (
+    "run",
+    "network",
+    "strategy",
+    "published",
+    "predicted_bytes",
+    "predicted_host_bytes",
+    "weights_bytes",
+    "published_bytes",
+    "ratio",
+    "published_miou",
+    "confidence",
+    "at",
+)
+
+
+def published(path: Path = PUBLISHED) -> pd.DataFrame:
+    """Published numbers that were seen in a source; `recalled` ones are never shown as data."""
+    frame = pd.read_csv(path)
+    return frame[frame.confidence != "recalled"].reset_index(drop=True)
+
+
+def compare(predicted: Record | None) -> pd.DataFrame:
+    """One line a run of the paper's suite, dearest first; `ratio` = predicted / published, empty
+    where the paper prints no memory."""
+    if predicted is None or predicted.status != "ok":
+        return pd.DataFrame(columns=list(COLUMNS))
+    numbers = published().query("paper == 'GLNet' and dataset == 'DeepGlobe'")
+    keys = numbers.method + " / " + numbers.inference
+    known = {key: row for key, (_, row) in zip(keys, numbers.iterrows(), strict=True)}
+    rows = [
+        _line(name, values, known.get(values["published"]))
+        for name, values in predicted.values["runs"].items()
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    integers = [name for name in COLUMNS if name.endswith("_bytes")]
+    return frame.astype(dict.fromkeys(integers, "Int64")).sort_values(
+        ["predicted_bytes", "run"], ascending=[False, True], ignore_index=True
+    )
+
+
+def _line(name: str, values: dict[str, Any], row: Any) -> dict[str, Any]:
+    line = {
+        "run": name,
+        "network": values["network"],
+        "strategy": values["strategy"],
+        "published": values["published"],
+        "predicted_bytes": values["device_bytes"],
+        "predicted_host_bytes": values["host_bytes"],
+        "weights_bytes": values["weights_bytes"],
+        "at": values["at"],
+    }
+    if row is not None:
+        line["published_miou"] = row.miou_percent / 100
+        line["confidence"] = row.confidence
+        if pd.notna(row.memory_mb):
+            line["published_bytes"] = int(row.memory_mb) * MB
+            line["ratio"] = values["device_bytes"] / line["published_bytes"]
+    return line

@@ -1,0 +1,217 @@
+"""Tables: one line a run, and IoU by class. CSV is raw; Markdown and LaTeX are for people."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench import metrics
+from bench.report import style
+from bench.report.gather import Entry
+
+METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
+_INTEGERS = (
+    *(f"{meter}_bytes" for meter in METERS),
+    "predicted_host_bytes",
+    "parameters",
+    "height_px",
+    "width_px",
+)
+Columns = Mapping[str, tuple[str, Callable[[Any], str]]]
+"""Column -> (heading, how a value reads)."""
+COLUMNS = (
+    "dataset",
+    "run",
+    "network",
+    "strategy",
+    "status",
+    "miou",
+    "miou_official",
+    "predicted_bytes",
+    "allocated_bytes",
+    "rss_bytes",
+    "nvml_bytes",
+    "latency_s",
+    "reserved_bytes",
+    "predicted_host_bytes",
+    "megapixels_per_s",
+    "parameters",
+    "accuracy",
+    "miou_without_rare",
+    "miou_val",
+    "device",
+    "height_px",
+    "width_px",
+    "reason",
+)
+
+
+def runs(entries: Sequence[Entry]) -> pd.DataFrame:
+    """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
+    rows = [{**_about(e), **_accuracy(e), **_cost(e)} for e in entries]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
+
+
+def classes(entries: Sequence[Entry]) -> pd.DataFrame:
+    """IoU by class on test, 0..1, one line an evaluated run; a class that a data set does not have
+    or count is empty."""
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        if not entry.evaluation:
+            continue
+        names, ignored, _ = _class_lists(entry)
+        each = metrics.iou(matrix(entry, "test"), names, ignored)
+        accuracy = _accuracy(entry)
+        rows.append(
+            {"dataset": entry.model.dataset, "run": entry.name}
+            | {key: accuracy[key] for key in ("miou", "miou_without_rare")}
+            | {name: value for name, value in zip(names, each, strict=True) if name not in ignored}
+        )
+    frame = pd.DataFrame(rows)
+    return frame if rows else pd.DataFrame(columns=["dataset", "run", "miou", "miou_without_rare"])
+
+
+def matrix(entry: Entry, split: str) -> metrics.Matrix:
+    """The confusion matrix (K + 1, K) of an evaluated run over all scenes of a split."""
+    return metrics.total(entry.evaluation["splits"][split].values())
+
+
+def scene_miou(entry: Entry, scene: str) -> float | None:
+    """mIoU of one test scene, 0..1, or None where the run has no such scene."""
+    found = entry.evaluation.get("splits", {}).get("test", {}).get(scene)
+    if found is None:
+        return None
+    names, ignored, _ = _class_lists(entry)
+    return metrics.miou(metrics.total([found]), names, ignored)
+
+
+def axis_meter(frame: pd.DataFrame) -> str:
+    """The column of the memory axis: what the card saw if every measured run has it, else the
+    tensors alive."""
+    measured = frame[frame.allocated_bytes.notna() | frame.nvml_bytes.notna()]
+    complete = len(measured) > 0 and bool(measured.nvml_bytes.notna().all())
+    return "nvml_bytes" if complete else "allocated_bytes"
+
+
+def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What `dvc metrics show` prints: by run, accuracy, memory and time, as far as they are known."""
+    named = ["miou", "miou_official", "latency_s"]
+    meters = [column for column in frame.columns if column.endswith("_bytes")]
+    chosen = frame.set_index("run")[[*named, *meters]]
+    return {
+        str(run): {str(key): _plain(value) for key, value in row.items() if not pd.isna(value)}
+        for run, row in chosen.astype(object).to_dict("index").items()
+    }
+
+
+def for_people(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """Chosen columns as text, under their headings; a column in which nothing is known is left
+    out."""
+    known = {name: rest for name, rest in columns.items() if frame[name].notna().any()}
+    return pd.DataFrame(
+        {heading: frame[name].map(form) for name, (heading, form) in known.items()}, dtype=object
+    )
+
+
+def run_columns() -> Columns:
+    """How a line of `runs` reads."""
+    memory = {
+        f"{meter}_bytes": (meter, style.size) for meter in ("allocated", "nvml", "rss", "predicted")
+    }
+    return {
+        "run": ("run", str),
+        "strategy": ("strategy", str),
+        "miou": ("mIoU %", style.percent),
+        "miou_without_rare": ("without rare", style.percent),
+        "miou_official": ("official", style.percent),
+        "miou_val": ("on val", style.percent),
+        **memory,
+        "latency_s": ("latency", style.duration),
+        "parameters": ("parameters", style.count),
+        "status": ("status", str),
+    }
+
+
+def class_columns(frame: pd.DataFrame) -> Columns:
+    """How a line of `classes` reads: every number is a share."""
+    heading = {"miou": "mIoU", "miou_without_rare": "without rare"}
+    named = [str(name) for name in frame.columns if name not in ("dataset", "run")]
+    shares = {name: (heading.get(name, name.replace("_", " ")), style.percent) for name in named}
+    return {"run": ("run", str), **shares}
+
+
+def by_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Best first; runs without an accuracy last, in the suite's order."""
+    return frame.sort_values("miou", ascending=False, na_position="last", kind="stable")
+
+
+def files(raw: pd.DataFrame, readable: pd.DataFrame, caption: str) -> dict[str, str]:
+    """Extension -> content: CSV in full precision, Markdown, and LaTeX with booktabs."""
+    markdown = readable.map(lambda cell: str(cell).replace("|", "\\|"))
+    latex = readable.map(lambda cell: str(cell).replace(style.NOTHING, "--"))
+    align = ["right" if _numeric(readable[name]) else "left" for name in readable.columns]
+    letters = "".join(side[0] for side in align)
+    return {
+        "csv": raw.to_csv(index=False, lineterminator="\n"),
+        "md": markdown.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n",
+        "tex": latex.to_latex(index=False, escape=True, column_format=letters, caption=caption),
+    }
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    return {
+        "dataset": entry.model.dataset,
+        "run": entry.name,
+        "network": entry.network,
+        "strategy": entry.run.strategy,
+        "status": entry.status,
+        "reason": entry.reason or None,
+    }
+
+
+def _class_lists(entry: Entry) -> tuple[list[str], list[str], list[str]]:
+    values = entry.evaluation
+    return list(values["classes"]), list(values["ignored"]), list(values["rare"])
+
+
+def _accuracy(entry: Entry) -> dict[str, float]:
+    if not entry.evaluation:
+        return {}
+    names, ignored, rare = _class_lists(entry)
+    test = matrix(entry, "test")
+    values = {
+        "miou": metrics.miou(test, names, ignored),
+        "miou_official": metrics.miou_official(test, names, ignored),
+        "miou_without_rare": metrics.miou(test, names, ignored, leave_out=rare),
+        "accuracy": metrics.accuracy(test),
+    }
+    if entry.evaluation["splits"].get("val"):
+        values["miou_val"] = metrics.miou(matrix(entry, "val"), names, ignored)
+    return values
+
+
+def _cost(entry: Entry) -> dict[str, Any]:
+    values = entry.measurement
+    if not values:
+        return {}
+    meters = values["meters"]
+    latency = statistics.median(values["latency_s"]) if values["latency_s"] else None
+    pixels = values["height_px"] * values["width_px"]
+    return {
+        **{f"{name}_bytes": meters[name]["bytes"] for name in METERS if name in meters},
+        "predicted_host_bytes": meters.get("predicted", {}).get("host_bytes"),
+        "latency_s": latency,
+        "megapixels_per_s": pixels / 1e6 / latency if latency else None,
+        **{name: values.get(name) for name in ("parameters", "device", "height_px", "width_px")},
+    }
+
+
+def _numeric(texts: pd.Series) -> bool:
+    """Whether a column of texts reads as numbers, so that it stands flush right."""
+    return bool(texts.map(lambda text: text[:1].isdigit() or text == style.NOTHING).all())
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,225 @@
+"""The figure of the suite: accuracy against peak memory, one point a run."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from bench.report import labels, pareto, style, words
+from bench.report.gather import FLOOR
+
+GIB = 2**30
+METER_NAMES = {"allocated_bytes": "tensors alive", "nvml_bytes": "seen by the card"}
+_BOLD = {"weight": "bold", "size": 9}
+_AREAS = {"*": 190, "P": 110, "X": 110}  # as large to the eye as the others' 75
+
+
+_Place = tuple[float, float]
+"""Bytes, per cent."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    run: str
+    x: float
+    """Bytes."""
+    y: float
+    """Per cent."""
+    network: str
+    strategy: str
+
+
+def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
+    """mIoU against peak memory, one point a run, one panel a data set.
+
+    Args:
+        frame: `table.runs`.
+        meter: the column of the memory axis.
+        where: the device in words, for the axis.
+    """
+    datasets = list(dict.fromkeys(frame.dataset))
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(9, 5.2 * max(1, len(datasets))), layout="constrained")
+        panels = figure.subplots(max(1, len(datasets)), squeeze=False)[:, 0]
+        to_label = []
+        for axes, name in zip(panels, datasets, strict=False):
+            to_label.append(_panel(axes, frame[frame.dataset == name], meter))
+            axes.set_title(f"mIoU on {name} (test), %", fontweight="bold", pad=10)
+            axes.set_title("up and to the left is better  ↖", loc="right", color=style.GREY)
+            axes.set_xlabel(f"peak memory ({METER_NAMES.get(meter, meter)}), {where}")
+        _legends(panels[0], frame)
+        figure.draw_without_rendering()  # lays out: only now has every point its place
+        for axes, (named, points, line) in zip(panels, to_label, strict=False):
+            labels.place(axes, named, points, soft=line)
+    return figure
+
+
+def _panel(
+    axes: Axes, frame: pd.DataFrame, meter: str
+) -> tuple[list[labels.Label], list[_Place], list[_Place]]:
+    """One data set; returns its labels, and where its points and its front are."""
+    trained = frame[frame.network != FLOOR]
+    floor = words.floor_of(frame)
+    points = [
+        _Point(str(row.run), float(row[meter]), 100 * float(row.miou), row.network, row.strategy)
+        for _, row in trained.dropna(subset=["miou", meter]).iterrows()
+    ]
+    lost = trained[trained[meter].isna() & (trained.status == "oom")]
+    heights = [100 * float(v) for v in frame.miou.dropna()]
+    low, high = (min(heights), max(heights)) if heights else (0.0, 100.0)
+    pad = 0.1 * (high - low) or 5.0
+    axes.set_ylim(max(0.0, low - pad), min(100.0, high + pad))
+    edge, middle = _memory_axis(axes, [point.x for point in points], strip=len(lost) > 0)
+    if floor is not None:
+        _floor_line(axes, 100 * floor)
+
+    by_name = {point.run: point for point in points}
+    best = [by_name[run] for run in pareto.front(trained, meter, floor)]
+    steps = [(point.x, point.y) for point in best]
+    if steps:
+        steps.append((edge, steps[-1][1]))
+        axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=style.INK, lw=1,
+                  alpha=0.55, zorder=2)  # fmt: skip
+    for point in points:
+        _dot(axes, point, strong=point in best)
+    bottom = axes.get_ylim()[0] + 0.3 * pad
+    for _, row in lost.iterrows():
+        known = not pd.isna(row.miou)
+        name = str(row.run) if known else f"{row.run} (no mIoU)"
+        y = 100 * float(row.miou) if known else bottom
+        points.append(_Point(name, middle, y, row.network, row.strategy))
+        _dot(axes, points[-1], strong=True, hollow=True)
+    faded = [point for point in points if point not in best]
+    return (
+        [labels.Label(point.x, point.y, point.run, bold=point in best) for point in best + faded],
+        [(point.x, point.y) for point in points],
+        _along(steps),
+    )
+
+
+def _dot(axes: Axes, point: _Point, strong: bool, hollow: bool = False) -> None:
+    colour, marker = style.colours([point.network]), style.markers([point.strategy])
+    paint = colour[point.network]
+    axes.scatter(
+        point.x,
+        point.y,
+        s=_AREAS.get(marker[point.strategy], 75),
+        marker=marker[point.strategy],
+        facecolor="white" if hollow else paint,
+        edgecolor=paint if hollow else style.INK if strong else "white",
+        linewidth=1.5 if hollow else 0.9 if strong else 0.6,
+        alpha=1 if strong else 0.55,
+        zorder=4 if strong else 3,
+    )
+
+
+def _floor_line(axes: Axes, height: float) -> None:
+    axes.axhline(height, color=style.GREY, lw=1, ls=(0, (5, 3)), zorder=1)
+    axes.annotate(
+        "nearest class-mean colour",
+        (0.995, height),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=style.GREY,
+    )
+
+
+def _memory_axis(axes: Axes, values: list[float], strip: bool) -> tuple[float, float]:
+    """Scale and ticks of the memory axis; with `strip`, room at its end for what ran out of memory.
+
+    Returns:
+        where the measured range ends, and the middle of the strip, in bytes.
+    """
+    low, high = (min(values), max(values)) if values else (2.0**20, GIB)
+    logarithmic = high > 3 * low
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+        left, right = low / 1.25, high * 1.25
+        edge, end = right, right * (right / left) ** 0.16
+        middle = math.sqrt(edge * end)
+    else:
+        margin = 0.08 * (high - low) or 0.1 * high
+        left, right = low - margin, high + margin
+        edge, end = right, right + 0.16 * (right - left)
+        middle = (edge + end) / 2
+    axes.set_xlim(left, end if strip else right)
+    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(left, right, logarithmic)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_size(value)))
+    if not strip:
+        return edge, edge
+    axes.axvspan(edge, end, color="#f4f0ec", zorder=0, lw=0)
+    axes.text(
+        middle,
+        0.985,
+        "out of memory",
+        transform=axes.get_xaxis_transform(),
+        fontsize=8,
+        ha="center",
+        va="top",
+        color=style.GREY,
+    )
+    return edge, middle
+
+
+def _byte_ticks(left: float, right: float, logarithmic: bool) -> list[float]:
+    """Round numbers of MiB or GiB between two sizes."""
+    if not logarithmic:
+        unit = GIB if right > 4 * GIB else 2**20
+        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(left / unit, right / unit)
+        return [float(t) * unit for t in ticks if left <= t * unit <= right]
+    powers = range(math.floor(math.log2(left)) - 1, math.ceil(math.log2(right)) + 1)
+    whole = [2.0**k for k in powers]
+    ticks = [t for t in whole if left <= t <= right]
+    if len(ticks) < 5:
+        ticks = [t for k in whole for t in (k, 1.5 * k) if left <= t <= right]
+    return ticks
+
+
+def _short_size(value: float) -> str:
+    return f"{value / 2**20:g} MiB" if value < GIB else f"{value / GIB:g} GiB"
+
+
+def _along(steps: Sequence[_Place]) -> list[_Place]:
+    """Points along a front, close enough that a label cannot slip between them."""
+    found: list[_Place] = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(steps):
+        found += [(x0 * (x1 / x0) ** (i / 40), y0) for i in range(41)]
+        found += [(x1, y0 + (y1 - y0) * i / 20) for i in range(21)]
+    return found
+
+
+def _legends(axes: Axes, frame: pd.DataFrame) -> None:
+    trained = frame[frame.network != FLOOR]
+    networks, strategies = style.colours(trained.network), style.markers(trained.strategy)
+    by_network = [_key("o", colour, style.network_name(name)) for name, colour in networks.items()]
+    by_strategy = [_key(marker, style.GREY, name) for name, marker in strategies.items()]
+    by_strategy.append(Line2D([], [], color=style.INK, alpha=0.55, lw=1, label="Pareto front"))
+    place: dict[str, Any] = {
+        "loc": "upper left",
+        "alignment": "left",
+        "title_fontproperties": _BOLD,
+    }
+    first = axes.legend(handles=by_network, title="network", bbox_to_anchor=(1.01, 1), **place)
+    axes.add_artist(first)  # else the next one replaces it
+    below = 1 - 0.12 - 0.043 * len(by_network)
+    axes.legend(handles=by_strategy, title="strategy", bbox_to_anchor=(1.01, below), **place)
+
+
+def _key(marker: str, colour: str, label: str) -> Line2D:
+    size = math.sqrt(_AREAS.get(marker, 64))
+    return Line2D(
+        [], [], ls="", marker=marker, color=colour, markeredgecolor="white", markersize=size,
+        label=label,
+    )  # fmt: skip

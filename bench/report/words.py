@@ -1,0 +1,242 @@
+"""What the numbers say, in words that are worked out from them; a negative result is said as
+plainly as a positive one."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.record import Record
+from bench.report import pareto, style
+from bench.report.gather import FLOOR, Entry
+from bench.report.table import matrix
+
+_FACTS = {
+    "commit": "commit",
+    "dirty": "uncommitted changes",
+    "machine": "machine",
+    "system": "system",
+    "processor": "processor",
+    "cores": "cores",
+    "device": "device",
+    "device_name": "card",
+    "driver": "driver",
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "threads": "torch threads",
+    "seed": "seed",
+    "python": "Python",
+    "data_sha256": "prepared data, SHA-256",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the summary."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Beaten:
+    """A trained run that is not above the floor."""
+
+    run: str
+    miou: float
+    why: str
+
+
+def summary(frame: pd.DataFrame, meter: str) -> list[Finding]:
+    """What one data set's runs say; the verdict on GLNet first.
+
+    Args:
+        frame: `table.runs` of one data set.
+        meter: the column of memory.
+    """
+    trained = frame[(frame.network != FLOOR) & frame.miou.notna()]
+    if trained.empty:
+        return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
+    floor = floor_of(frame)
+    best = _most(trained)
+    findings = _verdict(trained, meter, floor)
+    findings.append(Finding("Most accurate", f"{best.run}: {_point(best, meter)}."))
+    useful = trained[trained.miou > floor] if floor is not None else trained
+    useful = useful[useful[meter].notna()]
+    if not useful.empty:
+        least = useful.sort_values(meter, kind="stable").iloc[0]
+        whose = "of those above the floor, " if floor is not None else ""
+        findings.append(Finding("Least memory", f"{whose}{least.run}: {_point(least, meter)}."))
+    if floor is not None:
+        below = int((trained.miou <= floor).sum())
+        findings.append(
+            Finding(
+                "The floor",
+                f"{style.percent(floor)} % mIoU by nearest class-mean colour, which knows one "
+                "colour a class and no neighbourhood. "
+                + (
+                    f"Trained runs that do not beat it: {below} of {len(trained)}."
+                    if below
+                    else f"All {len(trained)} trained runs beat it."
+                ),
+            )
+        )
+    return findings + _unfinished(frame)
+
+
+def floor_of(frame: pd.DataFrame) -> float | None:
+    """mIoU of the nearest class-mean colour, if it was evaluated."""
+    found = frame[(frame.network == FLOOR) & frame.miou.notna()].miou
+    return float(found.iloc[0]) if len(found) else None
+
+
+def not_above_floor(entries: Sequence[Entry], frame: pd.DataFrame) -> list[Beaten]:
+    """Trained runs of one data set whose test mIoU is not above the floor's, worst first, and what
+    their confusion matrices say about it."""
+    floor = floor_of(frame)
+    if floor is None:
+        return []
+    miou = frame.set_index("run").miou
+    beaten = [
+        Beaten(entry.name, float(miou[entry.name]), _why(entry))
+        for entry in entries
+        if entry.evaluation and entry.network != FLOOR and miou[entry.name] <= floor
+    ]
+    return sorted(beaten, key=lambda found: found.miou)
+
+
+def where(frame: pd.DataFrame, records: Iterable[Record]) -> str:
+    """The device of the measurements, for an axis: a CPU's memory is not a GPU's."""
+    devices = set(frame.device.dropna())
+    if devices == {"cpu"}:
+        return "measured on a CPU: not a GPU's memory"
+    facts = [record.provenance for record in records]
+    cards = sorted({str(fact["device_name"]) for fact in facts if "device_name" in fact})
+    return f"measured on {', '.join(cards or sorted(devices)) or 'no machine yet'}"
+
+
+def definitions(entries: Sequence[Entry]) -> dict[str, str]:
+    """Meter -> its definition, and `latency`, as the records say them."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        for name, meter in entry.measurement.get("meters", {}).items():
+            found.setdefault(name, meter["definition"])
+        if "latency_definition" in entry.measurement:
+            found.setdefault("latency", entry.measurement["latency_definition"])
+    return found
+
+
+def facts(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """What the records' provenances say; where they disagree, every value and how often."""
+    all_of_them = list(records)
+    rows = []
+    for key, name in _FACTS.items():
+        values = [_said(r.provenance[key]) for r in all_of_them if key in r.provenance]
+        if values:
+            rows.append((name, _distinct(values)))
+    versions: dict[str, list[str]] = {}
+    for found in all_of_them:
+        for name, version in found.provenance.get("versions", {}).items():
+            versions.setdefault(name, []).append(str(version))
+    return rows + [(name, _distinct(values)) for name, values in sorted(versions.items())]
+
+
+def _verdict(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Finding]:
+    """GLNet against its rivals, on accuracy, on the front, and against its own branches."""
+    ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
+    if ours.empty or rivals.empty:
+        return []
+    own, rival = _most(ours), _most(rivals)
+    gap = 100 * float(own.miou - rival.miou)
+    cost = ""
+    if pd.notna(own[meter]) and pd.notna(rival[meter]):
+        cost = f", with {float(own[meter]) / float(rival[meter]):.2g} times its memory"
+    if gap > 0:
+        text = (
+            f"GLNet wins on accuracy: {own.run} is {gap:.1f} points above the best rival, "
+            f"{rival.run}{cost}."
+        )
+    else:
+        text = (
+            f"GLNet does not win on accuracy: its best run, {own.run}, is {-gap:.1f} points below "
+            f"{rival.run}{cost}."
+        )
+    front = pareto.front(trained, meter, floor)
+    on_it = [str(run) for run in ours.run if run in front]
+    places = (
+        f"On the Pareto front: {', '.join(on_it)}."
+        if on_it
+        else "None of its measured runs is on the Pareto front."
+    )
+    return [Finding("GLNet", f"{text} {places}"), *_lending(ours)]
+
+
+def _most(frame: pd.DataFrame) -> Any:
+    """The most accurate row."""
+    return frame.sort_values("miou", ascending=False, kind="stable").iloc[0]
+
+
+def _lending(ours: pd.DataFrame) -> list[Finding]:
+    """Whether GLNet's branches gain from one another."""
+    together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
+    alone = ours[ours.strategy.isin(["global", "local"])]
+    if together.empty or alone.empty:
+        return []
+    both, one = _most(together), _most(alone)
+    gap = 100 * float(both.miou - one.miou)
+    gain = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
+    pays = "pays" if gap > 0 else "does not pay"
+    text = (
+        f"Lending features {pays} here: {both.run} is {gain} the better of its branches alone, "
+        f"{one.run}."
+    )
+    return [Finding("Its branches", text)]
+
+
+def _unfinished(frame: pd.DataFrame) -> list[Finding]:
+    rest = frame[frame.status != "ok"]
+    if rest.empty:
+        return []
+    listed = ", ".join(f"{row.run} ({row.status})" for _, row in rest.iterrows())
+    return [Finding("Not complete", f"{len(rest)} of {len(frame)} runs: {listed}.")]
+
+
+def _point(row: Any, meter: str) -> str:
+    memory = f" at {style.size(row[meter])}" if pd.notna(row[meter]) else ""
+    return f"{style.percent(row.miou)} % mIoU{memory}"
+
+
+def _why(entry: Entry) -> str:
+    """Which classes a run never predicts, and which one it predicts too often."""
+    names = list(entry.evaluation["classes"])
+    counts = matrix(entry, "test")[:-1]
+    total = max(1, int(counts.sum()))
+    truth, said = counts.sum(1) / total, counts.sum(0) / total
+    never = [
+        f"{name} ({style.percent(share)} % of the pixels)"
+        for name, share, times in zip(names, truth, said, strict=True)
+        if times == 0 and share > 0
+    ]
+    most = int(np.argmax(said - truth))
+    parts = [f"never predicts {', '.join(never)}"] if never else ["predicts every class"]
+    if said[most] > truth[most]:
+        parts.append(
+            f"says {names[most]} for {style.percent(said[most])} % of the pixels where "
+            f"{style.percent(truth[most])} % are"
+        )
+    return "; ".join(parts)
+
+
+def _said(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _distinct(values: Sequence[str]) -> str:
+    counted = Counter(values)
+    if len(counted) == 1:
+        return values[0]
+    total = len(values)
+    return "; ".join(f"{value} ({n} of {total} records)" for value, n in sorted(counted.items()))

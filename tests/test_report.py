@@ -1,0 +1,379 @@
+"""The report, from a small tree of records whose numbers are worked out by hand."""
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SPLITS, model_line, write_dataset, write_suite
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bench import record
+from bench.config import Suite, read_suite
+from bench.errors import Refusal
+from bench.metrics import confusion
+from bench.record import Record
+from bench.report import labels, panels, pareto, style, table, words
+from bench.report.__main__ import report
+from bench.report.gather import gather
+from bench.report.paper import compare, published
+from data.dataset import open_dataset
+
+MIB = 2**20
+PALETTE = [255, 0, 0, 0, 255, 0, 0, 0, 255]
+# Rows: truth red, green, blue, unlabelled; columns: prediction. By hand: IoU of red and green 2/4
+# each, blue does not occur. Officially the unlabelled pixel that is called red counts too, so red
+# has 2/5, and blue counts as 0.
+GOOD = [[2, 1, 0], [1, 2, 0], [0, 0, 0], [1, 0, 0]]
+NOTHING = [[0, 0, 0]] * 4
+
+
+def suite_lines() -> dict[str, Any]:
+    """Five models and seven runs, of which one each is fine, oom, failed, missing, half missing."""
+    networks = ("unet", "fpn", "pspnet", "deeplabv3plus", "colour")
+    spec = {"train_on": "patch", "size_px": 32, "overlap_px": 8}
+    models = {n: model_line("baselines", {**spec, "network": n}, ["train"]) for n in networks}
+    models["glnet"] = model_line("glnet", {}, ["global", "global-to-local", "local-to-global"])
+    runs = {f"{name}-patch": {"model": name, "strategy": "patch"} for name in networks[:4]}
+    runs["unet-whole"] = {"model": "unet", "strategy": "whole"}
+    runs["glnet-collaborative"] = {"model": "glnet", "strategy": "collaborative"}
+    runs["colour"] = {"model": "colour", "strategy": "whole"}
+    return {
+        "suite": "tiny",
+        "machine": "test-machine",
+        "datasets": {"tiny": {"source": "earthcover"}},
+        "weights": {"nothing": {"encoder": "none", "source": "none"}},
+        "models": models,
+        "runs": runs,
+    }
+
+
+PROVENANCE = {"commit": "abc", "dirty": False, "processor": "a processor", "device": "cpu",
+              "threads": 1, "versions": {"torch": "2"}}  # fmt: skip
+
+
+def write_evaluation(name: str, scenes: dict[str, list[list[int]]]) -> None:
+    values = {
+        "dataset": "tiny",
+        "classes": ["red", "green", "blue"],
+        "ignored": [],
+        "rare": ["blue"],
+        "splits": {"test": scenes, "val": {}},
+    }
+    record.write(record.path_of("evaluate", name), Record("evaluate", name, {}, values, PROVENANCE))
+
+
+def write_measurement(name: str, size: int, status: record.Status = "ok", why: str = "") -> None:
+    values = {
+        "height_px": 70,
+        "width_px": 90,
+        "scene": "d",
+        "device": "cpu",
+        "meters": {
+            "allocated": {"bytes": size, "definition": "tensors alive"},
+            "rss": {"bytes": 2 * size, "base_bytes": 1, "definition": "resident"},
+            "predicted": {"bytes": size - 1, "host_bytes": size, "definition": "as allocated"},
+        },
+        "latency_s": [0.3, 0.1, 0.2],
+        "latency_definition": "seconds of one prediction",
+        "parameters": 1000,
+    }
+    found = Record("measure", name, {}, values if status == "ok" else {}, PROVENANCE, status, why)
+    record.write(record.path_of("measure", name, "test-machine"), found)
+
+
+def predict_scenes(name: str, wrong: float) -> dict[str, list[list[int]]]:
+    """Pictures of what a run says of each test scene, and their confusion matrices."""
+    rng = np.random.default_rng(0)
+    dataset = open_dataset("tiny")
+    scenes = {}
+    for scene in SPLITS["test"]:
+        truth = dataset.read(scene)[1].numpy()
+        guess = rng.integers(0, 3, truth.shape)
+        said = np.where((rng.random(truth.shape) < wrong) | (truth == 255), guess, truth)
+        scenes[scene] = confusion(truth, said.astype(np.uint8), 3).tolist()
+        path = record.RESULTS / "predictions" / name / f"{scene}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(said.astype(np.uint8), mode="P")
+        picture.putpalette(PALETTE)
+        picture.save(path)
+    return scenes
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """The current directory holds records of the tiny suite, and one of a run that it has not."""
+    monkeypatch.chdir(tmp_path)
+    return write_results(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the same records and two reports, made once for the tests that only read."""
+    root = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        suite = write_results(root)
+        report(gather(suite), Path("report"))
+        report(gather(suite), Path("again"))
+    return root
+
+
+def write_results(root: Path) -> Suite:
+    """Data, params.yaml and results/ in the current directory."""
+    write_dataset(root)
+    write_suite(root, suite_lines())
+    write_evaluation("unet-patch", {"d": GOOD, "e": NOTHING})
+    write_evaluation("unet-whole", predict_scenes("unet-whole", wrong=0.3))
+    write_evaluation("glnet-collaborative", predict_scenes("glnet-collaborative", wrong=0.5))
+    write_evaluation("fpn-patch", predict_scenes("fpn-patch", wrong=0.4))
+    write_evaluation("colour", predict_scenes("colour", wrong=0.7))
+    write_evaluation("a-run-of-yesterday", {"d": GOOD, "e": GOOD})
+    write_measurement("unet-patch", 40 * MIB)
+    write_measurement("glnet-collaborative", 90 * MIB)
+    write_measurement("colour", 20 * MIB)
+    write_measurement("unet-whole", 0, "oom", "CUDA out of memory | tried <1> & 50% of GPU_0")
+    write_measurement("pspnet-patch", 0, "failed", "RuntimeError: shapes")
+    loss = [["global", 0, 2.0], ["global", 1, 1.0], ["global-to-local", 0, 3.0]]
+    phases = {"global": {"steps": 2, "seconds": 60.0, "parameters": 5}}
+    values = {"phases": phases, "loss": loss}
+    record.write(record.path_of("train", "glnet"), Record("train", "glnet", {}, values, PROVENANCE))
+    runs = {
+        "unet-whole": ("unet", "whole", "UNet / global", 5507 * MIB // 2),
+        "fpn-patch": ("fpn", "patch", None, 10 * MIB),
+    }
+    record.write(record.RESULTS / "predict.json", predicted_record(runs))
+    return read_suite()
+
+
+def predicted_record(runs: dict[str, tuple[str, str, str | None, int]]) -> Record:
+    lines = {
+        name: {
+            "network": network,
+            "strategy": strategy,
+            "published": key,
+            "device_bytes": size,
+            "host_bytes": MIB,
+            "weights_bytes": MIB,
+            "at": "aten.conv2d.default",
+        }
+        for name, (network, strategy, key, size) in runs.items()
+    }
+    values = {"height_px": 2448, "width_px": 2448, "definition": "as allocated", "runs": lines}
+    return Record("predict", "deepglobe", {}, values, PROVENANCE)
+
+
+def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
+    kinds = {"accuracy_memory": "svg png pdf", "paper_memory": "svg png pdf", "training": "svg png"}
+    tables = ("runs", "classes", "paper_memory")
+    wanted = {
+        "index.html",
+        "metrics.json",
+        *(f"figures/{name}.{kind}" for name in kinds for kind in kinds[name].split()),
+        *(f"figures/scenes/{scene}.png" for scene in SPLITS["test"]),
+        *(f"tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
+    }
+    report, again = written / "report", written / "again"
+    files = [path for path in report.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(report)) for path in files} == wanted
+    for name in sorted(wanted):
+        assert (report / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_the_page_fetches_nothing_and_hides_nothing(written: Path) -> None:
+    text = (written / "report/index.html").read_text()
+    parser = Outside()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    assert parser.resources == []
+    assert "a-run-of-yesterday" not in text
+    assert "Made by a formula." in text
+    assert "CUDA out of memory | tried &lt;1&gt; &amp; 50% of GPU_0" in text
+    assert "GLNet does not win on accuracy" in text
+    latex = (written / "report/tables/runs.tex").read_text()
+    assert r"\toprule" in latex
+    assert r"mIoU \%" in latex
+
+
+class Outside(HTMLParser):
+    """What a page would fetch, and which elements are not closed."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.resources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            here = (value or "").startswith(("data:", "#", "figures/", "tables/"))
+            if name in ("src", "href", "xlink:href", "srcset") and not here:
+                self.resources.append(value or "")
+            if name == "style" and value:
+                self.resources += re.findall(r"url\((?!#)[^)]*\)", value)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            assert "@import" not in data
+            assert "url(" not in data.replace("url(#", "")
+
+
+def test_runs_by_hand(written: Path) -> None:
+    folder = written / "report"
+    frame = pd.read_csv(folder / "tables/runs.csv").set_index("run")
+    assert list(frame.index) == list(suite_lines()["runs"])
+    first = (
+        "dataset,run,network,strategy,status,miou,miou_official,"
+        "predicted_bytes,allocated_bytes,rss_bytes,nvml_bytes,latency_s,"
+    )
+    assert (folder / "tables/runs.csv").read_text().startswith(first)
+    unet = frame.loc["unet-patch"]
+    assert unet.status == "ok"
+    assert unet.miou == pytest.approx((2 / 4 + 2 / 4) / 2)  # blue neither is nor is said
+    assert unet.miou_official == pytest.approx((2 / 5 + 2 / 4 + 0) / 3)
+    assert unet.miou_without_rare == pytest.approx(1 / 2)
+    assert unet.accuracy == pytest.approx(4 / 6)
+    assert unet.allocated_bytes == 40 * MIB
+    assert unet.latency_s == 0.2
+    assert unet.megapixels_per_s == pytest.approx(70 * 90 / 1e6 / 0.2)
+    assert dict(frame.status) == {
+        "unet-patch": "ok",
+        "fpn-patch": "missing",
+        "pspnet-patch": "failed",
+        "deeplabv3plus-patch": "missing",
+        "unet-whole": "oom",
+        "glnet-collaborative": "ok",
+        "colour": "ok",
+    }
+    assert frame.reason["fpn-patch"] == "measure: no record"
+    assert frame.reason["pspnet-patch"] == "evaluate: no record; measure: RuntimeError: shapes"
+    assert frame.nvml_bytes.isna().all()
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["unet-patch"]["miou"] == pytest.approx(1 / 2)
+    assert numbers["deeplabv3plus-patch"] == {"status": "missing"}
+    classes = pd.read_csv(folder / "tables/classes.csv").set_index("run")
+    assert classes.red["unet-patch"] == 1 / 2
+    assert pd.isna(classes.blue["unet-patch"])
+
+
+def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) -> None:
+    (tmp_path / "results").rename(tmp_path / "elsewhere")
+    (tmp_path / "data").rename(tmp_path / "gone")
+    text = report(gather(suite)).read_text()
+    assert "No trained run has been evaluated" in text
+    assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in text
+    assert set(pd.read_csv("report/tables/runs.csv").status) == {"missing"}
+
+
+def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
+    path = record.RESULTS / "predictions/fpn-patch/d.png"
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
+    with pytest.raises(Refusal, match=r"fpn-patch/d\.png does not fit the label of d"):
+        panels.scene(open_dataset("tiny"), "d", gather(suite).entries)
+
+
+def test_the_paper_beside_the_prediction() -> None:
+    runs = {
+        "half": ("unet", "whole", "UNet / global", 5507 * MIB // 2),
+        "alone": ("fpn", "patch", None, 10 * MIB),
+    }
+    frame = compare(predicted_record(runs)).set_index("run")
+    assert frame.published_bytes["half"] == 5507 * MIB
+    assert frame.ratio["half"] == pytest.approx(0.5)
+    assert frame.published_miou["half"] == pytest.approx(0.384)
+    assert pd.isna(frame.ratio["alone"])
+    assert compare(None).empty
+
+
+def test_published_numbers_are_those_seen_in_a_source() -> None:
+    numbers = published()
+    assert set(numbers.confidence) == {"exact", "figure"}
+    keys = numbers[numbers.dataset == "DeepGlobe"]
+    assert not (keys.method + " / " + keys.inference).duplicated().any()
+
+
+def test_every_published_key_of_the_suites_is_known() -> None:
+    folder = Path(__file__).resolve().parent.parent / "suites"
+    numbers = published()
+    known = set(numbers.method + " / " + numbers.inference)
+    for path in folder.glob("*.yaml"):
+        keys = {run.published for run in read_suite(path).runs.values() if run.published}
+        assert keys <= known, path.name
+
+
+def test_the_front_by_hand() -> None:
+    rows = [("a", 10, 0.3), ("b", 20, 0.5), ("c", 20, 0.4), ("d", 30, 0.5), ("e", 40, 0.6)]
+    frame = pd.DataFrame(rows, columns=["run", "bytes", "miou"])
+    assert pareto.front(frame, "bytes", None) == ["a", "b", "e"]
+    assert pareto.front(frame, "bytes", 0.3) == ["b", "e"]
+
+
+def test_the_memory_axis_is_nvml_only_if_all_have_it() -> None:
+    frame = pd.DataFrame({"allocated_bytes": [1, 2, None], "nvml_bytes": [1, 2, None]})
+    assert table.axis_meter(frame) == "nvml_bytes"
+    frame.loc[1, "nvml_bytes"] = None
+    assert table.axis_meter(frame) == "allocated_bytes"
+
+
+def test_what_is_not_above_the_floor_says_what_it_never_predicts(suite: Suite) -> None:
+    all_red = [[50, 0, 0], [30, 0, 0], [20, 0, 0], [0, 0, 0]]
+    write_evaluation("fpn-patch", {"d": all_red})
+    entries = gather(suite).entries
+    beaten = words.not_above_floor(entries, table.runs(entries))
+    assert [one.run for one in beaten] == ["fpn-patch"]
+    assert beaten[0].miou == pytest.approx(0.5 / 3)
+    assert beaten[0].why == (
+        "never predicts green (30.0 % of the pixels), blue (20.0 % of the pixels); "
+        "says red for 100.0 % of the pixels where 50.0 % are"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (style.size(1.5 * 2**30), "1.50 GiB"),
+        (style.size(200 * MIB), "200 MiB"),
+        (style.duration(0.0123), "12.3 ms"),
+        (style.percent(0.716), "71.6"),
+        (style.percent(None), "–"),
+    ],
+)
+def test_units_for_people(text: str, value: str) -> None:
+    assert text == value
+
+
+def test_labels_cover_neither_one_another_nor_a_point() -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        (f"network-{i}-patch", float(x), float(y))
+        for i, (x, y) in enumerate(zip(rng.random(17) * 20 + 60, rng.random(17) * 3, strict=True))
+    ]
+    axes = Figure(figsize=(9, 5), layout="constrained").subplots()
+    axes.scatter([x for _, x, _ in rows], [y for _, _, y in rows])
+    axes.set_ylim(-3, 5)
+    axes.figure.draw_without_rendering()
+    points = [(x, y) for _, x, y in rows]
+    labels.place(axes, [labels.Label(x, y, text) for text, x, y in rows], points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(rows)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    places = axes.transData.transform(points)
+    assert not any(box.contains(*place) for box in boxes for place in places)
