@@ -56,14 +56,14 @@ class Booking(TorchDispatchMode):
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         """`existing`: tensors that are alive already and shall count, for instance the weights."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now: dict[str, int] = defaultdict(int)
         """Bytes alive, by device type."""
         self.peak: dict[str, int] = defaultdict(int)
         """Most bytes alive at once, by device type."""
         self.at: dict[str, str] = {}
         """The operator at each peak."""
-        self._seen: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._seen: Any = WeakIdKeyDictionary()
         for tensor in existing:
             self._book(tensor, "before the first operator")
 

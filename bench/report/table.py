@@ -96,7 +96,7 @@ def axis_meter(frame: pd.DataFrame) -> str:
 
 
 def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What `dvc metrics show` prints: by run, accuracy, memory and time, as far as they are known."""
+    """What `dvc metrics show` prints: by run, accuracy, memory and time where they are known."""
     named = ["miou", "miou_official", "latency_s"]
     meters = [column for column in frame.columns if column.endswith("_bytes")]
     chosen = frame.set_index("run")[[*named, *meters]]
