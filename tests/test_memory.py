@@ -193,6 +193,40 @@ def test_the_thread_samples_and_ends_with_the_block(
     assert not card._thread.is_alive()
 
 
+def test_the_meters_of_a_card(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of things on a card, with the stand-in for NVML and torch's counters replaced."""
+    from bench import meters
+
+    set_card(monkeypatch, FAKE_USED="100,100,600,2600")
+    calls: list[str] = []
+    monkeypatch.setattr(meters, "CardSampler", lambda: CardSampler(interval_s=60))
+    monkeypatch.setattr(meters, "_warm_up", lambda device: calls.append("context"))
+    for name, value in {
+        "reset_peak_memory_stats": None,
+        "synchronize": None,
+        "max_memory_allocated": 1000,
+        "max_memory_reserved": 1500,
+    }.items():
+
+        def called(device: torch.device, name: str = name, value: int | None = value) -> int | None:
+            calls.append(name)
+            return value
+
+        monkeypatch.setattr(torch.cuda, name, called)
+
+    def first() -> tuple[torch.nn.Module, torch.Tensor]:
+        calls.append("predict")
+        return torch.nn.Identity(), torch.zeros(3)
+
+    found, _, _ = meters.on_card(first, torch.device("cuda"))
+    assert calls[:4] == ["context", "reset_peak_memory_stats", "predict", "synchronize"]
+    assert found["allocated"]["bytes"] == 1000
+    assert found["reserved"]["bytes"] == 1500
+    assert (found["nvml"]["idle_bytes"], found["nvml"]["bytes"]) == (500, 2500)
+    assert found["nvml"]["card"]["name"] == "Stand-in 1000"
+    assert found["rss"]["base_bytes"] > 0
+
+
 @pytest.mark.gpu
 def test_meters_on_a_card() -> None:
     """Order of the meters on real hardware: tensors <= reserved <= what the card saw."""

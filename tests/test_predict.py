@@ -1,4 +1,4 @@
-"""The paper's memory axis: worked out for the whole suite at its size, in seconds, without a device."""
+"""The paper's memory axis: the whole suite at its size, in seconds, without a device."""
 
 import time
 

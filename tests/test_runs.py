@@ -18,6 +18,7 @@ from bench.config import read_suite
 from bench.errors import Refusal
 from bench.evaluate import evaluate
 from bench.measure import measure
+from bench.meters import REPETITIONS
 from bench.train import train
 from bench.trained import Line, open_run
 from data.dataset import open_dataset
@@ -86,7 +87,7 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
     assert all(meter["bytes"] > 0 and meter["definition"] for meter in meters.values())
     assert meters["predicted"]["bytes"] == pytest.approx(meters["allocated"]["bytes"], rel=0.02)
     assert (found.values["height_px"], found.values["width_px"]) == (70, 90)
-    assert len(found.values["latency_s"]) == measuring.REPETITIONS
+    assert len(found.values["latency_s"]) == REPETITIONS
     assert found.provenance["machine"] == "test-machine"
     assert json.dumps(found.values)
 

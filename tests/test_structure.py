@@ -10,7 +10,7 @@ OURS = ("bench", "baselines", "glnet", "data")
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning")}
 BELOW_STAGES = CONTRACT | {
-    f"bench.{name}" for name in ("memory", "metrics", "record", "stage", "trained")
+    f"bench.{name}" for name in ("memory", "meters", "metrics", "record", "stage", "trained")
 }
 READER = {"data.dataset"}
 
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.stage": set(),
     "bench.method": {"bench.config"},
     "bench.memory": {"bench.method"},
+    "bench.meters": {"bench.memory", "bench.trained"},
     "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
 }
 
