@@ -145,11 +145,13 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is unknown and missing at once; its own name says more.
+        unknown = "unexpected_keyword_argument"
+        first = min(error.errors(), key=lambda found: found["type"] != unknown)
         key = ".".join(str(part) for part in first["loc"])
         what = {
             "missing": "is missing",
-            "unexpected_keyword_argument": "is unknown (a typo?)",
+            unknown: "is unknown (a typo?)",
         }.get(first["type"], f"is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")
         more = len(error.errors()) - 1
         raise Refusal(

@@ -19,6 +19,7 @@ Change = Callable[[dict[str, Any]], object]
     [
         (lambda s: s.update(machin="x"), "the key machin is unknown"),
         (lambda s: s.pop("machine"), "the key machine is missing"),
+        (lambda s: s.update(machin=s.pop("machine")), "the key machin is unknown"),
         (lambda s: s["models"]["unet"].pop("start"), "the key models.unet.start is missing"),
         (lambda s: s["compute"].update(threads="many"), "compute.threads is 'many'"),
         (lambda s: s["compute"].update(device="tpu"), "compute.device is 'tpu'"),
