@@ -96,8 +96,8 @@ def axis_meter(frame: pd.DataFrame) -> str:
 
 
 def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What `dvc metrics show` prints: by run, accuracy, memory and time where they are known."""
-    named = ["miou", "miou_official", "latency_s"]
+    """What `dvc metrics show` prints: by run, its status, accuracy, memory and time if known."""
+    named = ["status", "miou", "miou_official", "latency_s"]
     meters = [column for column in frame.columns if column.endswith("_bytes")]
     chosen = frame.set_index("run")[[*named, *meters]]
     return {
