@@ -76,19 +76,17 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
     project: Path, edit_suite: Edit
 ) -> None:
     def longer(suite: dict[str, Any]) -> None:
-        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 40
+        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 120
 
     edit_suite(longer)
     command = [sys.executable, "-m", "bench.train", "unet"]
     environment = {**os.environ, "PYTHONPATH": str(project)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     partial = PARTIAL / "unet.pt"
-    for _ in range(600):
-        time.sleep(0.1)
-        if partial.exists():
-            break
+    while not partial.exists() and process.poll() is None:
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert weights(partial)["step"] >= 1
     assert not Path("checkpoints/unet.pt").exists()
     resumed = weights(train(read_suite(), "unet"))
