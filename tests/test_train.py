@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 from bench import record
 from bench.config import Suite, read_suite
@@ -80,7 +81,7 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
 
     edit_suite(longer)
     command = [sys.executable, "-m", "bench.train", "unet"]
-    environment = {**os.environ, "PYTHONPATH": str(project)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     partial = PARTIAL / "unet.pt"
     while not partial.exists() and process.poll() is None:
