@@ -77,7 +77,7 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
     project: Path, edit_suite: Edit
 ) -> None:
     def longer(suite: dict[str, Any]) -> None:
-        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 120
+        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 60
 
     edit_suite(longer)
     command = [sys.executable, "-m", "bench.train", "unet"]
