@@ -377,3 +377,22 @@ def test_labels_cover_neither_one_another_nor_a_point() -> None:
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     places = axes.transData.transform(points)
     assert not any(box.contains(*place) for box in boxes for place in places)
+
+
+def test_a_small_gain_from_lending_is_not_called_one() -> None:
+    """One seed cannot tell two runs apart that are a point from each other."""
+    lines = [("global", 0.50), ("collaborative", 0.51)]
+    frame = pd.DataFrame([{"run": s, "strategy": s, "miou": miou} for s, miou in lines])
+    (finding,) = words._lending(frame)
+    assert "makes no difference that one seed could show" in finding.text
+    assert "collaborative is 1.0 points above" in finding.text
+    frame.loc[1, "miou"] = 0.55
+    assert "Lending features pays here" in words._lending(frame)[0].text
+
+
+def test_a_caption_names_the_machine() -> None:
+    facts = {"machine": "desk", "processor": "P 1", "cores": 2, "threads": 1}
+    assert (
+        words.machine([Record("measure", "a", {}, {}, facts)]) == "desk (P 1, 2 cores, 1 threads)"
+    )
+    assert words.machine([]) == "no machine yet"

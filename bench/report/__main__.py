@@ -85,6 +85,7 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
         drawn=drawn,
         meter=meter.removesuffix("_bytes"),
         where=where,
+        machine=words.machine(inputs.records()),
         definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
         headings={"miou": "mIoU", "miou_official": "official"},
         papers=_paper_table(papers),

@@ -14,6 +14,9 @@ from bench.report import pareto, style
 from bench.report.gather import FLOOR, Entry
 from bench.report.table import matrix
 
+CHANCE_POINTS = 2.0
+"""Two trainings of one model with other seeds may well differ by as much."""
+
 _FACTS = {
     "commit": "commit",
     "dirty": "uncommitted changes",
@@ -118,6 +121,17 @@ def where(frame: pd.DataFrame, records: Iterable[Record]) -> str:
     return f"measured on {', '.join(cards or sorted(devices)) or 'no machine yet'}"
 
 
+def machine(records: Iterable[Record]) -> str:
+    """The machine of the measurements, for a caption: its name in the suite, processor, threads."""
+    found = [record.provenance for record in records if record.stage == "measure"]
+    named = {
+        f"{fact.get('machine', 'unnamed')} ({fact.get('processor', 'processor unknown')}, "
+        f"{fact.get('cores', '?')} cores, {fact.get('threads', '?')} threads)"
+        for fact in found
+    }
+    return "; ".join(sorted(named)) or "no machine yet"
+
+
 def definitions(entries: Sequence[Entry]) -> dict[str, str]:
     """Meter -> its definition, and `latency`, as the records say them."""
     found: dict[str, str] = {}
@@ -189,6 +203,8 @@ def _lending(ours: pd.DataFrame) -> list[Finding]:
     gap = 100 * float(both.miou - one.miou)
     gain = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
     pays = "pays" if gap > 0 else "does not pay"
+    if abs(gap) < CHANCE_POINTS:
+        pays = "makes no difference that one seed could show"
     text = (
         f"Lending features {pays} here: {both.run} is {gain} the better of its branches alone, "
         f"{one.run}."
