@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from baselines.spec import Spec
 from bench.method import Strategy
-from bench.tiles import cut, grid, labels_by_patches, labels_of, resize, shrink_image
+from bench.tiles import cut, grid, labels_of, resize, scores_by_patches, shrink_image
 
 
 def downsample(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
@@ -20,7 +20,10 @@ def downsample(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
 def patch(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
     """Overlapping patches of `size_px`; scores averaged on the host where they overlap."""
     boxes = grid(image.shape[-2], image.shape[-1], spec.size_px, spec.overlap_px)
-    return labels_by_patches(image, boxes, spec.sub_batch, lambda group: network(cut(image, group)))
+    scores = scores_by_patches(
+        image, boxes, spec.sub_batch, lambda group: network(cut(image, group))
+    )
+    return labels_of(scores)
 
 
 def whole(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:

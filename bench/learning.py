@@ -1,11 +1,21 @@
 """What all methods learn with: one loss, one augmentation, so that no rival is worse for its recipe
 alone."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 UNLABELLED = 255
+
+
+def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam | None:
+    """What every phase learns with: Adam with L2 weight decay on everything that moves, as in the
+    official GLNet code; None where nothing moves. The harness sets the learning rate at each
+    step."""
+    moving = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return torch.optim.Adam(moving, weight_decay=weight_decay) if moving else None
 
 
 def focal_loss(logits: Tensor, label: Tensor, gamma: float) -> Tensor:
@@ -30,7 +40,9 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float) -> Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def flip_and_turn(image: Tensor, label: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+def flip_and_turn(
+    image: Tensor, label: Tensor, rng: Generator, keep_canvas: bool = False
+) -> tuple[Tensor, Tensor]:
     """Mirror each axis with probability 1/2 and, with probability 1/2, turn by 90, 180 or 270
     degrees.
 
@@ -39,7 +51,9 @@ def flip_and_turn(image: Tensor, label: Tensor, rng: Generator) -> tuple[Tensor,
 
     Args:
         image: (3, H, W); label: (H, W).
+        keep_canvas: as the official code does.
     """
+    canvas = (image.shape[-2], image.shape[-1])
     for axis in (-1, -2):
         if _draw(2, rng):
             image, label = image.flip(axis), label.flip(axis)
@@ -47,7 +61,17 @@ def flip_and_turn(image: Tensor, label: Tensor, rng: Generator) -> tuple[Tensor,
         quarters = 1 + _draw(3, rng)
         image = torch.rot90(image, quarters, (-2, -1))
         label = torch.rot90(label, quarters, (-2, -1))
+        if keep_canvas:
+            image, label = _on_canvas(image, canvas), _on_canvas(label, canvas)
     return image, label
+
+
+def _on_canvas(map: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of a map (..., H, W) on a canvas of another size, 0 where the map does not
+    reach."""
+    across, down = size[1] - map.shape[-1], size[0] - map.shape[-2]
+    # F.pad cuts where it is given a negative width.
+    return F.pad(map, (across // 2, across - across // 2, down // 2, down - down // 2))
 
 
 def _draw(below: int, rng: Generator) -> int:

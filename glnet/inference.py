@@ -1,112 +1,220 @@
 """How GLNet meets an image of any size: one branch alone, one helping the other, or each the other.
 
-Scores at full resolution and the patches' kept maps live on the host, as in the official code: the
-device never holds anything of the image's size."""
+A strategy first makes scores (K, h, w) of an image on the host, at the image's own size or, for the
+global branch alone, at 1/4 of its input. Scores at full resolution and the patches' kept maps live
+on the host, as in the official code: the device never holds anything of the image's size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from bench.errors import Refusal
 from bench.method import Strategy
 from bench.tiles import (
     Box,
     Merger,
+    Turning,
+    bounding_box,
     crop,
     crop_all,
     cut,
     grid,
     groups,
-    labels_by_patches,
     labels_of,
+    relaxed,
     resize,
+    scores_by_patches,
     shrink_image,
+    turn,
+    turn_back,
+    turnings,
 )
-from glnet.model import GLNet, Maps, Output
+from glnet.model import GLNet, Lent, Maps, Output
 from glnet.spec import Spec
 
-
-def whole_image(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
-    """The input of the global branch: (3, H, W) uint8 on the host -> (1, 3, global_px, global_px)
-    normalised."""
-    small = shrink_image(image, (spec.global_px, spec.global_px))
-    return network.normalise(small[None])
+Scores = Callable[[GLNet, Tensor, Tensor, Spec], Tensor]
+"""(network, image (3, H, W) uint8, the same shrunk to the global branch's size, spec) -> scores
+(K, h, w); images and scores on the host."""
 
 
-def boxes_of(image: Tensor, spec: Spec) -> list[Box]:
-    """The patches of an image (3, H, W)."""
-    return grid(image.shape[-2], image.shape[-1], spec.patch_px, spec.overlap_px)
+def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
+    """The patches of an image.
 
-
-def predict_global(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
-    """The global branch alone; its labels at 1/4 of its input are enlarged to the image.
-
-    Enlarging labels or, as the official code does, logits gives the same map: resizing is nearest.
+    Raises:
+        Refusal: the official grid is asked for, and the official code crashes or hangs here.
     """
-    logits = network.global_branch(whole_image(network, image, spec)).logits
-    labels = labels_of(logits[0]).to(image.device)
-    return resize(labels[None, None], (image.shape[-2], image.shape[-1]), "nearest")[0, 0]
+    patch = spec.patch_size
+    if spec.odd("strict-grid"):
+        if min(patch) < 50:
+            raise Refusal(
+                f"The official code never returns from its grid for patches of {patch[0]} x "
+                f"{patch[1]} px: take `strict-grid` out of the spec's `official`."
+            )
+        if height_px <= patch[0] or width_px <= patch[1]:
+            raise Refusal(
+                f"The official code divides by zero on an image of {height_px} x {width_px} px "
+                f"with patches of {patch[0]} x {patch[1]} px: take `strict-grid` out of the "
+                "spec's `official`."
+            )
+    return grid(height_px, width_px, patch, spec.overlap_px)
 
 
-def predict_local(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+def lent(maps: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> Lent:
+    """What the global branch lends the patches of an image of `size` (H, W): crops of its maps."""
+    return crop_all(maps[: spec.lent_kinds], boxes, size, spec.odd("loose-crops"))
+
+
+def scores_global(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+    """The global branch alone, at 1/4 of its input."""
+    height, width = spec.global_size
+    if spec.odd("quarter-sides") and (height != width or height % 4):
+        raise Refusal(
+            f"The official code crashes on a global input of {height} x {width} px: take "
+            "`quarter-sides` out of the spec's `official`, or take a square that 4 divides."
+        )
+    output: Output = network.global_branch(network.normalise(small[None]))
+    return output.logits[0].to(image.device)
+
+
+def scores_local(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
     """The local branch alone, patch after patch, nothing lent."""
 
     def score(group: Sequence[Box]) -> Tensor:
         output: Output = network.local_alone(network.normalise(cut(image, group)))
         return output.logits
 
-    return labels_by_patches(image, boxes_of(image, spec), spec.sub_batch, score)
+    boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
 
 
-def predict_global_to_local(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+def scores_global_to_local(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
     """The global branch runs once and lends crops of its maps to every patch (the code's mode
     2)."""
+    whole: Output = network.global_branch(network.normalise(small[None]))
+    boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
+    return _refined(network, image, whole, boxes, spec)
+
+
+def _refined(
+    network: GLNet, image: Tensor, whole: Output, boxes: Sequence[Box], spec: Spec
+) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
-    whole: Output = network.global_branch(whole_image(network, image, spec))
 
     def score(group: Sequence[Box]) -> Tensor:
         patches = network.normalise(cut(image, group))
-        local = network.local_branch(patches, Maps(*crop_all(whole.maps, group, size)))
-        logits: Tensor = network.aggregation(local.fused, crop(whole.fused, group, size))
+        local = network.local_branch(patches, lent(whole.maps, group, size, spec))
+        shared = crop(whole.fused, group, size, spec.odd("loose-crops"))
+        logits: Tensor = network.aggregation(local.fused, shared)
         return logits
 
-    return labels_by_patches(image, boxes_of(image, spec), spec.sub_batch, score)
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
 
 
-def predict_collaborative(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
     """The patches' maps are merged and lent to a second global branch as well (the code's mode
     3)."""
     size = (image.shape[-2], image.shape[-1])
-    boxes = boxes_of(image, spec)
-    small = whole_image(network, image, spec)
-    lender: Maps = network.global_branch(small).maps
-    merger = Merger(lender.features, size)
+    boxes = boxes_of(*size, spec)
+    whole = network.normalise(small[None])
+    lender: Maps = network.global_branch(whole).maps
+    merger = merger_of(lender, boxes, size, spec)
     kept: list[Tensor] = []  # the groups' fused maps, on the host
     for group in groups(boxes, spec.sub_batch):
         patches = network.normalise(cut(image, group))
-        local: Output = network.local_branch(patches, Maps(*crop_all(lender, group, size)))
-        merger.add(local.maps, group)
+        local: Output = network.local_branch(patches, lent(lender, group, size, spec))
+        merger.add(local.maps[: spec.lent_kinds], group, spec.odd("loose-crops"))
         kept.append(local.fused.to(image.device))
         del patches, local  # else they are alive while the next group is worked out
     del lender
-    shared: Tensor = network.global_borrowing(small, Maps(*merger.mean())).fused
-    del merger, small
+    shared: Tensor = network.global_borrowing(whole, merger.mean()).fused
+    del merger, whole
 
     def score(group: Sequence[Box]) -> Tensor:
         fused = kept.pop(0).to(shared.device)
-        logits: Tensor = network.aggregation_borrowing(fused, crop(shared, group, size))
+        around = crop(shared, group, size, spec.odd("loose-crops"))
+        logits: Tensor = network.aggregation_borrowing(fused, around)
         return logits
 
-    return labels_by_patches(image, boxes, spec.sub_batch, score)
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
+
+
+def merger_of(like: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> Merger:
+    """Where the maps of an image's patches are merged into maps of the sizes that `like` has."""
+    return Merger(like.features, size, boxes if spec.odd("template-merge") else ())
+
+
+def scores_coarse_to_fine(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+    """For binary labels with little foreground: the local branch sees patches of a box alone, which
+    the global branch's labels give; outside it the global branch's scores stand.
+
+    Described in the paper, never released. On fake tensors, which have no labels, the box is the
+    whole image: predicted memory is the most that it can come to.
+    """
+    size = (image.shape[-2], image.shape[-1])
+    whole: Output = network.global_branch(network.normalise(small[None]))
+    scores = resize(whole.logits.to(image.device), size, "nearest")[0]
+    found = bounding_box(labels_of(scores) == spec.foreground)
+    if found is None:
+        return scores
+    box = relaxed(found, size, spec.margin, spec.patch_size)
+    inner = grid(box.height, box.width, spec.patch_size, spec.overlap_px)
+    boxes = [one._replace(top=box.top + one.top, left=box.left + one.left) for one in inner]
+    refined = _refined(network, image, whole, boxes, spec)
+    box.of(scores).copy_(box.of(refined))
+    return scores
+
+
+def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
+    """The strategy whose labels are the best of `scores`, summed over the spec's test-time
+    augmentations.
+
+    Enlarging labels or, as the official code does, logits gives the same map: resizing is nearest.
+    """
+
+    def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+        total = torch.empty(0)
+        for turning in turnings("flips" in spec.test_time, "turns" in spec.test_time):
+            one = _turned_scores(scores, network, image, spec, turning)
+            total = total.add_(one) if total.numel() else one
+            del one
+        labels = labels_of(total)[None, None]
+        return resize(labels, (image.shape[-2], image.shape[-1]), "nearest")[0, 0]
+
+    return predict
+
+
+def _turned_scores(
+    scores: Scores, network: GLNet, image: Tensor, spec: Spec, turning: Turning
+) -> Tensor:
+    turned = turn(image, turning)
+    small = shrink_image(turned, spec.global_size)
+    if spec.odd("unturned-patches"):
+        # Its patches come from the image as it is, whichever way the global branch sees it.
+        if turned.shape != image.shape:
+            raise Refusal(
+                "The official code crashes where it turns an image that is not square: take "
+                "`unturned-patches` out of the spec's `official`."
+            )
+        turned = image
+    return turn_back(scores(network, turned, small, spec), turning)
+
+
+def _sums(spec: Spec) -> torch.dtype | None:
+    return torch.float64 if spec.odd("float64-scores") else None
 
 
 STRATEGIES = {
-    "global": Strategy(predict_global, ("global_branch",)),
-    "local": Strategy(predict_local, ("local_alone",)),
+    "global": Strategy(by_labels(scores_global), ("global_branch",)),
+    "local": Strategy(by_labels(scores_local), ("local_alone",)),
     "global-to-local": Strategy(
-        predict_global_to_local, ("global_branch", "local_branch", "aggregation")
+        by_labels(scores_global_to_local), ("global_branch", "local_branch", "aggregation")
     ),
     "collaborative": Strategy(
-        predict_collaborative,
+        by_labels(scores_collaborative),
         ("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
+    ),
+    "coarse-to-fine": Strategy(
+        by_labels(scores_coarse_to_fine), ("global_branch", "local_branch", "aggregation")
     ),
 }

@@ -4,15 +4,17 @@ CVPR 2019, arXiv 1905.06368, section 3. Each phase of training has modules of it
 phase changes what an earlier one has learnt, one checkpoint serves every strategy, and a strategy
 loads only what it uses:
 
-    global_branch            phase `global`            sees the whole image; lends to the local
-    branch from then on local_branch             phase `global-to-local`   sees patches; borrows
-    crops of the global branch's maps aggregation                  "                     scores of a
-    patch from both global_borrowing         phase `local-to-global`   the global branch that
-    borrows the merged local maps aggregation_borrowing        " local_alone              phase
-    `local`             a local branch to which nothing is lent: the ablation
+    global_branch          phase global            sees the whole image; lends from then on
+    local_branch           phase global-to-local   sees patches; borrows crops of the global maps
+    aggregation            phase global-to-local   scores of a patch from both
+    global_borrowing       phase local-to-global   the global branch that borrows merged local maps
+    aggregation_borrowing  phase local-to-global   scores of a patch from both
+    local_alone            phase local             a local branch to which nothing is lent: ablation
 
 The network keeps nothing between two calls: what one branch lends the other is an argument and a
-return value."""
+return value. No convolution of the FPNs or of the aggregation is followed by an activation, so all
+that is behind the encoders is affine: what a branch has seen itself and what it was lent are added
+up, and never multiplied (docs/mechanism.md)."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -27,8 +29,13 @@ from glnet.spec import Spec
 LEVELS = 4  # 1/32, 1/16, 1/8, 1/4 of the input: every list of maps runs from coarse to fine
 
 
+Lent = Sequence[Sequence[Tensor]]
+"""What one branch lends the other: the first kinds of `Maps`, as many as the spec's `sharing` says,
+four levels each; of any size."""
+
+
 class Maps(NamedTuple):
-    """What one branch lends the other: four levels, coarse to fine, of each kind."""
+    """What a branch has to lend: four levels, coarse to fine, of each kind."""
 
     features: list[Tensor]
     """The encoder's c5, c4, c3, c2."""
@@ -60,26 +67,25 @@ class FPN(nn.Module):
         width: int,
         smooth_width: int,
         classes: int,
-        borrows: bool,
+        borrows: int,
     ) -> None:
-        """Channels of the four encoder maps, coarse to fine; `borrows`: every step also takes a
-        lent map."""
+        """Channels of the four encoder maps, coarse to fine; `borrows`: the kinds of maps that are
+        lent to it, 0 to 4. A step that borrows has doubled input."""
         super().__init__()
-        times = 2 if borrows else 1
+        times = [2 if kind < borrows else 1 for kind in range(len(Maps._fields))]
         fused = LEVELS * smooth_width
-        self.lateral = nn.ModuleList(nn.Conv2d(times * c, width, 1) for c in channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(times[0] * c, width, 1) for c in channels)
         self.smooth1 = nn.ModuleList(
-            nn.Conv2d(times * width, width, 3, padding=1) for _ in range(LEVELS)
+            nn.Conv2d(times[1] * width, width, 3, padding=1) for _ in range(LEVELS)
         )
         self.smooth2 = nn.ModuleList(
-            nn.Conv2d(times * width, smooth_width, 3, padding=1) for _ in range(LEVELS)
+            nn.Conv2d(times[2] * width, smooth_width, 3, padding=1) for _ in range(LEVELS)
         )
-        self.smooth3 = nn.Conv2d(2 * fused, fused, 3, padding=1) if borrows else None
+        self.smooth3 = nn.Conv2d(2 * fused, fused, 3, padding=1) if times[3] == 2 else None
         self.classify = nn.Conv2d(fused, classes, 3, padding=1)
 
-    def forward(self, features: list[Tensor], lent: Maps | None = None) -> Output:
-        """Four encoder maps, coarse to fine, and lent ones of any size -> maps, fused map,
-        logits."""
+    def forward(self, features: list[Tensor], lent: Lent = ()) -> Output:
+        """Four encoder maps, coarse to fine, and what is lent -> maps, fused map, logits."""
         top_down: list[Tensor] = []
         for conv, own, other in zip(self.lateral, features, _kind(lent, 0), strict=True):
             level = conv(_beside(own, other))
@@ -107,7 +113,7 @@ class FPN(nn.Module):
 class Branch(nn.Module):
     """An encoder and its FPN."""
 
-    def __init__(self, spec: Spec, classes: int, borrows: bool) -> None:
+    def __init__(self, spec: Spec, classes: int, borrows: int) -> None:
         super().__init__()
         self.encoder = _encoder(spec.encoder)
         channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
@@ -118,9 +124,8 @@ class Branch(nn.Module):
                     _initialise(module, spec.fpn_std)
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor, lent: Maps | None = None) -> Output:
-        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each or one for
-        all."""
+    def forward(self, image: Tensor, lent: Lent = ()) -> Output:
+        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each."""
         features: list[Tensor] = self.encoder(image)[-LEVELS:][::-1]
         output: Output = self.fpn(features, lent)
         return output
@@ -160,21 +165,21 @@ class GLNet(nn.Module):
         super().__init__()
         for phase in spec.phases:
             if phase == "global":
-                self.global_branch = Branch(spec, classes, borrows=False)
+                self.global_branch = Branch(spec, classes, 0)
             elif phase == "global-to-local":
-                self.local_branch = Branch(spec, classes, borrows=True)
+                self.local_branch = Branch(spec, classes, spec.lent_kinds)
                 self.aggregation = Aggregation(spec, classes)
             elif phase == "local-to-global":
-                self.global_borrowing = Branch(spec, classes, borrows=True)
+                self.global_borrowing = Branch(spec, classes, spec.lent_kinds)
                 self.aggregation_borrowing = Aggregation(spec, classes)
             else:
-                self.local_alone = Branch(spec, classes, borrows=False)
+                self.local_alone = Branch(spec, classes, 0)
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 anywhere -> float on the network's device, as the encoders want it."""
-        return (images.to(self.mean.device).float() / 255 - self.mean) / self.std
+        return (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def build(spec: Spec, classes: int) -> GLNet:
@@ -208,8 +213,8 @@ def _initialise(conv: nn.Conv2d, std: float) -> None:
     nn.init.normal_(conv.weight, std=std)
 
 
-def _kind(lent: Maps | None, kind: int) -> Sequence[Tensor | None]:
-    return lent[kind] if lent is not None else [None] * LEVELS
+def _kind(lent: Lent, kind: int) -> Sequence[Tensor | None]:
+    return lent[kind] if kind < len(lent) else [None] * LEVELS
 
 
 def _beside(own: Tensor, lent: Tensor | None) -> Tensor:

@@ -1,12 +1,29 @@
 """Every setting of GLNet."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Strategy = Literal["global", "local", "global-to-local", "collaborative"]
+Strategy = Literal["global", "local", "global-to-local", "collaborative", "coarse-to-fine"]
 PhaseName = Literal["global", "global-to-local", "local-to-global", "local"]
+Sides = int | tuple[int, int]
+"""Side of a square, or (height, width), in px."""
+
+Oddity = Literal[
+    "template-merge",
+    "loose-crops",
+    "strict-grid",
+    "float64-scores",
+    "unturned-patches",
+    "summed-gradients",
+    "last-loss",
+    "kept-canvas",
+    "no-unlabelled",
+    "quarter-sides",
+    "equal-images",
+]
+"""What the released code does and this one does otherwise: docs/differences.md tells of each."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -18,14 +35,17 @@ class Spec:
     phases: tuple[PhaseName, ...] = ("global", "global-to-local", "local-to-global")
     """What is trained, in this order. `local` alone trains a local branch to which nothing is
     lent."""
-    global_px: int = 508
-    """Side of the square that the global branch sees the whole image in."""
-    patch_px: int = 508
-    """Side of the patches that the local branch sees."""
+    global_px: Sides = 508
+    """What the global branch sees the whole image in."""
+    patch_px: Sides = 508
+    """Patches that the local branch sees."""
     overlap_px: int = 50
     """Least overlap of neighbouring patches."""
-    sub_batch: int = 6
+    sub_batch: Annotated[int, Field(ge=1)] = 6
     """Patches that go through the local branch at once: memory against speed."""
+    sharing: Literal["none", "shallow", "deep"] = "deep"
+    """What branches lend each other: nothing (the aggregation alone joins them), the encoder's maps
+    (the paper does not say which layer its `shallow` shares), or every map up to the last."""
     fpn_width: int = 256
     """F: channels of the top-down maps."""
     smooth_width: int = 128
@@ -37,8 +57,45 @@ class Spec:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """(image / 255 - mean) / std goes into the encoder; the official code leaves 0..1 as it is."""
     focal_gamma: float = 3.0
-    """3 in the official code, 6 in print."""
+    """Of the loss that counters class imbalance: 3 in the official code, 6 in print; 0 is
+    cross-entropy."""
     regularisation: float = 0.15
-    """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3)."""
+    """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3); 0
+    leaves it out."""
     patches_per_image: int | None = None
     """Patches of one image that a training step learns from, drawn anew each time; null: all."""
+    test_time: tuple[Literal["flips", "turns"], ...] = ()
+    """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
+    (x 8)."""
+    foreground: int = 1
+    """`coarse-to-fine`: the label index of what is looked for."""
+    margin: Annotated[float, Field(ge=0)] = 0.1
+    """`coarse-to-fine`: how far the box is relaxed on each side, as a share of its own side."""
+    learn_in_box: bool = False
+    """The local branch learns from patches of the labels' foreground box alone, as
+    `coarse-to-fine` uses it."""
+    official: bool | tuple[Oddity, ...] = False
+    """Do as the released code does: in everything, or in the named points alone."""
+
+    @property
+    def global_size(self) -> tuple[int, int]:
+        """(height, width) of the global branch's input."""
+        return _size(self.global_px)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch."""
+        return _size(self.patch_px)
+
+    @property
+    def lent_kinds(self) -> int:
+        """How many of the four kinds of maps one branch lends the other."""
+        return {"none": 0, "shallow": 1, "deep": 4}[self.sharing]
+
+    def odd(self, name: Oddity) -> bool:
+        """Whether to do as the released code does in this point."""
+        return name in self.official if isinstance(self.official, tuple) else self.official
+
+
+def _size(sides: Sides) -> tuple[int, int]:
+    return sides if isinstance(sides, tuple) else (sides, sides)

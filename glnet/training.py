@@ -6,21 +6,23 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from bench.learning import flip_and_turn, focal_loss
+from bench.errors import Refusal
+from bench.learning import UNLABELLED, flip_and_turn, focal_loss
 from bench.method import Phase, View
 from bench.tiles import (
     Box,
-    Merger,
+    bounding_box,
     crop,
-    crop_all,
     cut,
     grid,
     groups,
+    relaxed,
     resize,
     shrink_image,
     shrink_label,
 )
-from glnet.model import GLNet, Maps
+from glnet.inference import boxes_of, lent, merger_of
+from glnet.model import GLNet
 from glnet.spec import Spec
 
 Back = Callable[[Tensor], None]
@@ -52,141 +54,205 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of one image.
+    """What a phase sees of one image, mirrored and turned at random; see `seen`."""
+    image, label = flip_and_turn(image, label, rng, spec.odd("kept-canvas"))
+    return seen(image, label, spec, phase, rng)
+
+
+def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """What a phase sees of one image as it is.
 
     Returns:
-        `size` (2,) the image's (H, W); `global` (3, G, G) uint8 and `global_label` (G/4, G/4) of
-        the whole image; and in all phases but `global`: `patches` (P, 3, h, w) uint8, `boxes` (P,
-        4), and for the patches that are learnt from `chosen` (Q,) and `labels` (Q, h/4, w/4).
+        `size` (2,) the image's (H, W); `global` (3, *global_size) uint8 and `global_label` (at 1/4)
+        of the whole image; and in all phases but `global`: `patches` (P, 3, h, w) uint8, `boxes`
+        (P, 4), and for the patches that are learnt from `chosen` (Q,) and `labels` (Q, h/4, w/4).
+
+    Raises:
+        Refusal: with `official`, what the official code crashes on.
     """
-    image, label = flip_and_turn(image, label, rng)
-    side = spec.global_px
-    seen = {
+    if spec.odd("no-unlabelled") and bool((label == UNLABELLED).any()):
+        raise Refusal(
+            "The official loss crashes on unlabelled pixels, which these labels have: take "
+            "`no-unlabelled` out of the spec's `official`."
+        )
+    whole = spec.global_size
+    view = {
         "size": torch.tensor(image.shape[-2:]),
-        "global": shrink_image(image, (side, side)),
-        "global_label": shrink_label(label, (quarter(side), quarter(side))),
+        "global": shrink_image(image, whole),
+        "global_label": shrink_label(label, quarter(whole, spec)),
     }
     if phase == "global":
-        return seen
-    boxes = grid(image.shape[-2], image.shape[-1], spec.patch_px, spec.overlap_px)
+        return view
+    boxes = _training_boxes(label, spec)
     chosen = torch.arange(len(boxes))
     if spec.patches_per_image is not None:
         chosen = torch.randperm(len(boxes), generator=rng)[: spec.patches_per_image]
-    if (
-        phase != "local-to-global"
-    ):  # only there the other patches matter: they are merged into what is lent
+    # Only in the last phase the other patches matter: they are merged into what is lent.
+    if phase != "local-to-global":
         boxes = [boxes[i] for i in chosen.tolist()]
         chosen = torch.arange(len(boxes))
-    height, width = quarter(boxes[0].height), quarter(boxes[0].width)
     labels = cut(label, [boxes[i] for i in chosen.tolist()])
-    return seen | {
+    return view | {
         "patches": cut(image, boxes),
         "boxes": torch.tensor(boxes),
         "chosen": chosen,
-        "labels": shrink_label(labels, (height, width)),
+        "labels": shrink_label(labels, quarter((boxes[0].height, boxes[0].width), spec)),
     }
 
 
-def quarter(side_px: int) -> int:
-    """The side of the logits of an input: two halvings that round up."""
-    return -(-side_px // 4)
+def _training_boxes(label: Tensor, spec: Spec) -> list[Box]:
+    """The patches of an image; of its foreground's box alone where the spec says so."""
+    height, width = label.shape
+    boxes = boxes_of(height, width, spec)
+    found = bounding_box(label == spec.foreground) if spec.learn_in_box else None
+    if found is None:
+        return boxes
+    outer = relaxed(found, (height, width), spec.margin, spec.patch_size)
+    inner = grid(outer.height, outer.width, spec.patch_size, spec.overlap_px)
+    return [box._replace(top=outer.top + box.top, left=outer.left + box.left) for box in inner]
 
 
-def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
-    """Accumulate the gradients of one optimiser step; returns the loss.
+def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
+    """The (height, width) of the logits of an input: two halvings that round up."""
+    if spec.odd("quarter-sides") and (size_px[0] % 4 or size_px[1] % 4):
+        raise Refusal(
+            f"The official code crashes in training on inputs of {size_px[0]} x {size_px[1]} px, "
+            "which 4 does not divide: take `quarter-sides` out of the spec's `official`."
+        )
+    return -(-size_px[0] // 4), -(-size_px[1] // 4)
+
+
+class Step:
+    """The losses of one optimiser step: each is walked back as soon as it is there.
 
     Every term is a mean over the pixels of all patches of all views, so that the sub-batch and the
     number of patches do not change the step. Differs from the official code: it sums over groups of
-    patches and over images."""
+    patches and over images, and logs the last loss alone."""
+
+    def __init__(self, views: list[View], spec: Spec, back: Back) -> None:
+        self.spec, self.back = spec, back
+        self.images = len(views)
+        self.parts: list[tuple[float, float]] = []
+
+    def add(self, loss: Tensor, group: list[int], view: View) -> None:
+        """The mean loss of one group of a view's patches."""
+        share = len(group) / len(view["labels"]) / self.images
+        weight = 1 if self.spec.odd("summed-gradients") else share
+        self.back(loss * weight)
+        self.parts.append((float(loss.detach()), weight))
+
+    def add_whole(self, loss: Tensor) -> None:
+        """The mean loss of the whole images; in the official code's order it is the first."""
+        self.back(loss)
+        self.parts.insert(0, (float(loss.detach()), 1))
+
+    @property
+    def loss(self) -> float:
+        """What is logged."""
+        if self.spec.odd("last-loss"):
+            return self.parts[-1][0]
+        return sum(loss * weight for loss, weight in self.parts)
+
+
+def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss."""
     assert isinstance(network, GLNet)
+    if spec.odd("equal-images") and len({tuple(view["size"].tolist()) for view in views}) > 1:
+        raise Refusal(
+            "The official code crashes on a batch of images of different size: take "
+            "`equal-images` out of the spec's `official`, or learn with batch 1."
+        )
+    step = Step(views, spec, back)
     if phase == "global":
-        return _global(network, views, spec, back)
-    step = {
-        "local": _local_alone,
-        "global-to-local": _global_to_local,
-        "local-to-global": _local_to_global,
-    }[phase]
-    share = 1 / len(views)
-    return share * sum(step(network, view, spec, lambda loss: back(loss * share)) for view in views)
+        _global(network, views, spec, step)
+    elif phase == "local-to-global":
+        _local_to_global(network, views, spec, step)
+    else:
+        learn = _local_alone if phase == "local" else _global_to_local
+        for view in views:
+            learn(network, view, spec, step)
+    return step.loss
 
 
-def _global(network: GLNet, views: list[View], spec: Spec, back: Back) -> float:
+def _global(network: GLNet, views: list[View], spec: Spec, step: Step) -> None:
     images = network.normalise(torch.stack([view["global"] for view in views]))
     label = torch.stack([view["global_label"] for view in views])
-    loss = focal_loss(network.global_branch(images).logits, label, spec.focal_gamma)
-    back(loss)
-    return float(loss.detach())
+    step.add_whole(focal_loss(network.global_branch(images).logits, label, spec.focal_gamma))
 
 
-def _local_alone(network: GLNet, view: View, spec: Spec, back: Back) -> float:
-    total = 0.0
+def _local_alone(network: GLNet, view: View, spec: Spec, step: Step) -> None:
     for group in _groups(view, spec):
         logits = network.local_alone(network.normalise(view["patches"][group])).logits
-        loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
-        total += _part(loss, group, view, back)
-    return total
+        step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
 
 
-def _global_to_local(network: GLNet, view: View, spec: Spec, back: Back) -> float:
+def _global_to_local(network: GLNet, view: View, spec: Spec, step: Step) -> None:
     boxes, size = _boxes(view), _size(view)
     with torch.no_grad():
         whole = network.global_branch(network.normalise(view["global"][None]))
-    total = 0.0
     for group in _groups(view, spec):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][group])
-        local = network.local_branch(patches, Maps(*crop_all(whole.maps, places, size)))
-        shared = crop(whole.fused, places, size)
+        local = network.local_branch(patches, lent(whole.maps, places, size, spec))
+        shared = crop(whole.fused, places, size, spec.odd("loose-crops"))
         logits = network.aggregation(local.fused, shared)
         label = view["labels"][group]
-        target = resize(shared, (local.fused.shape[-2], local.fused.shape[-1]))
-        loss = (
-            focal_loss(local.logits, label, spec.focal_gamma)
-            + focal_loss(logits, label, spec.focal_gamma)
-            + spec.regularisation * F.mse_loss(local.fused, target)
-        )
-        total += _part(loss, group, view, back)
-    return total
+        loss = focal_loss(local.logits, label, spec.focal_gamma)
+        loss = loss + focal_loss(logits, label, spec.focal_gamma)
+        if spec.regularisation:
+            target = resize(shared, (local.fused.shape[-2], local.fused.shape[-1]))
+            loss = loss + spec.regularisation * F.mse_loss(local.fused, target)
+        step.add(loss, group, view)
 
 
-def _local_to_global(network: GLNet, view: View, spec: Spec, back: Back) -> float:
-    boxes, size = _boxes(view), _size(view)
-    small = network.normalise(view["global"][None])
-    chosen = view["chosen"].tolist()
-    kept: dict[int, Tensor] = {}
+def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) -> None:
+    small = network.normalise(torch.stack([view["global"] for view in views]))
     with torch.no_grad():
-        lender = network.global_branch(small).maps
-        merger = Merger(lender.features, size)
-        for group in groups(range(len(boxes)), spec.sub_batch):
-            places = [boxes[i] for i in group]
-            patches = network.normalise(view["patches"][list(group)])
-            local = network.local_branch(patches, Maps(*crop_all(lender, places, size)))
-            merger.add(local.maps, places)
-            kept |= {i: one for i, one in zip(group, local.fused, strict=True) if i in chosen}
-    whole = network.global_borrowing(small, Maps(*merger.mean()))
+        kept, merged = zip(
+            *(
+                _merged(network, view, one[None], spec)
+                for view, one in zip(views, small, strict=True)
+            ),
+            strict=True,
+        )
+        borrowed = [
+            [torch.cat(level) for level in zip(*kind, strict=True)]
+            for kind in zip(*merged, strict=True)
+        ]
+    whole = network.global_borrowing(small, borrowed)
     # The groups' gradients gather at a copy of the fused map and join at the real one, so that the
     # branch is walked back once; the official code walks it once a group, to the same sum.
     fused = whole.fused.detach().requires_grad_()
-    total = 0.0
-    for group in _groups(view, spec):
-        places = [boxes[chosen[i]] for i in group]
-        local_fused = torch.stack([kept[chosen[i]] for i in group])
-        logits = network.aggregation_borrowing(local_fused, crop(fused, places, size))
-        loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
-        total += _part(loss, group, view, back)
-    label = view["global_label"][None]
+    label = torch.stack([view["global_label"] for view in views])
     own = focal_loss(whole.logits, label, spec.focal_gamma)
+    for number, view in enumerate(views):
+        boxes, size, chosen = _boxes(view), _size(view), view["chosen"].tolist()
+        for group in _groups(view, spec):
+            places = [boxes[chosen[i]] for i in group]
+            local = torch.stack([kept[number][chosen[i]] for i in group])
+            around = crop(fused[number : number + 1], places, size, spec.odd("loose-crops"))
+            logits = network.aggregation_borrowing(local, around)
+            step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
-    back(own)
-    return total + float(own.detach())
+    step.add_whole(own)
 
 
-def _part(loss: Tensor, group: list[int], view: View, back: Back) -> float:
-    """One group's share of the mean over all patches that are learnt from."""
-    loss = loss * (len(group) / len(view["labels"]))
-    back(loss)
-    return float(loss.detach())
+def _merged(
+    network: GLNet, view: View, small: Tensor, spec: Spec
+) -> tuple[dict[int, Tensor], list[list[Tensor]]]:
+    """The fused maps of the patches that are learnt from, and the merged maps of all."""
+    boxes, size, chosen = _boxes(view), _size(view), set(view["chosen"].tolist())
+    lender = network.global_branch(small).maps
+    merger = merger_of(lender, boxes, size, spec)
+    kept: dict[int, Tensor] = {}
+    for group in groups(range(len(boxes)), spec.sub_batch):
+        places = [boxes[i] for i in group]
+        patches = network.normalise(view["patches"][list(group)])
+        local = network.local_branch(patches, lent(lender, places, size, spec))
+        merger.add(local.maps[: spec.lent_kinds], places, spec.odd("loose-crops"))
+        kept |= {i: one for i, one in zip(group, local.fused, strict=True) if i in chosen}
+    return kept, merger.mean()
 
 
 def _groups(view: View, spec: Spec) -> list[list[int]]:

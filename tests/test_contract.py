@@ -68,7 +68,10 @@ def test_predicted_memory_is_what_is_allocated(method: str, network: str, strate
     with torch.inference_mode(), Booking([*tensors_of(model), image]) as booking:
         plan.predict(model, image, settings)
     predicted = predict_memory(load(method), plan, settings, CLASSES, (101, 150), "cpu")
-    assert predicted.device_bytes == pytest.approx(booking.peak["cpu"], rel=0.02)
+    if strategy == "coarse-to-fine":  # how many patches there are depends on the image
+        assert predicted.device_bytes >= 0.98 * booking.peak["cpu"]
+    else:
+        assert predicted.device_bytes == pytest.approx(booking.peak["cpu"], rel=0.02)
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)

@@ -71,7 +71,7 @@ def maps_like(features: list[torch.Tensor], width: int, smooth: int) -> Maps:
 def test_the_fpn_is_affine_in_features_and_lent_maps() -> None:
     """No activation, no normalisation: f(a) + f(b) = f(a + b) + f(0)."""
     torch.manual_seed(0)
-    fpn = FPN((8, 6, 4, 4), 8, 4, 3, borrows=True).double()
+    fpn = FPN((8, 6, 4, 4), 8, 4, 3, borrows=4).double()
     sides = (2, 4, 7, 14)
 
     def some() -> tuple[list[torch.Tensor], Maps]:

@@ -13,8 +13,9 @@ from bench.tiles import (
     crop,
     grid,
     groups,
-    labels_by_patches,
+    labels_of,
     scaled,
+    scores_by_patches,
     shrink_image,
     shrink_label,
     starts,
@@ -68,7 +69,7 @@ def test_stitching_gives_back_what_was_cut(size: tuple[int, int]) -> None:
     def brightest(group: list[Box]) -> torch.Tensor:
         return torch.stack([box.of(image).float() for box in group])
 
-    labels = labels_by_patches(image, boxes, 2, brightest)
+    labels = labels_of(scores_by_patches(image, boxes, 2, brightest))
     assert labels.dtype == torch.uint8
     assert torch.equal(labels, image.float().argmax(0).to(torch.uint8))
 
@@ -79,10 +80,10 @@ def test_scores_add_up_where_patches_overlap() -> None:
     def score(group: list[Box]) -> torch.Tensor:
         return torch.tensor(next(scores)).view(1, 2, 1, 1).expand(1, 2, 1, 4)
 
-    labels = labels_by_patches(
-        torch.zeros(3, 1, 6, dtype=torch.uint8), [Box(0, 0, 1, 4), Box(0, 2, 1, 4)], 1, score
-    )
-    assert labels.tolist() == [[0, 0, 0, 0, 1, 1]]
+    image = torch.zeros(3, 1, 6, dtype=torch.uint8)
+    summed = scores_by_patches(image, [Box(0, 0, 1, 4), Box(0, 2, 1, 4)], 1, score)
+    assert summed[:, 0].tolist() == [[3, 3, 3, 3, 0, 0], [0, 0, 2, 2, 2, 2]]
+    assert labels_of(summed).tolist() == [[0, 0, 0, 0, 1, 1]]
 
 
 def test_groups_hold_all_items_once() -> None:
