@@ -40,7 +40,7 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
     def phase(name: str) -> Phase:
         if name == "global":
-            return Phase(name, (network.global_branch,))
+            return Phase(name, (network.global_branch,), whole_batch=True)
         if name == "global-to-local":
             return Phase(name, (network.local_branch, network.aggregation))
         if name == "local-to-global":
@@ -113,7 +113,8 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
 def _global(network: GLNet, views: list[View], spec: Spec, back: Back) -> float:
     images = network.normalise(torch.stack([view["global"] for view in views]))
     label = torch.stack([view["global_label"] for view in views])
-    loss = focal_loss(network.global_branch(images).logits, label, spec.focal_gamma)
+    logits = network.global_branch(images).logits
+    loss = focal_loss(logits, label, spec.focal_gamma, whole_batch=True)
     back(loss)
     return float(loss.detach())
 

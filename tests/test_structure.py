@@ -10,17 +10,19 @@ OURS = ("bench", "baselines", "glnet", "data")
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning")}
 BELOW_STAGES = CONTRACT | {
-    f"bench.{name}" for name in ("memory", "meters", "metrics", "record", "stage", "trained")
+    f"bench.{name}"
+    for name in ("distributed", "memory", "meters", "metrics", "record", "stage", "trained")
 }
 READER = {"data.dataset"}
 
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
     "bench.errors": set(),
+    "bench.distributed": set(),
     "bench.files": set(),
     "bench.config": set(),
     "bench.tiles": set(),
-    "bench.learning": set(),
+    "bench.learning": {"bench.distributed"},
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
