@@ -39,7 +39,8 @@ class Phase:
     """Runs once before the first step: copy what an earlier phase has learnt."""
     whole_batch: bool = False
     """All images of a step pass `trains` in one forward, so that batch norm sees them together;
-    else they pass one after another. Says how several processes are to act as one."""
+    else they pass one after another. Says how several processes are to act as one; a loss over the
+    whole batch is told so too (`bench.learning.focal_loss`)."""
     gradients: Literal["mean", "sum"] = "mean"
     """How those of several processes join: as the loss is a mean or a sum over images."""
 

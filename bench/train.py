@@ -227,12 +227,8 @@ def _fabric(device: torch.device, precision: Any) -> Any:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     devices = [device.index] if device.type == "cuda" else 1
-    return Fabric(
-        accelerator=device.type,
-        devices=devices,
-        precision=precision,
-        plugins=[LightningEnvironment()],
-    )
+    alone = LightningEnvironment()
+    return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=[alone])
 
 
 def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iterator[list[View]]:
