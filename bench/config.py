@@ -46,8 +46,11 @@ class Weights:
 
     encoder: str
     """The name that segmentation-models-pytorch gives it."""
-    source: Literal["package", "hub", "none"]
-    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `none`: random."""
+    source: Literal["package", "hub", "file", "none"]
+    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `file`: a checkpoint of
+    a whole network that was made elsewhere; `none`: random."""
+    path: str | None = None
+    """Of the `file`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -77,7 +80,8 @@ class Training:
     """Adam with a poly learning rate, for every method the same."""
 
     phases: dict[str, Schedule]
-    """By the names of the method's phases; the method fixes their order."""
+    """By the names of the method's phases; the method fixes their order. None at all: the network
+    is as the model's `start` has it."""
     weight_decay: float = 5e-4
     """L2 kind, on everything, as in the official GLNet code."""
     poly_power: float = 0.9

@@ -66,13 +66,14 @@ def require_root(here: Path = Path()) -> None:
         )
 
 
-def progress(total: int, what: str, unit: str, done: int = 0) -> Any:
+def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = False) -> Any:
     """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
     then."""
     quick = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
+        disable=silent,
         desc=what,
         unit=unit,
         mininterval=0.2 if quick else 15,
