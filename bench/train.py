@@ -300,15 +300,14 @@ def _write_results(
 
     # Written from the history at the end, so that curves of a killed and resumed training have no
     # gap and no repetition.
-    with Live(
-        str(record.RESULTS / "train" / name), save_dvc_exp=False, dvcyaml=None, report=None
-    ) as live:
+    curves = record.path_of(suite.suite, "train", name).with_suffix("")
+    with Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live:
         for phase, _, loss, rate in progress.history:
             live.log_metric(f"{phase}/loss", loss)
             live.log_metric(f"{phase}/learning_rate", rate)
             live.next_step()
     record.write(
-        record.path_of("train", name),
+        record.path_of(suite.suite, "train", name),
         record.Record(
             stage="train",
             name=name,

@@ -80,7 +80,7 @@ def srun(*command: str) -> list[subprocess.CompletedProcess[str]]:
 
 def losses(name: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for phase, _, loss in record.read(record.path_of("train", name)).values["loss"]:
+    for phase, _, loss in record.read(record.path_of("tiny", "train", name)).values["loss"]:
         found.setdefault(phase, []).append(loss)
     return found
 
@@ -100,7 +100,7 @@ def test_every_phase_of_glnet_learns_the_same_in_two_processes(
     found = losses("glnet")
     for phase in FOUR_PHASES:
         assert found[phase] == pytest.approx(expected[phase], rel=1e-5), phase
-    assert record.read(record.path_of("train", "glnet")).provenance["processes"] == 2
+    assert record.read(record.path_of("tiny", "train", "glnet")).provenance["processes"] == 2
     assert not (PARTIAL / "glnet.pt").exists()
 
     several = weights(Path("checkpoints/glnet.pt"))
