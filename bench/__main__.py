@@ -11,6 +11,7 @@ from bench import stage
 COMMANDS = {
     "import-official": ("glnet.official", "import_command"),
     "export-official": ("glnet.official", "export_command"),
+    "what-if": ("bench.whatif", "command"),
     "parity": ("glnet.parity.__main__", "command"),
 }
 
