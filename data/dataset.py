@@ -66,8 +66,8 @@ class Dataset:
     credit: str
     """Sources and limits, to be shown wherever a result is."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
-    """mIoU on test, 0..1, that cannot be passed, by what it is that limits it: for data whose making
-    lets that be worked out."""
+    """mIoU on test, 0..1, that cannot be passed, by what it is that limits it; only for data whose
+    making lets that be worked out."""
 
     def ids(self, split: str) -> list[str]:
         """The image ids of a split, in a fixed order."""

@@ -19,7 +19,7 @@ the two passes cancels as well. Lines keep off the edge of the image, where the 
 All is drawn in whole numbers from a seed, and what is seen in the shrunken image from another
 stream of them than the lines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +49,7 @@ LINE = (16, -32, 16)  # added to all channels across a line: sum and first momen
 BLOCK_PX = 4  # lines lie inside blocks, which are also the cells of labels at 1/4
 GAP_BLOCKS = (6, 14)  # from one line to the next parallel one, both included
 LENGTH_PX = (96, 480)
-PAUSE_PX = (16, 96)
+PAUSE_PX = (16, 64)
 
 CREDIT = (
     "Drawn by a formula from a seed (data/mosaic.py). A proof of mechanism: that it needs a global "
@@ -202,8 +202,9 @@ def ceilings(scenes: Sequence[Scene], settings: Settings) -> Mapping[str, float]
         granted but a or b where no patch over a pixel shows any of a beacon. There one of two twins
         is right; IoU is concave in the share of guesses that fall on a, so that half is best.
     shrunken image: labels that depend on the shrunken image alone. All is granted but where lines
-        are; guessing some pixels by their place on the lattice of blocks gains a little, and the
-        best such guess is taken (in the mean over where the lines might be).
+        are. Those are drawn from a stream of their own, so that all there is to guess by is a
+        pixel's place in its block; such a guess gains a little, and the best one is taken (in the
+        mean over where lines might be).
     labels at 1/4: not of a view but of the output: every label right under the centre of its cell
         of 4 x 4 px.
 
@@ -213,7 +214,7 @@ def ceilings(scenes: Sequence[Scene], settings: Settings) -> Mapping[str, float]
     boxes = _boxes(settings)
     return {
         "one patch": _one_patch(scenes, boxes),
-        "shrunken image": _shrunken_image(scenes),
+        "shrunken image": _shrunken_image(scenes, settings),
         "labels at 1/4": _labels_at_a_quarter(scenes),
     }
 
@@ -240,14 +241,17 @@ def _one_patch(scenes: Sequence[Scene], boxes: Sequence[Box]) -> float:
     return _mean_iou(right, labelled, labelled)
 
 
-def _shrunken_image(scenes: Sequence[Scene]) -> float:
-    pixels, lines = np.zeros((BLOCK_PX, BLOCK_PX)), np.zeros((BLOCK_PX, BLOCK_PX))
+def _shrunken_image(scenes: Sequence[Scene], settings: Settings) -> float:
+    margin = margin_px(settings.size_px // settings.global_px)
+    place = np.arange(settings.size_px)
+    inside = np.minimum(place, place[::-1]) >= margin
+    middle = np.isin(place % BLOCK_PX, (1, 2))  # in every line of a block, the outer ones in half
+    group = np.where(inside[:, None] & inside, middle[:, None] + 1 * middle, 3)
+    pixels, lines = np.zeros(4), np.zeros(4)
     for scene in scenes:
-        for top, left in np.ndindex(pixels.shape):
-            place = np.s_[top::BLOCK_PX, left::BLOCK_PX]
-            pixels[top, left] += (~scene.beacon[place]).sum()
-            lines[top, left] += (scene.line[place] & ~scene.beacon[place]).sum()
-    return best_guess(pixels.ravel(), lines.ravel())
+        pixels += np.bincount(group[~scene.beacon], minlength=4)
+        lines += np.bincount(group[~scene.beacon & scene.line], minlength=4)
+    return best_guess(pixels, lines)
 
 
 def best_guess(pixels: NDArray[np.float64], lines: NDArray[np.float64]) -> float:
@@ -256,7 +260,9 @@ def best_guess(pixels: NDArray[np.float64], lines: NDArray[np.float64]) -> float
     Args:
         pixels, lines: (G,) all pixels of each group and those of lines.
     """
-    order = np.argsort(-lines / pixels)  # whatever the number of guesses, the likeliest come first
+    order = np.argsort(
+        -lines / np.maximum(pixels, 1)
+    )  # whatever the number of guesses, the likeliest come first
     taken = np.append(0, np.cumsum(pixels[order]))
     hits = np.append(0, np.cumsum(lines[order]))
     guesses = np.linspace(0, taken[-1], 100_001)
@@ -309,25 +315,44 @@ def _regions(size: int, spacing: int, rng: np.random.Generator) -> tuple[Mask, M
 def _lines(size: int, scale: int, rng: np.random.Generator) -> tuple[NDArray[np.int16], Mask]:
     """Relief and mask of lines along both axes that shrinking by `scale` cancels."""
     relief, mask = np.zeros((size, size), np.int16), np.zeros((size, size), np.bool_)
-    margin = scale + scale // 2  # up to there the triangle of the outermost cells is cut off
+    margin = margin_px(scale)
+    inside = size - 2 * margin
 
-    def draw_in(low: int, high: int) -> int:
-        return int(rng.integers(low, high + 1))
+    def cells(low_px: int, high_px: int) -> int:
+        return max(int(rng.integers(low_px, high_px + 1)) // scale, 1)
+
+    def line_and_gap() -> list[bool]:
+        low, high = GAP_BLOCKS
+        return [True] + [False] * (int(rng.integers(low, high + 1)) - 1)
+
+    def length_and_pause() -> list[bool]:
+        return [True] * cells(*LENGTH_PX) + [False] * cells(*PAUSE_PX)
 
     # Transposed views: what is drawn along the rows of one runs down the columns of the other.
     for seen, marked in ((relief, mask), (relief.T, mask.T)):
-        top = margin + BLOCK_PX * draw_in(0, GAP_BLOCKS[1])
-        while top + BLOCK_PX <= size - margin:
-            first = top + draw_in(0, 1)
-            left = margin + draw_in(0, 32) // scale * scale
-            while left < size - margin:
-                length = max(draw_in(*LENGTH_PX) // scale, 1) * scale
-                right = min(left + length, size - margin)
-                seen[first : first + 3, left:right] += np.array(LINE, np.int16)[:, None]
-                marked[first : first + 3, left:right] = True
-                left = right + max(draw_in(*PAUSE_PX) // scale, 1) * scale
-            top += BLOCK_PX * draw_in(*GAP_BLOCKS)
+        for block in np.flatnonzero(_ring(inside // BLOCK_PX, line_and_gap, rng)):
+            first = margin + BLOCK_PX * int(block) + int(rng.integers(2))
+            drawn = np.zeros(size, np.bool_)
+            drawn[margin : size - margin] = _ring(inside // scale, length_and_pause, rng).repeat(
+                scale
+            )
+            seen[first : first + 3, drawn] += np.array(LINE, np.int16)[:, None]
+            marked[first : first + 3, drawn] = True
     return relief, mask
+
+
+def margin_px(scale: int) -> int:
+    """As far from the edge the triangles of shrinking by `scale` are cut off; no line is there."""
+    return scale + scale // 2
+
+
+def _ring(count: int, piece: Callable[[], list[bool]], rng: np.random.Generator) -> Mask:
+    """(count,): pieces set in a ring that is turned by chance, so that no place is likelier than
+    another and none can be guessed."""
+    ring: list[bool] = []
+    while len(ring) < count:
+        ring += piece()
+    return np.roll(np.array(ring), int(rng.integers(len(ring))))[:count]
 
 
 def _boxes(settings: Settings) -> list[Box]:
