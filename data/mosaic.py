@@ -8,7 +8,7 @@ them at all. `ceilings` says what either view alone comes to at best, docs/mosai
 Three things make these ceilings exact rather than likely:
 
 Every image has a *twin*, the same but for the beacons' colours, which are swapped, and so are all
-labels. What looks alike in both and is told apart by no beacon is right in one of them at most.
+labels. Where no beacon is seen, both look alike, and an answer is right for one of them at most.
 
 A line is +d, -2d, +d across, inside a block of 4 px. Antialiased bilinear shrinking by s = 8, 16 or
 32 weighs pixels by a triangle whose kinks lie at s/2, 3s/2, .., never inside a block; where weights
@@ -260,9 +260,7 @@ def best_guess(pixels: NDArray[np.float64], lines: NDArray[np.float64]) -> float
     Args:
         pixels, lines: (G,) all pixels of each group and those of lines.
     """
-    order = np.argsort(
-        -lines / np.maximum(pixels, 1)
-    )  # whatever the number of guesses, the likeliest come first
+    order = np.argsort(-lines / pixels)  # the likeliest first, whatever the number of guesses
     taken = np.append(0, np.cumsum(pixels[order]))
     hits = np.append(0, np.cumsum(lines[order]))
     guesses = np.linspace(0, taken[-1], 100_001)
@@ -295,7 +293,7 @@ def _mean_iou(
 
 
 def _regions(size: int, spacing: int, rng: np.random.Generator) -> tuple[Mask, Mask]:
-    """which pixels have a beacon of colour b nearest, and which are beacon."""
+    """Which pixels have a beacon of colour b nearest, and which are beacon."""
     count = size // spacing
     cell = size // count
     colours = rng.permutation(np.arange(count**2) % 2)
@@ -318,7 +316,7 @@ def _lines(size: int, scale: int, rng: np.random.Generator) -> tuple[NDArray[np.
     margin = margin_px(scale)
     inside = size - 2 * margin
 
-    def cells(low_px: int, high_px: int) -> int:
+    def length(low_px: int, high_px: int) -> int:
         return max(int(rng.integers(low_px, high_px + 1)) // scale, 1)
 
     def line_and_gap() -> list[bool]:
@@ -326,16 +324,15 @@ def _lines(size: int, scale: int, rng: np.random.Generator) -> tuple[NDArray[np.
         return [True] + [False] * (int(rng.integers(low, high + 1)) - 1)
 
     def length_and_pause() -> list[bool]:
-        return [True] * cells(*LENGTH_PX) + [False] * cells(*PAUSE_PX)
+        return [True] * length(*LENGTH_PX) + [False] * length(*PAUSE_PX)
 
     # Transposed views: what is drawn along the rows of one runs down the columns of the other.
     for seen, marked in ((relief, mask), (relief.T, mask.T)):
         for block in np.flatnonzero(_ring(inside // BLOCK_PX, line_and_gap, rng)):
             first = margin + BLOCK_PX * int(block) + int(rng.integers(2))
             drawn = np.zeros(size, np.bool_)
-            drawn[margin : size - margin] = _ring(inside // scale, length_and_pause, rng).repeat(
-                scale
-            )
+            cells = _ring(inside // scale, length_and_pause, rng)
+            drawn[margin : size - margin] = cells.repeat(scale)
             seen[first : first + 3, drawn] += np.array(LINE, np.int16)[:, None]
             marked[first : first + 3, drawn] = True
     return relief, mask
