@@ -17,7 +17,7 @@ $(VENV)/.complete: requirements.lock
 
 repro: setup
 	dvc repro
-	@echo "Report: $(CURDIR)/report/index.html"
+	@echo "Report: $(CURDIR)/report/$$(sed -n 's/^suite: *//p' params.yaml)/index.html"
 
 test: setup
 	ruff check --quiet .

@@ -15,7 +15,7 @@ from bench.tiles import Box, shrink_image, shrink_label
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     """The one phase of every baseline, in which all of it moves."""
-    return [Phase("train", (network,))]
+    return [Phase("train", (network,), whole_batch=not isinstance(network, Colour))]
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
@@ -46,7 +46,7 @@ def backward(
         return 0.0
     images = torch.stack([view["image"] for view in views])
     labels = torch.stack([view["label"] for view in views])
-    loss = focal_loss(network(images), labels, spec.focal_gamma)
+    loss = focal_loss(network(images), labels, spec.focal_gamma, whole_batch=True)
     back(loss)
     return float(loss.detach())
 

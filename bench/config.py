@@ -9,9 +9,9 @@ new method adds no line to this file."""
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -21,6 +21,7 @@ from bench.errors import Refusal
 PARAMS = Path("params.yaml")
 
 T = TypeVar("T")
+FolderName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 _STRICT = ConfigDict(extra="forbid")
 Split = Literal["train", "val", "test"]
 
@@ -31,7 +32,7 @@ class Compute:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is a card, else the CPU."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Of training, in Lightning Fabric's words. Inference is always float32."""
     threads: int = 2
     """Of torch on the host. Stated, because latency without it cannot be compared."""
@@ -46,8 +47,11 @@ class Weights:
 
     encoder: str
     """The name that segmentation-models-pytorch gives it."""
-    source: Literal["package", "hub", "none"]
-    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `none`: random."""
+    source: Literal["package", "hub", "file", "none"]
+    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `file`: a checkpoint of
+    a whole network that was made elsewhere; `none`: random."""
+    path: str | None = None
+    """Of the `file`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -77,7 +81,8 @@ class Training:
     """Adam with a poly learning rate, for every method the same."""
 
     phases: dict[str, Schedule]
-    """By the names of the method's phases; the method fixes their order."""
+    """By the names of the method's phases; the method fixes their order. None at all: the network
+    is as the model's `start` has it."""
     weight_decay: float = 5e-4
     """L2 kind, on everything, as in the official GLNet code."""
     poly_power: float = 0.9
@@ -116,8 +121,9 @@ class Run:
 class Suite:
     """What params.yaml says."""
 
-    suite: str
-    machine: str
+    suite: FolderName
+    """Part of the path of everything that is recorded and reported."""
+    machine: FolderName
     """Name of the machine that measures: part of the path of every measurement, since DVC cannot
     see hardware."""
     datasets: dict[str, Source]

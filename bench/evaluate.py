@@ -3,6 +3,7 @@ labels."""
 
 import argparse
 import io
+from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
@@ -14,13 +15,12 @@ from bench.memory import clock
 from bench.metrics import confusion
 from bench.trained import device_facts, open_run, out_of_memory, set_up
 
-PREDICTIONS = record.RESULTS / "predictions"
-
 
 def evaluate(suite: Suite, name: str) -> record.Record:
     """Predict every image of the suite's splits at its own resolution; keep what was predicted for
     `test`."""
     line = open_run(suite, name)
+    pictures = record.RESULTS / suite.suite / "predictions" / name
     device = set_up(suite.compute)
     dataset = line.dataset
     palette = [channel for colour in dataset.palette for channel in colour]
@@ -40,14 +40,14 @@ def evaluate(suite: Suite, name: str) -> record.Record:
             matrix = confusion(label.numpy(), prediction.numpy(), len(dataset.classes))
             splits[split][id] = matrix.tolist()
             if split == "test":
-                _write_labels(name, id, prediction, palette)
+                _write_labels(pictures / f"{id}.png", prediction, palette)
             bar.update()
         bar.close()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         status, reason = "oom", str(error).split("\n", 1)[0]
-        (PREDICTIONS / name).mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
+        pictures.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
     return record.Record(
         stage="evaluate",
         name=name,
@@ -74,18 +74,19 @@ def evaluate(suite: Suite, name: str) -> record.Record:
     )
 
 
-def _write_labels(name: str, id: str, prediction: Tensor, palette: list[int]) -> None:
+def _write_labels(path: Path, prediction: Tensor, palette: list[int]) -> None:
     picture = Image.fromarray(prediction.numpy(), mode="P")
     picture.putpalette(palette + [0] * (768 - len(palette)))  # all 256: else fewer bits are kept
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
-    write_bytes(PREDICTIONS / name / f"{id}.png", buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Evaluate one run of params.yaml on its splits."""
-    path = record.path_of("evaluate", arguments.run)
-    record.write(path, evaluate(read_suite(), arguments.run))
+    suite = read_suite()
+    path = record.path_of(suite.suite, "evaluate", arguments.run)
+    record.write(path, evaluate(suite, arguments.run))
     print(path)
 
 

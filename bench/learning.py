@@ -7,6 +7,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from bench import distributed
+
 UNLABELLED = 255
 
 
@@ -18,7 +20,7 @@ def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam 
     return torch.optim.Adam(moving, weight_decay=weight_decay) if moving else None
 
 
-def focal_loss(logits: Tensor, label: Tensor, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = False) -> Tensor:
     """Mean over labelled pixels of -(1 - q) ** gamma * log q, q the probability of the true class.
 
     GLNet section 3.4 (focal loss of Lin et al. 2017); gamma 0 is cross-entropy. q is clamped to
@@ -28,16 +30,20 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float) -> Tensor:
     Args:
         logits: (N, K, H, W).
         label: (N, H, W) uint8.
+        whole_batch: these are all images of a step, or this process's share of them: the mean is
+            then over the pixels of all processes, some of which may have more unlabelled ones.
 
     Returns:
-        A scalar; 0 where no pixel is labelled.
+        A scalar; 0 where no pixel is labelled. With `whole_batch` the processes' mean of it is the
+        loss.
     """
     known = label != UNLABELLED
     target = torch.where(known, label, 0).long()
     log_q = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]  # (N, H, W)
     log_q = log_q.clamp(-16.118095651, -1e-7)  # log 1e-7, log(1 - 1e-7)
     loss = -((1 - log_q.exp()) ** gamma) * log_q
-    return (loss * known).sum() / known.sum().clamp(min=1)
+    count = distributed.mean(known.sum()) if whole_batch else known.sum()
+    return (loss * known).sum() / (count + (count == 0))
 
 
 def flip_and_turn(

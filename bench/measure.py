@@ -79,7 +79,7 @@ def work(arguments: argparse.Namespace) -> None:
 
     suite = read_suite()
     result = measure(suite, arguments.run)
-    path = record.path_of("measure", arguments.run, suite.machine)
+    path = record.path_of(suite.suite, "measure", arguments.run, suite.machine)
     record.write(path, result)
     if result.status == "failed":
         raise Refusal(f"Measuring {arguments.run} failed, {path} says so too: {result.reason}")

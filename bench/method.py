@@ -17,7 +17,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Generator, Tensor, nn
 
@@ -37,6 +37,12 @@ class Phase:
     """In train mode and moving; all else of the network stays frozen in eval mode."""
     begin: Callable[[], None] = lambda: None
     """Runs once before the first step: copy what an earlier phase has learnt."""
+    whole_batch: bool = False
+    """All images of a step pass `trains` in one forward, so that batch norm sees them together;
+    else they pass one after another. Says how several processes are to act as one; a loss over the
+    whole batch is told so too (`bench.learning.focal_loss`)."""
+    gradients: Literal["mean", "sum"] = "mean"
+    """How those of several processes join: as the loss is a mean or a sum over images."""
 
 
 @dataclass(frozen=True)

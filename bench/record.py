@@ -49,10 +49,11 @@ class Record:
     schema: int = field(default=SCHEMA)
 
 
-def path_of(stage: str, name: str, machine: str | None = None) -> Path:
-    """`results/STAGE[/MACHINE]/NAME.json`; what depends on hardware carries the machine in its
-    path."""
-    return RESULTS.joinpath(*[part for part in (stage, machine) if part], f"{name}.json")
+def path_of(suite: str, stage: str, name: str, machine: str | None = None) -> Path:
+    """`results/SUITE/STAGE[/MACHINE]/NAME.json`; what depends on hardware carries the machine in
+    its path."""
+    parts = [part for part in (suite, stage, machine) if part]
+    return RESULTS.joinpath(*parts, f"{name}.json")
 
 
 def write(path: Path, record: Record) -> None:

@@ -22,16 +22,26 @@ def main(work: Callable[[argparse.Namespace], None], **arguments: str) -> None:
     Args:
         work: the stage; its docstring is the help text.
         arguments: positional arguments, name -> help.
-
-    Exits with status 1 on a `Refusal`, a full disk or any other error of the operating system; with
-    130 on Ctrl-C."""
+    """
     parser = argparse.ArgumentParser(description=work.__doc__)
     for name, text in arguments.items():
         parser.add_argument(name, help=text)
-    try:
+
+    def begin() -> None:
         parsed = parser.parse_args()
         require_root()
         work(parsed)
+
+    in_one_sentence(begin)
+
+
+def in_one_sentence(work: Callable[[], None]) -> None:
+    """Do the work of a program; what a person can mend ends it with a sentence, not a traceback.
+
+    Exits with status 1 on a `Refusal`, a full disk or any other error of the operating system; with
+    130 on Ctrl-C."""
+    try:
+        work()
     except Refusal as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -56,13 +66,14 @@ def require_root(here: Path = Path()) -> None:
         )
 
 
-def progress(total: int, what: str, unit: str, done: int = 0) -> Any:
+def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = False) -> Any:
     """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
     then."""
     quick = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
+        disable=silent,
         desc=what,
         unit=unit,
         mininterval=0.2 if quick else 15,

@@ -2,11 +2,15 @@
 
 Killed at any moment, the next start goes on from the last checkpoint and ends with the same
 weights: what a step sees depends on the seed and the step's number alone, and all state that it
-does depend on is in the checkpoint."""
+does depend on is in the checkpoint.
+
+Under torchrun or srun the processes share each step's images and learn what one alone would have
+learnt; rank 0 writes."""
 
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,11 +21,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bench import record, stage
+from bench import distributed, record, stage
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
-from bench.method import Method, Phase, View, load, spec_of
+from bench.learning import adam
+from bench.method import Method, Phase, View, load, load_weights, spec_of
 from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
 from data.dataset import Dataset, open_dataset
 
@@ -49,9 +54,7 @@ class Views(torch.utils.data.Dataset[View]):
         return self.method.view(image, label, self.spec, self.phase, self._rng("view", i))
 
     def _rng(self, purpose: str, number: int) -> torch.Generator:
-        text = f"{self.seed} {self.phase} {purpose} {number}"
-        digest = hashlib.sha256(text.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        return torch.Generator().manual_seed(_seed(self.seed, self.phase, purpose, number))
 
     def _read(self, id: str) -> tuple[torch.Tensor, torch.Tensor]:
         if id in self._cache:
@@ -84,7 +87,9 @@ class Progress:
                 self.seconds = state["seconds"]
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Everything the next step depends on, whole or not at all."""
+        """Everything the next step depends on, whole or not at all; rank 0 writes for all."""
+        if distributed.rank() > 0:
+            return
         state = {
             "fingerprint": self.fingerprint,
             "phase": self.phase,
@@ -93,8 +98,6 @@ class Progress:
             "seconds": self.seconds,
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer else None,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         save(self.path, state)
 
@@ -104,9 +107,6 @@ class Progress:
         network.load_state_dict(self.restored["network"])
         if optimizer:
             optimizer.load_state_dict(self.restored["optimizer"])
-        torch.set_rng_state(self.restored["rng"])
-        if self.restored["cuda_rng"]:
-            torch.cuda.set_rng_state_all(self.restored["cuda_rng"])
         self.restored = None
 
 
@@ -122,15 +122,21 @@ def train(suite: Suite, name: str) -> Path:
 
     torch.manual_seed(model.seed)
     network = method.build(spec, len(dataset.classes))
-    if start := load_checkpoint(weights):
+    start = load_checkpoint(weights)
+    imported = not model.training.phases
+    if imported:
+        load_weights(network, start, str(weights))
+    elif start:
         method.start(network, start)
     # NHWC is the faster layout for convolutions on both kinds of device; results differ by rounding
     # alone.
     network.to(device).to(memory_format=torch.channels_last)
-    phases = method.phases(network, spec)
+    phases = [] if imported else method.phases(network, spec)
     schedules = _schedules(name, model, phases)
 
     progress = Progress(PARTIAL / f"{name}.pt", _fingerprint(suite, model, dataset, weights))
+    stand = f"{progress.fingerprint} {progress.phase} {progress.step}"
+    distributed.agree(stand, "settings, code, data and checkpoints")
     for number, (phase, schedule) in enumerate(zip(phases, schedules, strict=True)):
         if number < progress.phase:
             continue
@@ -142,10 +148,12 @@ def train(suite: Suite, name: str) -> Path:
     if progress.restored:  # killed between the last step and here
         progress.restore(network, None)
     path = CHECKPOINTS / f"{name}.pt"
+    if distributed.rank() > 0:
+        return path
     network.to(memory_format=torch.contiguous_format)
     save(path, {key: value.cpu() for key, value in network.state_dict().items()})
     _write_results(suite, name, model, dataset, device, phases, progress)
-    progress.path.unlink()
+    progress.path.unlink(missing_ok=True)  # an imported network has made no progress
     return path
 
 
@@ -161,39 +169,40 @@ def _train_phase(
     views: Views,
     progress: Progress,
 ) -> None:
-    from lightning_fabric import Fabric  # takes seconds to import
-
     device = next(iter(network.state_dict().values())).device
-    fabric = Fabric(accelerator=device.type, devices=1, precision=suite.compute.precision)
+    fabric = _fabric(device, suite.compute.precision)
     network.eval().requires_grad_(False)
     for module in phase.trains:
         module.train().requires_grad_(True)
     moving = [p for p in network.parameters() if p.requires_grad]
-    # Adam with L2 weight decay as in the official GLNet code; the floor has nothing that moves.
-    optimizer = (
-        torch.optim.Adam(moving, weight_decay=model.training.weight_decay) if moving else None
-    )
+    optimizer = adam(phase.trains, model.training.weight_decay)
     if progress.restored:
         progress.restore(network, optimizer if progress.step else None)
     if progress.step == 0:
         phase.begin()
 
     begun = time.perf_counter()
-    bar = stage.progress(schedule.steps, f"{name} · {phase.name}", "step", progress.step)
+    title, silent = f"{name} · {phase.name}", distributed.rank() > 0
+    bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
     for batch in _batches(views, schedule, progress.step, suite.compute.workers):
         rate = (
             schedule.learning_rate
             * (1 - progress.step / schedule.steps) ** model.training.poly_power
         )
-        with fabric.autocast():
+        # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
+        # a generator's state.
+        torch.manual_seed(_seed(model.seed, phase.name, "step", progress.step, distributed.rank()))
+        with fabric.autocast(), distributed.as_one(phase.trains, phase.whole_batch):
             loss = method.backward(
                 network, fabric.to_device(batch), spec, phase.name, fabric.backward
             )
-        if not torch.isfinite(torch.tensor(loss)):
+        loss = float(distributed.mean(torch.tensor(loss, dtype=torch.float64, device=device)))
+        if not math.isfinite(loss):
             raise Refusal(
                 f"Training of {name} diverged in phase {phase.name} at step {progress.step}: "
                 f"lower models.{name}.training.phases.{phase.name}.learning_rate."
             )
+        distributed.join_gradients(moving, phase.gradients)
         if optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -213,11 +222,29 @@ def _train_phase(
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
 
 
+def _fabric(device: torch.device, precision: Any) -> Any:
+    """Precision and this process's device; Fabric need not know of other processes, and is kept
+    from looking for them."""
+    from lightning_fabric import Fabric  # takes seconds to import
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+    devices = [device.index] if device.type == "cuda" else 1
+    alone = LightningEnvironment()
+    return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=[alone])
+
+
 def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iterator[list[View]]:
-    numbers = range(first * schedule.batch, schedule.steps * schedule.batch)
+    """What this process sees of each step from `first` on."""
+    share = schedule.batch // distributed.size()
+    begin = distributed.rank() * share
+    numbers = [
+        step * schedule.batch + place
+        for step in range(first, schedule.steps)
+        for place in range(begin, begin + share)
+    ]
     loader = DataLoader(
         views,
-        batch_size=schedule.batch,
+        batch_size=share,
         sampler=numbers,
         num_workers=workers,
         collate_fn=list,  # views of one batch may differ in shape
@@ -233,7 +260,16 @@ def _schedules(name: str, model: Model, phases: list[Phase]) -> list[Schedule]:
             f"params.yaml: models.{name}.training.phases has {', '.join(given) or 'none'}, "
             f"but the method's spec trains {', '.join(names)}."
         )
+    for phase in names:
+        where = f"params.yaml: models.{name}.training.phases.{phase}.batch"
+        distributed.require_even(given[phase].batch, where)
     return [given[phase] for phase in names]
+
+
+def _seed(*parts: object) -> int:
+    """A seed of its own for everything that has another name."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) -> str:
@@ -264,15 +300,14 @@ def _write_results(
 
     # Written from the history at the end, so that curves of a killed and resumed training have no
     # gap and no repetition.
-    with Live(
-        str(record.RESULTS / "train" / name), save_dvc_exp=False, dvcyaml=None, report=None
-    ) as live:
+    curves = record.path_of(suite.suite, "train", name).with_suffix("")
+    with Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live:
         for phase, _, loss, rate in progress.history:
             live.log_metric(f"{phase}/loss", loss)
             live.log_metric(f"{phase}/learning_rate", rate)
             live.next_step()
     record.write(
-        record.path_of("train", name),
+        record.path_of(suite.suite, "train", name),
         record.Record(
             stage="train",
             name=name,
@@ -293,6 +328,7 @@ def _write_results(
             provenance=record.provenance(
                 seed=model.seed,
                 data_sha256=file_sha256(dataset.root / "dataset.json"),
+                processes=distributed.size(),
                 **device_facts(device, suite.compute),
             ),
         ),
@@ -301,7 +337,11 @@ def _write_results(
 
 def work(arguments: argparse.Namespace) -> None:
     """Train one model of params.yaml, or go on with it where it was killed."""
-    print(train(read_suite(), arguments.model))
+    suite = read_suite()
+    with distributed.processes(set_up(suite.compute)):
+        path = train(suite, arguments.model)
+        if distributed.rank() == 0:
+            print(path)
 
 
 if __name__ == "__main__":

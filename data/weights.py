@@ -27,11 +27,14 @@ PACKAGED = {
 
 
 def encoder_state(weights: Weights) -> dict[str, Any]:
-    """The state dict of an smp encoder; empty where a training shall start from random weights.
+    """The state dict of an smp encoder, or of a whole network that comes from a file; empty where a
+    training shall start from random weights.
 
     Raises:
         Refusal: there is no such encoder, or its weights cannot be had this way.
     """
+    if weights.source == "file":
+        return _from_file(weights)
     import segmentation_models_pytorch as smp  # takes seconds to import
     import timm
 
@@ -56,6 +59,27 @@ def encoder_state(weights: Weights) -> dict[str, Any]:
             f"({type(error).__name__}): check the network, or set source to `none` in params.yaml."
         ) from None
     state: dict[str, Any] = filled.state_dict()
+    return state
+
+
+def _from_file(weights: Weights) -> dict[str, Any]:
+    """A whole network's checkpoint, tensors alone; whether it fits is seen where it is loaded."""
+    import torch
+
+    if weights.path is None:
+        raise Refusal("params.yaml: start weights with source `file` need a `path`.")
+    try:
+        state = torch.load(weights.path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Refusal(
+            f"{weights.path} is not there: put a checkpoint of this project in its place; "
+            "`glnet-bench import-official` makes one of the GLNet authors' files."
+        ) from None
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).split("\n", 1)[0]
+        raise Refusal(f"{weights.path} is no checkpoint ({reason}).") from None
+    if not isinstance(state, dict):
+        raise Refusal(f"{weights.path} is no state dict.")
     return state
 
 

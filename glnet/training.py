@@ -1,11 +1,13 @@
 """The three phases of GLNet (section 3.3), and the local branch trained alone."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from bench import distributed
 from bench.errors import Refusal
 from bench.learning import UNLABELLED, flip_and_turn, focal_loss
 from bench.method import Phase, View
@@ -26,6 +28,7 @@ from glnet.model import GLNet
 from glnet.spec import Spec
 
 Back = Callable[[Tensor], None]
+Join = Literal["mean", "sum"]
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
@@ -42,13 +45,14 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
     def phase(name: str) -> Phase:
         if name == "global":
-            return Phase(name, (network.global_branch,))
+            return Phase(name, (network.global_branch,), whole_batch=True)
+        gradients: Join = "sum" if spec.odd("summed-gradients") else "mean"
         if name == "global-to-local":
-            return Phase(name, (network.local_branch, network.aggregation))
+            return Phase(name, (network.local_branch, network.aggregation), gradients=gradients)
         if name == "local-to-global":
             moving = (network.global_borrowing, network.aggregation_borrowing)
-            return Phase(name, moving, begin_local_to_global)
-        return Phase(name, (network.local_alone,))
+            return Phase(name, moving, begin_local_to_global, True, gradients)
+        return Phase(name, (network.local_alone,), gradients=gradients)
 
     return [phase(name) for name in spec.phases]
 
@@ -141,9 +145,9 @@ class Step:
         self.back(loss * weight)
         self.parts.append((float(loss.detach()), weight))
 
-    def add_whole(self, loss: Tensor) -> None:
+    def add_whole(self, loss: Tensor, share: float = 1) -> None:
         """The mean loss of the whole images; in the official code's order it is the first."""
-        self.back(loss)
+        self.back(loss * share)
         self.parts.insert(0, (float(loss.detach()), 1))
 
     @property
@@ -177,7 +181,8 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
 def _global(network: GLNet, views: list[View], spec: Spec, step: Step) -> None:
     images = network.normalise(torch.stack([view["global"] for view in views]))
     label = torch.stack([view["global_label"] for view in views])
-    step.add_whole(focal_loss(network.global_branch(images).logits, label, spec.focal_gamma))
+    logits = network.global_branch(images).logits
+    step.add_whole(focal_loss(logits, label, spec.focal_gamma, whole_batch=True))
 
 
 def _local_alone(network: GLNet, view: View, spec: Spec, step: Step) -> None:
@@ -224,7 +229,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
     # branch is walked back once; the official code walks it once a group, to the same sum.
     fused = whole.fused.detach().requires_grad_()
     label = torch.stack([view["global_label"] for view in views])
-    own = focal_loss(whole.logits, label, spec.focal_gamma)
+    own = focal_loss(whole.logits, label, spec.focal_gamma, whole_batch=True)
     for number, view in enumerate(views):
         boxes, size, chosen = _boxes(view), _size(view), view["chosen"].tolist()
         for group in _groups(view, spec):
@@ -235,7 +240,8 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
-    step.add_whole(own)
+    # This one is a mean over images, also where those of the groups add up over processes.
+    step.add_whole(own, 1 / distributed.size() if spec.odd("summed-gradients") else 1)
 
 
 def _merged(

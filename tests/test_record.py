@@ -71,7 +71,7 @@ def test_only_what_a_person_changed_makes_a_checkout_dirty(
     who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
     run("git", *who, "commit", "-q", "--allow-empty", "-m", "x", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
-    write_text(tmp_path / "results/measure/a.json", "{}")
+    write_text(tmp_path / "results/tiny/measure/a.json", "{}")
     write_text(tmp_path / "dvc.lock", "")
     assert not record.provenance()["dirty"]
     write_text(tmp_path / "code.py", "")

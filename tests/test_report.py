@@ -66,7 +66,9 @@ def write_evaluation(name: str, scenes: dict[str, list[list[int]]]) -> None:
         "rare": ["blue"],
         "splits": {"test": scenes, "val": {}},
     }
-    record.write(record.path_of("evaluate", name), Record("evaluate", name, {}, values, PROVENANCE))
+    record.write(
+        record.path_of("tiny", "evaluate", name), Record("evaluate", name, {}, values, PROVENANCE)
+    )
 
 
 def write_measurement(name: str, size: int, status: record.Status = "ok", why: str = "") -> None:
@@ -85,7 +87,7 @@ def write_measurement(name: str, size: int, status: record.Status = "ok", why: s
         "parameters": 1000,
     }
     found = Record("measure", name, {}, values if status == "ok" else {}, PROVENANCE, status, why)
-    record.write(record.path_of("measure", name, "test-machine"), found)
+    record.write(record.path_of("tiny", "measure", name, "test-machine"), found)
 
 
 def predict_scenes(name: str, wrong: float) -> dict[str, list[list[int]]]:
@@ -98,7 +100,7 @@ def predict_scenes(name: str, wrong: float) -> dict[str, list[list[int]]]:
         guess = rng.integers(0, 3, truth.shape)
         said = np.where((rng.random(truth.shape) < wrong) | (truth == 255), guess, truth)
         scenes[scene] = confusion(truth, said.astype(np.uint8), 3).tolist()
-        path = record.RESULTS / "predictions" / name / f"{scene}.png"
+        path = record.RESULTS / "tiny/predictions" / name / f"{scene}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(said.astype(np.uint8), mode="P")
         picture.putpalette(PALETTE)
@@ -143,7 +145,9 @@ def write_results(root: Path) -> Suite:
     loss = [["global", 0, 2.0], ["global", 1, 1.0], ["global-to-local", 0, 3.0]]
     phases = {"global": {"steps": 2, "seconds": 60.0, "parameters": 5}}
     values = {"phases": phases, "loss": loss}
-    record.write(record.path_of("train", "glnet"), Record("train", "glnet", {}, values, PROVENANCE))
+    record.write(
+        record.path_of("tiny", "train", "glnet"), Record("train", "glnet", {}, values, PROVENANCE)
+    )
     runs = {
         "unet-whole": ("unet", "whole", "UNet / global", 5507 * MIB // 2),
         "fpn-patch": ("fpn", "patch", None, 10 * MIB),
@@ -277,14 +281,14 @@ def test_runs_by_hand(written: Path) -> None:
 def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "results").rename(tmp_path / "elsewhere")
     (tmp_path / "data").rename(tmp_path / "gone")
-    text = report(gather(suite)).read_text()
+    text = report(gather(suite), Path("report")).read_text()
     assert "No trained run has been evaluated" in text
     assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in text
     assert set(pd.read_csv("report/tables/runs.csv").status) == {"missing"}
 
 
 def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
-    path = record.RESULTS / "predictions/fpn-patch/d.png"
+    path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
     with pytest.raises(Refusal, match=r"fpn-patch/d\.png does not fit the label of d"):
         panels.scene(open_dataset("tiny"), "d", gather(suite).entries)

@@ -44,9 +44,9 @@ def test_an_evaluation_holds_every_pixel_once(trained: Path) -> None:
             assert np.sum(matrix[-1]) == 25  # the unlabelled corner
             assert found.provenance["seconds"][id] > 0
     for id in ("d", "e"):
-        path = Path(f"results/predictions/colour/{id}.png")
+        path = Path(f"results/tiny/predictions/colour/{id}.png")
         assert np.array(Image.open(path)).max() <= 2
-    assert not Path("results/predictions/colour/c.png").exists()
+    assert not Path("results/tiny/predictions/colour/c.png").exists()
 
 
 def test_the_floor_finds_classes_that_differ_in_colour(trained: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_a_result(
     found = evaluate(read_suite(), "unet-whole")
     assert found.status == "oom"
     assert "can't allocate" in (found.reason or "")
-    assert Path("results/predictions/unet-whole").is_dir()
+    assert Path("results/tiny/predictions/unet-whole").is_dir()
 
 
 def test_any_other_error_is_not_taken_for_memory(
@@ -190,7 +190,7 @@ def test_a_bad_label_stops_the_evaluation(
     spoil(open_dataset("tiny").root / "labels/d.png")
     with pytest.raises(Refusal, match=message):
         evaluate(read_suite(), "colour")
-    assert not record.path_of("evaluate", "colour").exists()
+    assert not record.path_of("tiny", "evaluate", "colour").exists()
 
 
 def test_the_data_set_names_its_splits(project: Path) -> None:

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 OURS = ("bench", "baselines", "glnet", "data")
 FLOOR = {"bench.errors", "bench.files"}
-CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning")}
+CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
 BELOW_STAGES = CONTRACT | {
     f"bench.{name}" for name in ("memory", "meters", "metrics", "record", "stage", "trained")
 }
@@ -17,10 +17,11 @@ READER = {"data.dataset"}
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
     "bench.errors": set(),
+    "bench.distributed": set(),
     "bench.files": set(),
     "bench.config": set(),
     "bench.tiles": set(),
-    "bench.learning": set(),
+    "bench.learning": {"bench.distributed"},
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
@@ -63,7 +64,10 @@ def allowed(module: str) -> set[str]:
         return ALLOWED[module]
     if package in ("glnet", "baselines"):
         own = {name for name in modules() if name.startswith(f"{package}.")}
-        return {f"{package}.spec"} if rest == "model" else own | CONTRACT
+        programs = {name for name in own if name.startswith("glnet.parity")}
+        if module in programs:
+            return own | BELOW_STAGES
+        return {f"{package}.spec"} if rest == "model" else own - programs | CONTRACT
     own = {name for name in modules() if name.startswith(module.rsplit(".", 1)[0] + ".")}
     if package == "data":
         stage = "__main__" in source(module).read_text()

@@ -64,11 +64,11 @@ def test_killed_and_resumed_gives_the_same_weights(
     """PSPNet and FPN have dropout, GLNet three phases: generator states and phase changes count."""
     suite = read_suite()
     straight = weights(train(suite, name))
-    curve = record.read(record.path_of("train", name)).values["loss"]
+    curve = record.read(record.path_of("tiny", "train", name)).values["loss"]
     for number in kills:
         killed_at(number, monkeypatch, suite, name)
     assert same(straight, weights(train(suite, name)))
-    assert record.read(record.path_of("train", name)).values["loss"] == curve
+    assert record.read(record.path_of("tiny", "train", name)).values["loss"] == curve
     assert not (PARTIAL / f"{name}.pt").exists()
 
 
@@ -115,12 +115,12 @@ def test_loader_processes_do_not_change_the_weights(project: Path, edit_suite: E
 
 def test_what_training_leaves(project: Path) -> None:
     train(read_suite(), "glnet")
-    found = record.read(record.path_of("train", "glnet"))
+    found = record.read(record.path_of("tiny", "train", "glnet"))
     assert list(found.values["phases"]) == ["global", "global-to-local", "local-to-global"]
     assert len(found.values["loss"]) == 9
     assert found.provenance["device"] == "cpu"
     assert len(found.provenance["data_sha256"]) == 64
-    curve = pd.read_csv("results/train/glnet/plots/metrics/global/loss.tsv", sep="\t")
+    curve = pd.read_csv("results/tiny/train/glnet/plots/metrics/global/loss.tsv", sep="\t")
     assert curve["loss"].tolist() == pytest.approx([row[2] for row in found.values["loss"][:3]])
 
 
@@ -130,7 +130,7 @@ def test_it_learns(project: Path, edit_suite: Edit) -> None:
 
     edit_suite(longer)
     train(read_suite(), "unet")
-    losses = [row[2] for row in record.read(record.path_of("train", "unet")).values["loss"]]
+    losses = [row[2] for row in record.read(record.path_of("tiny", "train", "unet")).values["loss"]]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 

@@ -1,4 +1,4 @@
-"""Stage `report`: what the records say -> report/ (index.html, figures/, tables/, metrics.json)."""
+"""Stage `report`: what the records say -> report/SUITE/ (index.html, figures, tables, metrics)."""
 
 import argparse
 import json
@@ -48,7 +48,7 @@ class Chapter:
     credit: str
 
 
-def report(inputs: Inputs, folder: Path = REPORT) -> Path:
+def report(inputs: Inputs, folder: Path) -> Path:
     """Write the whole report of a suite; returns the page's path.
 
     The same records and images give the same bytes."""
@@ -198,7 +198,8 @@ def _train_seconds(inputs: Inputs) -> float:
 
 def work(arguments: argparse.Namespace) -> None:
     """Write the report of the suite in params.yaml from the records that there are."""
-    print(report(gather(read_suite())))
+    inputs = gather(read_suite())
+    print(report(inputs, REPORT / inputs.suite.suite))
 
 
 if __name__ == "__main__":

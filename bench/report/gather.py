@@ -21,6 +21,8 @@ class Entry:
     name: str
     run: Run
     model: Model
+    pictures: Path
+    """Folder of the labels that it predicted."""
     evaluated: Record | None
     measured: Record | None
 
@@ -93,12 +95,15 @@ def gather(suite: Suite) -> Inputs:
                 name=name,
                 run=run,
                 model=suite.models[run.model],
-                evaluated=_read(record.path_of("evaluate", name)),
-                measured=_read(record.path_of("measure", name, suite.machine)),
+                pictures=record.RESULTS / suite.suite / "predictions" / name,
+                evaluated=_read(record.path_of(suite.suite, "evaluate", name)),
+                measured=_read(record.path_of(suite.suite, "measure", name, suite.machine)),
             )
             for name, run in suite.runs.items()
         ),
-        trainings={name: _read(record.path_of("train", name)) for name in suite.models},
+        trainings={
+            name: _read(record.path_of(suite.suite, "train", name)) for name in suite.models
+        },
         predicted=_read(record.RESULTS / "predict.json"),
     )
 

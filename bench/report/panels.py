@@ -13,7 +13,6 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench import record
 from bench.errors import Refusal
 from bench.report import style
 from bench.report.gather import Entry
@@ -136,7 +135,7 @@ def png(picture: Image.Image) -> bytes:
 def _tile(
     entry: Entry, name: str, truth: Pixels, small: Pixels, small_truth: Pixels, colours: Pixels
 ) -> Tile:
-    path = record.RESULTS / "predictions" / entry.name / f"{name}.png"
+    path = entry.pictures / f"{name}.png"
     score = scene_miou(entry, name)
     if score is None or not path.is_file():
         why = entry.status if score is None else "no picture"
