@@ -7,7 +7,7 @@ data/prepared/NAME/labels/ID.png     8-bit index: 0..K-1 a class, 255 unlabelled
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class About:
     rare: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
     credit: str
+    ceilings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class Dataset:
     """Image ids by split."""
     credit: str
     """Sources and limits, to be shown wherever a result is."""
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    """mIoU on test, 0..1, that cannot be passed, by what it is that limits it; only for data whose
+    making lets that be worked out."""
 
     def ids(self, split: str) -> list[str]:
         """The image ids of a split, in a fixed order."""
@@ -160,4 +164,5 @@ def open_folder(folder: Path) -> Dataset:
         rare=tuple(values["rare"]),
         splits={split: tuple(ids) for split, ids in values["splits"].items()},
         credit=values["credit"],
+        ceilings=values.get("ceilings", {}),  # prepared before there were any
     )
