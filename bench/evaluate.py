@@ -59,6 +59,7 @@ def evaluate(suite: Suite, name: str) -> record.Record:
             "classes": list(dataset.classes),
             "ignored": list(dataset.ignored),
             "rare": list(dataset.rare),
+            "ceilings": dict(dataset.ceilings),
             "splits": splits if status == "ok" else {},
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "

@@ -13,7 +13,7 @@ from bench import metrics, stage
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import write_bytes, write_text
-from bench.report import figures, page, panels, paper, style, table, tradeoff, words
+from bench.report import figures, page, panels, paper, seeds, style, table, tradeoff, words
 from bench.report.gather import Entry, Inputs, gather
 from data.dataset import Dataset, open_dataset
 
@@ -24,6 +24,7 @@ _DESCRIPTIONS = {
     "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
     "paper_memory": "Predicted and published device memory, one line a method",
     "training": "Training loss by step, one panel a model",
+    "seeds": "mIoU of runs that differ in their seed alone, beside what cannot be passed",
 }
 
 
@@ -37,6 +38,12 @@ class Chapter:
     failures: list[tuple[str, str]]
     """(run, reason)."""
     classes: page.Table | None
+    seeded: list[seeds.Group]
+    """Runs that differ in their seed alone."""
+    ceilings: dict[str, float]
+    mechanism: list[str]
+    """What these say of GLNet."""
+    seed_table: page.Table | None
     rare: list[str]
     floor: float | None
     beaten: list[words.Beaten]
@@ -62,10 +69,12 @@ def report(inputs: Inputs, folder: Path) -> Path:
     _write_tables(folder / "tables", runs, classes, papers)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
     write_text(folder / "metrics.json", numbers + "\n")
+    chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
     drawings = {
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
         "training": figures.training(inputs.trainings),
+        **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
     drawn: dict[str, str] = {}
     for name, figure in drawings.items():
@@ -73,9 +82,11 @@ def report(inputs: Inputs, folder: Path) -> Path:
         for kind, content in figures.render(figure, kinds).items():
             write_bytes(folder / "figures" / f"{name}.{kind}", content)
             if kind == "svg":
-                drawn[name] = page.inline(content, _DESCRIPTIONS[name])
-    chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
+                what = "seeds" if name.startswith("seeds_") else name
+                drawn[name] = page.inline(content, _DESCRIPTIONS[what])
     for chapter in chapters:
+        for kind, text in _seed_files(chapter.seeded).items():
+            write_text(folder / "tables" / f"seeds_{chapter.name}.{kind}", text)
         for scene in chapter.scenes:
             path = folder / "figures" / "scenes" / f"{scene.name}.png"
             write_bytes(path, panels.sheet(scene))
@@ -108,6 +119,8 @@ def _chapter(
     counted = table.by_accuracy(classes[classes.dataset == name])
     counted = counted.dropna(axis="columns", how="all")
     rare = next((list(e.evaluation["rare"]) for e in entries if e.evaluation), [])
+    seeded = seeds.groups(entries, dict(zip(own.run, own.miou, strict=True)))
+    limits = seeds.ceilings(entries)
     no_scenes, credit = "", ""
     scenes: list[panels.Scene] = []
     more = 0
@@ -129,6 +142,10 @@ def _chapter(
         classes=None
         if counted.empty
         else page.heat_table(counted, columns, {n: n in rare for n in columns}),
+        seeded=seeded,
+        ceilings=limits,
+        mechanism=seeds.sentences(seeded, limits),
+        seed_table=_seed_table(seeded),
         rare=rare,
         floor=words.floor_of(own),
         beaten=words.not_above_floor(entries, own),
@@ -137,6 +154,31 @@ def _chapter(
         no_scenes=no_scenes,
         credit=credit,
     )
+
+
+_SEED_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "runs": ("runs", str),
+    "strategy": ("strategy", str),
+    "maps are lent": ("maps are lent", str),
+    "seeds": ("seeds", str),
+    "mean": ("mean mIoU %", style.percent),
+    "lowest": ("lowest", style.percent),
+    "highest": ("highest", style.percent),
+}
+
+
+def _seed_table(seeded: Sequence[seeds.Group]) -> page.Table | None:
+    if not seeded:
+        return None
+    return page.plain_table(table.for_people(seeds.table(seeded), _SEED_COLUMNS), left=3)
+
+
+def _seed_files(seeded: Sequence[seeds.Group]) -> dict[str, str]:
+    if not seeded:
+        return {}
+    raw = seeds.table(seeded)
+    readable = table.for_people(raw, _SEED_COLUMNS)
+    return table.files(raw, readable, "Mean and range over seeds, mIoU on test.")
 
 
 def _in_order(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:

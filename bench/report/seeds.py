@@ -1,0 +1,171 @@
+"""Runs that differ in their seed alone, as one: their mean, and how far apart they lie; beside the
+ceilings that a drawn data set states."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.report import style
+from bench.report.gather import Entry
+
+ONE_VIEW = ("global", "local")
+"""Strategies of one branch alone, to which nothing is lent."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting with several seeds."""
+
+    name: str
+    strategy: str
+    network: str
+    lends: bool
+    """Whether branches lend each other maps, or their fused maps meet in the aggregation alone."""
+    mious: tuple[float, ...]
+    """0..1, one a seed."""
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return sum(self.mious) / len(self.mious)
+
+
+def groups(entries: Sequence[Entry], mious: Mapping[str, float]) -> list[Group]:
+    """The groups of more than one evaluated seed, in the suite's order.
+
+    Args:
+        mious: 0..1 by run; runs without one are left out.
+    """
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if pd.notna(mious.get(entry.name, float("nan"))):
+            same = [asdict(replace(entry.model, seed=0)), entry.run.strategy, entry.run.overrides]
+            found.setdefault(json.dumps(same, sort_keys=True), []).append(entry)
+    return [
+        Group(
+            name=_common([entry.name for entry in alike]),
+            strategy=alike[0].run.strategy,
+            network=alike[0].network,
+            lends=alike[0].model.spec.get("sharing") != "none",
+            mious=tuple(mious[entry.name] for entry in alike),
+        )
+        for alike in found.values()
+        if len({entry.model.seed for entry in alike}) > 1
+    ]
+
+
+def ceilings(entries: Iterable[Entry]) -> dict[str, float]:
+    """What the data set of these runs says that cannot be passed: mIoU 0..1 by what limits it."""
+    for entry in entries:
+        if entry.evaluation:
+            return dict(entry.evaluation.get("ceilings", {}))
+    return {}
+
+
+def table(found: Sequence[Group]) -> pd.DataFrame:
+    """One line a group, shares 0..1."""
+    return pd.DataFrame(
+        {
+            "runs": group.name,
+            "strategy": group.strategy,
+            "maps are lent": "yes" if group.lends else "no",
+            "seeds": len(group.mious),
+            "mean": group.mean,
+            "lowest": min(group.mious),
+            "highest": max(group.mious),
+        }
+        for group in found
+    )
+
+
+def sentences(found: Sequence[Group], limits: Mapping[str, float]) -> list[str]:
+    """What the groups say of GLNet's mechanism, worked out from the numbers."""
+    own = [group for group in found if group.network == "glnet"]
+    single = [group for group in own if group.strategy in ONE_VIEW]
+    both = [group for group in own if group.strategy not in ONE_VIEW and group.lends]
+    said = []
+    for group in both:
+        said.append(f"{group.name}: {_points(group.mean)} % mIoU, mean of {len(group.mious)} seeds")
+        for one in single:
+            said[-1] += f"; {_apart(group.mean - one.mean)} {one.name}"
+        said[-1] += "."
+        passed = [name for name, limit in limits.items() if group.mean > limit]
+        if passed:
+            said.append(f"{group.name} passes the ceiling of: {', '.join(passed)}.")
+    for group in both:
+        for other in own:
+            if other.strategy == group.strategy and not other.lends:
+                gain = group.mean - other.mean
+                said.append(
+                    f"With sharing switched off (the aggregation alone, {other.name}) "
+                    f"{group.strategy} comes to {_points(other.mean)} %: what is lent "
+                    + (f"adds {_points(gain)} points." if gain > 0 else "adds nothing.")
+                )
+    return said
+
+
+def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
+    """A dot a seed, a bar at the mean, one line a group; ceilings as upright lines."""
+    with mpl.rc_context(style.RC):
+        drawn = Figure(figsize=(9, 1.5 + 0.42 * max(3, len(found))), layout="constrained")
+        axes = drawn.subplots()
+        markers = style.markers(group.strategy for group in found)
+        for y, group in enumerate(reversed(found)):
+            colour = style.GLNET if group.lends or group.strategy in ONE_VIEW else style.GREY
+            shares = [100 * miou for miou in group.mious]
+            axes.plot([0, 100 * group.mean], [y, y], color=style.PALE, lw=7, zorder=1)
+            point: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5, "zorder": 3}
+            marker = markers[group.strategy]
+            axes.scatter(shares, [y] * len(shares), s=52, color=colour, marker=marker, **point)
+            axes.annotate(
+                _points(group.mean),
+                (max(shares), y),
+                (9, 0),
+                textcoords="offset points",
+                va="center",
+                fontweight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+        for name, limit in limits.items():
+            axes.axvline(100 * limit, color=style.INK, lw=1, ls=(0, (5, 3)), zorder=2)
+            axes.annotate(
+                f"{name} {_points(limit)}",
+                (100 * limit, 1),
+                (-4, -3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="top",
+                fontsize=8,
+                color=style.GREY,
+            )
+        axes.set_yticks(range(len(found)), [group.name for group in reversed(found)])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.set_ylim(-0.6, len(found) + (1.1 if limits else -0.2))
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("mIoU on test, %")
+        axes.set_title("Several seeds, and what cannot be passed" if limits else "Several seeds")
+    return drawn
+
+
+def _common(names: Sequence[str]) -> str:
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in alike)
+    return start.rstrip("-_. ").removesuffix("seed").rstrip("-_. ") or names[0]
+
+
+def _points(share: float) -> str:
+    return style.percent(share)
+
+
+def _apart(difference: float) -> str:
+    side = "above" if difference >= 0 else "below"
+    return f"{_points(abs(difference))} points {side}"

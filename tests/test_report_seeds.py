@@ -1,0 +1,74 @@
+"""Runs of several seeds as one, and what is said of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import Model, Run, Training
+from bench.record import Record
+from bench.report import seeds
+from bench.report.gather import Entry
+
+
+def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:
+    model = Model("drawn", "glnet", "nothing", spec, Training({}), seed)
+    values = {"splits": {}, "ceilings": ceilings}
+    return Entry(
+        name=name,
+        run=Run(name, strategy),
+        model=model,
+        pictures=Path(),
+        evaluated=Record("evaluate", name, {}, values, {}),
+        measured=None,
+    )
+
+
+LIMITS = {"one patch": 0.42, "everything": 0.9}
+ENTRIES = [
+    *(entry(f"local-seed{n}", "local", n, LIMITS, phases=["local"]) for n in range(3)),
+    *(entry(f"collaborative-seed{n}", "collaborative", n, LIMITS) for n in range(3)),
+    *(entry(f"apart-seed{n}", "collaborative", n, LIMITS, sharing="none") for n in range(2)),
+    entry("once", "global", 0, LIMITS),
+]
+MIOUS = dict(
+    zip((e.name for e in ENTRIES), (0.3, 0.4, 0.35, 0.7, 0.75, 0.8, 0.5, 0.6, 0.2), strict=True)
+)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
+    found = seeds.groups(ENTRIES, MIOUS)
+    assert [(g.name, len(g.mious), g.lends) for g in found] == [
+        ("local", 3, True),
+        ("collaborative", 3, True),
+        ("apart", 2, False),
+    ]
+    assert found[1].mean == pytest.approx(0.75)
+    assert seeds.ceilings(ENTRIES) == LIMITS
+    unevaluated = {name: value for name, value in MIOUS.items() if "local" not in name}
+    assert [g.name for g in seeds.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
+
+
+def test_what_is_said_is_worked_out() -> None:
+    said = seeds.sentences(seeds.groups(ENTRIES, MIOUS), LIMITS)
+    assert said == [
+        "collaborative: 75.0 % mIoU, mean of 3 seeds; 40.0 points above local.",
+        "collaborative passes the ceiling of: one patch.",
+        "With sharing switched off (the aggregation alone, apart) collaborative comes to 55.0 %: "
+        "what is lent adds 20.0 points.",
+    ]
+    worse = {**MIOUS, **{f"collaborative-seed{n}": 0.3 for n in range(3)}}
+    said = seeds.sentences(seeds.groups(ENTRIES, worse), LIMITS)
+    assert said[0].endswith("5.0 points below local.")
+    assert said[-1].endswith("what is lent adds nothing.")
+
+
+def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
+    found = seeds.groups(ENTRIES, MIOUS)
+    axes = seeds.figure(found, LIMITS).axes[0]
+    assert sorted(x for dots in axes.collections for x, _ in dots.get_offsets()) == sorted(
+        100 * MIOUS[e.name] for e in ENTRIES if e.name != "once"
+    )
+    written = {text.get_text() for text in axes.texts}
+    assert {"75.0", "55.0", "one patch 42.0", "everything 90.0"} <= written
+    assert len(seeds.table(found)) == 3
