@@ -312,10 +312,13 @@ class Merger:
             ]
         for kind in self.sums:
             for level, (total, count) in enumerate(zip(kind, self.counts, strict=True)):
-                if self.official or not _has_hole(self.places[level], total):
+                if self.official:
                     total.div_(count)
+                elif not _has_hole(self.places[level], total):
+                    total.div_(count.clamp(min=1))
                 else:
-                    around = F.avg_pool2d(total, 3, 1, 1) / F.avg_pool2d(count, 3, 1, 1)
+                    around = F.avg_pool2d(count, 3, 1, 1).clamp(min=1 / 9)
+                    around = F.avg_pool2d(total, 3, 1, 1) / around
                     total.copy_(torch.where(count > 0, total / count, around))
         return self.sums
 

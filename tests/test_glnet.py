@@ -6,8 +6,8 @@ import torch
 from conftest import GLNET, THREE_PHASES
 from torch import nn
 
-from bench.tiles import Box, crop
-from glnet.inference import STRATEGIES
+from bench.tiles import Box, Merger, crop, grid
+from glnet.inference import STRATEGIES, lent
 from glnet.model import FPN, GLNet, Maps, build
 from glnet.spec import Spec
 from glnet.training import backward, phases, view
@@ -93,6 +93,37 @@ def test_the_fpn_is_affine_in_features_and_lent_maps() -> None:
     left = fpn(*a).logits + fpn(*b).logits
     right = fpn(*combined(a, b, 1)).logits + fpn(*zero).logits
     torch.testing.assert_close(left, right, atol=1e-12, rtol=0)
+
+
+def test_own_and_lent_maps_never_interact() -> None:
+    """What docs/mechanism.md says: with any weights, the logits of a patch are f(patch) + g(image),
+    so that f(a) + g(x) - f(b) - g(x) is what it is with y lent in place of x."""
+    network, spec = small()
+    network.double().eval()
+    places = grid(64, 64, 32, 0)
+
+    def logits(patches: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        output = network.global_branch(whole)
+        local = network.local_branch(patches, lent(output.maps, places, (64, 64), spec))
+        return network.aggregation(local.fused, crop(output.fused, places, (64, 64)))
+
+    def merged_logits(patches: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        output = network.global_branch(whole)
+        local = network.local_branch(patches, lent(output.maps, places, (64, 64), spec))
+        merger = Merger(output.maps.features, (64, 64))
+        merger.add(local.maps, places)
+        shared = network.global_borrowing(whole, merger.mean()).fused
+        return network.aggregation_borrowing(local.fused, crop(shared, places, (64, 64)))
+
+    torch.manual_seed(5)
+    a, b = torch.rand(2, 4, 3, 32, 32).double()
+    x, y = torch.rand(2, 1, 3, 64, 64).double()
+    with torch.inference_mode():
+        for score in (logits, merged_logits):
+            at_x, at_y = score(a, x) - score(b, x), score(a, y) - score(b, y)
+            assert at_x.abs().max() > 1e-3, "the patch counts"
+            assert (score(a, x) - score(a, y)).abs().max() > 1e-3, "what is lent counts"
+            torch.testing.assert_close(at_x, at_y, atol=1e-10, rtol=0)
 
 
 def small(phases: list[str] = THREE_PHASES, **more: object) -> tuple[GLNet, Spec]:

@@ -16,6 +16,13 @@ from bench.report.gather import Entry
 
 ONE_VIEW = ("global", "local")
 """Strategies of one branch alone, to which nothing is lent."""
+CHANCE = 0.02
+"""mIoU by which two trainings of one model may well differ."""
+ADDITIVE = (
+    "That is no accident of training: behind the encoders GLNet is affine, without an activation "
+    "in its FPNs or its aggregation, so that what is lent can only be added to a branch's own "
+    "evidence, which the aggregation does as well (docs/mechanism.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def sentences(found: Sequence[Group], limits: Mapping[str, float]) -> list[str]:
                     f"{group.strategy} comes to {_points(other.mean)} %: what is lent "
                     + (f"adds {_points(gain)} points." if gain > 0 else "adds nothing.")
                 )
+                if gain < CHANCE:
+                    said[-1] += " " + ADDITIVE
     return said
 
 
