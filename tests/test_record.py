@@ -74,6 +74,15 @@ def test_only_what_a_person_changed_makes_a_checkout_dirty(
     write_text(tmp_path / "results/tiny/measure/a.json", "{}")
     write_text(tmp_path / "dvc.lock", "")
     assert not record.provenance()["dirty"]
+    write_text(tmp_path / "suites/some.yaml", "suite: some")
+    write_text(tmp_path / "params.yaml", "suite: other")
+    run("git", "add", ".", cwd=tmp_path)
+    run("git", *who, "commit", "-q", "-m", "y", cwd=tmp_path)
+    write_text(tmp_path / "params.yaml", "suite: some")
+    assert not record.provenance()["dirty"], "another suite that the commit has"
+    write_text(tmp_path / "params.yaml", "suite: own")
+    assert record.provenance()["dirty"]
+    write_text(tmp_path / "params.yaml", "suite: some")
     write_text(tmp_path / "code.py", "")
     found = record.provenance()
     assert found["dirty"]
