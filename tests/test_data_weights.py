@@ -24,3 +24,20 @@ def test_a_file_with_too_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_mistyped_encoder_of_timm_is_told_its_neighbours() -> None:
     with pytest.raises(Refusal, match=r"close to it: .*tu-resnet50"):
         weights.encoder_state(Weights("tu-resnt50", "none"))
+
+
+def test_a_whole_network_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "glnet.ckpt"
+    torch.save({"a": torch.ones(2)}, path)
+    assert weights.encoder_state(Weights("resnet50", "file", str(path)))["a"].tolist() == [1, 1]
+    path.write_bytes(path.read_bytes()[:50])
+    for file, message in (
+        (Weights("resnet50", "file"), "need a `path`"),
+        (Weights("resnet50", "file", str(path)), "is no checkpoint"),
+        (Weights("resnet50", "file", "nowhere.ckpt"), "is not there: .* import-official"),
+    ):
+        with pytest.raises(Refusal, match=message):
+            weights.encoder_state(file)
+    torch.save([1, 2], path)
+    with pytest.raises(Refusal, match="is no state dict"):
+        weights.encoder_state(Weights("resnet50", "file", str(path)))

@@ -184,3 +184,29 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"x": print}, path)
     with pytest.raises(Refusal, match="cannot be read"):
         load_checkpoint(path)
+
+
+def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_suite: Edit) -> None:
+    """As the released GLNet is: no phase, no step, but a checkpoint and a record as of any."""
+    from bench.evaluate import evaluate
+
+    trained = weights(train(read_suite(), "glnet"))
+    torch.save(trained, "checkpoints/start/imported.pt")
+
+    def imported(suite: dict[str, Any]) -> None:
+        suite["weights"]["imported"] = {"encoder": "any", "source": "file", "path": "glnet.ckpt"}
+        line = {**suite["models"]["glnet"], "start": "imported", "training": {"phases": {}}}
+        suite["models"]["glnet-imported"] = line
+        suite["runs"]["imported"] = {"model": "glnet-imported", "strategy": "collaborative"}
+
+    edit_suite(imported)
+    suite = read_suite()
+    assert same(trained, weights(train(suite, "glnet-imported")))
+    found = record.read(record.path_of("tiny", "train", "glnet-imported"))
+    assert found.values == {"phases": {}, "loss": []}
+    ours, theirs = evaluate(suite, "imported"), evaluate(suite, "glnet-collaborative")
+    assert ours.values["splits"] == theirs.values["splits"]
+    other = {key: value for key, value in trained.items() if "aggregation.conv.bias" not in key}
+    torch.save(other, "checkpoints/start/imported.pt")
+    with pytest.raises(Refusal, match="does not fit the network"):
+        train(suite, "glnet-imported")

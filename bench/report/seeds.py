@@ -43,6 +43,9 @@ class Group:
         return sum(self.mious) / len(self.mious)
 
 
+_LENT = {True: "yes", False: "no", None: style.NOTHING}
+
+
 def groups(entries: Sequence[Entry], mious: Mapping[str, float]) -> list[Group]:
     """The groups of more than one evaluated seed, in the suite's order.
 
@@ -81,7 +84,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
         {
             "runs": group.name,
             "strategy": group.strategy,
-            "maps are lent": "yes" if group.lends else "no",
+            "maps are lent": _LENT[None if group.strategy in ONE_VIEW else group.lends],
             "seeds": len(group.mious),
             "mean": group.mean,
             "lowest": min(group.mious),
@@ -128,7 +131,14 @@ def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
         for y, group in enumerate(reversed(found)):
             colour = style.GLNET if group.lends or group.strategy in ONE_VIEW else style.GREY
             shares = [100 * miou for miou in group.mious]
-            axes.plot([0, 100 * group.mean], [y, y], color=style.PALE, lw=7, zorder=1)
+            axes.plot(
+                [0, 100 * group.mean],
+                [y, y],
+                color=style.PALE,
+                lw=7,
+                zorder=1,
+                solid_capstyle="butt",
+            )
             point: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5, "zorder": 3}
             marker = markers[group.strategy]
             axes.scatter(shares, [y] * len(shares), s=52, color=colour, marker=marker, **point)
@@ -141,24 +151,25 @@ def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
                 fontweight="bold",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
-        for name, limit in limits.items():
+        for number, (name, limit) in enumerate(sorted(limits.items(), key=lambda pair: pair[1])):
             axes.axvline(100 * limit, color=style.INK, lw=1, ls=(0, (5, 3)), zorder=2)
+            right = limit > 0.6  # the text stands on the side that has room
             axes.annotate(
                 f"{name} {_points(limit)}",
-                (100 * limit, 1),
-                (-4, -3),
-                xycoords=("data", "axes fraction"),
+                (100 * limit, len(found) - 0.4 + 0.45 * number),
+                (-5 if right else 5, 0),
                 textcoords="offset points",
-                rotation=90,
-                ha="right",
-                va="top",
+                ha="right" if right else "left",
+                va="center",
                 fontsize=8,
-                color=style.GREY,
+                zorder=4,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
-        axes.set_yticks(range(len(found)), [group.name for group in reversed(found)])
+        names = [group.name + ("" if group.lends else "\n(nothing lent)") for group in found]
+        axes.set_yticks(range(len(found)), names[::-1])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
-        axes.set_ylim(-0.6, len(found) + (1.1 if limits else -0.2))
+        axes.set_ylim(-0.6, len(found) - 0.5 + 0.45 * len(limits))
         axes.set_xlim(0, 100)
         axes.set_xlabel("mIoU on test, %")
         axes.set_title("Several seeds, and what cannot be passed" if limits else "Several seeds")
