@@ -26,7 +26,7 @@ test: setup
 	ruff check --quiet .
 	ruff format --check --quiet .
 	mypy
-	python -m pytest --benchmark-disable --cov --cov-report=term:skip-covered --cov-fail-under=90
+	python -m pytest --numprocesses 2 --benchmark-disable --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 bench: setup
 	python -m pytest --benchmark-only
