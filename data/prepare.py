@@ -7,6 +7,7 @@ pair beside it.
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -17,13 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench import stage
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
-from data.dataset import PREPARED, UNLABELLED, About, Dataset, Pair, check_pair, open_folder
+from data.dataset import (
+    PREPARED,
+    UNLABELLED,
+    About,
+    Dataset,
+    Pair,
+    check_sizes,
+    check_values,
+    open_folder,
+)
 from data.source import open_source
 
 
@@ -53,7 +62,7 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         values = {"name": name, **asdict(about), "settings": dict(settings)}
         values["files"] = {
             str(path.relative_to(working)): file_sha256(path)
-            for path in sorted(working.glob("*/*.png"))
+            for path in sorted(working.glob("*/*.npy"))
         }
         _write_json(working / "dataset.json", values)
         _write_json(working / "checks.json", checks)
@@ -75,26 +84,27 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
 
 def _write_pair(folder: Path, pair: Pair, about: About) -> dict[str, Any]:
     """Write one image and its label; returns what is to know of them."""
-    label_path = folder / "labels" / f"{pair.id}.png"
-    check_pair(pair.image, pair.label, len(about.classes), label_path)
-    image_path = folder / "images" / f"{pair.id}.png"
-    picture = Image.fromarray(pair.label, mode="P")  # indices, with colours for whoever opens it
-    colours = [channel for colour in about.palette for channel in colour]
-    picture.putpalette(colours + [0] * (768 - len(colours)))  # all 256: else 255 does not fit
-    for path, one in ((image_path, Image.fromarray(pair.image)), (label_path, picture)):
+    label_path = folder / "labels" / f"{pair.id}.npy"
+    check_sizes(pair.image.shape[:2], pair.label.shape, label_path)
+    check_values(pair.label, len(about.classes), label_path)
+    image_path = folder / "images" / f"{pair.id}.npy"
+    planes = np.ascontiguousarray(pair.image.transpose(2, 0, 1))  # (3, H, W)
+    for path, array in ((image_path, planes), (label_path, pair.label)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        one.save(path)
-    values, counts = np.unique(pair.label, return_counts=True)
-    pixels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+        np.save(path, array)
+    digest = hashlib.sha256(str(planes.shape).encode())
+    digest.update(planes.data)
+    counts = np.bincount(pair.label.ravel(), minlength=UNLABELLED + 1)
     return {
         "split": pair.split,
         "height_px": pair.label.shape[0],
         "width_px": pair.label.shape[1],
         "mean_colour": pair.image.reshape(-1, 3).mean(0).tolist(),
         "pixels": {
-            **{name: pixels.get(index, 0) for index, name in enumerate(about.classes)},
-            "unlabelled": pixels.get(UNLABELLED, 0),
+            **{name: int(counts[index]) for index, name in enumerate(about.classes)},
+            "unlabelled": int(counts[UNLABELLED]),
         },
+        "pixels_sha256": digest.hexdigest(),
     }
 
 

@@ -121,7 +121,7 @@ def test_what_is_prepared_is_what_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     ("pairs", "message"),
     [
         ([pair("train", "x", [[0] * 6] * 3)], "is 3 x 6 px, its image 4 x 6"),
-        ([pair("train", "x", [[2] * 6] * 4)], "has label 2, only 0 to 1 and 255"),
+        ([pair("train", "x", [[2] * 6] * 4)], "has label 2 in 24 px, only 0 to 1 and 255"),
         ([PAIRS[0]], "the splits and the images differ in y"),
     ],
 )
