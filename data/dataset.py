@@ -46,8 +46,12 @@ class About:
     ignored: tuple[str, ...]
     rare: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
+    """May be empty: then the images say for themselves which split they are in."""
     credit: str
     ceilings: Mapping[str, float] = field(default_factory=dict)
+    leaks_refused: bool = False
+    """Whether one image in two splits is refused; published splits are taken as they are, with a
+    warning."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Dataset:
     ignored: tuple[str, ...]
     """Classes that exist as labels but that no mean counts (DeepGlobe's `unknown`)."""
     rare: tuple[str, ...]
-    """Classes too rare to learn: the mean is also given without them."""
+    """Classes that a second mean leaves out, while their pixels still count against others: too
+    rare to learn, or the background of two classes."""
     splits: Mapping[str, tuple[str, ...]]
     """Image ids by split."""
     credit: str
