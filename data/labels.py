@@ -6,7 +6,7 @@ colour: a pixel has the class whose colour is at most `tolerance` grey levels aw
 and tolerances are refused that could leave a choice. Labels by number: exactly the numbers that are
 listed. Both are turned as their EXIF tag says, as every viewer shows them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,29 @@ class Survey:
             rest = f" ({more} more: `glnet-bench check` lists them)" if more else ""
             raise Refusal(f"{self.problems[0].removesuffix('.')}{rest}.")
         return self.entries
+
+
+def missing(entries: Iterable[Entry]) -> list[str]:
+    """A sentence for each file that published lists name and that is not there."""
+    return [
+        f"{path} is missing, which the published lists name."
+        for entry in entries
+        for path in (entry.image, entry.label)
+        if not path.is_file()
+    ]
+
+
+def read_squares(entries: Iterable[Entry], side_px: int, name: str) -> Iterator[Pair]:
+    """Every pair of a data set whose images all are squares of one size; refuses any other."""
+    for entry in entries:
+        pair = entry.read()
+        height, width = pair.label.shape
+        if (height, width) != (side_px, side_px):
+            raise Refusal(
+                f"{entry.image} is {height} x {width} px, but {name} has {side_px} x {side_px}: it "
+                "is of another or a changed copy."
+            )
+        yield pair
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -61,6 +61,11 @@ def is_archive(path: Path) -> bool:
     return name.endswith((".zip", ".7z", ".7z.001", ".7z.0001"))
 
 
+def archives_in(folder: Path) -> list[Path]:
+    """The archives that lie in a folder; of several volumes the first."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_archive(path))
+
+
 def unpack(
     archive: Path,
     folder: Path,
@@ -98,6 +103,23 @@ def unpack(
     return folder
 
 
+def unpack_fetched(
+    archive: Path,
+    folder: Path,
+    wanted: Wanted = lambda name: True,
+    limit_bytes: int = LARGEST_BYTES,
+) -> Path:
+    """`unpack` of an archive that was fetched and of which no SHA-256 is known: it goes when it is
+    unpacked, and also when it is refused, so that the next start fetches another."""
+    try:
+        unpack(archive, folder, wanted, limit_bytes)
+    except Refusal:
+        archive.unlink()
+        raise
+    archive.unlink()
+    return folder
+
+
 @contextmanager
 def _damage_told(archive: Path) -> Iterator[None]:
     try:
@@ -105,7 +127,7 @@ def _damage_told(archive: Path) -> Iterator[None]:
     except DAMAGED as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise Refusal(
-            f"{archive} is damaged, cut short or no archive ({reason}): delete it and run it again."
+            f"{archive} is damaged, cut short or no archive ({reason}): get it again."
         ) from None
 
 

@@ -339,10 +339,8 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"datasets\.typo\.settings: the key layout is 'blocks37'"):
         open_source(suite, "typo")
     globe, found, raw = open_source(suite, "globe")
-    for refused in (globe.download, globe.pairs):
-        with pytest.raises(Refusal, match="cannot fetch or prepare DeepGlobe yet"):
-            refused(found, raw)
     assert globe.about(found).ignored == ("unknown",)
+    assert found.side_px == 2448
 
 
 def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
