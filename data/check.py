@@ -6,7 +6,7 @@ some images with their labels."""
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def thumb(pair: Pair, about: About) -> Image.Image:
     stripes = np.add.outer(np.arange(size[1]), np.arange(size[0])) % 6 < 3
     hatched = label == UNLABELLED
     drawn[hatched] = np.where(stripes[hatched], 200, 90)[:, None]
-    both = Image.new("RGB", (2 * THUMB_PX + 4, THUMB_PX), "white")
+    both = Image.new("RGB", (2 * THUMB_PX + 4, size[1]), "white")
     both.paste(image, (0, 0))
     both.paste(Image.fromarray(drawn), (THUMB_PX + 4, 0))
     return both
@@ -121,7 +121,7 @@ def sheet(about: About, found: Findings) -> Image.Image:
         for column, (id, picture) in enumerate(shown):
             place = (10 + column * across, top + title)
             page.paste(picture, place)
-            draw.text((place[0], place[1] + THUMB_PX + 4), _plain(id)[:50], fill="black")
+            draw.text((place[0], place[1] + picture.height + 4), _plain(id)[:50], fill="black")
     return page
 
 
@@ -137,7 +137,8 @@ def work(arguments: argparse.Namespace) -> None:
     about = source.about(settings)
     survey: Survey | None = source.survey(settings, raw) if hasattr(source, "survey") else None
     entries: Iterable[Entry | Pair] = survey.entries if survey else source.pairs(settings, raw)
-    found = look(about, _counted(entries, name, len(survey.entries) if survey else 0), survey)
+    count = len(survey.entries) if survey else 0
+    found = look(about, stage.walked(entries, count, name, "image"), survey)
     print(table(about, found))
     if found.thumbs:
         path = PREPARED / f"{name}.contact.png"
@@ -149,14 +150,6 @@ def work(arguments: argparse.Namespace) -> None:
             f"Data set {name} cannot be prepared as it is: mend the {len(found.errors)} errors "
             "above; nothing was changed."
         )
-
-
-def _counted(entries: Iterable[Entry | Pair], name: str, count: int) -> Iterator[Entry | Pair]:
-    bar = stage.progress(count, name, "image")
-    for entry in entries:
-        yield entry
-        bar.update()
-    bar.close()
 
 
 def command(parser: argparse.ArgumentParser) -> None:

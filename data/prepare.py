@@ -119,9 +119,10 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Prepare one data set of params.yaml."""
     source, settings, raw = open_source(read_suite(), arguments.dataset)
-    dataset = prepare(
-        arguments.dataset, source.about(settings), source.pairs(settings, raw), asdict(settings)
-    )
+    about = source.about(settings)
+    count = sum(map(len, about.splits.values()))
+    pairs = stage.walked(source.pairs(settings, raw), count, arguments.dataset, "image")
+    dataset = prepare(arguments.dataset, about, pairs, asdict(settings))
     print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
 
 
