@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import Refusal
 from data.dataset import About, Pair
-from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
+from data.fetch import Patience, Remote, fetch, workshop_of
 from data.kaggle import URL, credentials
 from data.labels import Entry, Survey, by_colours, missing, read_squares
 from data.splits import NAMES, Published, fetch_published, published
@@ -62,7 +62,8 @@ class Settings:
     lists_url: str = f"https://raw.githubusercontent.com/VITA-Group/GLNet/{COMMIT}"
     side_px: Annotated[int, Field(ge=1)] = SIDE_PX
     """Images of another size are refused."""
-    patience: Patience = USUAL
+    patience: Patience = Patience(connections=2, block_bytes=64 * 2**20)
+    """Every block is a question to Kaggle, which counts them."""
 
 
 def about(settings: Settings) -> About:

@@ -193,6 +193,35 @@ def test_a_later_start_asks_for_what_is_missing_alone(server: Server, raw: Path)
     assert left(raw) == ["a.bin"]
 
 
+def test_a_killed_process_loses_what_it_was_at_alone(server: Server, raw: Path) -> None:
+    hold = threading.Event()
+
+    def wait_at_the_sixth(handler: Any) -> bool:
+        if handler.headers["Range"].startswith("bytes=5000"):
+            hold.wait(20)
+        return False
+
+    server.always = wait_at_the_sixth
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+        "from pathlib import Path; from data.fetch import *\n"
+        "one = Patience(connections=1, block_bytes=1000)\n"
+        f"raw = Path({str(raw)!r})\n"
+        f"fetch(Remote({server.url!r} + '/a.bin', 'a.bin'), raw, workshop_of(raw), one)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 20
+        while len(server.asked) < 7 and time.monotonic() < until:
+            time.sleep(0.02)
+        process.kill()
+    hold.set()
+    assert left(raw) == ["a.bin.part", "a.bin.part.json"]
+    server.asked.clear()
+    one = Patience(connections=1, block_bytes=1000)
+    assert get(server, raw, one, sha256=SHA256) == CONTENT
+    assert [span for _, span in server.asked][:2] == ["bytes=0-0", "bytes=5000-5999"]
+
+
 @pytest.mark.parametrize("change", ["etag", "length", "no ranges"])
 def test_parts_of_another_version_are_not_mixed(server: Server, raw: Path, change: str) -> None:
     server.always = lambda handler: (
