@@ -31,10 +31,10 @@ test: setup
 bench: setup
 	python -m pytest --benchmark-only
 
-# The versions of this environment, without index addresses; what only Linux has is marked so.
+# The versions of this environment, without index addresses; what only Linux or an older Python has is marked so.
 lock:
 	python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
-	  | sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/ s/$$/ ; sys_platform == "linux"/' > requirements.lock
+	  | sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/ s/$$/ ; sys_platform == "linux"/; /^backports\.zstd/ s/$$/ ; python_version < "3.14"/' > requirements.lock
 
 clean:
 	rm -rf $(VENV)

@@ -55,10 +55,12 @@ def _random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tup
     """A square of the image; where the image is smaller, black and unlabelled below and to the
     right."""
     height, width = label.shape
-    image = F.pad(image, (0, max(side - width, 0), 0, max(side - height, 0)))
-    label = F.pad(label, (0, max(side - width, 0), 0, max(side - height, 0)), value=UNLABELLED)
-    height, width = label.shape
+    down, across = max(side - height, 0), max(side - width, 0)
+    if down or across:  # else nothing is copied: the rest of a large image is never read
+        image = F.pad(image, (0, across, 0, down))
+        label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
+        height, width = label.shape
     top = int(torch.randint(height - side + 1, (), generator=rng))
     left = int(torch.randint(width - side + 1, (), generator=rng))
     box = Box(top, left, side, side)
-    return box.of(image), box.of(label)
+    return box.of(image).contiguous(), box.of(label).contiguous()

@@ -4,14 +4,15 @@ sentence."""
 import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from bench.errors import Refusal
 
+T = TypeVar("T")
 ROOT_FILES = ("dvc.yaml", "pyproject.toml")
 
 
@@ -68,14 +69,24 @@ def require_root(here: Path = Path()) -> None:
 
 def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = False) -> Any:
     """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
-    then."""
+    then. Bytes (`B`) are shown as k, M and G."""
     quick = sys.stderr.isatty()
     return tqdm(
-        total=total,
+        total=total or None,
         initial=done,
         disable=silent,
         desc=what,
         unit=unit,
+        unit_scale=unit == "B",
         mininterval=0.2 if quick else 15,
         maxinterval=1 if quick else 15,
     )
+
+
+def walked(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
+    """The items, with a bar that says how many there were; a `total` of 0 is not known."""
+    bar = progress(total, what, unit)
+    for item in items:
+        yield item
+        bar.update()
+    bar.close()

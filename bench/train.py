@@ -32,8 +32,6 @@ from data.dataset import Dataset, open_dataset
 
 PARTIAL = CHECKPOINTS / "partial"
 START_WEIGHTS = CHECKPOINTS / "start"
-CACHE_BYTES = 256 * 2**20
-"""Decoded images that a loader keeps; a data set that is larger is decoded again each time."""
 
 
 class Views(torch.utils.data.Dataset[View]):
@@ -44,27 +42,16 @@ class Views(torch.utils.data.Dataset[View]):
         self.dataset, self.method, self.spec = dataset, method, spec
         self.phase, self.seed = phase, seed
         self.ids = dataset.ids("train")
-        self._cache: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._cached_bytes = 0
 
     def __getitem__(self, i: int) -> View:
         epoch, place = divmod(i, len(self.ids))
         order = torch.randperm(len(self.ids), generator=self._rng("order", epoch))
-        image, label = self._read(self.ids[int(order[place])])
+        # From the disk comes what the view looks at; the system keeps what is looked at often.
+        image, label = self.dataset.mapped(self.ids[int(order[place])])
         return self.method.view(image, label, self.spec, self.phase, self._rng("view", i))
 
     def _rng(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.seed, self.phase, purpose, number))
-
-    def _read(self, id: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if id in self._cache:
-            return self._cache[id]
-        pair = self.dataset.read(id)
-        size = sum(tensor.nbytes for tensor in pair)
-        if self._cached_bytes + size <= CACHE_BYTES:
-            self._cache[id] = pair
-            self._cached_bytes += size
-        return pair
 
 
 class Progress:

@@ -1,8 +1,11 @@
 """The only reader of prepared data, and the format it reads.
 
 data/prepared/NAME/dataset.json      what `Dataset` holds, and the SHA-256 of every file
-data/prepared/NAME/images/ID.png     RGB, 8 bit
-data/prepared/NAME/labels/ID.png     8-bit index: 0..K-1 a class, 255 unlabelled
+data/prepared/NAME/images/ID.npy     (3, H, W) uint8 RGB, as the networks take it
+data/prepared/NAME/labels/ID.npy     (H, W) uint8: 0..K-1 a class, 255 unlabelled
+
+Plain arrays, because a patch of one is read without the rest: docs/data.md has what was measured.
+They are as large as they look: 4 bytes a pixel.
 """
 
 import json
@@ -43,8 +46,12 @@ class About:
     ignored: tuple[str, ...]
     rare: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
+    """May be empty: then the images say for themselves which split they are in."""
     credit: str
     ceilings: Mapping[str, float] = field(default_factory=dict)
+    leaks_refused: bool = False
+    """Whether one image in two splits is refused; published splits are taken as they are, with a
+    warning."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class Dataset:
     ignored: tuple[str, ...]
     """Classes that exist as labels but that no mean counts (DeepGlobe's `unknown`)."""
     rare: tuple[str, ...]
-    """Classes too rare to learn: the mean is also given without them."""
+    """Classes that a second mean leaves out, while their pixels still count against others: too
+    rare to learn, or the background of two classes."""
     splits: Mapping[str, tuple[str, ...]]
     """Image ids by split."""
     credit: str
@@ -77,8 +85,14 @@ class Dataset:
             )
         return list(self.splits[split])
 
-    def read(self, id: str) -> tuple[Tensor, Tensor]:
-        """One image and its label, whole.
+    def read(
+        self, id: str, window: tuple[int, int, int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One image and its label, or a window of both, in memory.
+
+        Args:
+            window: (top, left, height, width) in px, inside the image; nothing else is read from
+                the disk.
 
         Returns:
             image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
@@ -86,17 +100,57 @@ class Dataset:
         Raises:
             Refusal: a file is missing or damaged, or the label does not fit the image or the
                 classes.
+            ValueError: the window leaves the image.
         """
-        image = self._pixels("images", id, "RGB")  # (H, W, 3)
-        label = self._pixels("labels", id, "L")  # (H, W)
-        check_pair(image, label, len(self.classes), self._file("labels", id))
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
+        image, label = self._arrays(id)
+        if window is not None:
+            top, left, height, width = window
+            inside = top >= 0 and left >= 0 and height > 0 and width > 0
+            if not inside or top + height > label.shape[0] or left + width > label.shape[1]:
+                raise ValueError(f"{window} leaves an image of {label.shape} px")
+            place = np.s_[..., top : top + height, left : left + width]
+            image, label = image[place], label[place]
+        image, label = np.array(image), np.array(label)
+        check_values(label, len(self.classes), self._file("labels", id))
+        return torch.from_numpy(image), torch.from_numpy(label)
+
+    def mapped(self, id: str) -> tuple[Tensor, Tensor]:
+        """As `read`, but pixels come from the disk when they are touched, and only those; for
+        training, which looks at a patch.
+
+        Values are not checked (`prepare` has done that). What is written into the tensors does not
+        reach the file. The memory is given back with the last tensor that looks at it."""
+        image, label = self._arrays(id)
+        return torch.from_numpy(image), torch.from_numpy(label)
 
     def _file(self, folder: str, id: str) -> Path:
-        return self.root / folder / f"{id}.png"
+        return self.root / folder / f"{id}.npy"
 
-    def _pixels(self, folder: str, id: str, mode: str) -> NDArray[np.uint8]:
-        return read_pixels(self._file(folder, id), mode)
+    def _arrays(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """(3, H, W) and (H, W), on the disk."""
+        image, label = self._array("images", id), self._array("labels", id)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise Refusal(
+                f"{self._file('images', id)} is no RGB image (its shape is {image.shape}): "
+                "run `dvc repro prepare`."
+            )
+        check_sizes(image.shape[1:], label.shape, self._file("labels", id))
+        return image, label
+
+    def _array(self, folder: str, id: str) -> NDArray[np.uint8]:
+        path = self._file(folder, id)
+        try:
+            # Copy on write: torch wants an array that it may write to.
+            array: NDArray[np.uint8] = np.load(path, mmap_mode="c")
+        except FileNotFoundError:
+            raise Refusal(f"{path} is missing: run `dvc repro prepare`.") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise Refusal(
+                f"{path} is damaged ({error}): delete it and run `dvc repro prepare`."
+            ) from None
+        if array.dtype != np.uint8:
+            raise Refusal(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
+        return array
 
 
 def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
@@ -121,21 +175,21 @@ def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
         ) from None
 
 
-def check_pair(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], classes: int, path: Path
-) -> None:
-    """Refuse a label of another size than its image, or with a value that is neither a class nor
-    255."""
-    if image.shape[:2] != label.shape:
+def check_sizes(image: tuple[int, ...], label: tuple[int, ...], path: Path) -> None:
+    """Refuse a label of another (H, W) than its image; `path` is the label's."""
+    if image != label:
         raise Refusal(
-            f"{path} is {label.shape[0]} x {label.shape[1]} px, "
-            f"its image {image.shape[0]} x {image.shape[1]}."
+            f"{path} is {' x '.join(map(str, label))} px, its image {' x '.join(map(str, image))}."
         )
-    values = np.unique(label)
-    wrong = values[(values >= classes) & (values != UNLABELLED)]
+
+
+def check_values(label: NDArray[np.uint8], classes: int, path: Path) -> None:
+    """Refuse a label with a value that is neither a class nor 255."""
+    wrong = label[(label >= classes) & (label != UNLABELLED)]
     if wrong.size:
         raise Refusal(
-            f"{path} has label {int(wrong[0])}, only 0 to {classes - 1} and 255 are allowed."
+            f"{path} has label {int(wrong.min())} in {wrong.size} px, only 0 to {classes - 1} and "
+            "255 are allowed."
         )
 
 

@@ -1,14 +1,22 @@
-"""DeepGlobe land cover (803 labelled images of 2448 x 2448 px): what it is; fetching it is not
-there yet."""
+"""DeepGlobe land cover: 803 labelled satellite images of 2448 x 2448 px, seven classes.
+
+From Kaggle with the user's own token, or from an archive or a folder that the user has put into
+data/raw/NAME: `train/ID_sat.jpg` with `train/ID_mask.png`, or the same in `land-train/`."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
+import pydantic
+from pydantic import ConfigDict, Field
 
 from bench.errors import Refusal
 from data.dataset import About, Pair
+from data.fetch import Patience, Remote, fetch, workshop_of
+from data.kaggle import URL, credentials
+from data.labels import Entry, Survey, by_colours, missing, read_squares
+from data.splits import NAMES, Published, fetch_published, published
+from data.unpack import archives_in, unpack, unpack_fetched
 
 # In the order of the official GLNet code.
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -20,15 +28,42 @@ CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("water", (0, 0, 255)),
     ("barren", (255, 255, 255)),
 )
-NOT_YET = Refusal(
-    "This version cannot fetch or prepare DeepGlobe yet; nothing was changed. "
-    "`cp suites/earthcover.yaml params.yaml` runs on real imagery without an account."
+TOLERANCE = 127
+"""The challenge's own rule: a channel of a mask is on from 128."""
+COMMIT = "7b7bdee196e368a1f3a32c54b984915f8e397275"
+LISTS = {
+    "train": Published(
+        "train.txt", "f97752260ccd392c81534c46c911c039ee5bcdb4821196c0ba824306b897dcf1", 454
+    ),
+    "val": Published(
+        "crossvali.txt", "c6d42561abdf32c7692393522de5c3fb2e0575aecbb63052e3cf6bc97a48d260", 207
+    ),
+    "test": Published(
+        "test.txt", "d35ae7fb5102c934b9005c81ed3604afa14c357ca796ddb71a8ad6f31e47ae46", 142
+    ),
+}
+"""The splits of GLNet, as published beside its code at COMMIT."""
+FOLDERS = ("train", "land-train")
+SIDE_PX = 2448
+LARGEST_BYTES = 8 * 2**30
+CREDIT = (
+    "DeepGlobe 2018 land cover challenge (arXiv 1805.06561). Split: GLNet's published lists "
+    f"(commit {COMMIT[:7]}), 454 train, 207 val (crossvali), 142 test; val picks, test reports. "
+    "The class unknown is left out of the mean."
 )
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """DeepGlobe has one form."""
+    """Where DeepGlobe comes from; the data set itself has one form."""
+
+    kaggle: str = "balraj98/deepglobe-land-cover-classification-dataset"
+    kaggle_url: str = URL
+    lists_url: str = f"https://raw.githubusercontent.com/VITA-Group/GLNet/{COMMIT}"
+    side_px: Annotated[int, Field(ge=1)] = SIDE_PX
+    """Images of another size are refused."""
+    patience: Patience = Patience(connections=2, block_bytes=64 * 2**20)
+    """Every block is a question to Kaggle, which counts them."""
 
 
 def about(settings: Settings) -> About:
@@ -39,15 +74,83 @@ def about(settings: Settings) -> About:
         ignored=("unknown",),
         rare=(),
         splits={},
-        credit="DeepGlobe 2018 land cover challenge (arXiv 1805.06561).",
+        credit=CREDIT,
     )
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Refuses."""
-    raise NOT_YET
+    """The lists, and the images unless they are there: from an archive in `raw`, else from Kaggle.
+
+    Raises:
+        Refusal: there is neither an archive nor a token, or images are missing.
+    """
+    workshop = workshop_of(raw)
+    fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
+    if _folder(raw) is None:
+        archives = archives_in(raw)
+        if len(archives) > 1:
+            raise Refusal(f"{raw} holds several archives: leave the one with the images there.")
+        if archives:
+            unpack(archives[0], raw / "unpacked", _wanted, LARGEST_BYTES)
+        else:
+            fetched = _from_kaggle(settings, raw, workshop)
+            unpack_fetched(fetched, raw / "unpacked", _wanted, LARGEST_BYTES)
+    survey(settings, raw).sound()
 
 
 def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """Refuses."""
-    raise NOT_YET
+    """Every labelled image of every split.
+
+    Raises:
+        Refusal: an image or a list is missing or not the one expected.
+    """
+    yield from read_squares(survey(settings, raw).sound(), settings.side_px, "DeepGlobe")
+
+
+def survey(settings: Settings, raw: Path) -> Survey:
+    """The images of the published lists, and which of them are missing."""
+    rule = by_colours([colour for _, colour in CLASSES], tolerance=TOLERANCE)
+    divided = published(LISTS, raw, "_sat.jpg")
+    folder = _folder(raw)
+    if folder is None:
+        raise Refusal(f"{raw} holds no {' or '.join(FOLDERS)} folder: run `dvc repro download`.")
+    entries = [
+        Entry(split, id, folder / f"{id}_sat.jpg", folder / f"{id}_mask.png", rule)
+        for split in NAMES
+        for id in divided[split]
+    ]
+    return Survey(entries, missing(entries))
+
+
+def _folder(raw: Path) -> Path | None:
+    """Where the labelled images lie, however the archive was unpacked."""
+    for above in ("", "*/", "*/*/"):
+        for name in FOLDERS:
+            for folder in sorted(raw.glob(f"{above}{name}")):
+                if next(folder.glob("*_mask.png"), None):
+                    return folder
+    return None
+
+
+def _wanted(name: str) -> bool:
+    """Members of an archive that are needed: labelled images, not those of the other folders."""
+    folder, _, file = name.rpartition("/")
+    return folder.rpartition("/")[2] in FOLDERS and file.endswith(("_sat.jpg", "_mask.png"))
+
+
+def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
+    auth = credentials()
+    if auth is None:
+        raise Refusal(
+            f"{raw} holds no images, and there is no Kaggle token: set KAGGLE_USERNAME and "
+            "KAGGLE_KEY or save your account's kaggle.json in ~/.kaggle, or put the data set's zip "
+            f"file or its train folder into {raw}."
+        )
+    hint = (
+        f"open the page of {settings.kaggle} on Kaggle with your account, accept its terms, and "
+        "check the token"
+    )
+    remote = Remote(
+        f"{settings.kaggle_url.rstrip('/')}/{settings.kaggle}", "deepglobe.zip", hint=hint
+    )
+    return fetch(remote, workshop, workshop, settings.patience, auth)

@@ -6,33 +6,40 @@ pair beside it.
 """
 
 import argparse
-import csv
-import io
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench import stage
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
-from data.dataset import PREPARED, UNLABELLED, About, Dataset, Pair, check_pair, open_folder
+from data.dataset import (
+    PREPARED,
+    About,
+    Dataset,
+    Pair,
+    check_sizes,
+    check_values,
+    open_folder,
+)
+from data.inspection import facts, leaks, oddities, summary
 from data.source import open_source
 
 
 def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[str, Any]) -> Dataset:
     """Write data/prepared/NAME, whole or not at all, and read every pair back.
 
+    What is odd but no obstacle is printed, and kept in dataset.json as `warnings`.
+
     Raises:
-        Refusal: a pair does not fit (size, classes), two images have one name, or a split's image
-            is missing.
+        Refusal: a pair does not fit (size, classes), two images have one name, a split's image is
+            missing, or, where `about` wants it so, one image is in two splits.
     """
     final = PREPARED / name
     working = PREPARED / f".{name}.partial"
@@ -44,20 +51,24 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         for pair in pairs:
             if pair.id in checks:
                 raise Refusal(f"Data set {name}: two images are called {pair.id}.")
-            checks[pair.id] = _write_pair(working, pair, about)
-        listed = {(split, id) for split, ids in about.splits.items() for id in ids}
-        differing = listed ^ {(check["split"], id) for id, check in checks.items()}
-        if differing:
-            names = sorted(id for _, id in differing)
-            raise Refusal(f"Data set {name}: the splits and the images differ in {names[0]}.")
+            _write_pair(working, pair, about)
+            checks[pair.id] = facts(pair, about)
+        about = _with_splits(name, about, checks)
+        leaking = leaks(checks)
+        if leaking and about.leaks_refused:
+            raise Refusal(
+                f"Data set {name}: {leaking[0].removesuffix('.')}, so that test would not be "
+                f"unseen ({len(leaking)} such pairs): keep one of them, or set `duplicates: warn`."
+            )
         values = {"name": name, **asdict(about), "settings": dict(settings)}
+        values["warnings"] = leaking + oddities(about, checks)
         values["files"] = {
             str(path.relative_to(working)): file_sha256(path)
-            for path in sorted(working.glob("*/*.png"))
+            for path in sorted(working.glob("*/*.npy"))
         }
         _write_json(working / "dataset.json", values)
         _write_json(working / "checks.json", checks)
-        (working / "summary.csv").write_text(_summary(about, checks))
+        (working / "summary.csv").write_text(summary(about, checks))
         written = open_folder(working)
         for split in written.splits:
             for id in written.ids(split):
@@ -70,46 +81,35 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         shutil.rmtree(working, ignore_errors=True)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+    for sentence in values["warnings"]:
+        print(f"warning: {sentence}")
     return open_folder(final)
 
 
-def _write_pair(folder: Path, pair: Pair, about: About) -> dict[str, Any]:
-    """Write one image and its label; returns what is to know of them."""
-    label_path = folder / "labels" / f"{pair.id}.png"
-    check_pair(pair.image, pair.label, len(about.classes), label_path)
-    image_path = folder / "images" / f"{pair.id}.png"
-    picture = Image.fromarray(pair.label, mode="P")  # indices, with colours for whoever opens it
-    colours = [channel for colour in about.palette for channel in colour]
-    picture.putpalette(colours + [0] * (768 - len(colours)))  # all 256: else 255 does not fit
-    for path, one in ((image_path, Image.fromarray(pair.image)), (label_path, picture)):
+def _with_splits(name: str, about: About, checks: Mapping[str, Mapping[str, Any]]) -> About:
+    """`about` with the splits that the images have; where it has splits itself, both must agree."""
+    found = {(check["split"], id) for id, check in checks.items()}
+    listed = {(split, id) for split, ids in about.splits.items() for id in ids}
+    if listed and (differing := listed ^ found):
+        names = sorted(id for _, id in differing)
+        raise Refusal(f"Data set {name}: the splits and the images differ in {names[0]}.")
+    if listed:
+        return about
+    splits: dict[str, list[str]] = {}
+    for id, check in checks.items():
+        splits.setdefault(check["split"], []).append(id)
+    return replace(about, splits={split: tuple(ids) for split, ids in splits.items()})
+
+
+def _write_pair(folder: Path, pair: Pair, about: About) -> None:
+    label_path = folder / "labels" / f"{pair.id}.npy"
+    check_sizes(pair.image.shape[:2], pair.label.shape, label_path)
+    check_values(pair.label, len(about.classes), label_path)
+    image_path = folder / "images" / f"{pair.id}.npy"
+    planes = np.ascontiguousarray(pair.image.transpose(2, 0, 1))  # (3, H, W)
+    for path, array in ((image_path, planes), (label_path, pair.label)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        one.save(path)
-    values, counts = np.unique(pair.label, return_counts=True)
-    pixels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    return {
-        "split": pair.split,
-        "height_px": pair.label.shape[0],
-        "width_px": pair.label.shape[1],
-        "mean_colour": pair.image.reshape(-1, 3).mean(0).tolist(),
-        "pixels": {
-            **{name: pixels.get(index, 0) for index, name in enumerate(about.classes)},
-            "unlabelled": pixels.get(UNLABELLED, 0),
-        },
-    }
-
-
-def _summary(about: About, checks: Mapping[str, Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "class", "pixels", "share"])
-    for split in about.splits:
-        pixels: Counter[str] = Counter()
-        for check in checks.values():
-            if check["split"] == split:
-                pixels.update(check["pixels"])
-        for name, count in pixels.items():
-            writer.writerow([split, name, count, count / max(pixels.total(), 1)])
-    return text.getvalue()
+        np.save(path, array)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -119,9 +119,10 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Prepare one data set of params.yaml."""
     source, settings, raw = open_source(read_suite(), arguments.dataset)
-    dataset = prepare(
-        arguments.dataset, source.about(settings), source.pairs(settings, raw), asdict(settings)
-    )
+    about = source.about(settings)
+    count = sum(map(len, about.splits.values()))
+    pairs = stage.walked(source.pairs(settings, raw), count, arguments.dataset, "image")
+    dataset = prepare(arguments.dataset, about, pairs, asdict(settings))
     print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
 
 

@@ -121,7 +121,7 @@ def test_what_is_prepared_is_what_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     ("pairs", "message"),
     [
         ([pair("train", "x", [[0] * 6] * 3)], "is 3 x 6 px, its image 4 x 6"),
-        ([pair("train", "x", [[2] * 6] * 4)], "has label 2, only 0 to 1 and 255"),
+        ([pair("train", "x", [[2] * 6] * 4)], "has label 2 in 24 px, only 0 to 1 and 255"),
         ([PAIRS[0]], "the splits and the images differ in y"),
     ],
 )
@@ -339,10 +339,8 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"datasets\.typo\.settings: the key layout is 'blocks37'"):
         open_source(suite, "typo")
     globe, found, raw = open_source(suite, "globe")
-    for refused in (globe.download, globe.pairs):
-        with pytest.raises(Refusal, match="cannot fetch or prepare DeepGlobe yet"):
-            refused(found, raw)
     assert globe.about(found).ignored == ("unknown",)
+    assert found.side_px == 2448
 
 
 def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
 
 from bench.errors import Refusal
 from data import prepare
@@ -84,15 +83,15 @@ def test_a_kill_while_the_old_data_set_is_removed(monkeypatch: pytest.MonkeyPatc
 
 def test_a_disk_that_fills_while_an_image_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare.prepare("small", ABOUT, pairs(0), {})
-    save = Image.Image.save
+    save = np.save
 
-    def full(self: Image.Image, path: Path, *rest: Any, **more: Any) -> None:
-        if path.name == "y.png":
-            path.write_bytes(b"\x89PNG")
+    def full(path: Path, array: Any) -> None:
+        if path.name == "y.npy":
+            path.write_bytes(b"\x93NUMPY")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, path, *rest, **more)
+        save(path, array)
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(np, "save", full)
     with pytest.raises(OSError, match="No space left"):
         prepare.prepare("small", ABOUT, pairs(1), {})
     assert held() == {0}
@@ -113,29 +112,22 @@ def test_an_image_in_another_split_than_listed_is_refused() -> None:
     assert names() == []
 
 
-def test_a_label_shows_its_colours_and_keeps_its_numbers() -> None:
-    pair = pairs()[0]
-    label = np.array([[0, 1, 255, 0, 0, 0]] * 4, np.uint8)
-    prepare.prepare("small", ABOUT, [Pair("train", "x", pair.image, label), pairs()[1]], {})
-    with Image.open("data/prepared/small/labels/x.png") as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(np.array(picture), label)
-        colours = np.array(picture.convert("RGB"))
-    assert colours[0, :3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[:-30]), r"x\.png cannot be decoded"),
-        (lambda p: p.unlink(), r"x\.png is missing"),
-        (lambda p: Image.new("L", (6, 4)).save(p), r"x\.png has mode L, RGB is needed"),
-        (lambda p: Image.new("RGB", (6, 5)).save(p), "is 4 x 6 px, its image 5 x 6"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-30]), r"x\.npy is damaged"),
+        (lambda p: p.write_bytes(b"what?"), r"x\.npy is damaged"),
+        (lambda p: p.write_bytes(b""), r"x\.npy is damaged"),
+        (lambda p: p.unlink(), r"x\.npy is missing"),
+        (lambda p: np.save(p, np.zeros((4, 6), np.uint8)), r"x\.npy is no RGB image"),
+        (lambda p: np.save(p, np.zeros((3, 4, 6))), r"x\.npy holds float64, not uint8"),
+        (lambda p: np.save(p, np.zeros((3, 5, 6), np.uint8)), "is 4 x 6 px, its image 5 x 6"),
     ],
 )
 def test_a_bad_image_is_refused_in_one_sentence(spoil: Any, message: str) -> None:
     dataset = prepare.prepare("small", ABOUT, pairs(), {})
-    spoil(dataset.root / "images/x.png")
-    with pytest.raises(Refusal, match=message) as refused:
-        dataset.read("x")
-    assert "\n" not in str(refused.value)
+    spoil(dataset.root / "images/x.npy")
+    for read in (dataset.read, dataset.mapped):
+        with pytest.raises(Refusal, match=message) as refused:
+            read("x")
+        assert "\n" not in str(refused.value)

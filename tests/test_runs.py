@@ -173,21 +173,21 @@ def test_an_unknown_run_or_strategy_is_named(project: Path, edit_suite: Edit) ->
     [
         (
             lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
-            r"d\.png cannot be decoded",
+            r"d\.npy is damaged",
         ),
-        (lambda p: p.unlink(), r"d\.png is missing"),
-        (lambda p: Image.new("RGB", (90, 70)).save(p), r"d\.png has mode RGB, L is needed"),
-        (lambda p: Image.new("L", (60, 70)).save(p), "is 70 x 60 px, its image 70 x 90"),
+        (lambda p: p.unlink(), r"d\.npy is missing"),
+        (lambda p: np.save(p, np.zeros((70, 90))), r"d\.npy holds float64, not uint8"),
+        (lambda p: np.save(p, np.zeros((70, 60), np.uint8)), "is 70 x 60 px, its image 70 x 90"),
         (
-            lambda p: Image.new("L", (90, 70), 3).save(p),
-            "label 3, only 0 to 2 and 255",
+            lambda p: np.save(p, np.full((70, 90), 3, np.uint8)),
+            "label 3 in 6300 px, only 0 to 2 and 255",
         ),
     ],
 )
 def test_a_bad_label_stops_the_evaluation(
     trained: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
-    spoil(open_dataset("tiny").root / "labels/d.png")
+    spoil(open_dataset("tiny").root / "labels/d.npy")
     with pytest.raises(Refusal, match=message):
         evaluate(read_suite(), "colour")
     assert not record.path_of("tiny", "evaluate", "colour").exists()

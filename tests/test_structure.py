@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.meters": {"bench.memory", "bench.trained"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
+    "data.fetch": {"bench.stage"},  # its progress bar
     "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
 }
 

@@ -121,7 +121,7 @@ def heat_table(frame: pd.DataFrame, columns: Columns, rare: Mapping[str, bool]) 
     Args:
         frame: `table.classes`.
         columns: `table.class_columns`.
-        rare: which columns are classes too rare to learn.
+        rare: which columns are classes that a second mean leaves out.
     """
     known = {name: rest for name, rest in columns.items() if frame[name].notna().any()}
     means = ("miou", "miou_without_rare")
@@ -134,7 +134,9 @@ def heat_table(frame: pd.DataFrame, columns: Columns, rare: Mapping[str, bool]) 
             cells.append(Cell(form(row[name]), kind, heat=heat))
         rows.append(tuple(cells))
     head = tuple(
-        Cell(heading + (" (rare)" if rare.get(name) else ""), "left" if name == "run" else "number")
+        Cell(
+            heading + (" (apart)" if rare.get(name) else ""), "left" if name == "run" else "number"
+        )
         for name, (heading, _) in known.items()
     )
     return Table(head, tuple(rows))

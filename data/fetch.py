@@ -1,0 +1,422 @@
+"""The one downloader of data sets: resumes, waits, checks, and never takes a part for the whole.
+
+Where the server answers to ranges a file comes in blocks, several at once; which blocks are there
+is written down beside the part, so that a start after a cut or a kill asks for the others alone.
+Where it does not, the file comes in one stream, and a cut begins it anew."""
+
+import contextlib
+import email.utils
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import pydantic
+import requests
+from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field
+from requests.auth import AuthBase
+
+from bench import stage
+from bench.errors import Refusal
+from bench.files import file_sha256, write_text
+
+PIECE_BYTES = 2**16
+"""What a cut can lose of a block."""
+HTML = (b"<!doctype html", b"<html")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that a server holds, and what is known of it beforehand."""
+
+    url: str
+    name: str
+    """What it is called where it is put."""
+    size_bytes: int | None = None
+    sha256: str | None = None
+    hint: str = "check the address"
+    """What a person can do where the server refuses."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Patience:
+    """How a server is asked; the defaults suit public servers."""
+
+    connections: Annotated[int, Field(ge=1)] = 4
+    """Blocks at once, where the server answers to ranges."""
+    tries: Annotated[int, Field(ge=1)] = 6
+    """Failures in a row, without a byte in between, before giving up."""
+    first_wait_s: float = 1.0
+    """Before the second try; doubles with each further one. What the server asks for comes
+    first."""
+    longest_wait_s: float = 120.0
+    """A server that asks for more is given up."""
+    timeout_s: float = 60.0
+    """Silence after which a connection counts as dead."""
+    block_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
+
+
+USUAL = Patience()
+
+
+def workshop_of(raw: Path) -> Path:
+    """Where parts and fetched archives lie: beside the folder of a data set's raw files, so that
+    the pipeline never takes them for results."""
+    return raw.parent / f".{raw.name}.partial"
+
+
+@contextlib.contextmanager
+def alone(raw: Path) -> Iterator[None]:
+    """Keep a second run off a data set's raw files: it waits until the first has ended, and then
+    finds its work done. A killed run holds no lock."""
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(raw.parent / f".{raw.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another run is fetching {raw.name}; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fetch(
+    remote: Remote,
+    folder: Path,
+    workshop: Path,
+    patience: Patience = USUAL,
+    auth: AuthBase | None = None,
+) -> Path:
+    """Put a file into `folder`; one that is there and of the size and SHA-256 known is left alone.
+
+    Args:
+        workshop: where its part lies until it is whole; on the same disk.
+        auth: goes to the server of `remote.url` alone, not to where it redirects.
+
+    Raises:
+        Refusal: the server refuses, is not reached, keeps failing, or sends something else than is
+            expected. Blocks that have come are kept, unless they belong to something else.
+        OSError: the disk is full; what has come is kept.
+    """
+    target = folder / remote.name
+    if target.exists() and not _differs(target, remote):
+        print(f"{target} is there and right", flush=True)
+        return target
+    for needed in (folder, workshop):
+        needed.mkdir(parents=True, exist_ok=True)
+    part = workshop / f"{remote.name}.part"
+    _Download(remote, part, patience, auth).run()
+    differing = _differs(part, remote)
+    with part.open("rb") as file:
+        if file.read(64).lstrip().lower().startswith(HTML):
+            differing = "is a web page"
+    if differing:
+        part.unlink()
+        raise Refusal(
+            f"{remote.name} from {shown(remote.url)} {differing}: nothing was kept; {remote.hint}."
+        )
+    part.replace(target)
+    return target
+
+
+def shown(url: str) -> str:
+    """An address as it may be printed: without user, password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+def _differs(path: Path, remote: Remote) -> str:
+    """In what a file is not the one expected; empty if in nothing."""
+    size = path.stat().st_size
+    if remote.size_bytes is not None and size != remote.size_bytes:
+        return f"has {size} bytes where {remote.size_bytes} are expected"
+    if remote.sha256 is not None and (found := file_sha256(path)) != remote.sha256:
+        return f"has SHA-256 {found} where {remote.sha256} is expected"
+    return ""
+
+
+class _Again(Exception):
+    """What failed may go better next time."""
+
+    def __init__(self, what: str, wait_s: float | None = None, moved: bool = False) -> None:
+        super().__init__(what)
+        self.wait_s, self.moved = wait_s, moved
+
+
+class _Changed(Exception):
+    """The server's file is no longer the one whose blocks have come."""
+
+
+@dataclass
+class _Download:
+    """One file on its way into `part`."""
+
+    remote: Remote
+    part: Path
+    patience: Patience
+    auth: AuthBase | None
+    total: int = 0
+    validator: str | None = None
+    done: set[int] = field(default_factory=set)
+    """Numbers of the blocks that have come."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    bar: Any = None
+
+    @property
+    def state(self) -> Path:
+        return self.part.with_name(f"{self.part.name}.json")
+
+    def run(self) -> None:
+        """Until the part is as long as the server says the file is."""
+        for _ in range(self.patience.tries):
+            try:
+                return self._once()
+            except _Changed:
+                self._forget()
+        raise Refusal(
+            f"{shown(self.remote.url)} changes while it is fetched: nothing was kept; try it later."
+        )
+
+    def _once(self) -> None:
+        self.validator = None
+        with self._session() as session:
+            # One byte tells the length, whether ranges are answered, and which version it is of.
+            first = self._patiently(lambda: self._ask(session, (0, 0)))
+            with first:
+                if first.status_code == 200:
+                    self._forget()
+                    given: list[requests.Response] = [first]
+                    self._patiently(lambda: self._stream(session, given))
+                    return
+                _, self.total = _content_range(first)
+                if self.total < 1:
+                    raise self._refused("does not say how long the file is")
+                self.validator = _validator(first)
+        self._recall()
+        self._check_length(self.total - self._done_bytes())
+        if not self.part.exists():
+            with self.part.open("wb") as file:
+                file.truncate(self.total)
+        blocks = -(-self.total // self.patience.block_bytes)
+        missing = iter(sorted(set(range(blocks)) - self.done))
+        self.bar = self._bar(self.total, self._done_bytes())
+        workers = min(self.patience.connections, blocks)
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                running = [pool.submit(self._work, missing) for _ in range(workers)]
+                try:
+                    for one in running:
+                        one.result()
+                finally:
+                    self.stop.set()
+        finally:
+            self.stop.clear()
+            self.bar.close()
+        self.state.unlink(missing_ok=True)
+
+    def _work(self, missing: Iterator[int]) -> None:
+        """Fetch one missing block after another, beside other workers."""
+        try:
+            with self._session() as session, self.part.open("r+b") as file:
+                while not self.stop.is_set():
+                    with self.guard:
+                        block = next(missing, None)
+                    if block is None:
+                        return
+                    self._block(session, file, block)
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def _block(self, session: requests.Session, file: Any, block: int) -> None:
+        at = block * self.patience.block_bytes
+        end = min(at + self.patience.block_bytes, self.total)
+
+        def attempt() -> None:
+            nonlocal at
+            begun = at
+            with self._ask(session, (at, end - 1)) as response:
+                if response.status_code != 206 or _content_range(response) != (at, self.total):
+                    raise _Changed
+                file.seek(at)
+                try:
+                    for piece in response.iter_content(PIECE_BYTES):
+                        piece = piece[: end - at]
+                        file.write(piece)
+                        at += len(piece)
+                        with self.guard:
+                            self.bar.update(len(piece))
+                        if self.stop.is_set():
+                            return
+                except requests.RequestException as error:
+                    raise _Again(_broken(error), moved=at > begun) from None
+            if at < end:
+                raise _Again("breaks off", moved=at > begun)
+
+        self._patiently(attempt)
+        file.flush()
+        if at == end:
+            with self.guard:
+                self.done.add(block)
+                known = {
+                    "total": self.total,
+                    "validator": self.validator,
+                    "block_bytes": self.patience.block_bytes,
+                    "done": sorted(self.done),
+                }
+                write_text(self.state, json.dumps(known))
+
+    def _stream(self, session: requests.Session, given: list[requests.Response]) -> None:
+        """The whole file in one answer: `given`, or a new one."""
+        with given.pop() if given else self._ask(session, None) as response:
+            length = response.headers.get("Content-Length")
+            self.total = int(length) if length and length.isdigit() else 0
+            self._check_length(self.total)
+            bar = self._bar(self.total, 0)
+            try:
+                with contextlib.closing(bar), self.part.open("wb") as file:
+                    for piece in response.iter_content(PIECE_BYTES):
+                        file.write(piece)
+                        bar.update(len(piece))
+            except requests.RequestException as error:
+                raise _Again(_broken(error)) from None
+
+    def _ask(self, session: requests.Session, range: tuple[int, int] | None) -> requests.Response:
+        """An answer with status 200 or 206, its body still to be read."""
+        headers = {"Accept-Encoding": "identity"}
+        if range:
+            headers["Range"] = f"bytes={range[0]}-{range[1]}"
+            if self.validator:
+                headers["If-Range"] = self.validator
+        wait = self.patience.timeout_s
+        try:
+            response = session.get(self.remote.url, headers=headers, stream=True, timeout=wait)
+        except (requests.Timeout, requests.ConnectionError) as error:
+            raise _Again(_broken(error)) from None
+        except requests.RequestException as error:
+            raise self._refused(f"cannot be fetched from ({type(error).__name__})") from None
+        status = response.status_code
+        kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if status in (200, 206) and kind != "text/html":
+            return response
+        response.close()
+        if status in (200, 206):
+            raise self._refused(f"sends a web page where {self.remote.name} is due")
+        if status in (408, 429) or status >= 500:
+            raise _Again(f"answers {status}", _retry_after(response))
+        what = {401: "wants to know who asks", 403: "refuses access", 404: "is not there"}
+        what[416] = "is shorter than it says"
+        raise self._refused(f"{what.get(status, 'refuses')} (HTTP status {status})")
+
+    def _patiently(self, attempt: Callable[[], Any]) -> Any:
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except _Again as again:
+                failures = 1 if again.moved else failures + 1
+                wait_s = self.patience.first_wait_s * 2 ** (failures - 1)
+                wait_s = min(wait_s, self.patience.longest_wait_s)
+                if again.wait_s is not None:
+                    wait_s = again.wait_s
+                if wait_s > self.patience.longest_wait_s:
+                    raise self._refused(
+                        f"{again} and asks to wait {wait_s:.0f} s", "run it again then"
+                    ) from None
+                if failures >= self.patience.tries:
+                    raise self._refused(
+                        f"{again}, {failures} times in a row",
+                        "check the network and run it again; it goes on with what has come",
+                    ) from None
+                if self.stop.wait(wait_s):
+                    return None
+
+    def _refused(self, what: str, hint: str | None = None) -> Refusal:
+        return Refusal(f"{shown(self.remote.url)} {what}: {hint or self.remote.hint}.")
+
+    def _check_length(self, missing_bytes: int) -> None:
+        expected = self.remote.size_bytes
+        if expected is not None and self.total and self.total != expected:
+            raise self._refused(f"offers {self.total} bytes where {expected} are expected")
+        free = shutil.disk_usage(self.part.parent).free
+        if missing_bytes > free:
+            raise Refusal(
+                f"{self.remote.name} needs {missing_bytes / 2**30:.1f} GiB more, but "
+                f"{self.part.parent} has {free / 2**30:.1f} GiB free: free some space."
+            )
+
+    def _recall(self) -> None:
+        """Take up the blocks of an earlier start, if they are of the same file."""
+        self.done = set()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self.state.read_text())
+            same = (known["total"], known["validator"], known["block_bytes"])
+            wanted = (self.total, self.validator, self.patience.block_bytes)
+            if same == wanted and self.part.stat().st_size == self.total:
+                self.done = set(known["done"])
+        if not self.done:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.done = set()
+        self.part.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
+
+    def _done_bytes(self) -> int:
+        size = self.patience.block_bytes
+        return sum(min(size, self.total - block * size) for block in self.done)
+
+    def _session(self) -> requests.Session:
+        session = requests.Session()
+        session.auth = self.auth
+        return session
+
+    def _bar(self, total: int, done: int) -> Any:
+        return stage.progress(total, self.remote.name, "B", done)
+
+
+def _content_range(response: requests.Response) -> tuple[int, int]:
+    """First byte and total of a partial answer."""
+    try:
+        unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
+        span, _, total = rest.partition("/")
+        return (int(span.partition("-")[0]), int(total)) if unit == "bytes" else (-1, -1)
+    except ValueError:
+        return -1, -1
+
+
+def _validator(response: requests.Response) -> str | None:
+    """What a later request can name this version of the file by (RFC 9110: strong ones alone)."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds that the server asks to wait, given as such or as a date."""
+    given = response.headers.get("Retry-After", "")
+    if given.isdigit():
+        return float(given)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _broken(error: requests.RequestException) -> str:
+    # The error's own text may hold the address with its query, so that only its kind is told.
+    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+        return "does not answer"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "breaks off"
+    return f"cannot be reached ({type(error).__name__})"

@@ -1,0 +1,166 @@
+"""Images of your own: data/raw/NAME/images and data/raw/NAME/labels, and a few lines of a suite.
+
+An image and its label have one name, but for the suffixes that the settings name; what a label's
+colours or numbers mean is said class by class."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from bench.errors import Refusal
+from data.dataset import UNLABELLED, About, Pair
+from data.labels import FORMATS, UNKNOWN, Colour, Entry, Rule, Survey, by_colours, by_ids
+from data.splits import NAMES, Splits, own
+
+Number = Annotated[int, Field(ge=0, lt=2**16)]
+_STRICT = ConfigDict(extra="forbid")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class Class:
+    """One class; their order is that of the networks' outputs."""
+
+    name: str
+    colour: Colour
+    """In masks where labels are colours, and in pictures."""
+    id: Number | None = None
+    """In masks where labels are numbers; null: its place in the list, from 0."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
+class Settings:
+    """What the files in data/raw/NAME mean."""
+
+    classes: Annotated[tuple[Class, ...], Field(min_length=1, max_length=UNKNOWN)]
+    labels: Literal["ids", "colours"]
+    splits: Splits
+    tolerance: Annotated[int, Field(ge=0, le=127)] = 0
+    """Grey levels that a mask's colours may be off in each channel, for masks that were JPEG
+    once."""
+    unlabelled: tuple[Number | Colour, ...] = ()
+    """Numbers or colours that mean no label; the number 255 does so anyway, unless a class has
+    it."""
+    ignored: tuple[str, ...] = ()
+    """Classes that no mean counts."""
+    rare: tuple[str, ...] = ()
+    """Classes without which the mean is given once more."""
+    image_suffix: str = ""
+    """What image files are called beyond the name that they share with their label: `_sat`."""
+    label_suffix: str = ""
+    duplicates: Literal["refuse", "warn"] = "refuse"
+    """What an image that is in two splits leads to."""
+    credit: str = ""
+    """Where they come from; shown beside every result."""
+
+
+def about(settings: Settings) -> About:
+    """What the data set is, but for its splits and pixels.
+
+    Raises:
+        Refusal: two classes have one name, or `ignored` or `rare` name none.
+    """
+    names = [one.name for one in settings.classes]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refusal(f"Two classes are called {name!r}.")
+    for name in (*settings.ignored, *settings.rare):
+        if name not in names:
+            raise Refusal(
+                f"{name!r} is ignored or rare, but no class; there is {', '.join(names)}."
+            )
+    _rule(settings)
+    return About(
+        classes=tuple(names),
+        palette=tuple(one.colour for one in settings.classes),
+        ignored=settings.ignored,
+        rare=settings.rare,
+        splits={},
+        credit=settings.credit,
+        leaks_refused=settings.duplicates == "refuse",
+    )
+
+
+def download(settings: Settings, raw: Path) -> None:
+    """Nothing to fetch: says what is to be put where, if it is not there."""
+    about(settings)
+    survey(settings, raw).sound()
+
+
+def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
+    """Every image of every split with its label."""
+    for entry in survey(settings, raw).sound():
+        yield entry.read()
+
+
+def survey(settings: Settings, raw: Path) -> Survey:
+    """What lies in data/raw/NAME, and all that is wrong with it at first sight.
+
+    Raises:
+        Refusal: a folder is missing or empty, or the settings contradict themselves.
+    """
+    rule = _rule(settings)
+    problems: list[str] = []
+    notes: list[str] = []
+    images = _files(raw / "images", settings.image_suffix, problems, notes)
+    labels = _files(raw / "labels", settings.label_suffix, problems, notes)
+    for id in sorted(images.keys() - labels.keys()):
+        problems.append(f"{images[id]} has no label in {raw / 'labels'}.")
+    for id in sorted(labels.keys() - images.keys()):
+        problems.append(f"{labels[id]} has no image in {raw / 'images'}.")
+    both = sorted(images.keys() & labels.keys())
+    divided, wrong = own(settings.splits, both, raw)
+    problems += wrong
+    left_out = len(both) - sum(map(len, divided.values()))
+    if left_out:
+        notes.append(f"{left_out} images are in no split and are left out.")
+    entries = [
+        Entry(split, id, images[id], labels[id], rule) for split in NAMES for id in divided[split]
+    ]
+    return Survey(entries, problems, tuple(notes))
+
+
+def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> dict[str, Path]:
+    """Pictures of a folder by the name that image and label share."""
+    if not folder.is_dir():
+        raise Refusal(
+            f"{folder} is missing: put PNG, JPEG or TIFF files there, images in images/ and their "
+            "labels under the same names in labels/."
+        )
+    found: dict[str, Path] = {}
+    folded: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in FORMATS or not path.stem.endswith(suffix):
+            notes.append(f"{path} is left out: not a PNG, JPEG or TIFF called *{suffix}.")
+            continue
+        id = path.stem.removesuffix(suffix)
+        if id.casefold() in folded:
+            problems.append(f"{folded[id.casefold()]} and {path} have one name: rename one.")
+            continue
+        found[id] = folded[id.casefold()] = path
+    if not found:
+        raise Refusal(f"{folder} holds no PNG, JPEG or TIFF called *{suffix}.")
+    return found
+
+
+def _rule(settings: Settings) -> Rule:
+    """How label files are to be understood."""
+    colours = [one for one in settings.unlabelled if isinstance(one, tuple)]
+    numbers = [one for one in settings.unlabelled if not isinstance(one, tuple)]
+    if settings.labels == "colours":
+        if numbers:
+            raise Refusal(f"Labels are colours, but {numbers[0]} is a number: give it as a colour.")
+        return by_colours([one.colour for one in settings.classes], colours, settings.tolerance)
+    if colours:
+        raise Refusal(f"Labels are ids, but {colours[0]} is a colour: give it as a number.")
+    ids = dict.fromkeys(numbers, UNLABELLED)
+    for index, one in enumerate(settings.classes):
+        number = index if one.id is None else one.id
+        if number in ids:
+            raise Refusal(f"The number {number} has two meanings, one of them {one.name!r}.")
+        ids[number] = index
+    return by_ids(ids)

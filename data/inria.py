@@ -1,0 +1,163 @@
+"""Inria Aerial Image Labeling: 180 labelled tiles of 5000 x 5000 px from five cities, buildings.
+
+From Inria's 7z archive in five volumes, or from volumes or an unpacked `AerialImageDataset` that
+the user has put into data/raw/NAME. The 180 tiles without labels are never unpacked."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from bench.errors import Refusal
+from data.dataset import About, Pair
+from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
+from data.labels import Entry, Survey, by_ids, missing, read_squares
+from data.splits import NAMES, Published, fetch_published, published
+from data.unpack import archives_in, unpack
+
+CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("background", (0, 0, 0)),
+    ("building", (255, 255, 255)),
+)
+COMMIT = "6fdb0c02f22efbf267781857c9ee7f7ebc951974"
+LISTS = {
+    "train": Published(
+        "train.txt", "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7", 126
+    ),
+    "val": Published(
+        "crossvali.txt", "38f1c83954dbb227d393f0c116728da64ce0a80f68403ec421b8b777a9ba0847", 27
+    ),
+    "test": Published(
+        "test.txt", "977265ea075a0935838e174a45ef47b09a446a4eaa31da7e08fe7aa29425ea27", 27
+    ),
+}
+"""The splits of FCtL, as published beside its code at COMMIT; GLNet's own are not."""
+VOLUMES = {
+    f"aerialimagelabeling.7z.00{number}": sha256
+    for number, sha256 in enumerate(
+        (
+            "17a7d95c78e484328fd8fe5d5afa2b505e04b8db8fceb617819f3c935d1f39ec",
+            "b505cb223964b157823e88fbd5b0bd041afcbf39427af3ca1ce981ff9f61aff4",
+            "752916faa67be6fc6693f8559531598fa2798dc01b7d197263e911718038252e",
+            "b3893e78f92572455fc2c811af560a558d2a57f9b92eff62fa41399b607a6f44",
+            "a92eb20fdc9911c5ffe3afc514490b8f1e1e5b22301a6fc55d3b4e1624d8033f",
+        ),
+        start=1,
+    )
+}
+"""SHA-256 by name, as another project's downloads of them had; Inria gives none."""
+SIDE_PX = 5000
+LARGEST_BYTES = 60 * 2**30
+CREDIT = (
+    "Inria Aerial Image Labeling (doi:10.1109/IGARSS.2017.8127684). Split: FCtL's published lists "
+    f"(commit {COMMIT[:7]}), 126 train, 27 val, 27 test of the 180 labelled tiles; tiles of one "
+    "city are in several splits, so that figures are not those of the official leaderboard. Two "
+    "means: over both classes, and without background, which is the IoU of buildings that papers "
+    "print."
+)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Settings:
+    """Where Inria Aerial comes from; the data set itself has one form."""
+
+    url: str = "https://files.inria.fr/aerialimagelabeling"
+    lists_url: str = f"https://raw.githubusercontent.com/liqiokkk/FCtL/{COMMIT}/txt_1"
+    side_px: Annotated[int, Field(ge=1)] = SIDE_PX
+    """Tiles of another size are refused."""
+    patience: Patience = USUAL
+
+
+def about(settings: Settings) -> About:
+    """What the data set is, but for its splits and pixels."""
+    return About(
+        classes=tuple(name for name, _ in CLASSES),
+        palette=tuple(colour for _, colour in CLASSES),
+        ignored=(),
+        rare=("background",),
+        splits={},
+        credit=CREDIT,
+    )
+
+
+def download(settings: Settings, raw: Path) -> None:
+    """The lists, and the labelled tiles unless they are there.
+
+    Raises:
+        Refusal: a volume cannot be fetched or is not the one expected, or tiles are missing.
+    """
+    workshop = workshop_of(raw)
+    fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
+    if _folder(raw) is None:
+        put = archives_in(raw)
+        if put:
+            _unpack(put, raw, workshop)
+        else:
+            volumes = []
+            for name, sha256 in VOLUMES.items():
+                hint = f"get the volumes from the data set's page and put them into {raw}"
+                url = f"{settings.url.rstrip('/')}/{name}"
+                remote = Remote(url, name, None, sha256, hint)
+                volumes.append(fetch(remote, workshop, workshop, settings.patience))
+            _unpack(volumes[:1], raw, workshop)
+            for volume in volumes:
+                volume.unlink()
+    survey(settings, raw).sound()
+
+
+def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
+    """Every labelled tile of every split.
+
+    Raises:
+        Refusal: a tile or a list is missing or not the one expected.
+    """
+    yield from read_squares(survey(settings, raw).sound(), settings.side_px, "Inria Aerial")
+
+
+def survey(settings: Settings, raw: Path) -> Survey:
+    """The tiles of the published lists, and which of them are missing."""
+    divided = published(LISTS, raw, "_sat.tif")
+    folder = _folder(raw)
+    if folder is None:
+        raise Refusal(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
+    rule = by_ids({0: 0, 255: 1})
+    entries = [
+        Entry(split, id, folder / f"images/{id}.tif", folder / f"gt/{id}.tif", rule)
+        for split in NAMES
+        for id in divided[split]
+    ]
+    return Survey(entries, missing(entries))
+
+
+def _folder(raw: Path) -> Path | None:
+    """The folder `train` with images/ and gt/, however the archive was unpacked."""
+    for above in ("", "*/", "*/*/"):
+        for folder in sorted(raw.glob(f"{above}train")):
+            if (folder / "images").is_dir() and (folder / "gt").is_dir():
+                return folder
+    return None
+
+
+def _unpack(archives: list[Path], raw: Path, workshop: Path) -> None:
+    """The 7z holds one zip, which holds the tiles; a zip may also have been put by itself."""
+    if len(archives) > 1:
+        raise Refusal(f"{raw} holds several archives: leave the one with the tiles there.")
+    archive = archives[0]
+    if archive.suffix.lower() == ".zip":
+        unpack(archive, raw / "unpacked", _is_tile, LARGEST_BYTES)
+        return
+    inner = workshop / "inner"
+    unpack(archive, inner, lambda name: name.lower().endswith(".zip"), LARGEST_BYTES)
+    zips = [path for path in sorted(inner.rglob("*")) if path.is_file()]
+    if len(zips) != 1:
+        raise Refusal(f"{archive} holds {len(zips)} zip files where one is expected.")
+    unpack(zips[0], raw / "unpacked", _is_tile, LARGEST_BYTES)
+    shutil.rmtree(inner)
+
+
+def _is_tile(name: str) -> bool:
+    """A labelled tile, or a tile's label."""
+    return name.endswith(".tif") and name.rpartition("/")[0].endswith(("train/images", "train/gt"))

@@ -1,0 +1,142 @@
+"""ISIC 2018, task 1: 2,594 dermoscopy images of many sizes with masks of the lesion.
+
+From the challenge's public archives, or from archives or folders of the same names that the user
+has put into data/raw/NAME. Which image was in which split of the GLNet paper was never published:
+the split here is drawn by a seed."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+from pydantic import ConfigDict
+
+from bench.errors import Refusal
+from data.dataset import About, Pair
+from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
+from data.labels import Entry, Survey, by_ids
+from data.splits import NAMES, drawn
+from data.unpack import unpack, unpack_fetched
+
+CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("background", (0, 0, 0)),
+    ("lesion", (255, 255, 255)),
+)
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+IMAGES = 2594
+LARGEST_BYTES = 40 * 2**30
+CREDIT = (
+    "ISIC 2018 challenge, task 1 (arXiv 1902.03368; doi:10.1038/sdata.2018.161). Split: drawn by "
+    "the seed {seed}, 80 % train, 10 % val, 10 % test; the lists of the GLNet paper were never "
+    "published, so its figures are not comparable image by image. Two means: over both classes, "
+    "and without background, which is the IoU of the lesion."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the challenge's archives."""
+
+    name: str
+    """Of the archive without `.zip`, and of the folder in it."""
+    size_bytes: int
+    """As several independent downloads of it had."""
+    pattern: str
+    """Of the files that are needed; the first group is the image's id."""
+
+
+PARTS = (
+    Part("ISIC2018_Task1-2_Training_Input", 11_165_358_566, r"(ISIC_\d+)\.jpg"),
+    Part("ISIC2018_Task1_Training_GroundTruth", 27_402_895, r"(ISIC_\d+)_segmentation\.png"),
+)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Settings:
+    """Where ISIC comes from, and which draw of the split."""
+
+    seed: int = 0
+    url: str = "https://isic-challenge-data.s3.amazonaws.com/2018"
+    sizes_checked: bool = True
+    """Whether an archive of another size than was known is refused before it is fetched."""
+    patience: Patience = USUAL
+
+
+def about(settings: Settings) -> About:
+    """What the data set is, but for its splits and pixels."""
+    return About(
+        classes=tuple(name for name, _ in CLASSES),
+        palette=tuple(colour for _, colour in CLASSES),
+        ignored=(),
+        rare=("background",),
+        splits={},
+        credit=CREDIT.format(seed=settings.seed),
+    )
+
+
+def download(settings: Settings, raw: Path) -> None:
+    """Images and masks, unless they are there.
+
+    Raises:
+        Refusal: an archive cannot be fetched or is not what is expected, or images are missing.
+    """
+    workshop = workshop_of(raw)
+    for part in PARTS:
+        if _files(raw, part):
+            continue
+        archive = raw / f"{part.name}.zip"
+
+        def wanted(name: str, part: Part = part) -> bool:
+            return re.fullmatch(part.pattern, name.rpartition("/")[2]) is not None
+
+        if archive.exists():
+            unpack(archive, raw / part.name, wanted, LARGEST_BYTES)
+            continue
+        remote = Remote(
+            f"{settings.url.rstrip('/')}/{archive.name}",
+            archive.name,
+            part.size_bytes if settings.sizes_checked else None,
+            hint=(
+                f"get {archive.name} from the challenge's page and put it into {raw}, or, if it "
+                "was replaced there, set `sizes_checked: false`"
+            ),
+        )
+        fetched = fetch(remote, workshop, workshop, settings.patience)
+        unpack_fetched(fetched, raw / part.name, wanted, LARGEST_BYTES)
+    survey(settings, raw).sound()
+
+
+def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
+    """Every image of every split with its mask."""
+    for entry in survey(settings, raw).sound():
+        yield entry.read()
+
+
+def survey(settings: Settings, raw: Path) -> Survey:
+    """What lies in `raw`, by the split that the seed draws, and which images or masks are
+    missing."""
+    images, labels = (_files(raw, part) for part in PARTS)
+    if not images or not labels:
+        missing = PARTS[0].name if not images else PARTS[1].name
+        raise Refusal(f"{raw} holds no {missing}: run `dvc repro download`.")
+    problems = [f"{images[id]} has no mask." for id in sorted(images.keys() - labels.keys())]
+    problems += [f"{labels[id]} has no image." for id in sorted(labels.keys() - images.keys())]
+    if len(images) != IMAGES:
+        problems.append(f"{raw} holds {len(images)} images where {IMAGES} are expected.")
+    rule = by_ids({0: 0, 255: 1})
+    divided = drawn(images.keys() & labels.keys(), SHARES, settings.seed)
+    entries = [
+        Entry(split, id, images[id], labels[id], rule) for split in NAMES for id in divided[split]
+    ]
+    return Survey(entries, problems)
+
+
+def _files(raw: Path, part: Part) -> dict[str, Path]:
+    """The files of one archive by image id, however it was unpacked."""
+    for folder in (raw / part.name, raw / part.name / part.name):
+        paths = sorted(folder.glob("ISIC_*"))
+        found = {m[1]: path for path in paths if (m := re.fullmatch(part.pattern, path.name))}
+        if found:
+            return found
+    return {}

@@ -1,0 +1,131 @@
+"""Which image is in which split: by published lists, by lists of one's own, or drawn by a seed."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from bench.errors import Refusal
+from bench.files import file_sha256
+from data.fetch import Patience, Remote, fetch
+
+NAMES = ("train", "val", "test")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Splits:
+    """Three shares of the images, or three lists: names in params.yaml, or text files with one
+    name a line that lie beside the images."""
+
+    train: Share | str | tuple[str, ...]
+    val: Share | str | tuple[str, ...]
+    test: Share | str | tuple[str, ...]
+    seed: int = 0
+    """Of shares: another seed, another draw."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A list that somebody published, and what it is known by."""
+
+    file: str
+    sha256: str
+    images: int
+
+
+def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Divide ids by shares that add up to 1; what rounding leaves goes to `train`.
+
+    The order is that of SHA-256 of seed and id, so that it is the same on every machine and with
+    every version, and one image more moves only those at the borders.
+
+    Raises:
+        Refusal: the shares do not add up to 1, or leave a split that has one without an image.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-9:
+        raise Refusal(f"The shares of the splits add up to {sum(shares.values()):g}, not to 1.")
+    order = sorted(ids, key=lambda id: hashlib.sha256(f"{seed} {id}".encode()).digest())
+    counts = {name: round(shares[name] * len(order)) for name in NAMES}
+    counts["train"] = len(order) - counts["val"] - counts["test"]
+    for name in NAMES:
+        if shares[name] > 0 and counts[name] < 1:
+            raise Refusal(
+                f"{len(order)} images leave none for the split {name} at a share of "
+                f"{shares[name]:g}: give lists instead, or more images."
+            )
+    divided, begin = {}, 0
+    for name in NAMES:
+        divided[name] = sorted(order[begin : begin + counts[name]])
+        begin += counts[name]
+    return divided
+
+
+def own(splits: Splits, ids: Collection[str], raw: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The splits that a user's settings ask for.
+
+    Returns:
+        ids by split, and sentences on what is wrong with the lists (names without an image, or in
+        two splits).
+    """
+    given = {name: getattr(splits, name) for name in NAMES}
+    shares = {name: value for name, value in given.items() if isinstance(value, float)}
+    if len(shares) == len(NAMES):
+        return drawn(ids, shares, splits.seed), []
+    if shares:
+        raise Refusal("The splits mix shares and lists: give three of one kind.")
+    lists, problems = {}, []
+    seen: dict[str, str] = {}
+    for name, value in given.items():
+        lines = read_list(raw / value) if isinstance(value, str) else value
+        known = set(ids)
+        # A list may name files: a.png means a, unless there is an image called a.png.png.
+        names = [line if line in known else Path(line).stem for line in lines]
+        lists[name] = [id for id in dict.fromkeys(names) if id in known and id not in seen]
+        for id in dict.fromkeys(names):
+            if id not in known:
+                problems.append(f"The split {name} lists {id}, but there is no such image.")
+            elif id in seen:
+                problems.append(f"{id} is in the splits {seen[id]} and {name}.")
+        seen |= dict.fromkeys(lists[name], name)
+    return lists, problems
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a text file, without empty ones."""
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise Refusal(f"{path} is missing: it is to list images, one a line.") from None
+    except UnicodeDecodeError:
+        raise Refusal(f"{path} is no text file: it is to list images, one a line.") from None
+
+
+def fetch_published(
+    lists: Mapping[str, Published], url: str, raw: Path, workshop: Path, patience: Patience
+) -> None:
+    """Published lists into `raw`/splits; those that are there and right are left alone."""
+    for one in lists.values():
+        hint = f"put the published list by hand at {raw / 'splits' / one.file}"
+        remote = Remote(f"{url.rstrip('/')}/{one.file}", one.file, None, one.sha256, hint)
+        fetch(remote, raw / "splits", workshop, patience)
+
+
+def published(lists: Mapping[str, Published], raw: Path, suffix: str) -> dict[str, list[str]]:
+    """Ids by split from the lists in `raw`/splits, whose lines are an id and `suffix`.
+
+    Raises:
+        Refusal: a list is missing, or not the published one.
+    """
+    divided = {}
+    for name, one in lists.items():
+        path = raw / "splits" / one.file
+        lines: Sequence[str] = read_list(path)
+        if file_sha256(path) != one.sha256 or len(lines) != one.images:
+            raise Refusal(f"{path} is not the list expected (SHA-256): run `dvc repro download`.")
+        divided[name] = [line.removesuffix(suffix) for line in lines]
+    return divided

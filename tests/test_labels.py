@@ -1,0 +1,279 @@
+"""Images and labels as people have them: every case becomes what its rule says, or one sentence."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.errors import Refusal
+from data import labels
+from data.labels import Entry, by_colours, by_ids, is_turned, read_image
+
+RGB = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
+INDEX = np.array([[0, 1, 2, 0, 1, 2]] * 4, np.uint8)
+MASK = np.array(RGB, np.uint8)[INDEX]
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+IDS = {0: 0, 1: 1, 2: 2}
+
+
+def saved(path: Path, pixels: Any, **more: Any) -> Path:
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels))
+    picture.save(path, **more)
+    return path
+
+
+def png16(path: Path, pixels: np.ndarray) -> Path:
+    """A PNG of 16 bits a channel, RGB or grey, which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    kind = 2 if pixels.ndim == 3 else 0
+    rows = pixels.astype(">u2").reshape(height, -1)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", body), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+    )
+    return path
+
+
+def palette(index: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(index, mode="P")
+    picture.putpalette([level for colour in RGB for level in colour])
+    return picture
+
+
+def with_alpha(pixels: np.ndarray, alpha: int) -> np.ndarray:
+    full = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    full[0, 1] = alpha
+    return np.concatenate([pixels, full], -1)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("a.png", {}), ("a.tif", {}), ("a.TIFF", {}), ("a.tif", {"compression": "tiff_lzw"})],
+)
+def test_an_image_is_what_it_is(tmp_path: Path, name: str, more: dict[str, Any]) -> None:
+    assert np.array_equal(read_image(saved(tmp_path / name, IMAGE, **more)), IMAGE)
+
+
+def test_a_geotiff_is_read_without_its_place(tmp_path: Path) -> None:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2()
+    tags[33550] = (0.3, 0.3, 0.0)  # ModelPixelScale
+    tags[33922] = (0.0, 0.0, 0.0, 5e5, 5e6, 0.0)  # ModelTiepoint
+    path = saved(tmp_path / "a.tif", IMAGE, tiffinfo=tags)
+    assert np.array_equal(read_image(path), IMAGE)
+    mask = saved(tmp_path / "l.tif", np.where(INDEX == 1, 255, 0).astype(np.uint8), tiffinfo=tags)
+    assert np.array_equal(by_ids({0: 0, 255: 1})(mask), INDEX == 1)
+
+
+def test_grey_becomes_rgb_and_opaque_alpha_goes(tmp_path: Path) -> None:
+    grey = read_image(saved(tmp_path / "g.png", IMAGE[..., 0]))
+    assert np.array_equal(grey, np.repeat(IMAGE[..., :1], 3, -1))
+    assert np.array_equal(read_image(saved(tmp_path / "a.png", with_alpha(IMAGE, 255))), IMAGE)
+    assert np.array_equal(read_image(saved(tmp_path / "p.png", palette(INDEX))), MASK)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_turns_image_and_label_alike(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    image = saved(tmp_path / "a.png", IMAGE, exif=exif)
+    label = saved(tmp_path / "l.png", MASK, exif=exif)
+    assert np.array_equal(read_image(image), np.rot90(IMAGE, turned))
+    pair = Entry("train", "a", image, label, by_colours(RGB)).read()
+    assert np.array_equal(pair.label, np.rot90(INDEX, turned))
+    assert is_turned(image) == (orientation != 1)
+
+
+def test_a_label_that_was_made_of_the_unturned_image_does_not_fit(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = saved(tmp_path / "a.png", IMAGE, exif=exif)
+    label = saved(tmp_path / "l.png", MASK)
+    with pytest.raises(Refusal, match="is 4 x 6 px, its image 6 x 4"):
+        Entry("train", "a", image, label, by_colours(RGB)).read()
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def renamed(path: Path, name: str) -> Path:
+    return path.rename(path.with_name(name))
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "16 bit RGB": (lambda p: png16(p / "a.png", IMAGE), "a.png has 16 bits a channel"),
+    "16 bit grey": (lambda p: png16(p / "a.png", INDEX), "a.png has 16 bits a channel"),
+    "16 bit TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.uint16)), "16 bits a channel"),
+    "float TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "32 bits a channel"),
+    "transparent": (
+        lambda p: saved(p / "a.png", with_alpha(IMAGE, 254)),
+        r"has 1 px \(4.17 %\) that are transparent, the first at row 0, column 1",
+    ),
+    "CMYK": (lambda p: saved(p / "a.jpg", Image.new("CMYK", (6, 4))), "has the bands CMYK"),
+    "cut PNG": (lambda p: cut(saved(p / "a.png", NOISE)), "cannot be decoded"),
+    "cut JPEG": (lambda p: cut(saved(p / "a.jpg", NOISE)), "cannot be decoded"),
+    "cut TIFF": (lambda p: cut(saved(p / "a.tif", NOISE)), "cannot be decoded|missing"),
+    "mislabelled": (
+        lambda p: renamed(saved(p / "a.jpg", NOISE), "a.png"),
+        "is a JPEG by its content, not a PNG",
+    ),
+    "another format": (lambda p: renamed(saved(p / "a.gif", INDEX), "a.png"), "is a GIF by its"),
+    "text": (lambda p: [q := p / "a.png", q.write_text("a,b")][0], "cannot be decoded"),
+    "empty": (lambda p: [q := p / "a.png", q.touch()][0], "cannot be decoded"),
+    "missing": (lambda p: p / "a.png", "a.png is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_an_image_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+    make, message = BAD_IMAGES[name]
+    with pytest.raises(Refusal, match=message) as refused:
+        read_image(make(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_picture_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", IMAGE)
+    before = Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(labels, "LARGEST_PX", 23)
+    with pytest.raises(Refusal, match="says it has 6 x 4 px"):
+        read_image(path)
+    monkeypatch.setattr(labels, "LARGEST_PX", 24)
+    read_image(path)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+# --- labels by colour ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["RGB", "P", "RGBA", "TIFF"])
+def test_colours_become_classes(tmp_path: Path, kind: str) -> None:
+    pictures = {"RGB": MASK, "P": palette(INDEX), "RGBA": with_alpha(MASK, 255), "TIFF": MASK}
+    path = saved(tmp_path / ("a.tif" if kind == "TIFF" else "a.png"), pictures[kind])
+    assert np.array_equal(by_colours(RGB)(path), INDEX)
+
+
+def test_a_colour_may_mean_unlabelled(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", MASK)
+    found = by_colours(RGB[:2], unlabelled=[RGB[2]])(path)
+    assert np.array_equal(found, np.where(INDEX == 2, 255, INDEX))
+
+
+def test_near_colours_are_taken_within_the_tolerance_alone(tmp_path: Path) -> None:
+    near = MASK.copy()
+    near[0, 1] = (245, 10, 3)
+    path = saved(tmp_path / "a.png", near)
+    assert np.array_equal(by_colours(RGB, tolerance=10)(path), INDEX)
+    message = (
+        r"a\.png has 1 px \(4.17 %\) whose colour is within 9 grey levels of no class, the first "
+        r"\(245, 10, 3\) at row 0, column 1: name the colour"
+    )
+    with pytest.raises(Refusal, match=message):
+        by_colours(RGB, tolerance=9)(path)
+    with pytest.raises(Refusal, match="within 0 grey levels"):
+        by_colours(RGB)(path)
+
+
+def test_a_tolerance_of_127_is_the_threshold_at_128(tmp_path: Path) -> None:
+    """DeepGlobe's own rule: a channel is on from 128."""
+    levels = np.random.default_rng(1).integers(0, 256, (50, 60, 3)).astype(np.uint8)
+    levels[..., 1:] = levels[..., 2:]  # no (255, 0, 0) and the like: every colour has a class
+    corners = [(a, b, b) for a in (0, 255) for b in (0, 255)]
+    found = by_colours(corners, tolerance=127)(saved(tmp_path / "a.png", levels))
+    assert np.array_equal(found, 2 * (levels[..., 0] >= 128) + (levels[..., 1] >= 128))
+
+
+def test_a_mask_that_was_a_jpeg(tmp_path: Path) -> None:
+    big = np.kron(MASK, np.ones((16, 16, 1), np.uint8))
+    path = saved(tmp_path / "a.jpg", big, quality=95, subsampling=0)
+    assert (by_colours(RGB, tolerance=100)(path) == np.kron(INDEX, np.ones((16, 16)))).mean() > 0.99
+    with pytest.raises(Refusal, match=r"whose colour is within 0 grey levels of no class"):
+        by_colours(RGB)(path)
+
+
+def test_colours_that_leave_a_choice_are_refused() -> None:
+    with pytest.raises(Refusal, match=r"are 255 grey levels apart.* at a tolerance of 128"):
+        by_colours(RGB, tolerance=128)
+    with pytest.raises(Refusal, match="are 0 grey levels apart"):
+        by_colours([*RGB, RGB[0]])
+
+
+# --- labels by number ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "RGB", "LA", "16 bit PNG", "16 bit TIFF", "1"])
+def test_numbers_become_classes(tmp_path: Path, kind: str) -> None:
+    wanted = INDEX % 2 if kind == "1" else INDEX
+    make = {
+        "L": lambda: saved(tmp_path / "a.png", INDEX),
+        "P": lambda: saved(tmp_path / "a.png", palette(INDEX)),
+        "RGB": lambda: saved(tmp_path / "a.png", np.repeat(INDEX[..., None], 3, -1)),
+        "LA": lambda: saved(tmp_path / "a.png", with_alpha(INDEX[..., None], 255)),
+        "16 bit PNG": lambda: png16(tmp_path / "a.png", INDEX),
+        "16 bit TIFF": lambda: saved(tmp_path / "a.tif", INDEX.astype(np.uint16)),
+        "1": lambda: saved(tmp_path / "a.png", (INDEX % 2).astype(bool)),
+    }[kind]
+    assert np.array_equal(by_ids(IDS)(make()), wanted)
+
+
+def test_numbers_are_mapped_and_255_is_unlabelled_unless_it_is_a_class(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", np.array([[7, 255, 0, 3]], np.uint8))
+    assert by_ids({7: 0, 0: 1, 3: 255})(path).tolist() == [[0, 255, 1, 255]]
+    assert by_ids({7: 0, 0: 1, 3: 2, 255: 3})(path).tolist() == [[0, 3, 1, 2]]
+    wide = saved(tmp_path / "a.tif", np.array([[70, 1000]], np.uint16))
+    assert by_ids({70: 0, 1000: 1})(wide).tolist() == [[0, 1]]
+
+
+BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "unknown": (
+        lambda p: saved(p / "a.png", np.array([[0, 1], [9, 9]], np.uint8)),
+        r"has 2 px \(50 %\) with a number that is no class, the first 9 at row 1, column 0; known "
+        "are 0, 1, 2",
+    ),
+    "16 bit": (
+        lambda p: saved(p / "a.tif", np.array([[0, 256]], np.uint16)),
+        "the first 256 at row 0, column 1",
+    ),
+    "colours": (lambda p: saved(p / "a.png", MASK), "is an RGB mask where numbers are due: set"),
+    "JPEG": (lambda p: saved(p / "a.jpg", INDEX), "is a JPEG, which blurs the numbers"),
+    "float": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "has the bands F"),
+    "transparent": (
+        lambda p: saved(p / "a.png", with_alpha(INDEX[..., None], 0)),
+        "that are transparent",
+    ),
+    "cut": (lambda p: cut(saved(p / "a.png", NOISE[..., 0])), "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_a_label_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+    make, message = BAD_LABELS[name]
+    with pytest.raises(Refusal, match=message) as refused:
+        by_ids(IDS)(make(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_label_of_another_size(tmp_path: Path) -> None:
+    image = saved(tmp_path / "a.png", IMAGE)
+    label = saved(tmp_path / "l.png", MASK[:3])
+    with pytest.raises(Refusal, match=r"l\.png is 3 x 6 px, its image 4 x 6"):
+        Entry("train", "a", image, label, by_colours(RGB)).read()
