@@ -15,7 +15,9 @@ from bench.tiles import Box, shrink_image, shrink_label
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     """The one phase of every baseline, in which all of it moves."""
-    return [Phase("train", (network,), whole_batch=not isinstance(network, Colour))]
+    floor = isinstance(network, Colour)
+    judge = "whole" if floor else spec.train_on
+    return [Phase("train", (network,), whole_batch=not floor, judged_by=judge)]
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:

@@ -69,7 +69,7 @@ class Schedule:
     """How long and how fast one phase learns."""
 
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps; with `validate_every` the most of them."""
     learning_rate: float
     """At the first step; falls as (1 - step / steps) ** poly_power."""
     batch: int
@@ -88,6 +88,11 @@ class Training:
     poly_power: float = 0.9
     checkpoint_every: int = 10
     """Steps between two checkpoints that a killed training goes on from."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two looks at mIoU on val, after which a phase may stop before its `steps` are
+    done and keeps the best weights seen; null: no look, all steps, the last weights."""
+    patience: Annotated[int, Field(ge=1)] = 5
+    """So many looks without a new best end a phase."""
 
 
 @dataclass(frozen=True, config=_STRICT)

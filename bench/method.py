@@ -43,6 +43,8 @@ class Phase:
     whole batch is told so too (`bench.learning.focal_loss`)."""
     gradients: Literal["mean", "sum"] = "mean"
     """How those of several processes join: as the loss is a mean or a sum over images."""
+    judged_by: str = ""
+    """The strategy whose mIoU on val says how far the phase has come."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ OURS = ("bench", "baselines", "glnet", "data")
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
 BELOW_STAGES = CONTRACT | {
-    f"bench.{name}" for name in ("memory", "meters", "metrics", "record", "stage", "trained")
+    f"bench.{name}"
+    for name in ("memory", "meters", "metrics", "record", "stage", "trained", "validation")
 }
 READER = {"data.dataset"}
 
@@ -30,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.meters": {"bench.memory", "bench.trained"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
+    "bench.validation": {"bench.method", "bench.metrics", *READER},
     "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
 }
 
