@@ -351,7 +351,7 @@ def _write_results(
                     for phase in phases
                 },
                 "loss": [[phase, step, loss] for phase, step, loss, _ in progress.history],
-                "looks": progress.looks,
+                **({"looks": progress.looks} if model.training.validate_every else {}),
             },
             provenance=record.provenance(
                 seed=model.seed,
