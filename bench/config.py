@@ -111,6 +111,20 @@ class Model:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Metric:
+    """A definition of mIoU of a run's own, shown beside ours and the official one, which are always
+    there: all are read off the same confusion matrix."""
+
+    leave_out: tuple[str, ...] = ()
+    """Classes that only the mean leaves out, for instance Inria's background."""
+    unlabelled: Literal["left-out", "false-positives"] = "left-out"
+    """What is predicted on unlabelled pixels and on those of ignored classes: GLNet's released code
+    counts it as false positives."""
+    absent: Literal["left-out", "zero"] = "left-out"
+    """A class that neither truth nor prediction has: GLNet's released code counts it as 0."""
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Run:
     """One trained model x one strategy = one point of the figure."""
 
@@ -120,6 +134,8 @@ class Run:
     """Fields of the model's spec that this run sets otherwise, for instance `overlap_px`."""
     published: str | None = None
     """`METHOD / inference` of the row in bench/published.csv that this run answers to."""
+    metric: Metric | None = None
+    """The definition of that row's mIoU, where it is neither ours nor the official one."""
 
 
 @dataclass(frozen=True, config=_STRICT)

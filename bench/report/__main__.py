@@ -13,7 +13,18 @@ from bench import metrics, stage
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import write_bytes, write_text
-from bench.report import figures, page, panels, paper, seeds, style, table, tradeoff, words
+from bench.report import (
+    figures,
+    page,
+    panels,
+    paper,
+    seeds,
+    style,
+    table,
+    tradeoff,
+    verdict,
+    words,
+)
 from bench.report.gather import Entry, Inputs, gather
 from data.dataset import Dataset, open_dataset
 
@@ -62,11 +73,12 @@ def report(inputs: Inputs, folder: Path) -> Path:
     runs = table.runs(inputs.entries)
     classes = table.classes(inputs.entries)
     papers = paper.compare(inputs.predicted)
+    verdicts = verdict.rows(inputs.entries, runs)
     meter = table.axis_meter(runs)
     where = words.where(runs, inputs.records())
     size = _paper_size(inputs)
 
-    _write_tables(folder / "tables", runs, classes, papers)
+    _write_tables(folder / "tables", runs, classes, papers, verdicts)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
     write_text(folder / "metrics.json", numbers + "\n")
     chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
@@ -98,8 +110,9 @@ def report(inputs: Inputs, folder: Path) -> Path:
         where=where,
         machine=words.machine(inputs.records()),
         definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
-        headings={"miou": "mIoU", "miou_official": "official"},
+        headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
         papers=_paper_table(papers),
+        verdicts=_verdict_table(verdicts),
         paper_size=size,
         heavier=bool((papers.ratio > 1).any()),
         paper_definition=inputs.predicted.values["definition"] if inputs.predicted else "",
@@ -192,13 +205,19 @@ def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Sce
 
 
 def _write_tables(
-    folder: Path, runs: pd.DataFrame, classes: pd.DataFrame, papers: pd.DataFrame
+    folder: Path,
+    runs: pd.DataFrame,
+    classes: pd.DataFrame,
+    papers: pd.DataFrame,
+    verdicts: pd.DataFrame,
 ) -> None:
     columns = {
         "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
         "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
         "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
     }
+    if len(verdicts):
+        columns["published"] = (verdicts, verdict.READABLE, "Published and reproduced.")
     for name, (raw, how, caption) in columns.items():
         readable = table.for_people(raw, how)
         for kind, content in table.files(raw, readable, caption).items():
@@ -225,6 +244,12 @@ def _paper_table(papers: pd.DataFrame) -> page.Table | None:
     if papers.empty:
         return None
     return page.plain_table(table.for_people(papers, _PAPER_COLUMNS), left=2)
+
+
+def _verdict_table(verdicts: pd.DataFrame) -> page.Table | None:
+    if verdicts.empty:
+        return None
+    return page.plain_table(table.for_people(verdicts, verdict.READABLE), left=2)
 
 
 def _paper_size(inputs: Inputs) -> tuple[int, int]:

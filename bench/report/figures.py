@@ -80,8 +80,7 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
             va="top",
             fontsize=8,
         )
-        names = [f"{style.network_name(r.network)} · {r.strategy}" for _, r in rows.iterrows()]
-        axes.set_yticks(range(len(rows)), names)
+        axes.set_yticks(range(len(rows)), list(rows.run))  # two runs may share network and strategy
         for tick, network in zip(axes.get_yticklabels(), rows.network, strict=True):
             tick.set_fontweight("bold" if network == "glnet" else "normal")
         axes.tick_params(axis="y", length=0)
