@@ -9,7 +9,7 @@ import pytest
 from bench.config import Metric, Model, Run, Training
 from bench.errors import Refusal
 from bench.record import Record, Status
-from bench.report import table, verdict, words
+from bench.report import figures, table, verdict, words
 from bench.report.gather import Entry
 
 MIB = 2**20
@@ -131,3 +131,21 @@ def test_the_table_reads() -> None:
     assert list(readable["difference"]) == ["-0.3", "–"]
     assert list(readable["verdict"]) == ["reproduced within 0.5 points", "not run"]
     assert list(readable["number"]) == ["printed", "printed"]
+
+
+def test_the_figure_shows_theirs_always_and_ours_where_a_card_saw_it() -> None:
+    runs = [
+        entry("a", "UNet / patch", 54, 949 * MIB),
+        entry("b", "UNet / global", 54),
+        entry("c", "FCN-8s / global"),
+        entry("d", "GLNet c2f: G->L / collaborative", 54, dataset="isic"),  # memory not printed
+    ]
+    figure = figures.published(verdict.rows(runs, table.runs(runs)))
+    wholes, patches = figure.axes
+    marks = [
+        [tuple(place) for mark in axes.collections for place in mark.get_offsets().tolist()]
+        for axes in (wholes, patches)
+    ]
+    assert sorted(y for _, y in marks[0]) == pytest.approx([38.4, 70.1])
+    assert sorted(y for _, y in marks[1]) == pytest.approx([100 * 54 / 146, 37.3])
+    assert {x for x, _ in marks[1]} == {949 / 1024}

@@ -34,6 +34,7 @@ SCENES = 8
 _DESCRIPTIONS = {
     "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
     "paper_memory": "Predicted and published device memory, one line a method",
+    "published": "Scatter plot of mIoU against memory, published and ours, one line a network",
     "training": "Training loss by step, one panel a model",
     "seeds": "mIoU of runs that differ in their seed alone, beside what cannot be passed",
 }
@@ -86,6 +87,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
         "training": figures.training(inputs.trainings),
+        **({"published": figures.published(verdicts)} if _has_memory(verdicts) else {}),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
     drawn: dict[str, str] = {}
@@ -244,6 +246,10 @@ def _paper_table(papers: pd.DataFrame) -> page.Table | None:
     if papers.empty:
         return None
     return page.plain_table(table.for_people(papers, _PAPER_COLUMNS), left=2)
+
+
+def _has_memory(verdicts: pd.DataFrame) -> bool:
+    return bool(verdicts.published_bytes.notna().any())
 
 
 def _verdict_table(verdicts: pd.DataFrame) -> page.Table | None:

@@ -18,6 +18,7 @@ SHARES = (0.05, 0.15)
 NOT_RUN = "not run"
 COLUMNS = (
     "run",
+    "network",
     "published",
     "dataset",
     "confidence",
@@ -83,6 +84,7 @@ def _line(entry: Entry, key: str, theirs: Any, ours: Any) -> dict[str, Any]:
     definition = "miou_stated" if entry.run.metric else "miou_official"
     line: dict[str, Any] = {
         "run": entry.name,
+        "network": entry.network,
         "published": key,
         "dataset": theirs.dataset,
         "confidence": theirs.confidence,
