@@ -111,6 +111,7 @@ def published(frame: pd.DataFrame) -> Figure:
         frame: `verdict.rows`; a row without published memory has no place here.
     """
     rows = frame.dropna(subset=["published_bytes"]).sort_values("published_bytes", kind="stable")
+    rows = rows.assign(method=rows.published.str.rsplit(" / ", n=1).str[0])
     whole = rows.published.str.endswith("/ global")
     with mpl.rc_context(style.RC):
         figure = Figure(figsize=(9, 4.4), layout="constrained")
@@ -124,7 +125,7 @@ def published(frame: pd.DataFrame) -> Figure:
                 axes.plot(x, y, color=colour, lw=1, ls=(0, (4, 3)), zorder=1)
                 axes.scatter(x, y, **{**_PUBLISHED, "edgecolor": colour})
                 axes.annotate(
-                    style.network_name(str(network)),
+                    style.network_name(str(network)) if len(points) > 1 else points.method.iloc[0],
                     (x.iloc[-1], y.iloc[-1]),
                     (0, 8),
                     textcoords="offset points",
@@ -140,6 +141,7 @@ def published(frame: pd.DataFrame) -> Figure:
             axes.set_xlabel("memory that the card saw")
             axes.set_xlim(left=0)
             axes.margins(y=0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} GiB"))
         panels[0].set_ylabel("mIoU, %")
         theirs_key = panels[1].scatter([], [], **{**_PUBLISHED, "edgecolor": style.INK})
