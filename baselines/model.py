@@ -1,5 +1,5 @@
-"""The rivals: encoder-decoders of segmentation-models-pytorch, and one floor that learns nothing
-but mean colours."""
+"""The rivals: encoder-decoders of segmentation-models-pytorch, those of networks/ as their papers
+define them, and one floor that learns nothing but mean colours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,51 +9,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.networks import enet, fcn8s, icnet, pspnet, segnet, unet2015
 from baselines.spec import Spec
 
+# Where the library has the network as published, it is taken.
 ARCHITECTURES = {
-    "unet": "Unet",  # Ronneberger et al., MICCAI 2015, with a pretrained encoder
-    "fpn": "FPN",  # Kirillov et al., CVPR 2019 (Panoptic FPN's semantic branch)
-    "pspnet": "PSPNet",  # Zhao et al., CVPR 2017
-    "deeplabv3plus": "DeepLabV3Plus",  # Chen et al., ECCV 2018
+    # Ronneberger et al., MICCAI 2015, with a pretrained encoder; with `mobilenet_v2` (Sandler et
+    # al., CVPR 2018) it is the paper's MobileNetV2-U-Net: 6,629,815 parameters with 7 classes.
+    "unet": "Unet",
+    # Kirillov et al., CVPR 2019 (Panoptic FPN's semantic branch): 26,116,807 with ResNet-50.
+    "fpn": "FPN",
+    # Chen et al., ECCV 2018: 26,679,127 with ResNet-50. Of the two 3 x 3 convolutions that the
+    # paper has after the skip, one stands before it.
+    "deeplabv3plus": "DeepLabV3Plus",
 }
-STRIDE = 32  # every encoder halves five times at most
+STRIDE = 32  # every encoder of the library halves five times at most
 
 
 class Network(nn.Module):
-    """An smp network for inputs of any size: bytes in, scores at the same size out."""
+    """A network for inputs of any size: bytes in, scores at the same size out."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, spec: Spec, classes: int) -> None:
         super().__init__()
-        try:
-            self.network: nn.Module = smp.create_model(
-                ARCHITECTURES[spec.network],
-                encoder_name=spec.encoder,
-                encoder_weights=None,
-                classes=classes,
-                **_decoder(spec),
-            )
-        except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-            raise ValueError(
-                f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
-                "its documentation lists them all."
-            ) from None
+        self.network = _network(spec, classes)
+        stride = getattr(self.network, "stride", STRIDE)
+        assert isinstance(stride, int)
+        self.stride = stride
         self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 on any device -> scores (N, K, H, W) on the network's.
+        """(N, 3, H, W) uint8 on any device -> scores (N, K, H, W) on the network's."""
+        scores: Tensor = self.network(self._input(images))
+        return _cut(scores, images)
 
-        The right and lower border is padded to the stride with the mean colour, which is 0 to the
-        encoder."""
+    def heads(self, images: Tensor) -> list[tuple[float, Tensor]]:
+        """(weight, scores) of every output that training looks at: the main one, and what the
+        network's paper adds to it."""
+        if not isinstance(self.network, pspnet.PSPNet | icnet.ICNet):
+            return [(1.0, self(images))]
+        found = self.network.heads(self._input(images))
+        return [(weight, _cut(scores, images)) for weight, scores in found]
+
+    def _input(self, images: Tensor) -> Tensor:
+        """Normalised; the right and lower border is padded to the stride with the mean colour,
+        which is 0 to the encoder."""
         x = (images.to(self.mean.device).float() / 255 - self.mean) / self.std
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, _padding(width), 0, _padding(height)))
-        scores: Tensor = self.network(x)
-        return scores[..., :height, :width]
+        return F.pad(x, (0, _padding(width, self.stride), 0, _padding(height, self.stride)))
 
 
 class Colour(nn.Module):
@@ -100,30 +106,94 @@ def build(spec: Spec, classes: int) -> nn.Module:
 
 
 def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
-    """Give the encoder its start weights; the floor has none."""
-    if isinstance(network, Network):
-        encoder = network.network.encoder
-        assert isinstance(encoder, nn.Module)
-        # An encoder that a decoder uses only in part (PSPNet) lacks the weights of the rest.
-        own = encoder.state_dict()
-        encoder.load_state_dict({key: encoder_state[key] for key in own})
+    """Give the encoder its start weights; the floor has none.
+
+    Raises:
+        ValueError: the network has no encoder, or another one.
+    """
+    if not isinstance(network, Network):
+        return
+    encoder = getattr(network.network, "encoder", None)
+    if encoder is None:
+        raise ValueError(
+            "it has no encoder and learns from random weights: set the model's `start` to a line "
+            "of `weights` with source none."
+        )
+    assert isinstance(encoder, nn.Module)
+    own = encoder.state_dict()
+    # An encoder that a decoder uses only in part lacks the weights of the rest.
+    if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
+        raise ValueError(
+            "the start weights are of another encoder; fcn8s takes those of vgg16, segnet those of "
+            "vgg16_bn, every other network those of its spec's `encoder`."
+        )
+    encoder.load_state_dict({key: encoder_state[key] for key in own})
 
 
-def _padding(side: int) -> int:
-    """Pixels up to the next multiple of the stride; at least two strides in all, since group
-    normalisation of the coarsest map needs more than one value."""
-    return max(side + -side % STRIDE, 2 * STRIDE) - side
+def _network(spec: Spec, classes: int) -> nn.Module:
+    """The network that a spec names, for sides that divide by its stride."""
+    width = {} if spec.width is None else {"width": spec.width}
+    fused = {} if spec.decoder_width is None else {"width": spec.decoder_width}
+    if spec.network == "unet2015":
+        return unet2015.UNet2015(classes, **width)
+    if spec.network == "fcn8s":
+        return fcn8s.FCN8s(classes, pad_px=spec.fcn_pad_px, **width)
+    if spec.network == "segnet":
+        return segnet.SegNet(classes, **width)
+    if spec.network == "enet":
+        return enet.ENet(classes, **width)
+    if spec.network == "pspnet":
+        encoder = _encoder(spec)
+        return pspnet.PSPNet(encoder, encoder.out_channels[-2:], classes, **fused)
+    if spec.network == "icnet":
+        return icnet.ICNet(_encoder(spec), classes, **fused)
+    try:
+        network: nn.Module = smp.create_model(
+            ARCHITECTURES[spec.network],
+            encoder_name=spec.encoder,
+            encoder_weights=None,
+            classes=classes,
+            **_decoder(spec),
+        )
+    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
+        raise ValueError(_no_encoder(spec)) from None
+    return network
+
+
+def _encoder(spec: Spec) -> Any:
+    """The spec's encoder, dilated from 1/8 on unless it says otherwise."""
+    stride = spec.output_stride or 8
+    try:
+        return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)
+    except (KeyError, RuntimeError):
+        raise ValueError(_no_encoder(spec)) from None
+
+
+def _no_encoder(spec: Spec) -> str:
+    return (
+        f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
+        "its documentation lists them all."
+    )
+
+
+def _cut(scores: Tensor, images: Tensor) -> Tensor:
+    return scores[..., : images.shape[-2], : images.shape[-1]]
+
+
+def _padding(side: int, stride: int) -> int:
+    """Pixels up to the next multiple of the stride; at least 64 px in all, since normalisation of
+    the coarsest map needs more than one value."""
+    return max(side + -side % stride, 2 * STRIDE) - side
 
 
 def _decoder(spec: Spec) -> dict[str, Any]:
-    """smp's names for the width of each decoder."""
+    """smp's names for the width of each decoder, and for what else it can be told."""
     width = spec.decoder_width
+    stride = {"encoder_output_stride": spec.output_stride} if spec.output_stride else {}
+    if spec.network == "deeplabv3plus":
+        return stride | ({"decoder_channels": width} if width else {})
     if width is None:
         return {}
     if spec.network == "unet":
         return {"decoder_channels": tuple(max(width >> level, 8) for level in range(5))}
-    if spec.network == "fpn":
-        return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": width // 2}
-    if spec.network == "pspnet":
-        return {"psp_out_channels": width}
-    return {"decoder_channels": width}
+    return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": width // 2}

@@ -1,25 +1,36 @@
 """Every setting of the baselines."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["downsample", "patch", "whole"]
-Network = Literal["unet", "fpn", "pspnet", "deeplabv3plus", "colour"]
+Network = Literal[
+    "unet",
+    "unet2015",
+    "fpn",
+    "fcn8s",
+    "segnet",
+    "enet",
+    "icnet",
+    "pspnet",
+    "deeplabv3plus",
+    "colour",
+]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Spec:
-    """One network of segmentation-models-pytorch (or the colour floor), and what it sees in
-    training."""
+    """One network, and what it sees in training."""
 
     network: Network
     """`colour` is the floor: nearest class-mean colour, nothing learnt besides the means."""
     train_on: Literal["downsample", "patch"]
     """`downsample`: the whole image, shrunk; `patch`: crops at the image's own resolution."""
     encoder: str = "resnet50"
-    """Any encoder of segmentation-models-pytorch that the network takes."""
+    """Any encoder of segmentation-models-pytorch that the network takes: for `icnet` a ResNet.
+    `fcn8s` and `segnet` have VGG-16 of their own, `unet2015` and `enet` none."""
     size_px: int = 508
     """Side of the square that the network sees: the shrunk image, or a patch."""
     overlap_px: int = 50
@@ -27,8 +38,16 @@ class Spec:
     sub_batch: int = 1
     """Patches at once in inference: memory against speed."""
     decoder_width: int | None = None
-    """Channels of the decoder (for `unet` of its coarsest level, halved at each finer one); null:
-    smp's default."""
+    """Channels of the decoder (for `unet` of its coarsest level, halved at each finer one; for
+    `icnet` of the fused maps); null: as published."""
+    width: Annotated[int, Field(ge=4)] | None = None
+    """Channels of the first stage of `unet2015`, `fcn8s`, `segnet` (64 as published) and `enet`
+    (16); the others grow with it. The ImageNet weights fit 64."""
+    output_stride: Literal[8, 16] | None = None
+    """Of the dilated encoders; null: as published, 16 for `deeplabv3plus`, 8 for `pspnet` and
+    `icnet`."""
+    fcn_pad_px: int = 100
+    """Zeros around the image in `fcn8s`: 100 as published, or 0."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""

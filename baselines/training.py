@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from baselines.model import Colour
+from baselines.model import Colour, Network
 from baselines.spec import Spec
 from bench.learning import UNLABELLED, flip_and_turn, focal_loss
 from bench.method import Phase, View
@@ -15,7 +15,9 @@ from bench.tiles import Box, shrink_image, shrink_label
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     """The one phase of every baseline, in which all of it moves."""
-    return [Phase("train", (network,), whole_batch=not isinstance(network, Colour))]
+    floor = isinstance(network, Colour)
+    judge = "whole" if floor else spec.train_on
+    return [Phase("train", (network,), whole_batch=not floor, judged_by=judge)]
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
@@ -46,7 +48,12 @@ def backward(
         return 0.0
     images = torch.stack([view["image"] for view in views])
     labels = torch.stack([view["label"] for view in views])
-    loss = focal_loss(network(images), labels, spec.focal_gamma, whole_batch=True)
+    assert isinstance(network, Network)
+    losses = [
+        weight * focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
+        for weight, scores in network.heads(images)
+    ]
+    loss = torch.stack(losses).sum()
     back(loss)
     return float(loss.detach())
 

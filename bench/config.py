@@ -69,7 +69,7 @@ class Schedule:
     """How long and how fast one phase learns."""
 
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps; with `validate_every` the most of them."""
     learning_rate: float
     """At the first step; falls as (1 - step / steps) ** poly_power."""
     batch: int
@@ -88,6 +88,11 @@ class Training:
     poly_power: float = 0.9
     checkpoint_every: int = 10
     """Steps between two checkpoints that a killed training goes on from."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two looks at mIoU on val, after which a phase may stop before its `steps` are
+    done and keeps the best weights seen; null: no look, all steps, the last weights."""
+    patience: Annotated[int, Field(ge=1)] = 5
+    """So many looks without a new best end a phase."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -106,6 +111,20 @@ class Model:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Metric:
+    """A definition of mIoU of a run's own, shown beside ours and the official one, which are always
+    there: all are read off the same confusion matrix."""
+
+    leave_out: tuple[str, ...] = ()
+    """Classes that only the mean leaves out, for instance Inria's background."""
+    unlabelled: Literal["left-out", "false-positives"] = "left-out"
+    """What is predicted on unlabelled pixels and on those of ignored classes: GLNet's released code
+    counts it as false positives."""
+    absent: Literal["left-out", "zero"] = "left-out"
+    """A class that neither truth nor prediction has: GLNet's released code counts it as 0."""
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Run:
     """One trained model x one strategy = one point of the figure."""
 
@@ -115,6 +134,8 @@ class Run:
     """Fields of the model's spec that this run sets otherwise, for instance `overlap_px`."""
     published: str | None = None
     """`METHOD / inference` of the row in bench/published.csv that this run answers to."""
+    metric: Metric | None = None
+    """The definition of that row's mIoU, where it is neither ours nor the official one."""
 
 
 @dataclass(frozen=True, config=_STRICT)

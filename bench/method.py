@@ -43,6 +43,8 @@ class Phase:
     whole batch is told so too (`bench.learning.focal_loss`)."""
     gradients: Literal["mean", "sum"] = "mean"
     """How those of several processes join: as the loss is a mean or a sum over images."""
+    judged_by: str = ""
+    """The strategy whose mIoU on val says how far the phase has come."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def load(name: str) -> Method:
     )
     return Method(
         build=_refusing(model.build),
-        start=model.start,
+        start=_refusing_start(model.start),
         phases=training.phases,
         view=training.view,
         backward=training.backward,
@@ -102,6 +104,20 @@ def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn
             return build(spec, classes)
         except ValueError as error:
             raise Refusal(f"The network cannot be built: {error}") from None
+
+    return checked
+
+
+def _refusing_start(
+    start: Callable[[nn.Module, Mapping[str, Tensor]], None],
+) -> Callable[[nn.Module, Mapping[str, Tensor]], None]:
+    """As above: start weights that a network cannot take."""
+
+    def checked(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+        try:
+            start(network, state)
+        except ValueError as error:
+            raise Refusal(f"The network cannot take its start weights: {error}") from None
 
     return checked
 

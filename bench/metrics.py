@@ -1,13 +1,15 @@
 """Confusion matrix and what is read off it; every figure has its definition beside it."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 UNLABELLED = 255
 Matrix = NDArray[np.int64]
+Unlabelled = Literal["left-out", "false-positives"]
+Absent = Literal["left-out", "zero"]
 
 DEFINITIONS = {
     "miou": (
@@ -70,28 +72,60 @@ def miou(
     classes: Sequence[str],
     ignored: Collection[str] = (),
     leave_out: Collection[str] = (),
+    unlabelled: Unlabelled = "left-out",
+    absent: Absent = "left-out",
 ) -> float:
-    """Mean of `iou`, 0..1 (NaN if no class occurs); `leave_out`: classes that only the mean leaves
-    out."""
-    each = iou(matrix, classes, ignored)
-    chosen = each[[name not in leave_out for name in classes]]
+    """Mean of intersection over union, 0..1 (NaN if no class counts), by one of its definitions.
+
+    Args:
+        ignored: classes that are as good as unlabelled.
+        leave_out: classes that only the mean leaves out.
+        unlabelled: whether pixels that are unlabelled or of an ignored class count as
+            `false-positives` of whatever is predicted there.
+        absent: whether a class that neither truth nor prediction has counts as `zero`.
+    """
+    each = iou(matrix, classes, ignored) if unlabelled == "left-out" else _of_all_pixels(matrix)
+    chosen = each[[name not in ignored and name not in leave_out for name in classes]]
+    if absent == "zero":
+        chosen = np.nan_to_num(chosen)
     known = chosen[~np.isnan(chosen)]
     return float(known.mean()) if known.size else float("nan")
 
 
 def miou_official(matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()) -> float:
     """The mean that GLNet's released code prints, 0..1; see DEFINITIONS."""
-    keep = np.array([name not in ignored for name in classes])
-    inside = np.diag(matrix[:-1]).astype(np.float64)
-    union = matrix.sum(0) + matrix[:-1].sum(1) - inside
-    each = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
-    return float(each[keep].mean())
+    return miou(matrix, classes, ignored, unlabelled="false-positives", absent="zero")
+
+
+def describe(
+    leave_out: Collection[str] = (),
+    unlabelled: Unlabelled = "left-out",
+    absent: Absent = "left-out",
+) -> str:
+    """A definition of `miou` in words."""
+    return (
+        "mean over classes of intersection / union, from one confusion matrix over all images of "
+        f"the split; left out of the mean: {', '.join(leave_out) or 'no class'}; pixels that are "
+        "unlabelled or of ignored classes "
+        + ("are left out" if unlabelled == "left-out" else "count as false positives")
+        + "; a class that neither truth nor prediction has "
+        + ("is left out" if absent == "left-out" else "counts as 0")
+    )
 
 
 def accuracy(matrix: Matrix) -> float:
     """Share of labelled pixels that are right, 0..1."""
     labelled = matrix[:-1].sum()
     return float(np.trace(matrix[:-1]) / labelled) if labelled else float("nan")
+
+
+def _of_all_pixels(matrix: Matrix) -> NDArray[np.float64]:
+    """IoU of each class if what is predicted on unlabelled and ignored pixels counts against it."""
+    inside = np.diag(matrix[:-1]).astype(np.float64)
+    union = matrix.sum(0) + matrix[:-1].sum(1) - inside
+    each: NDArray[np.float64] = np.full(inside.shape, np.nan)
+    np.divide(inside, union, out=each, where=union > 0)
+    return each
 
 
 def _ratios(counted: Matrix, keep: NDArray[np.bool_]) -> NDArray[np.float64]:

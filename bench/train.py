@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bench import distributed, record, stage
+from bench import distributed, record, stage, validation
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
@@ -64,6 +64,9 @@ class Progress:
         self.history: list[tuple[str, int, float, float]] = []
         """(phase, step, loss, learning rate) of every step done."""
         self.seconds: dict[str, float] = {}
+        self.looks: list[validation.Look] = []
+        self.best: dict[str, torch.Tensor] | None = None
+        """All weights at the phase's best look."""
         self.restored: dict[str, Any] | None = None
         if path.exists():
             state: dict[str, Any] = load_checkpoint(path)
@@ -72,6 +75,8 @@ class Progress:
                 self.phase, self.step = state["phase"], state["step"]
                 self.history = [tuple(row) for row in state["history"]]
                 self.seconds = state["seconds"]
+                self.looks = [tuple(row) for row in state["looks"]]
+                self.best = state["best"]
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Everything the next step depends on, whole or not at all; rank 0 writes for all."""
@@ -83,10 +88,18 @@ class Progress:
             "step": self.step,
             "history": self.history,
             "seconds": self.seconds,
+            "looks": self.looks,
+            "best": self.best,
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer else None,
         }
         save(self.path, state)
+
+    def looked(self, phase: str, miou: float, network: nn.Module) -> None:
+        """Take a look at val into account; the best one's weights are kept."""
+        self.looks.append((phase, self.step, miou))
+        if validation.best(self.looks, phase) == len(self.looks) - 1:
+            self.best = {key: value.cpu().clone() for key, value in network.state_dict().items()}
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Put back what `save` wrote."""
@@ -168,6 +181,7 @@ def _train_phase(
     if progress.step == 0:
         phase.begin()
 
+    every = model.training.validate_every
     begun = time.perf_counter()
     title, silent = f"{name} · {phase.name}", distributed.rank() > 0
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
@@ -183,7 +197,7 @@ def _train_phase(
             loss = method.backward(
                 network, fabric.to_device(batch), spec, phase.name, fabric.backward
             )
-        loss = float(distributed.mean(torch.tensor(loss, dtype=torch.float64, device=device)))
+        loss = _agreed(loss, device)
         if not math.isfinite(loss):
             raise Refusal(
                 f"Training of {name} diverged in phase {phase.name} at step {progress.step}: "
@@ -199,14 +213,27 @@ def _train_phase(
         progress.step += 1
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if every and (progress.step % every == 0 or progress.step == schedule.steps):
+            seen = validation.look(network, method, spec, phase, views.dataset)
+            progress.looked(phase.name, _agreed(seen, device), network)
+            if validation.settled(progress.looks, phase.name, model.training.patience):
+                break
         if progress.step % model.training.checkpoint_every == 0 and progress.step < schedule.steps:
             now = time.perf_counter()
             progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + now - begun
             begun = now
             progress.save(network, optimizer)
     bar.close()
+    if progress.best is not None:
+        network.load_state_dict(progress.best)
+        progress.best = None
     spent = time.perf_counter() - begun
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
+
+
+def _agreed(value: float, device: torch.device) -> float:
+    """The processes' mean: the same for all, so that all decide alike."""
+    return float(distributed.mean(torch.tensor(value, dtype=torch.float64, device=device)))
 
 
 def _fabric(device: torch.device, precision: Any) -> Any:
@@ -262,7 +289,7 @@ def _seed(*parts: object) -> int:
 def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) -> str:
     """Changes with everything that the trained weights depend on, so that no stale progress is
     taken up."""
-    sources = [*Path(model.method).glob("*.py"), *Path("bench").glob("*.py")]
+    sources = [*Path(model.method).rglob("*.py"), *Path("bench").glob("*.py")]
     parts = [
         json.dumps(asdict(model), sort_keys=True),
         suite.compute.precision,
@@ -302,7 +329,7 @@ def _write_results(
             values={
                 "phases": {
                     phase.name: {
-                        "steps": model.training.phases[phase.name].steps,
+                        "steps": sum(name == phase.name for name, *_ in progress.history),
                         "seconds": progress.seconds[phase.name],
                         "parameters": sum(
                             p.numel() for module in phase.trains for p in module.parameters()
@@ -311,6 +338,7 @@ def _write_results(
                     for phase in phases
                 },
                 "loss": [[phase, step, loss] for phase, step, loss, _ in progress.history],
+                **({"looks": progress.looks} if model.training.validate_every else {}),
             },
             provenance=record.provenance(
                 seed=model.seed,

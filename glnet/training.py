@@ -45,14 +45,16 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
     def phase(name: str) -> Phase:
         if name == "global":
-            return Phase(name, (network.global_branch,), whole_batch=True)
+            return Phase(name, (network.global_branch,), whole_batch=True, judged_by=name)
         gradients: Join = "sum" if spec.odd("summed-gradients") else "mean"
         if name == "global-to-local":
-            return Phase(name, (network.local_branch, network.aggregation), gradients=gradients)
+            moving = (network.local_branch, network.aggregation)
+            judge = "coarse-to-fine" if spec.learn_in_box else name
+            return Phase(name, moving, gradients=gradients, judged_by=judge)
         if name == "local-to-global":
             moving = (network.global_borrowing, network.aggregation_borrowing)
-            return Phase(name, moving, begin_local_to_global, True, gradients)
-        return Phase(name, (network.local_alone,), gradients=gradients)
+            return Phase(name, moving, begin_local_to_global, True, gradients, "collaborative")
+        return Phase(name, (network.local_alone,), gradients=gradients, judged_by=name)
 
     return [phase(name) for name in spec.phases]
 

@@ -59,7 +59,7 @@ def write_dataset(root: Path, name: str = "tiny") -> Path:
 
 
 SMALL: dict[str, Any] = {"encoder": "tu-mobilenetv3_small_050"}
-PLAIN = {**SMALL, "size_px": 32, "overlap_px": 8, "sub_batch": 3, "decoder_width": 64}
+PLAIN = {**SMALL, "size_px": 32, "overlap_px": 8, "sub_batch": 3, "decoder_width": 64, "width": 4}
 GLNET = {
     **SMALL,
     "global_px": 64,

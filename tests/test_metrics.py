@@ -1,9 +1,14 @@
 """Metrics against numbers worked out by hand."""
 
+import dataclasses
+import inspect
+from typing import Any
+
 import numpy as np
 import pytest
 
 from bench import metrics
+from bench.config import Metric
 
 AB = ("a", "b")
 
@@ -55,3 +60,43 @@ def test_nothing_to_count() -> None:
 def test_a_prediction_that_is_no_class_is_refused() -> None:
     with pytest.raises(ValueError, match="predicted class 2, but there are 2"):
         matrix([0, 1], [0, 2], 2)
+
+
+NAMES = ("unknown", "a", "b", "c")
+# Truth unknown, a, b, c, unlabelled by prediction; c occurs nowhere.
+FOUND = np.array([[1, 1, 0, 0], [0, 6, 2, 0], [0, 0, 4, 0], [0, 0, 0, 0], [0, 2, 0, 0]])
+LEFT_OUT = (6 / 8, 4 / 6)  # a, b
+COUNTED = (6 / 11, 4 / 6)  # what is called a where nothing is known counts against a
+
+
+@pytest.mark.parametrize(
+    ("definition", "mean"),
+    [
+        ({}, sum(LEFT_OUT) / 2),
+        ({"absent": "zero"}, sum(LEFT_OUT) / 3),
+        ({"unlabelled": "false-positives"}, sum(COUNTED) / 2),
+        ({"unlabelled": "false-positives", "absent": "zero"}, sum(COUNTED) / 3),
+        ({"leave_out": ["b"]}, LEFT_OUT[0]),
+        ({"leave_out": ["b"], "unlabelled": "false-positives", "absent": "zero"}, COUNTED[0] / 2),
+        ({"leave_out": ["a", "b"]}, None),
+        ({"leave_out": ["a", "b"], "absent": "zero"}, 0),
+    ],
+)
+def test_every_definition_from_one_matrix(definition: dict[str, Any], mean: float | None) -> None:
+    found = metrics.miou(FOUND, NAMES, ["unknown"], **definition)
+    assert np.isnan(found) if mean is None else found == pytest.approx(mean)
+    words = metrics.describe(**definition)
+    assert ("false positives" in words) == ("unlabelled" in definition)
+    assert ("counts as 0" in words) == ("absent" in definition)
+    assert all(name in words for name in definition.get("leave_out", ()))
+
+
+def test_the_official_mean_is_one_of_the_definitions() -> None:
+    assert metrics.miou_official(FOUND, NAMES, ["unknown"]) == pytest.approx(sum(COUNTED) / 3)
+
+
+def test_the_suite_and_the_metric_name_the_same_definitions() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(Metric)}
+    assert fields["unlabelled"] == metrics.Unlabelled
+    assert fields["absent"] == metrics.Absent
+    assert fields.keys() == inspect.signature(metrics.describe).parameters.keys()

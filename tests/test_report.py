@@ -41,7 +41,7 @@ def suite_lines() -> dict[str, Any]:
     models = {n: model_line("baselines", {**spec, "network": n}, ["train"]) for n in networks}
     models["glnet"] = model_line("glnet", {}, ["global", "global-to-local", "local-to-global"])
     runs = {f"{name}-patch": {"model": name, "strategy": "patch"} for name in networks[:4]}
-    runs["unet-whole"] = {"model": "unet", "strategy": "whole"}
+    runs["unet-whole"] = {"model": "unet", "strategy": "whole", "published": "UNet / global"}
     runs["glnet-collaborative"] = {"model": "glnet", "strategy": "collaborative"}
     runs["colour"] = {"model": "colour", "strategy": "whole"}
     return {
@@ -174,8 +174,9 @@ def predicted_record(runs: dict[str, tuple[str, str, str | None, int]]) -> Recor
 
 
 def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
-    kinds = {"accuracy_memory": "svg png pdf", "paper_memory": "svg png pdf", "training": "svg png"}
-    tables = ("runs", "classes", "paper_memory")
+    kinds = dict.fromkeys(("accuracy_memory", "paper_memory", "published"), "svg png pdf")
+    kinds["training"] = "svg png"
+    tables = ("runs", "classes", "paper_memory", "published")
     wanted = {
         "index.html",
         "metrics.json",
@@ -238,6 +239,13 @@ class Outside(HTMLParser):
         if self.open and self.open[-1] == "style":
             assert "@import" not in data
             assert "url(" not in data.replace("url(#", "")
+
+
+def test_what_answers_to_a_published_row_has_a_line_of_its_own(written: Path) -> None:
+    found = pd.read_csv(written / "report/tables/published.csv")
+    assert list(found.run) == ["unet-whole"]
+    assert list(found.verdict) == ["another data set"]  # tiny is not DeepGlobe
+    assert "Published and reproduced" in (written / "report/index.html").read_text()
 
 
 def test_runs_by_hand(written: Path) -> None:

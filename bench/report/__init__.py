@@ -1,7 +1,8 @@
 """Stage `report`: the records of the active suite -> tables, figures and one self-contained page.
 
 gather.py    which records there are            table.py    one line a run, one line of IoU a run
-paper.py     beside the published numbers       pareto.py   who is dominated
+paper.py     predicted beside published memory  pareto.py   who is dominated
+verdict.py   published, ours, and a verdict
 style.py     colours, markers, units            labels.py   labels that do not overlap
 tradeoff.py  accuracy against memory            figures.py  the other figures, and their files
 panels.py    pictures of every test scene       words.py    what the numbers say, in words

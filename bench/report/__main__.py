@@ -13,7 +13,18 @@ from bench import metrics, stage
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import write_bytes, write_text
-from bench.report import figures, page, panels, paper, seeds, style, table, tradeoff, words
+from bench.report import (
+    figures,
+    page,
+    panels,
+    paper,
+    seeds,
+    style,
+    table,
+    tradeoff,
+    verdict,
+    words,
+)
 from bench.report.gather import Entry, Inputs, gather
 from data.dataset import Dataset, open_dataset
 
@@ -23,6 +34,7 @@ SCENES = 8
 _DESCRIPTIONS = {
     "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
     "paper_memory": "Predicted and published device memory, one line a method",
+    "published": "Scatter plot of mIoU against memory, published and ours, one line a network",
     "training": "Training loss by step, one panel a model",
     "seeds": "mIoU of runs that differ in their seed alone, beside what cannot be passed",
 }
@@ -62,11 +74,12 @@ def report(inputs: Inputs, folder: Path) -> Path:
     runs = table.runs(inputs.entries)
     classes = table.classes(inputs.entries)
     papers = paper.compare(inputs.predicted)
+    verdicts = verdict.rows(inputs.entries, runs)
     meter = table.axis_meter(runs)
     where = words.where(runs, inputs.records())
     size = _paper_size(inputs)
 
-    _write_tables(folder / "tables", runs, classes, papers)
+    _write_tables(folder / "tables", runs, classes, papers, verdicts)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
     write_text(folder / "metrics.json", numbers + "\n")
     chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
@@ -74,6 +87,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
         "training": figures.training(inputs.trainings),
+        **({"published": figures.published(verdicts)} if _has_memory(verdicts) else {}),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
     drawn: dict[str, str] = {}
@@ -98,8 +112,9 @@ def report(inputs: Inputs, folder: Path) -> Path:
         where=where,
         machine=words.machine(inputs.records()),
         definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
-        headings={"miou": "mIoU", "miou_official": "official"},
+        headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
         papers=_paper_table(papers),
+        verdicts=_verdict_table(verdicts),
         paper_size=size,
         heavier=bool((papers.ratio > 1).any()),
         paper_definition=inputs.predicted.values["definition"] if inputs.predicted else "",
@@ -192,13 +207,19 @@ def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Sce
 
 
 def _write_tables(
-    folder: Path, runs: pd.DataFrame, classes: pd.DataFrame, papers: pd.DataFrame
+    folder: Path,
+    runs: pd.DataFrame,
+    classes: pd.DataFrame,
+    papers: pd.DataFrame,
+    verdicts: pd.DataFrame,
 ) -> None:
     columns = {
         "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
         "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
         "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
     }
+    if len(verdicts):
+        columns["published"] = (verdicts, verdict.READABLE, "Published and reproduced.")
     for name, (raw, how, caption) in columns.items():
         readable = table.for_people(raw, how)
         for kind, content in table.files(raw, readable, caption).items():
@@ -225,6 +246,16 @@ def _paper_table(papers: pd.DataFrame) -> page.Table | None:
     if papers.empty:
         return None
     return page.plain_table(table.for_people(papers, _PAPER_COLUMNS), left=2)
+
+
+def _has_memory(verdicts: pd.DataFrame) -> bool:
+    return bool(verdicts.published_bytes.notna().any())
+
+
+def _verdict_table(verdicts: pd.DataFrame) -> page.Table | None:
+    if verdicts.empty:
+        return None
+    return page.plain_table(table.for_people(verdicts, verdict.READABLE), left=2)
 
 
 def _paper_size(inputs: Inputs) -> tuple[int, int]:

@@ -80,8 +80,7 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
             va="top",
             fontsize=8,
         )
-        names = [f"{style.network_name(r.network)} · {r.strategy}" for _, r in rows.iterrows()]
-        axes.set_yticks(range(len(rows)), names)
+        axes.set_yticks(range(len(rows)), list(rows.run))  # two runs may share network and strategy
         for tick, network in zip(axes.get_yticklabels(), rows.network, strict=True):
             tick.set_fontweight("bold" if network == "glnet" else "normal")
         axes.tick_params(axis="y", length=0)
@@ -101,6 +100,53 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
             ["predicted here: tensors, in the network's colour", "published: gpustat, process"],
             loc="lower right",
         )
+    return figure
+
+
+def published(frame: pd.DataFrame) -> Figure:
+    """Figure 1 of the paper, theirs and ours: whole images in one panel, patches in the other, a
+    network's points joined.
+
+    Args:
+        frame: `verdict.rows`; a row without published memory has no place here.
+    """
+    rows = frame.dropna(subset=["published_bytes"]).sort_values("published_bytes", kind="stable")
+    rows = rows.assign(method=rows.published.str.rsplit(" / ", n=1).str[0])
+    whole = rows.published.str.endswith("/ global")
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(9, 4.4), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        colours = style.colours(frame.network)
+        titles = ("whole images", "patches, and GLNet")
+        for axes, title, part in zip(panels, titles, (rows[whole], rows[~whole]), strict=True):
+            for network, points in part.groupby("network", sort=False):
+                colour = colours[str(network)]
+                x, y = points.published_bytes / GIB, 100 * points.published_miou
+                axes.plot(x, y, color=colour, lw=1, ls=(0, (4, 3)), zorder=1)
+                axes.scatter(x, y, **{**_PUBLISHED, "edgecolor": colour})
+                axes.annotate(
+                    style.network_name(str(network)) if len(points) > 1 else points.method.iloc[0],
+                    (x.iloc[-1], y.iloc[-1]),
+                    (0, 8),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=colour,
+                )
+                ours = points.dropna(subset=["nvml_bytes", "miou"])
+                x, y = ours.nvml_bytes / GIB, 100 * ours.miou
+                axes.plot(x, y, color=colour, lw=1.2, zorder=2)
+                axes.scatter(x, y, s=50, color=colour, zorder=5)
+            axes.set_title(title, fontweight="bold", pad=10)
+            axes.set_xlabel("memory that the card saw")
+            axes.set_xlim(left=0)
+            axes.margins(y=0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} GiB"))
+        panels[0].set_ylabel("mIoU, %")
+        theirs_key = panels[1].scatter([], [], **{**_PUBLISHED, "edgecolor": style.INK})
+        ours_key = panels[1].scatter([], [], s=50, color=style.INK)
+        panels[1].legend([theirs_key, ours_key], ["published", "ours"], loc="lower right")
     return figure
 
 

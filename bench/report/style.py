@@ -17,12 +17,22 @@ _COLOURS = {
     "fpn": "#56b4e9",
     "pspnet": "#009e73",
     "deeplabv3plus": "#cc79a7",
+    "unet2015": "#332288",
+    "fcn8s": "#e69f00",
+    "segnet": "#8c6d31",
+    "enet": "#999933",
+    "icnet": "#882255",
     "colour": GREY,
 }
-_SPARE_COLOURS = ("#e69f00", "#000000", "#8c6d31", "#7f7f7f")
+_SPARE_COLOURS = ("#000000", "#44aa99", "#ddcc77", "#7f7f7f")
 NETWORKS = {
     "glnet": "GLNet",
     "unet": "U-Net",
+    "unet2015": "U-Net of 2015",
+    "fcn8s": "FCN-8s",
+    "segnet": "SegNet",
+    "enet": "ENet",
+    "icnet": "ICNet",
     "fpn": "FPN",
     "pspnet": "PSPNet",
     "deeplabv3plus": "DeepLabv3+",

@@ -2,11 +2,13 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from bench import metrics
+from bench.errors import Refusal
 from bench.report import style
 from bench.report.gather import Entry
 
@@ -40,6 +42,7 @@ COLUMNS = (
     "accuracy",
     "miou_without_rare",
     "miou_val",
+    "miou_stated",
     "device",
     "height_px",
     "width_px",
@@ -78,6 +81,23 @@ def matrix(entry: Entry, split: str) -> metrics.Matrix:
     return metrics.total(entry.evaluation["splits"][split].values())
 
 
+def stated(entry: Entry) -> dict[str, Any]:
+    """The run's own definition of mIoU, as arguments of `metrics.miou`.
+
+    Raises:
+        Refusal: it leaves out a class that the data set does not have.
+    """
+    values = asdict(entry.run.metric) if entry.run.metric else {}
+    known = entry.evaluation["classes"]
+    for name in values.get("leave_out", ()):
+        if name not in known:
+            raise Refusal(
+                f"params.yaml: runs.{entry.name}.metric.leave_out names {name!r}, a class that "
+                f"{entry.model.dataset} does not have; it has {', '.join(known)}."
+            )
+    return values
+
+
 def scene_miou(entry: Entry, scene: str) -> float | None:
     """mIoU of one test scene, 0..1, or None where the run has no such scene."""
     found = entry.evaluation.get("splits", {}).get("test", {}).get(scene)
@@ -97,7 +117,7 @@ def axis_meter(frame: pd.DataFrame) -> str:
 
 def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """What `dvc metrics show` prints: by run, its status, accuracy, memory and time if known."""
-    named = ["status", "miou", "miou_official", "latency_s"]
+    named = ["status", "miou", "miou_official", "miou_stated", "latency_s"]
     meters = [column for column in frame.columns if column.endswith("_bytes")]
     chosen = frame.set_index("run")[[*named, *meters]]
     return {
@@ -126,6 +146,7 @@ def run_columns() -> Columns:
         "miou": ("mIoU %", style.percent),
         "miou_without_rare": ("without rare", style.percent),
         "miou_official": ("official", style.percent),
+        "miou_stated": ("as stated", style.percent),
         "miou_val": ("on val", style.percent),
         **memory,
         "latency_s": ("latency", style.duration),
@@ -187,6 +208,8 @@ def _accuracy(entry: Entry) -> dict[str, float]:
         "miou_without_rare": metrics.miou(test, names, ignored, leave_out=rare),
         "accuracy": metrics.accuracy(test),
     }
+    if entry.run.metric:
+        values["miou_stated"] = metrics.miou(test, names, ignored, **stated(entry))
     if entry.evaluation["splits"].get("val"):
         values["miou_val"] = metrics.miou(matrix(entry, "val"), names, ignored)
     return values

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import metrics
 from bench.record import Record
 from bench.report import pareto, style
 from bench.report.gather import FLOOR, Entry
-from bench.report.table import matrix
+from bench.report.table import matrix, stated
 
 CHANCE_POINTS = 2.0
 """Two trainings of one model with other seeds may well differ by as much."""
@@ -133,8 +134,10 @@ def machine(records: Iterable[Record]) -> str:
 
 
 def definitions(entries: Sequence[Entry]) -> dict[str, str]:
-    """Meter -> its definition, and `latency`, as the records say them."""
-    found: dict[str, str] = {}
+    """Meter -> its definition, and `latency`, as the records say them; and what runs state of their
+    own mIoU."""
+    own = [metrics.describe(**stated(e)) for e in entries if e.run.metric and e.evaluation]
+    found = {"miou_stated": _distinct(own)} if own else {}
     for entry in entries:
         for name, meter in entry.measurement.get("meters", {}).items():
             found.setdefault(name, meter["definition"])

@@ -1,0 +1,134 @@
+"""A phase that stops when mIoU on val grows no more keeps its best weights, killed or not."""
+
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+from conftest import PLAIN, model_line
+from torch import nn
+
+import bench.train
+from bench import record, validation
+from bench.config import Model, read_suite, strict
+from bench.errors import Refusal
+from bench.method import load, spec_of
+from bench.train import train
+from data.dataset import open_dataset
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+LOOKS = [("global", 5, 0.9), ("a", 5, 0.2), ("a", 10, 0.3), ("a", 15, 0.3), ("a", 20, math.nan)]
+
+
+def test_the_first_of_equals_is_the_best_and_only_the_phases_own_looks_count() -> None:
+    assert validation.best(LOOKS, "a") == 2
+    assert validation.best(LOOKS, "b") is None
+    assert not validation.settled(LOOKS, "a", 3)
+    assert validation.settled(LOOKS, "a", 2)
+    assert not validation.settled([("a", 5, math.nan), ("a", 10, 0.1)], "a", 1)
+    assert not validation.settled([], "a", 1)
+
+
+def stopping(steps: int, rate: float, **training: Any) -> Callable[[dict[str, Any]], None]:
+    """A suite whose one small U-Net looks at val."""
+
+    def change(suite: dict[str, Any]) -> None:
+        spec = {**PLAIN, "network": "unet2015", "train_on": "patch"}
+        line = model_line("baselines", spec, ["train"], steps)
+        line["training"]["phases"] = {"train": {"steps": steps, "learning_rate": rate, "batch": 2}}
+        line["training"].update(training)
+        suite["models"]["small"] = line
+
+    return change
+
+
+def test_what_does_not_grow_stops(project: None, edit_suite: Edit) -> None:
+    edit_suite(stopping(20, 0.0, validate_every=2, patience=2))
+    train(read_suite(), "small")
+    values = record.read(record.path_of("tiny", "train", "small")).values
+    assert [step for _, step, _ in values["looks"]] == [2, 4, 6]
+    assert values["phases"]["train"]["steps"] == len(values["loss"]) == 6
+
+
+def test_the_best_weights_are_kept(
+    project: None, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_suite(stopping(5, 1e-2, validate_every=1, patience=5))
+    scores, seen = iter([0.1, 0.4, 0.3, 0.4, 0.2]), []
+
+    def look(network: nn.Module, *_: object) -> float:
+        seen.append({key: value.clone() for key, value in network.state_dict().items()})
+        return next(scores)
+
+    monkeypatch.setattr(bench.train.validation, "look", look)
+    kept = torch.load(train(read_suite(), "small"), weights_only=True)
+    equal = [all(torch.equal(kept[key], state[key]) for key in kept) for state in seen]
+    assert equal == [False, True, False, False, False]
+
+
+def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
+    project: None, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_suite(stopping(8, 1e-2, validate_every=2, patience=1, checkpoint_every=3))
+    suite = read_suite()
+    straight = torch.load(train(suite, "small"), weights_only=True)
+    looks = record.read(record.path_of("tiny", "train", "small")).values["looks"]
+    true, calls = validation.look, iter(range(10))
+
+    def killed(*arguments: Any) -> float:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return true(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.train.validation, "look", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(suite, "small")
+    resumed = torch.load(train(suite, "small"), weights_only=True)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert record.read(record.path_of("tiny", "train", "small")).values["looks"] == looks
+
+
+def test_a_look_leaves_the_modes_of_training(project: None) -> None:
+    suite = read_suite()
+    method, dataset = load("glnet"), open_dataset("tiny")
+    spec = spec_of("glnet", suite.models["glnet"])
+    network = method.build(spec, len(dataset.classes)).eval()
+    for phase in method.phases(network, spec):
+        assert phase.judged_by in method.strategies
+        for module in phase.trains:
+            module.train()
+        modes = [module.training for module in network.modules()]
+        assert 0 <= validation.look(network, method, spec, phase, dataset) <= 1
+        assert [module.training for module in network.modules()] == modes
+        network.eval()
+
+
+@pytest.mark.parametrize("network", ["colour", "fpn"])
+def test_rivals_are_judged_by_what_they_learn_from(network: str) -> None:
+    import baselines.spec
+
+    method = load("baselines")
+    for train_on in ("patch", "downsample"):
+        spec = baselines.spec.Spec(**{**PLAIN, "network": network, "train_on": train_on})
+        (phase,) = method.phases(method.build(spec, 3), spec)
+        assert phase.judged_by == ("whole" if network == "colour" else train_on)
+        assert phase.judged_by in get_args(baselines.spec.Strategy)
+
+
+def test_a_data_set_without_val_is_refused(project: None) -> None:
+    dataset = open_dataset("tiny")
+    bare = type(dataset)(**{**vars(dataset), "splits": {**dataset.splits, "val": ()}})
+    suite = read_suite()
+    method, spec = load("baselines"), spec_of("colour", suite.models["colour"])
+    network = method.build(spec, 3)
+    with pytest.raises(Refusal, match="has no val split, which `validate_every` needs"):
+        validation.look(network, method, spec, method.phases(network, spec)[0], bare)
+
+
+def test_looking_never_is_no_setting() -> None:
+    line = model_line("baselines", {}, ["train"])
+    line["training"]["validate_every"] = 0
+    with pytest.raises(Refusal, match=r"training\.validate_every is 0"):
+        strict(Model, line, "params.yaml: models.x")
