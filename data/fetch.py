@@ -302,6 +302,8 @@ class _Download:
         wait = self.patience.timeout_s
         try:
             response = session.get(self.remote.url, headers=headers, stream=True, timeout=wait)
+        except requests.exceptions.SSLError:
+            raise self._refused("cannot prove who it is (its certificate)") from None
         except (requests.Timeout, requests.ConnectionError) as error:
             raise _Again(_broken(error)) from None
         except requests.RequestException as error:

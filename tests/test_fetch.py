@@ -358,6 +358,12 @@ def test_a_server_that_hangs_in_the_middle(server: Server, raw: Path) -> None:
         get(server, raw, patience)
 
 
+def test_a_server_that_cannot_prove_who_it_is(server: Server, raw: Path) -> None:
+    url = server.url.replace("http:", "https:")
+    with pytest.raises(Refusal, match=r"cannot prove who it is \(its certificate\): check"):
+        fetch(Remote(f"{url}/a.bin", "a.bin"), raw, workshop_of(raw), QUICK)
+
+
 def test_nobody_there(server: Server, raw: Path) -> None:
     server.server.shutdown()
     server.server.server_close()
