@@ -103,5 +103,6 @@ def test_rows_come_from_the_suites_and_the_published_table() -> None:
     assert first.tensors_mb > 134_296_181 * 4 / 2**20
     # conv1_2 unfolds 64 channels of 3 x 3 at 508 px, and 200 px of padding less 2
     assert first.workspace_mb == pytest.approx(4 * 64 * 9 * 706**2 / 2**20)
-    (changed, _) = published_rows([small], {"fcn8s": VARIANTS["fcn8s"][0]})
+    changed, kept = published_rows([small], {"fcn8s": VARIANTS["fcn8s"][0]}, [first, second])
     assert changed.tensors_mb < first.tensors_mb
+    assert kept is second
