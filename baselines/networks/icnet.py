@@ -3,16 +3,15 @@
 The quarter-size image goes through a dilated ResNet with pyramid pooling, the half-size one through
 the first 17 layers of it, whose result the quarter takes over (section 3.2), the full one through
 three convolutions; cascade feature fusion joins them. 24,582,325 parameters with ResNet-50 and 7
-classes. Differs from the paper: the ResNet is not compressed to half its channels after training
-(the compressed network has 6.7 M), and labels are not shrunk for the auxiliary losses, but scores
-enlarged."""
+classes. Differs from the paper: the ResNet is not compressed to half its channels after training,
+and labels are not shrunk for the auxiliary losses, but scores enlarged."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 BINS = (1, 2, 3, 6)
 WEIGHTS = (1.0, 0.4, 0.16)
-"""Of the losses at 1/4, 1/8 and 1/16 of the image (section 3.3, and the authors' settings)."""
+"""Of the losses at 1/4, 1/8 and 1/16 of the image (section 3.4, in the authors' settings)."""
 WIDTH = 128
 
 

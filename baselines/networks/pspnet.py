@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 BINS = (1, 2, 3, 6)
 AUXILIARY_WEIGHT = 0.4
-"""Of the loss after the last but one stage (section 3.3)."""
+"""Of the loss after the last but one stage (section 4)."""
 WIDTH = 512
 
 
