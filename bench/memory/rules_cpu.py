@@ -66,6 +66,11 @@ class Shape:
         for side in weight.shape[2:]:
             self.kernel *= side
         self.transposed = transposed
+        # Taps that see nothing but the border: oneDNN then gathers (measured, sides 1 to 20).
+        self.overhanging = any(
+            one > side
+            for one, side in zip(_all(padding, dimensions), source.shape[2:], strict=True)
+        )
         self.inputs = source.shape[1]
         self.outputs = weight.shape[1] * groups if transposed else weight.shape[0]
         self.dilated = any(step > 1 for step in _all(dilation, dimensions))
@@ -75,7 +80,8 @@ class Shape:
 
     @property
     def onednn(self) -> bool:
-        return "Mkldnn" in self.backend.name
+        # torch 2.14 gives no name to oneDNN's backend of transposed convolutions.
+        return "Mkldnn" in self.backend.name or (self.transposed and self.backend.name == "???")
 
     @property
     def plain(self) -> bool:
@@ -139,10 +145,18 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
     source = shape.source
     copies = [shape.copy(source)]
     if not shape.onednn:
+        if shape.transposed:
+            # slow_conv_transpose2d spreads one image at a time over its pixels' patches.
+            columns = shape.outputs * shape.kernel * source[0, 0].numel() * FLOAT
+            return [Moment([*copies, columns], results=True)]
         # _slow_conv2d lays the patches of every image side by side, unless the kernel is 1 x 1.
         return [Moment([*copies, _columns(shape, result, source.shape[0])], results=True)]
     copies.append(shape.copy(shape.weight))
     gathered = shape.gathered(result)
+    if shape.overhanging and not shape.channels_last and not shape.transposed:
+        columns = _columns(shape, result, shape.threads)
+        plain = _bytes(result)
+        return [Moment([*copies, columns, plain]), Moment([*copies, plain], results=True)]
     if shape.channels_last:
         weights = shape.weights(inputs=shape.groups > 1 or shape.transposed)
         return [Moment([*copies, weights, gathered], results=True)]
