@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from bench.memory import (
     DEFINITIONS,
-    Booking,
     CardSampler,
     PeakResident,
     clock,
     predict_memory,
     tensors_of,
 )
+from bench.memory.account import account
+from bench.memory.booking import bytes_of
 from bench.trained import Line
 
 REPETITIONS = 5
@@ -57,6 +58,9 @@ def all_meters(line: Line, device: torch.device) -> dict[str, Any]:
     meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "host_bytes": predicted.host_bytes,
+        "reserved_bytes": predicted.reserved_bytes,
+        "module": predicted.module,
+        "by_category": predicted.by_category,
         "at": predicted.at,
     }
     return {
@@ -97,13 +101,14 @@ def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tens
 
 
 def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
-    """Resident memory of the first prediction, then the tensors of a second one, booked."""
+    """Resident memory of the first prediction, then what the allocator books of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
         network, image = first()
-    with Booking([*tensors_of(network), image]) as booking:
+    there = bytes_of([*tensors_of(network), image])
+    with account() as booked:
         line.predict(network, image)
-    allocated = {"bytes": booking.peak["cpu"], "at": booking.at["cpu"]}
+    allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
     return {"allocated": allocated, "rss": _resident(resident)}, network, image
 
 

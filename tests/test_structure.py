@@ -27,12 +27,37 @@ ALLOWED: dict[str, set[str]] = {
     "bench.record": set(),
     "bench.stage": set(),
     "bench.method": {"bench.config"},
-    "bench.memory": {"bench.method"},
-    "bench.meters": {"bench.memory", "bench.trained"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
+    "bench.memory": {
+        f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
+    },
+    "bench.memory.account": set(),
+    "bench.memory.booking": set(),
+    "bench.memory.caching": {"bench.memory.booking"},
+    "bench.memory.card": set(),
+    "bench.memory.cards": set(),
+    "bench.memory.prediction": {
+        f"bench.{name}"
+        for name in (
+            "method",
+            "memory.booking",
+            "memory.caching",
+            "memory.rules_cpu",
+            "memory.rules_cuda",
+        )
+    },
+    "bench.memory.resident": set(),
+    "bench.memory.rules_cpu": {"bench.memory.booking"},
+    "bench.memory.rules_cuda": {"bench.memory.booking"},
+    "bench.meters": {
+        "bench.memory",
+        "bench.memory.account",
+        "bench.memory.booking",
+        "bench.trained",
+    },
     "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
 }
 

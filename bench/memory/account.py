@@ -1,0 +1,92 @@
+"""The yardstick of predictions on the CPU: what torch's CPU allocator itself booked.
+
+torch.profiler reports every call of c10's CPU allocator, whoever makes it: `at::empty`, scratch
+space inside an operator, oneDNN's reordered copies and scratchpads (torch gives oneDNN its own
+allocator). Not seen are blocks that C++ takes from malloc itself (std::vector, MKL's packing
+buffers) and calls from threads that do not belong to the profile: OpenMP's workers. Sizes are as
+asked for, without malloc's rounding."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the CPU allocator."""
+
+    bytes: int
+    """Allocated, or where negative freed."""
+    operators: tuple[str, ...]
+    """The operators that it happened in, outermost first."""
+
+
+@dataclass
+class Account:
+    """What the CPU allocator booked in a block of code; empty until the block has ended."""
+
+    calls: list[Call] = field(default_factory=list)
+    """In the order of time. A block that was there before the profile has no call when it is
+    freed."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes alive at once, of those allocated since the block began."""
+        return peak(self.calls)[0]
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators at the peak, outermost first."""
+        return peak(self.calls)[1]
+
+
+def peak(calls: Sequence[Call]) -> tuple[int, tuple[str, ...]]:
+    """(most bytes alive at once, the operators of the call that reached them)."""
+    now = most = 0
+    at: tuple[str, ...] = ()
+    for call in calls:
+        now += call.bytes
+        if now > most:
+            most, at = now, call.operators
+    return most, at
+
+
+@contextmanager
+def account() -> Iterator[Account]:
+    """Book what the CPU allocator does inside the block; what it held before is not in it."""
+    found = Account()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield found
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    found.calls.extend(_calls(results.experimental_event_tree()))
+
+
+def _calls(tree: Sequence[Any]) -> list[Call]:
+    """The allocator's calls below `tree`, by time, without frees of what was not seen allocated."""
+    seen: list[tuple[int, int, Any, tuple[str, ...]]] = []
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(node, ()) for node in tree]
+    while waiting:
+        node, above = waiting.pop()
+        if node.tag == _EventType.Allocation:
+            if node.extra_fields.device.type == "cpu":
+                seen.append((node.start_time_ns, len(seen), node.extra_fields, above))
+            continue
+        inside = (*above, node.name) if node.tag == _EventType.TorchOp else above
+        waiting.extend((child, inside) for child in node.children)
+    alive: set[int] = set()
+    calls: list[Call] = []
+    for _, _, fields, above in sorted(seen, key=lambda one: one[:2]):
+        if fields.alloc_size > 0:
+            alive.add(fields.ptr)
+        elif fields.ptr not in alive:
+            continue
+        else:
+            alive.remove(fields.ptr)
+        calls.append(Call(fields.alloc_size, above))
+    return calls

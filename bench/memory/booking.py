@@ -1,0 +1,289 @@
+"""The recorder: which operator takes how much memory where, and when it is given back.
+
+A dispatch mode sees every operator and books each storage that it makes, once, until it dies. On
+real tensors it tells what was alive; on fake tensors it tells the same without computing anything,
+for any device, in seconds. What an operator takes inside itself and gives back before it ends is
+not dispatched: a table of rules adds it (`rules_cpu`, `rules_cuda`)."""
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+Category = Literal[
+    "weights", "inputs", "activations", "gradients", "optimiser state", "temporaries"
+]
+"""`weights`: parameters and buffers; `inputs`: the image or the views; `activations`: what
+operators return while a network looks; `gradients`: what they return on the way back; `optimiser
+state`: what an optimiser keeps from step to step; `temporaries`: what an operator takes inside
+itself, and what the optimiser's step makes besides its state."""
+
+
+class Moment(NamedTuple):
+    """Blocks that an operator holds at once inside itself."""
+
+    blocks: Sequence[int]
+    """Bytes of each block that is gone when the operator returns."""
+    results: bool = False
+    """Whether the operator's results are there as well."""
+
+
+class Use(NamedTuple):
+    """One operator at work: what a rule may look at. Sizes and layouts alone, never values."""
+
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    result: Any
+
+
+Rule = Callable[[Use], list[Moment]]
+Rules = Mapping[str, Rule]
+"""By the operator's name without its overload, for instance `aten::convolution`."""
+
+
+class Event(NamedTuple):
+    """A block is taken, or given back."""
+
+    block: int
+    """Its number: given back under the same one."""
+    bytes: int
+    """Negative where it is given back."""
+    device: str
+    operator: str
+    module: str
+
+
+class Peak(NamedTuple):
+    """The moment at which most bytes are alive on a device."""
+
+    bytes: int
+    by_category: dict[str, int]
+    operator: str
+    module: str
+
+
+class Booking(TorchDispatchMode):
+    """Books the storage of every tensor that an operator makes, by device, until it is freed.
+
+    A storage that several tensors share counts once. Use as a context manager around the work.
+    """
+
+    def __init__(
+        self,
+        existing: Iterable[Tensor] = (),
+        network: nn.Module | None = None,
+        rules: Mapping[str, Rules] | None = None,
+        stands_for: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Args:
+            existing: tensors that are alive already and shall count, for instance the weights.
+            network: whose modules shall be named.
+            rules: what operators take inside, by device type.
+            stands_for: device types that are booked, and ruled, as another one.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: dict[str, int] = defaultdict(int)
+        """Bytes alive, by device type."""
+        self.peak: dict[str, int] = defaultdict(int)
+        """Most bytes alive at once, by device type."""
+        self.at: dict[str, str] = {}
+        """The operator at each peak."""
+        self.events: list[Event] = []
+        self.category: Category = "activations"
+        """What operators return from now on."""
+        self._categories: list[Category] = []
+        self._seen: Any = WeakIdKeyDictionary()
+        self._rules = rules or {}
+        self._stands_for = stands_for or {}
+        self._modules = Modules(network) if network else None
+        self.add(existing, "weights")
+
+    def __enter__(self) -> "Booking":
+        if self._modules:
+            self._modules.start()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self._modules:
+            self._modules.stop()
+
+    def add(self, tensors: Iterable[Tensor], category: Category) -> None:
+        """Book tensors that are alive already, or say of booked ones what they are."""
+        for tensor in tensors:
+            if (block := self._seen.get(tensor.untyped_storage())) is not None:
+                self._categories[block] = category
+            else:
+                self._book(tensor, "before the first operator", "", category)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        module = self._modules.current() if self._modules else ""
+        result = _without_values(func, args)
+        if result is None:
+            result = func(*args, **kwargs)
+        operator = str(func)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        moments = self._inside(func, args, kwargs, result, made)
+        for moment in moments:
+            if not moment.results:
+                self._pass(moment, self._device(made[0]), operator, module)
+        for leaf in made:
+            self._book(leaf, operator, module, self.category)
+        for moment in moments:
+            if moment.results:
+                self._pass(moment, self._device(made[0]), operator, module)
+        return result
+
+    def peak_of(self, device: str) -> Peak:
+        """The peak on a device type, and what it is made of."""
+        now: dict[str, int] = defaultdict(int)
+        total = most = 0
+        found = Peak(0, {}, "", "")
+        # Twice over the events: copying the sums at every new record would take longer.
+        at = -1
+        for number, event in enumerate(self.events):
+            if event.device == device:
+                total += event.bytes
+                if total > most:
+                    most, at = total, number
+        for event in self.events[: at + 1]:
+            if event.device == device:
+                now[self._categories[event.block]] += event.bytes
+        if at >= 0:
+            last = self.events[at]
+            by_category = {name: size for name, size in now.items() if size}
+            found = Peak(most, by_category, last.operator, last.module)
+        return found
+
+    def _inside(
+        self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
+    ) -> list[Moment]:
+        if not made:
+            return []
+        rule = self._rules.get(self._device(made[0]), {}).get(func._schema.name)
+        return rule(Use(args, kwargs, result)) if rule else []
+
+    def _device(self, tensor: Tensor) -> str:
+        return self._stands_for.get(tensor.device.type, tensor.device.type)
+
+    def _pass(self, moment: Moment, device: str, operator: str, module: str) -> None:
+        """Blocks that are taken together and given back."""
+        blocks = [(self._take(size, device, operator, module), size) for size in moment.blocks]
+        for block, size in blocks:
+            self._free(block, device, size)
+
+    def _book(self, tensor: Tensor, operator: str, module: str, category: Category) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        device, size = self._device(tensor), storage.nbytes()
+        block = self._take(size, device, operator, module, category)
+        self._seen[storage] = block
+        weakref.finalize(storage, self._free, block, device, size).atexit = False
+
+    def _take(
+        self,
+        size: int,
+        device: str,
+        operator: str,
+        module: str,
+        category: Category = "temporaries",
+    ) -> int:
+        block = len(self._categories)
+        self._categories.append(category)
+        self.events.append(Event(block, size, device, operator, module))
+        self.now[device] += size
+        if self.now[device] > self.peak[device]:
+            self.peak[device], self.at[device] = self.now[device], operator
+        return block
+
+    def _free(self, block: int, device: str, size: int) -> None:
+        self.events.append(Event(block, -size, device, "", ""))
+        self.now[device] -= size
+
+
+class Modules:
+    """Which module of a network is at work, forwards and backwards.
+
+    Forwards by torch's module hooks. An operator of the backward pass belongs to the module whose
+    forward pass made its autograd node; the two share autograd's sequence number."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._names = {
+            id(module): f"{type(module).__name__} {name}".strip()
+            for name, module in network.named_modules()
+        }
+        self._inside: list[str] = []
+        self._made: dict[int, str] = {}
+        self._hooks: list[Any] = []
+
+    def start(self) -> None:
+        """Follow the network from now on."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self._inside.append(self._names.get(id(module), ""))
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            self._inside.pop()
+
+        self._hooks = [
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        ]
+
+    def stop(self) -> None:
+        """Take all hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def current(self) -> str:
+        """`Conv2d encoder.layer1.0.conv1`, or empty outside of all modules."""
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            return self._made.get(node._sequence_nr(), "")
+        module = self._inside[-1] if self._inside else ""
+        if module and torch.is_grad_enabled():
+            # The first one: an operator that makes no node finds the node before it.
+            self._made.setdefault(torch.autograd._get_sequence_nr() - 1, module)
+        return module
+
+
+def tensors_of(network: nn.Module) -> list[Tensor]:
+    """Weights and buffers of a network."""
+    return [*network.parameters(), *network.buffers()]
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages of tensors, each storage once."""
+    storages = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors
+    }
+    return sum(storages.values())
+
+
+def _without_values(func: Any, args: Any) -> Any:
+    """What an operator that depends on values stands for on fake tensors, which have none: a number
+    reads as 1, and a mask is taken to choose everything, the most that it can. None: any other."""
+    if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+        return 1.0 if args[0].dtype.is_floating_point else 1
+    if func is torch.ops.aten.index.Tensor and isinstance(args[0], FakeTensor):
+        masks = [one for one in args[1] if one is not None and one.dtype == torch.bool]
+        if len(masks) == 1 and args[1][0] is masks[0]:
+            return args[0].new_empty(masks[0].numel(), *args[0].shape[masks[0].dim() :])
+    return None

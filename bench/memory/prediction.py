@@ -1,0 +1,210 @@
+"""Peak memory of one image, and of one training step, on fake tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.memory.booking import Booking, Rules, bytes_of, tensors_of
+from bench.memory.caching import play
+from bench.memory.rules_cpu import CPU
+from bench.memory.rules_cuda import CUDA
+from bench.method import Method, Phase, Strategy, View, network_for
+
+RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
+STEPS = 2
+"""Of a phase: the second one finds the optimiser's state, which the first one makes."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one image, or a training step, would cost on a device."""
+
+    device_bytes: int
+    host_bytes: int
+    """Beside a device that is not the CPU: the image, canvases, kept maps. On the CPU the same as
+    `device_bytes`."""
+    weights_bytes: int
+    at: str
+    """The operator at the peak on the device."""
+    module: str
+    """The module at the peak on the device, or empty outside of all modules."""
+    by_category: Mapping[str, int]
+    """The peak on the device, in parts."""
+    reserved_bytes: int | None
+    """What CUDA's caching allocator would hold; None on the CPU, whose allocator keeps nothing."""
+    allocated_bytes: int | None
+    """What torch.cuda.max_memory_allocated would say; None on the CPU."""
+    parameters: int
+
+
+def predict_memory(
+    method: Method,
+    strategy: Strategy,
+    spec: Any,
+    classes: int,
+    size: tuple[int, int],
+    device: str,
+) -> Prediction:
+    """Peak memory of one prediction, on fake tensors.
+
+    Args:
+        size: (H, W) of the image in pixels.
+        device: `cuda` needs no card.
+    """
+    with torch.device("meta"):
+        network = network_for(method, strategy, spec, classes)
+    with FakeTensorMode(), torch.inference_mode():
+        _refill(network, device)
+        image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
+        booking = Booking(tensors_of(network), network, RULES)
+        booking.add([image], "inputs")
+        with booking:
+            strategy.predict(network, image, spec)
+    return _prediction(booking, network, device)
+
+
+def predict_training(
+    method: Method,
+    spec: Any,
+    classes: int,
+    size: tuple[int, int],
+    batch: Mapping[str, int],
+    device: str,
+    weight_decay: float = 0.0,
+) -> dict[str, Prediction]:
+    """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
+
+    The step is that of `bench.train`: weights in NHWC, Adam, 32-bit floats; the second of a phase,
+    so that the optimiser's state is there from the start.
+
+    A CUDA step is recorded on fake CPU tensors that are booked as CUDA's, under CUDA's rules:
+    torch's autograd engine asks for a stream of the card, which is not there. Assumed is that the
+    operators that torch picks by device keep the same tensors for the way back.
+
+    Args:
+        size: (H, W) of each training image in pixels.
+        batch: images a step, by phase.
+        device: `cuda` needs no card.
+    """
+    with torch.device("meta"):
+        network = method.build(spec, classes).to(memory_format=torch.channels_last)
+    phases = method.phases(network, spec)
+    seen = [views_of(method, spec, phase, size, batch[phase.name]) for phase in phases]
+    found = {}
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        _refill(network, "cpu")
+        for phase, real in zip(phases, seen, strict=True):
+            views = [
+                {
+                    name: value if name in READ else mode.from_tensor(value)
+                    for name, value in view.items()
+                }
+                for view in real
+            ]
+            booking = Booking(tensors_of(network), network, RULES, {"cpu": device})
+            booking.add((value for view in views for value in view.values()), "inputs")
+            optimiser = begin(network, phase, weight_decay, foreach=device == "cuda")
+            with booking:
+                for _ in range(STEPS):
+                    step(method, network, views, spec, phase, optimiser, booking)
+            found[phase.name] = _prediction(booking, network, device)
+            if device != "cpu":  # the host holds the views that were copied from it
+                seen_bytes = bytes_of(value for view in real for value in view.values())
+                found[phase.name] = replace(found[phase.name], host_bytes=seen_bytes)
+    return found
+
+
+READ = ("size", "boxes", "chosen")
+"""Values of a view that a method reads as numbers: plan, not data, and a few bytes."""
+
+
+def views_of(
+    method: Method, spec: Any, phase: Phase, size: tuple[int, int], count: int
+) -> list[View]:
+    """What training sees of `count` black images of `size` (H, W) that are all of the first
+    class."""
+    rng = torch.Generator().manual_seed(0)
+    views = []
+    for _ in range(count):
+        image = torch.zeros(3, *size, dtype=torch.uint8)
+        label = torch.zeros(*size, dtype=torch.uint8)
+        views.append(method.view(image, label, spec, phase.name, rng))
+    return views
+
+
+def begin(
+    network: nn.Module, phase: Phase, weight_decay: float, foreach: bool | None = None
+) -> torch.optim.Optimizer | None:
+    """Bring a network into a phase, as `bench.train` does; its optimiser, if anything moves."""
+    network.eval().requires_grad_(False)
+    for module in phase.trains:
+        module.train().requires_grad_(True)
+    phase.begin()
+    moving = [p for p in network.parameters() if p.requires_grad]
+    if not moving:
+        return None
+    return torch.optim.Adam(moving, lr=1e-6, weight_decay=weight_decay, foreach=foreach)
+
+
+def step(
+    method: Method,
+    network: nn.Module,
+    views: Sequence[View],
+    spec: Any,
+    phase: Phase,
+    optimiser: torch.optim.Optimizer | None,
+    booking: Booking | None = None,
+) -> None:
+    """One optimiser step, as `bench.train` makes it; says to `booking` what is made when."""
+
+    def back(loss: Tensor) -> None:
+        if booking:
+            booking.category = "gradients"
+        loss.backward()  # type: ignore[no-untyped-call]
+        if booking:
+            booking.category = "activations"
+
+    method.backward(network, list(views), spec, phase.name, back)
+    if optimiser is None:
+        return
+    if booking:
+        booking.category = "temporaries"
+    optimiser.step()
+    if booking:
+        kept = (value for state in optimiser.state.values() for value in state.values())
+        booking.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
+        booking.category = "activations"
+    optimiser.zero_grad()
+
+
+def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction:
+    peak = booking.peak_of(device)
+    held = play(booking.events, device) if device == "cuda" else None
+    return Prediction(
+        device_bytes=peak.bytes,
+        host_bytes=booking.peak["cpu"],
+        weights_bytes=bytes_of(tensors_of(network)),
+        at=peak.operator,
+        module=peak.module,
+        by_category=peak.by_category,
+        reserved_bytes=held.reserved_bytes if held else None,
+        allocated_bytes=held.allocated_bytes if held else None,
+        parameters=sum(p.numel() for p in network.parameters()),
+    )
+
+
+def _refill(network: nn.Module, device: str) -> None:
+    """Give a network empty tensors on `device`; unlike Module.to, this also works for fake ones."""
+    for module in network.modules():
+        for name, old in [*module._parameters.items(), *module._buffers.items()]:
+            if old is None:
+                continue
+            new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
+            if name in module._parameters:
+                module._parameters[name] = torch.nn.Parameter(new, requires_grad=False)
+            else:
+                module._buffers[name] = new

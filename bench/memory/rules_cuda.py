@@ -1,0 +1,85 @@
+"""What operators take inside themselves on CUDA, beside their results.
+
+Nothing here was measured: no card was there. Each rule is read off torch's source, named beside it;
+the sequence is the one that the dispatcher shows. Left out because only a card tells: cuDNN's
+workspaces (`cards` has a constant for them) and scratch of reductions and of cub, a few KiB."""
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from bench.memory.booking import Moment, Rule, Rules, Use
+
+
+def _convolution(use: Use) -> list[Moment]:
+    """Source and weights are brought into one layout, NHWC if either lies so (ConvShared.cpp,
+    cudnn_convolution: contiguous(cudnn_conv_suggest_memory_format(...)))."""
+    source, weight = use.args[:2]
+    return [Moment(_copies(_layout(source, weight), source, weight), results=True)]
+
+
+def _convolution_backward(use: Use) -> list[Moment]:
+    """The same, and the gradient (ConvShared.cpp, cudnn_convolution_backward); one copy of source
+    or weights at a time beside the gradient's."""
+    gradient, source, weight = use.args[:3]
+    layout = _layout(source, weight)
+    return [
+        Moment(_copies(layout, gradient, other), results=True)
+        for other, wanted in zip((weight, source), use.args[-1], strict=False)
+        if wanted
+    ]
+
+
+def _contiguous(use: Use) -> list[Moment]:
+    """SoftMax.cu, host_softmax: `input_.contiguous()`."""
+    return [Moment(_copies(torch.contiguous_format, use.args[0]), results=True)]
+
+
+def _pool(use: Use) -> list[Moment]:
+    """Pooling.cpp, max_pool2d: the first result of max_pool2d_with_indices; positions have 8
+    bytes."""
+    return [Moment([use.result.numel() * 8], results=True)]
+
+
+def _mse_loss(use: Use) -> list[Moment]:
+    """Loss.cpp, mse_loss_out: every element's loss before the mean."""
+    source, reduction = use.args[0], use.args[2] if len(use.args) > 2 else 1
+    return [Moment([source.numel() * source.element_size()], results=True)] if reduction else []
+
+
+def _masked(use: Use) -> list[Moment]:
+    """IndexingUtils.h, expandTensors: a mask becomes 64-bit positions, one number a dimension."""
+    masks = [one for one in use.args[1] if one is not None and one.dtype == torch.bool]
+    chosen = use.result.shape[0]
+    return [Moment([8 * mask.dim() * chosen for mask in masks], results=True)]
+
+
+def _layout(source: Tensor, weight: Tensor) -> torch.memory_format:
+    """ConvUtils.h, cudnn_conv_suggest_memory_format."""
+    either = (suggest_memory_format(source), suggest_memory_format(weight))
+    return torch.channels_last if torch.channels_last in either else torch.contiguous_format
+
+
+def _copies(layout: torch.memory_format, *tensors: Tensor) -> list[int]:
+    """Bytes of those tensors that do not lie as wanted."""
+    return [
+        tensor.numel() * tensor.element_size()
+        for tensor in tensors
+        if not tensor.is_contiguous(memory_format=layout)
+    ]
+
+
+_RULES: dict[str, Rule] = {
+    "aten::conv2d": _convolution,
+    "aten::convolution": _convolution,
+    "aten::conv_transpose2d": _convolution,
+    "aten::convolution_backward": _convolution_backward,
+    "aten::log_softmax": _contiguous,
+    "aten::_log_softmax": _contiguous,
+    "aten::softmax": _contiguous,
+    "aten::_softmax": _contiguous,
+    "aten::max_pool2d": _pool,
+    "aten::mse_loss": _mse_loss,
+    "aten::index": _masked,
+}
+CUDA: Rules = _RULES
