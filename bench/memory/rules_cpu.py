@@ -101,9 +101,9 @@ class Shape:
 
     def blocked(self, map: Tensor) -> int:
         """Bytes of a map (N, C, H, W) in oneDNN's own layout."""
-        if self.plain:
-            return _bytes(map)
         channels = map.shape[1]
+        if self.plain or (self.transposed and channels < block() and not self.depthwise):
+            return _bytes(map)
         return map.numel() // channels * padded(channels) * FLOAT
 
     def weights(self, inputs: bool = True, outputs: bool = True) -> int:
