@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import py7zr
 import pytest
+from conftest import ROOT
 from PIL import Image
 from test_fetch import Server, answer
 
 from bench import metrics
+from bench.config import read_suite
 from bench.errors import Refusal
 from data import deepglobe, inria, isic, prepare
 from data.dataset import Dataset
 from data.fetch import Patience, workshop_of
+from data.source import open_source
 from data.splits import Published
 
 QUICK = Patience(tries=2, first_wait_s=0.01, timeout_s=5, block_bytes=4000)
@@ -552,6 +555,16 @@ def test_the_addresses_are_encrypted_ones(module: Any) -> None:
     addresses = [value for key, value in vars(settings).items() if key.endswith("url")]
     assert addresses
     assert all(address.startswith("https://") for address in addresses)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_data_sets_of_the_suites_that_come_along_are_right(path: Path) -> None:
+    suite = read_suite(path)
+    for name in suite.datasets:
+        source, settings, _ = open_source(suite, name)
+        about = source.about(settings)
+        assert len(about.classes) == len(set(about.palette))
+        assert {*about.ignored, *about.rare} <= set(about.classes)
 
 
 def test_the_published_counts_add_up() -> None:
