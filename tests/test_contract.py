@@ -10,9 +10,7 @@ from torch import nn
 
 import baselines.spec
 import glnet.spec
-from bench.memory import predict_memory, tensors_of
-from bench.memory.account import account
-from bench.memory.booking import bytes_of
+from bench.memory import predict_memory
 from bench.method import load, network_for
 
 CLASSES = 3
@@ -62,20 +60,6 @@ def test_labels_for_an_image_of_any_size(
     assert labels.max() < CLASSES
     assert torch.equal(image, before), "the image is not the strategy's to change"
     assert torch.equal(labels, again), "nothing is remembered from one image to the next"
-
-
-@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
-def test_predicted_memory_is_what_is_allocated(method: str, network: str, strategy: str) -> None:
-    model, plan, settings = made(method, network, strategy)
-    image = torch.randint(0, 255, (3, 101, 150), dtype=torch.uint8)
-    with torch.inference_mode(), account() as booked:
-        plan.predict(model, image, settings)
-    predicted = predict_memory(load(method), plan, settings, CLASSES, (101, 150), "cpu")
-    there = bytes_of([*tensors_of(model), image])
-    if strategy == "coarse-to-fine":  # how many patches there are depends on the image
-        assert predicted.device_bytes >= 0.95 * (there + booked.peak_bytes)
-    else:
-        assert predicted.device_bytes == pytest.approx(there + booked.peak_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
