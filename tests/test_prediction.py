@@ -1,16 +1,22 @@
 """Memory that is predicted on fake tensors, against what the CPU allocator itself booked."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from test_contract import CASES, CLASSES, ids, made, spec
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from bench.memory import predict_memory, tensors_of
 from bench.memory.account import account
-from bench.memory.booking import bytes_of
+from bench.memory.booking import Booking, bytes_of
 from bench.memory.prediction import (
+    RULES,
     STEPS,
     Prediction,
     begin,
@@ -80,3 +86,105 @@ def test_a_card_reserves_more_than_it_is_asked_for() -> None:
     assert found.allocated_bytes is not None
     assert found.reserved_bytes >= found.allocated_bytes >= found.device_bytes
     assert found.reserved_bytes % 2**20 == 0, "segments are whole mebibytes"
+
+
+# Networks that nobody thought of.
+
+
+class Layers(nn.Module):
+    """A chain of layers, some of which join an earlier map."""
+
+    def __init__(self, layers: Sequence[nn.Module], joins: Sequence[str], size: int) -> None:
+        super().__init__()
+        self.layers, self.joins, self.size = nn.ModuleList(layers), joins, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, join in zip(self.layers, self.joins, strict=True):
+            before = x
+            x = layer(x)
+            if join == "relu":
+                x = F.relu(x)
+            elif join == "resize":
+                x = F.interpolate(x, (self.size, self.size + 8), mode="bilinear")
+            elif join == "cat":
+                x = torch.cat([x, F.interpolate(before, x.shape[-2:], mode="nearest")], 1)
+            elif join == "pool":
+                x = F.max_pool2d(x, 2)
+            elif join == "mean":
+                x = x + F.adaptive_avg_pool2d(x, 1)
+        return x
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Layers:
+    """Two to five layers of 16 to 48 channels."""
+    channels = [16, 24, 32, 48]
+    width = 3
+    layers: list[nn.Module] = []
+    joins: list[str] = []
+    for _ in range(draw(st.integers(2, 5))):
+        kind = draw(st.sampled_from(["conv", "conv", "dilated", "strided", "depthwise", "up"]))
+        if kind == "depthwise" and width > 3:
+            new = width
+            layer: nn.Module = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        else:
+            new = draw(st.sampled_from(channels))
+            kernel = draw(st.sampled_from([1, 3, 5]))
+            if kind == "up":
+                layer = nn.ConvTranspose2d(width, new, 2, stride=2)
+            elif kind == "dilated":
+                layer = nn.Conv2d(width, new, 3, padding=2, dilation=2)
+            else:
+                stride = 2 if kind == "strided" else 1
+                layer = nn.Conv2d(width, new, kernel, stride=stride, padding=kernel // 2)
+        if draw(st.booleans()):
+            layer = nn.Sequential(layer, nn.BatchNorm2d(new))
+        layers.append(layer)
+        joins.append(draw(st.sampled_from(["relu", "resize", "cat", "pool", "mean", "none"])))
+        width = new + width if joins[-1] == "cat" else new
+    return Layers(layers, joins, 40)
+
+
+def peak_on_fakes(network: nn.Module, shape: tuple[int, ...], train: bool) -> int:
+    """Predicted bytes of one forward pass, and with `train` of the way back."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for module in network.modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is None:
+                    continue
+                fake = mode.from_tensor(tensor.detach())
+                if name in module._parameters:
+                    module._parameters[name] = nn.Parameter(fake, requires_grad=train)
+                else:
+                    module._buffers[name] = fake
+        image = torch.empty(shape)
+        booking = Booking([*tensors_of(network), image], network, RULES)
+        with booking:
+            _pass(network, image, train)
+    return booking.peak_of("cpu").bytes
+
+
+def _pass(network: nn.Module, image: Tensor, train: bool) -> None:
+    if train:
+        network(image).square().mean().backward()
+    else:
+        with torch.inference_mode():
+            network(image)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(network=networks(), batch=st.integers(1, 3), train=st.booleans(), last=st.booleans())
+def test_a_random_network(network: Layers, batch: int, train: bool, last: bool) -> None:
+    shape = (batch, 3, 88, 64)
+    network.train(train)
+    if last:
+        network.to(memory_format=torch.channels_last)
+    image = torch.rand(shape)
+    there = bytes_of([*tensors_of(network), image])
+    _pass(network, image, train)  # what is made once is there
+    network.zero_grad()
+    with account() as booked:
+        _pass(network, image, train)
+    network.zero_grad()
+    predicted = peak_on_fakes(network, shape, train)
+    assert predicted == pytest.approx(there + booked.peak_bytes, rel=WITHIN)

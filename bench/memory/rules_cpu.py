@@ -104,7 +104,7 @@ class Shape:
     def blocked(self, map: Tensor) -> int:
         """Bytes of a map (N, C, H, W) in oneDNN's own layout."""
         channels = map.shape[1]
-        if self.plain or (self.transposed and channels < block() and not self.depthwise):
+        if self.plain or (self.transposed and self.groups == 1):  # NHWC without padding
             return _bytes(map)
         return map.numel() // channels * padded(channels) * FLOAT
 
@@ -275,6 +275,14 @@ def _pool(use: Use) -> list[Moment]:
     return [Moment([use.result.numel() * 8], results=True)]
 
 
+def _pool_backward(use: Use) -> list[Moment]:
+    """The gradient's layout decides; positions and result are copied where they lie otherwise."""
+    gradient, places, result = use.args[0], use.args[-1], use.result
+    layout = torch.channels_last if _channels_last(gradient) else torch.contiguous_format
+    copied = [one for one in (result, places) if not one.is_contiguous(memory_format=layout)]
+    return [Moment([_bytes(one) for one in copied], results=True)]
+
+
 def _elementwise_loss(use: Use) -> list[Moment]:
     """The loss of every element before the mean."""
     source, reduction = use.args[0], use.args[2] if len(use.args) > 2 else 1
@@ -389,6 +397,7 @@ _RULES: dict[str, Rule] = {
     "aten::_softmax": _contiguous,
     "aten::softmax": _contiguous,
     "aten::max_pool2d": _pool,
+    "aten::max_pool2d_with_indices_backward": _pool_backward,
     "aten::mse_loss": _elementwise_loss,
     "aten::sum": _sum,
     "aten::add": _mixed,
