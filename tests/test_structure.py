@@ -45,10 +45,12 @@ ALLOWED: dict[str, set[str]] = {
             "method",
             "memory.booking",
             "memory.caching",
+            "memory.replay",
             "memory.rules_cpu",
             "memory.rules_cuda",
         )
     },
+    "bench.memory.replay": {"bench.memory.booking"},
     "bench.memory.resident": set(),
     "bench.memory.rules_cpu": {"bench.memory.booking"},
     "bench.memory.rules_cuda": {"bench.memory.booking"},

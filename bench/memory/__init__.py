@@ -3,6 +3,7 @@
 account.py      what the CPU allocator itself says: `allocated` on the CPU, and the yardstick
 booking.py      tensors alive, by operator, module and category
 prediction.py   the same on fake tensors, with what the rules know besides
+replay.py       calls that repeat, so that 1000 patches take no longer than one
 rules_cpu.py    what operators take inside, on the CPU
 rules_cuda.py   the same on CUDA
 caching.py      what CUDA's caching allocator would hold

@@ -7,7 +7,8 @@ not dispatched: a table of rules adds it (`rules_cpu`, `rules_cuda`)."""
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 Category = Literal[
@@ -73,6 +75,18 @@ class Peak(NamedTuple):
     module: str
 
 
+class Script(NamedTuple):
+    """A stretch of events, its blocks numbered from 0."""
+
+    events: Sequence[Event]
+    categories: Sequence[Category]
+    """By block."""
+    left: Mapping[int, int]
+    """Blocks that are alive at the end: number when they were recorded -> number here."""
+    most: Mapping[str, int]
+    """Most bytes alive at once above the start, by device type."""
+
+
 class Booking(TorchDispatchMode):
     """Books the storage of every tensor that an operator makes, by device, until it is freed.
 
@@ -101,8 +115,11 @@ class Booking(TorchDispatchMode):
         self.at: dict[str, str] = {}
         """The operator at each peak."""
         self.events: list[Event] = []
+        self.flops = 0
+        """Of convolutions and matrix products, a multiplication and an addition counting as two."""
         self.category: Category = "activations"
         """What operators return from now on."""
+        self._seeing = True
         self._categories: list[Category] = []
         self._seen: Any = WeakIdKeyDictionary()
         self._rules = rules or {}
@@ -133,11 +150,14 @@ class Booking(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not self._seeing:
+            return func(*args, **kwargs)
         module = self._modules.current() if self._modules else ""
         result = _without_values(func, args)
         if result is None:
             result = func(*args, **kwargs)
         operator = str(func)
+        self.flops += flops_of(func, args, kwargs, result)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:
@@ -170,6 +190,66 @@ class Booking(TorchDispatchMode):
             by_category = {name: size for name, size in now.items() if size}
             found = Peak(most, by_category, last.operator, last.module)
         return found
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Operators inside the block are not booked."""
+        self._seeing = False
+        try:
+            yield
+        finally:
+            self._seeing = True
+
+    def block_of(self, tensor: Tensor) -> int:
+        """The number of the block that a tensor lies in; -1 if it was never booked."""
+        return int(self._seen.get(tensor.untyped_storage(), -1))
+
+    def script(self, begun: int) -> Script | None:
+        """What was booked since there were `begun` events; None if a block from before was
+        freed."""
+        numbers: dict[int, int] = {}
+        left: dict[int, int] = {}
+        events: list[Event] = []
+        now: dict[str, int] = defaultdict(int)
+        most: dict[str, int] = defaultdict(int)
+        for event in self.events[begun:]:
+            if event.block in numbers:
+                del left[event.block]
+            elif event.bytes < 0:
+                return None
+            else:
+                left[event.block] = numbers[event.block] = len(numbers)
+            events.append(event._replace(block=numbers[event.block]))
+            now[event.device] += event.bytes
+            most[event.device] = max(most[event.device], now[event.device])
+        categories = [self._categories[block] for block in numbers]
+        return Script(events, categories, left, most)
+
+    def play(self, script: Script, storages: Mapping[int, Tensor], brief: bool) -> None:
+        """Book a script once more.
+
+        Args:
+            storages: a new tensor for each block that the script leaves alive.
+            brief: leave out the blocks that come and go, if they lift no peak.
+        """
+        brief = brief and all(
+            self.now[device] + more <= self.peak[device] for device, more in script.most.items()
+        )
+        numbers: dict[int, int] = {}
+        for block, size, device, operator, module in script.events:
+            if brief and block not in storages:
+                continue
+            if block in numbers:
+                self._free(numbers[block], device, -size)
+            else:
+                numbers[block] = self._take(
+                    size, device, operator, module, script.categories[block]
+                )
+        for block, tensor in storages.items():
+            storage = tensor.untyped_storage()
+            self._seen[storage] = numbers[block]
+            device, size = self._device(tensor), storage.nbytes()
+            weakref.finalize(storage, self._free, numbers[block], device, size).atexit = False
 
     def _inside(
         self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
@@ -275,6 +355,20 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors
     }
     return sum(storages.values())
+
+
+def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> int:
+    """Floating-point operations of a convolution or matrix product, by torch's own formulas; 0 for
+    any other operator."""
+    name = func._schema.name
+    if name in ("aten::conv2d", "aten::conv_transpose2d"):  # whole only without gradients
+        return int(
+            conv_flop_count(
+                list(args[0].shape), list(args[1].shape), list(result.shape), "transpose" in name
+            )
+        )
+    formula = flop_registry.get(func._overloadpacket)
+    return int(formula(*args, **kwargs, out_val=result)) if formula else 0
 
 
 def _without_values(func: Any, args: Any) -> Any:

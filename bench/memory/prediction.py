@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.memory.booking import Booking, Rules, bytes_of, tensors_of
 from bench.memory.caching import play
+from bench.memory.replay import replaying
 from bench.memory.rules_cpu import CPU
 from bench.memory.rules_cuda import CUDA
 from bench.method import Method, Phase, Strategy, View, network_for
@@ -39,6 +40,8 @@ class Prediction:
     allocated_bytes: int | None
     """What torch.cuda.max_memory_allocated would say; None on the CPU."""
     parameters: int
+    flops: int
+    """Of convolutions and matrix products, a multiplication and an addition counting as two."""
 
 
 def predict_memory(
@@ -62,7 +65,7 @@ def predict_memory(
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
         booking = Booking(tensors_of(network), network, RULES)
         booking.add([image], "inputs")
-        with booking:
+        with booking, replaying(network, booking):
             strategy.predict(network, image, spec)
     return _prediction(booking, network, device)
 
@@ -194,6 +197,7 @@ def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction
         reserved_bytes=held.reserved_bytes if held else None,
         allocated_bytes=held.allocated_bytes if held else None,
         parameters=sum(p.numel() for p in network.parameters()),
+        flops=booking.flops,
     )
 
 

@@ -1,0 +1,150 @@
+"""Repeated calls of a network are booked once and replayed.
+
+A strategy shows a network thousands of patches of one size. On fake tensors each call does the very
+same, so that one with arguments of known shapes needs no operator at all: its blocks are taken and
+given back in the order of the first call, and its results are made at once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from bench.memory.booking import Booking, Script
+
+WRITTEN = 4
+"""Calls after which a further one writes its passing blocks no longer, unless they lift a peak: by
+then the blocks that a caching allocator keeps fit the call."""
+
+
+@dataclass
+class _Call:
+    """What one call of a module did, for arguments of certain shapes."""
+
+    script: Script
+    results: list[Any]
+    """Leaves of what it returned; a tensor as (index of its block, size, strides, offset)."""
+    spec: TreeSpec
+    flops: int
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tensor that a call returned."""
+
+    block: int
+    dtype: torch.dtype
+    device: torch.device
+    bytes: int
+    """Of its storage."""
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@contextmanager
+def replaying(network: nn.Module, booking: Booking) -> Iterator[None]:
+    """Inside the block, repeated calls of the network and of its direct children are replayed.
+
+    A call is worked through again and again if it returns what it was given, keeps a tensor or
+    frees one that was there before: then the next call may do something else."""
+    replay = _Replay(booking)
+    modules = [network, *network.children()]
+    for module in modules:
+        module.forward = replay.wrapped(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+class _Replay:
+    def __init__(self, booking: Booking) -> None:
+        self._booking = booking
+        self._calls: dict[Any, _Call | None] = {}
+        self._inside = False
+
+    def wrapped(self, module: nn.Module) -> Callable[..., Any]:
+        """`module.forward`, worked through at most once for arguments of the same shapes."""
+        forward = module.forward
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return forward(*args, **kwargs)
+            leaves, spec = tree_flatten((args, kwargs))
+            key = (id(module), spec, tuple(_like(leaf) for leaf in leaves))
+            if key not in self._calls:
+                self._inside = True
+                try:
+                    result, self._calls[key] = self._first(forward, args, kwargs)
+                finally:
+                    self._inside = False
+                return result
+            call = self._calls[key]
+            return forward(*args, **kwargs) if call is None else self._again(call)
+
+        return called
+
+    def _first(self, forward: Any, args: Any, kwargs: Any) -> tuple[Any, _Call | None]:
+        booking = self._booking
+        begun, flops = len(booking.events), booking.flops
+        result = forward(*args, **kwargs)
+        leaves, spec = tree_flatten(result)
+        script = booking.script(begun)
+        if script is None:
+            return result, None
+        results: list[Any] = []
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                results.append(leaf)
+                continue
+            block = script.left.get(booking.block_of(leaf))
+            if block is None:
+                return result, None
+            results.append(
+                _Made(
+                    block,
+                    leaf.dtype,
+                    leaf.device,
+                    leaf.untyped_storage().nbytes(),
+                    tuple(leaf.shape),
+                    leaf.stride(),
+                    int(leaf.storage_offset()),
+                )
+            )
+        returned = {made.block for made in results if isinstance(made, _Made)}
+        if returned != set(script.left.values()):
+            return result, None
+        return result, _Call(script, results, spec, booking.flops - flops)
+
+    def _again(self, call: _Call) -> Any:
+        call.times += 1
+        booking = self._booking
+        booking.flops += call.flops
+        storages: dict[int, Tensor] = {}
+        with booking.unseen():
+            for made in call.results:
+                if isinstance(made, _Made) and made.block not in storages:
+                    storages[made.block] = torch.empty(
+                        made.bytes // made.dtype.itemsize, dtype=made.dtype, device=made.device
+                    )
+            leaves = [
+                storages[made.block].as_strided(made.size, made.stride, made.offset)
+                if isinstance(made, _Made)
+                else made
+                for made in call.results
+            ]
+        booking.play(call.script, storages, brief=call.times > WRITTEN)
+        return tree_unflatten(leaves, call.spec)
+
+
+def _like(leaf: Any) -> Any:
+    """What decides which operators a call makes, and how they lie."""
+    if isinstance(leaf, Tensor):
+        return (leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
+    return leaf
