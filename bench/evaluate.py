@@ -10,10 +10,11 @@ from torch import Tensor
 
 from bench import record, stage
 from bench.config import Suite, read_suite
+from bench.errors import out_of_memory
 from bench.files import file_sha256, write_bytes
 from bench.memory import clock
 from bench.metrics import confusion
-from bench.trained import device_facts, open_run, out_of_memory, set_up
+from bench.trained import device_facts, open_run, set_up
 
 
 def evaluate(suite: Suite, name: str) -> record.Record:

@@ -1,90 +1,104 @@
 """Stage `measure`: one line of the table `runs` -> peak memory by every meter that the machine has,
 and latency.
 
-The measurement happens in a process of its own, so that nothing earlier is in it and a kill by the
-kernel is a result."""
+Memory and latency are asked for in a process each, so that nothing earlier is in either, and what a
+process dies of is a result."""
 
 import argparse
-import multiprocessing
 import os
-import signal
+from collections.abc import Sequence
 from dataclasses import asdict
-from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
 
 from bench import record, stage
 from bench.config import Suite, pick, read_suite
+from bench.errors import Refusal
+from bench.isolated import Outcome, Tell, ask
+
+LIMIT_S = 900.0
+"""Seconds that memory, and then latency, of one run may take."""
+PRELOAD = (
+    "bench.meters",
+    "bench.latency",
+    "segmentation_models_pytorch",
+    "pytest_benchmark.plugin",
+)
 
 
-def measure(suite: Suite, name: str) -> record.Record:
-    """Measure one image (the first of `test`) in a fresh process; running out of memory is a
-    result."""
+def measure(suite: Suite, name: str, limit_s: float = LIMIT_S) -> record.Record:
+    """Measure one image, the first of `test`; running out of memory is a result."""
     run = pick(suite.runs, name, "run")
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_in_child, args=(there, suite, name))
-    process.start()
-    there.close()
-    try:
-        outcome: dict[str, Any] = here.recv()
-    except EOFError:
-        outcome = {}
-    process.join()
-    if not outcome:
-        killed = process.exitcode == -signal.SIGKILL
-        outcome = {
-            "status": "oom" if killed else "failed",
-            "reason": (
-                "killed by the system, most likely for memory"
-                if killed
-                else f"the process ended with exit code {process.exitcode}"
-            ),
-        }
+    # NVML counts cards by bus; CUDA shall do the same. Both are read when torch is loaded.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    memory = ask(_weigh, suite, name, limit_s=limit_s, preload=PRELOAD)
+    outcome = memory
+    if memory.status == "ok":
+        latency = ask(_time, suite, name, limit_s=limit_s, preload=PRELOAD)
+        outcome = Outcome(latency.status, latency.reason, memory.told | latency.told)
+    device = outcome.told.pop("provenance", {})
     return record.Record(
         stage="measure",
         name=name,
         settings={"run": asdict(run), "model": asdict(suite.models[run.model])},
-        status=outcome["status"],
-        reason=outcome["reason"],
-        values=outcome.get("values", {}),
-        provenance=record.provenance(machine=suite.machine, **outcome.get("device", {})),
+        status=outcome.status,
+        reason=outcome.reason,
+        values=outcome.told,
+        provenance=record.provenance(machine=suite.machine, **device),
     )
 
 
-def _in_child(pipe: Connection, suite: Suite, name: str) -> None:
-    """Everything that needs torch; sends {status, reason, values, device}."""
-    # NVML counts cards by bus; CUDA shall do the same.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+def _weigh(tell: Tell, suite: Suite, name: str) -> None:
+    """In a process of its own: all meters of memory."""
+    from bench import meters
 
-    from bench.errors import Refusal
-    from bench.meters import all_meters
-    from bench.trained import device_facts, open_run, out_of_memory, set_up
+    meters.weigh(tell, suite, name)
 
-    outcome: dict[str, Any] = {"status": "ok", "reason": None}
-    try:
-        device = set_up(suite.compute)
-        outcome["device"] = device_facts(device, suite.compute)
-        outcome["values"] = all_meters(open_run(suite, name), device)
-    except Refusal as error:
-        outcome |= {"status": "failed", "reason": str(error)}
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
-        outcome |= {"status": "oom" if out_of_memory(error) else "failed", "reason": reason}
-    pipe.send(outcome)
+
+def _time(tell: Tell, suite: Suite, name: str) -> None:
+    """In a process of its own: latency."""
+    from bench import latency
+
+    latency.time_run(tell, suite, name)
+
+
+def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
+    """Measure several runs and write their records.
+
+    Raises:
+        Refusal: some failed; all the others are measured and written all the same.
+    """
+    paths: list[Path] = []
+    failed: dict[str, str | None] = {}
+    bar = stage.progress(len(names), "measure", "run", silent=len(names) == 1)
+    for name in names:
+        result = measure(suite, name, limit_s)
+        paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
+        record.write(paths[-1], result)
+        if result.status == "failed":
+            failed[name] = result.reason
+        bar.update()
+    bar.close()
+    if failed:
+        first, reason = next(iter(failed.items()))
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise Refusal(f"Measuring {first}{more} failed, its record says so too: {reason}")
+    return paths
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure memory and latency of one run of params.yaml."""
-    from bench.errors import Refusal
-
+    """Measure memory and latency of runs of params.yaml; of all of them if none is named."""
     suite = read_suite()
-    result = measure(suite, arguments.run)
-    path = record.path_of(suite.suite, "measure", arguments.run, suite.machine)
-    record.write(path, result)
-    if result.status == "failed":
-        raise Refusal(f"Measuring {arguments.run} failed, {path} says so too: {result.reason}")
-    print(path)
+    for path in measure_all(suite, arguments.run or list(suite.runs), arguments.limit):
+        print(path)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="*", help="keys of the table runs")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a process may take"
+    )
 
 
 if __name__ == "__main__":
-    stage.main(work, run="a key of the table runs")
+    stage.main(work, _arguments)

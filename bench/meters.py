@@ -1,4 +1,4 @@
-"""Every meter of one run, on one image, in the process that it is called in."""
+"""Every meter of memory of one run, on one image, in the process that it is called in."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,39 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config import Suite
+from bench.isolated import Tell, host_limit_bytes
 from bench.memory import (
     DEFINITIONS,
     CardSampler,
     PeakResident,
-    clock,
+    card_bytes,
     predict_memory,
     tensors_of,
 )
 from bench.memory.account import account
 from bench.memory.booking import bytes_of
-from bench.trained import Line
-
-REPETITIONS = 5
-ENOUGH_S = 5.0
-"""No further repetition of the latency once this much time is spent."""
-
-LATENCY = (
-    "seconds of one prediction after one that warms up: image in host memory to labels in host "
-    "memory, with normalisation, resizing, tiling, copies and arg max, without decoding"
-)
+from bench.trained import Line, device_facts, open_run, set_up
 
 First = Callable[[], tuple[nn.Module, Tensor]]
 """The first prediction of a run, from nothing to labels; gives back the network and the image."""
 Meters = dict[str, dict[str, Any]]
 
 
-def all_meters(line: Line, device: torch.device) -> dict[str, Any]:
-    """Memory first, while nothing else has been done in this process; then latency; then what is
-    predicted.
+def weigh(tell: Tell, suite: Suite, name: str) -> None:
+    """Measure the first prediction of a run in a process that has done nothing else, and predict
+    it.
 
-    Returns:
-        the values of a record of the stage `measure`.
+    Tells the values of a record of the stage `measure`, but for the latency: first where it
+    happens and how much memory there is, so that this is known of a run for which it is not enough.
     """
+    device = set_up(suite.compute)
+    room = host_limit_bytes() if device.type == "cpu" else card_bytes()
+    tell({"device": device.type, "room_bytes": room})
+    line = open_run(suite, name)
     scene = line.dataset.ids("test")[0]
 
     def first() -> tuple[nn.Module, Tensor]:
@@ -47,10 +44,8 @@ def all_meters(line: Line, device: torch.device) -> dict[str, Any]:
         line.predict(network, image)
         return network, image
 
-    meters, network, image = (
-        on_card(first, device) if device.type == "cuda" else on_host(first, line)
-    )
-    latency_s = latency(line, network, image, device)
+    meters, image = on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    tell({"provenance": device_facts(device, suite.compute)})
     size = (image.shape[-2], image.shape[-1])
     predicted = predict_memory(
         line.method, line.strategy, line.spec, len(line.dataset.classes), size, device.type
@@ -63,26 +58,27 @@ def all_meters(line: Line, device: torch.device) -> dict[str, Any]:
         "by_category": predicted.by_category,
         "at": predicted.at,
     }
-    return {
-        "scene": scene,
-        "height_px": size[0],
-        "width_px": size[1],
-        "device": device.type,
-        "meters": {name: {**meters[name], "definition": DEFINITIONS[name]} for name in meters},
-        "latency_s": latency_s,
-        "latency_definition": LATENCY,
-        "parameters": predicted.parameters,
-    }
+    defined = {meter: {**meters[meter], "definition": DEFINITIONS[meter]} for meter in meters}
+    tell(
+        {
+            "scene": scene,
+            "height_px": size[0],
+            "width_px": size[1],
+            "meters": defined,
+            "parameters": predicted.parameters,
+            "flops": predicted.flops,
+        }
+    )
 
 
-def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tensor]:
+def on_card(first: First, device: torch.device) -> tuple[Meters, Tensor]:
     """What the allocator, the card and the host say of the first prediction on a CUDA device."""
     with CardSampler() as card:
         _warm_up(device)
         card.mark_idle()
         torch.cuda.reset_peak_memory_stats(device)
         with PeakResident() as resident:
-            network, image = first()
+            _, image = first()
             torch.cuda.synchronize(device)
     meters: Meters = {
         "allocated": {"bytes": torch.cuda.max_memory_allocated(device)},
@@ -97,10 +93,10 @@ def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tens
         },
         "rss": _resident(resident),
     }
-    return meters, network, image
+    return meters, image
 
 
-def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
+def on_host(first: First, line: Line) -> tuple[Meters, Tensor]:
     """Resident memory of the first prediction, then what the allocator books of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
@@ -109,18 +105,7 @@ def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
     with account() as booked:
         line.predict(network, image)
     allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
-    return {"allocated": allocated, "rss": _resident(resident)}, network, image
-
-
-def latency(line: Line, network: nn.Module, image: Tensor, device: torch.device) -> list[float]:
-    """Seconds of each repetition; see LATENCY."""
-    line.predict(network, image)
-    seconds: list[float] = []
-    while len(seconds) < REPETITIONS and sum(seconds) < ENOUGH_S:
-        with clock(device) as took:
-            line.predict(network, image)
-        seconds += took
-    return seconds
+    return {"allocated": allocated, "rss": _resident(resident)}, image
 
 
 def _resident(resident: PeakResident) -> dict[str, Any]:

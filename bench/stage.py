@@ -16,15 +16,21 @@ T = TypeVar("T")
 ROOT_FILES = ("dvc.yaml", "pyproject.toml")
 
 
-def main(work: Callable[[argparse.Namespace], None], **arguments: str) -> None:
+def main(
+    work: Callable[[argparse.Namespace], None],
+    fill: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    **arguments: str,
+) -> None:
     """Run one stage as a program: parse, check the directory, work, and say in one sentence what
     went wrong.
 
     Args:
         work: the stage; its docstring is the help text.
+        fill: adds arguments of other kinds.
         arguments: positional arguments, name -> help.
     """
     parser = argparse.ArgumentParser(description=work.__doc__)
+    fill(parser)
     for name, text in arguments.items():
         parser.add_argument(name, help=text)
 

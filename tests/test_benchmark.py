@@ -1,73 +1,106 @@
-"""`pytest --benchmark-only`: one image through each method; latency, megapixels a second and peak
-memory.
+"""`pytest --benchmark-only`: latency of every run of params.yaml, end to end and of the network
+alone; median, spread and megapixels a second.
 
-Random weights: neither depends on their values. `extra_info` of each case says how much memory the
-same call takes by tensors, and for which image."""
+Trained weights and the first test image where they are there; else random ones and noise, on which
+latency does not depend. The stage `measure` runs these very cases."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-import baselines.spec
-import glnet.spec
-from bench.memory import Booking, tensors_of
-from bench.method import load, network_for
+from bench import latency
+from bench.config import read_suite
+from bench.errors import Refusal
+from bench.memory import clock
+from bench.method import check_strategy, load, network_for, spec_of
+from bench.trained import open_run, set_up
 
-SIZE = (720, 720)
+NOISE_PX = (720, 720)
+BRIEF_PX = (180, 200)
+"""Of an image that is not there; the second where nothing is timed."""
 CLASSES = 7
-ENCODER = "tu-tf_efficientnet_lite0"
-PLAIN = {"encoder": ENCODER, "size_px": 160, "overlap_px": 16, "decoder_width": 64}
-GLNET = {
-    "encoder": ENCODER,
-    "global_px": 160,
-    "patch_px": 160,
-    "overlap_px": 16,
-    "sub_batch": 1,
-    "fpn_width": 64,
-    "smooth_width": 32,
-}
+SUITE = read_suite()
 
 
-def cases() -> list[Any]:
-    found = [
-        pytest.param("baselines", {**PLAIN, "network": network, "train_on": "patch"}, strategy)
-        for network in ("unet", "fpn", "pspnet", "deeplabv3plus")
-        for strategy in ("downsample", "patch", "whole")
-    ]
-    for strategy in ("global", "local", "global-to-local", "collaborative"):
-        phases = {"phases": ["local"]} if strategy == "local" else {}
-        found.append(pytest.param("glnet", {**GLNET, **phases}, strategy))
-    return [
-        pytest.param(*case.values, id=f"{case.values[1].get('network', 'glnet')}-{case.values[2]}")
-        for case in found
-    ]
+@dataclass(frozen=True)
+class Ready:
+    """A run that has made its first prediction."""
+
+    network: nn.Module
+    image: Tensor
+    predict: Callable[[nn.Module, Tensor], Tensor]
+    weights: str
+    device: torch.device
+    warm_s: float
 
 
-@pytest.mark.parametrize(("method", "values", "strategy"), cases())
-def test_one_image(benchmark: Any, method: str, values: dict[str, Any], strategy: str) -> None:
-    torch.set_num_threads(2)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    package = load(method)
-    spec = {"baselines": baselines.spec, "glnet": glnet.spec}[method].Spec(**values)
-    plan = package.strategies[strategy]
-    network = network_for(package, plan, spec, CLASSES).to(device)
-    image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
+@lru_cache(maxsize=1)
+def ready(run: str, timed: bool) -> Ready:
+    """Both parts of a run share it, one after the other."""
+    device = set_up(SUITE.compute)
+    network, image, predict, weights = (timed and trained(run, device)) or untrained(
+        run, device, NOISE_PX if timed else BRIEF_PX
+    )
+    with clock(device) as took:
+        predict(network, image)
+    return Ready(network, image, predict, weights, device, took[0])
 
-    with torch.inference_mode(), Booking([*tensors_of(network), image]) as booking:
-        plan.predict(network, image, spec)
 
-    def predict() -> torch.Tensor:
-        # Labels come back to the host, so that the call ends when the device is done.
+def trained(run: str, device: torch.device) -> tuple[nn.Module, Tensor, Any, str] | None:
+    try:
+        line = open_run(SUITE, run)
+        network = line.network(device)
+        image, _ = line.dataset.read(line.dataset.ids("test")[0])
+    except Refusal:
+        return None
+    return network, image, line.predict, "trained"
+
+
+def untrained(
+    run: str, device: torch.device, size: tuple[int, int]
+) -> tuple[nn.Module, Tensor, Any, str]:
+    line = SUITE.runs[run]
+    model = SUITE.models[line.model]
+    check_strategy(run, line, model)
+    method, spec = load(model.method), spec_of(line.model, model, line)
+    strategy = method.strategies[line.strategy]
+    network = network_for(method, strategy, spec, CLASSES).to(device)
+
+    def predict(network: nn.Module, image: Tensor) -> Tensor:
         with torch.inference_mode():
-            return plan.predict(network, image, spec)
+            return strategy.predict(network, image, spec)
 
-    labels = benchmark.pedantic(predict, rounds=3, warmup_rounds=1)
-    assert labels.shape == SIZE
+    return network, torch.randint(0, 255, (3, *size), dtype=torch.uint8), predict, "random"
+
+
+def parts() -> list[Any]:
+    clock = pytest.mark.benchmark(timer=latency.network_clock, disable_gc=True)
+    return [
+        pytest.param(part, marks=[clock] if part == "network-alone" else [], id=part)
+        for part in get_args(latency.Part)
+    ]
+
+
+@pytest.mark.parametrize("part", parts())
+@pytest.mark.parametrize("run", list(SUITE.runs))
+def test_latency(benchmark: Any, part: latency.Part, run: str) -> None:
+    it = ready(run, benchmark.enabled)
+    height, width = it.image.shape[-2:]
+    labels = latency.time_prediction(
+        benchmark, part, lambda: it.predict(it.network, it.image), it.network, it.device, it.warm_s
+    )
+    assert labels.shape == (height, width)
     if benchmark.stats:
-        median = benchmark.stats.stats.median
-        benchmark.extra_info["megapixels_per_s"] = SIZE[0] * SIZE[1] / 1e6 / median
-    benchmark.extra_info["height_px"], benchmark.extra_info["width_px"] = SIZE
-    benchmark.extra_info["device"] = device.type
-    benchmark.extra_info["allocated_bytes"] = dict(booking.peak)
-    benchmark.extra_info["allocated_definition"] = "bytes of tensors alive at the peak, by device"
+        benchmark.extra_info |= {
+            "megapixels_per_s": height * width / 1e6 / benchmark.stats.stats.median,
+            "height_px": height,
+            "width_px": width,
+            "device": it.device.type,
+            "weights": it.weights,
+            "definition": latency.DEFINITIONS[part],
+        }

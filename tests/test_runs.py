@@ -1,24 +1,24 @@
 """Evaluating and measuring a trained run, on the tiny data set."""
 
-import json
-import os
-import signal
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
+from bench import latency, record
 from bench import measure as measuring
-from bench import record
 from bench.config import read_suite
 from bench.errors import Refusal
 from bench.evaluate import evaluate
-from bench.measure import measure
-from bench.meters import REPETITIONS
+from bench.isolated import Outcome
+from bench.measure import measure_all
+from bench.meters import weigh
 from bench.train import train
 from bench.trained import Line, open_run
 from data.dataset import open_dataset
@@ -80,77 +80,48 @@ def test_any_other_error_is_not_taken_for_memory(
 
 @pytest.mark.slow
 def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
-    found = measure(read_suite(), "unet-patch")
+    paths = measure_all(read_suite(), ["unet-patch"])
+    found = record.read(paths[0])
     assert found.status == "ok", found.reason
     meters = found.values["meters"]
     assert {"rss", "allocated", "predicted"} <= set(meters)
     assert all(meter["bytes"] > 0 and meter["definition"] for meter in meters.values())
     assert meters["predicted"]["bytes"] == pytest.approx(meters["allocated"]["bytes"], rel=0.02)
     assert (found.values["height_px"], found.values["width_px"]) == (70, 90)
-    assert len(found.values["latency_s"]) == REPETITIONS
+    assert 0 < found.values["room_bytes"] <= psutil.virtual_memory().total
+    for part, seconds in (("end-to-end", "latency_s"), ("network-alone", "network_s")):
+        least, most = latency.ROUNDS[part]
+        assert least <= len(found.values[seconds]) <= most
+        assert min(found.values[seconds]) > 0
+    assert statistics.median(found.values["network_s"]) < max(found.values["latency_s"])
     assert found.provenance["machine"] == "test-machine"
-    assert json.dumps(found.values)
+    assert found.provenance["threads"] == 1
 
 
-def _in_child_killed(pipe: Any, *_: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _in_child_lost(pipe: Any, *_: Any) -> None:
-    os._exit(3)
-
-
-@pytest.mark.parametrize(
-    ("child", "status", "reason"),
-    [
-        (_in_child_killed, "oom", "killed by the system, most likely for memory"),
-        (_in_child_lost, "failed", "the process ended with exit code 3"),
-    ],
-)
-def test_the_end_of_the_measuring_process_is_kept(
-    project: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    child: Callable[..., None],
-    status: str,
-    reason: str,
-) -> None:
-    monkeypatch.setattr(measuring, "_in_child", child)
-    found = measure(read_suite(), "unet-patch")
-    assert (found.status, found.reason) == (status, reason)
-
-
-class Pipe:
-    """The child's end, kept in this process."""
-
-    def send(self, outcome: dict[str, Any]) -> None:
-        self.outcome = outcome
-
-
-def test_the_child_tells_memory_from_other_failures(
+def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for error, status in (
-        (MemoryError("no"), "oom"),
-        (RuntimeError("bad"), "failed"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "oom"),
-    ):
+    def asked(work: Any, suite: Any, name: str, **_: Any) -> Outcome:
+        told = {"device": "cpu", "room_bytes": 9}
+        if name == "unet-patch":
+            return Outcome("failed", "the process ended with exit code 3", told)
+        return Outcome("oom", "killed by the system for memory", told)
 
-        def failing(*_: Any, error: BaseException = error) -> None:
-            raise error
+    monkeypatch.setattr(measuring, "ask", asked)
+    with pytest.raises(Refusal, match=r"Measuring unet-patch failed, .* exit code 3"):
+        measure_all(read_suite(), ["unet-patch", "unet-whole"])
+    folder = Path("results/tiny/measure/test-machine")
+    lost = record.read(folder / "unet-patch.json")
+    assert (lost.status, lost.values) == ("failed", {"device": "cpu", "room_bytes": 9})
+    assert record.read(folder / "unet-whole.json").status == "oom"
 
-        monkeypatch.setattr(Line, "predict", failing)
-        pipe = Pipe()
-        measuring._in_child(pipe, read_suite(), "unet-patch")  # type: ignore[arg-type]
-        assert pipe.outcome["status"] == status
-    monkeypatch.undo()
 
-
-def test_the_child_measures(trained: Path) -> None:
-    pipe = Pipe()
-    measuring._in_child(pipe, read_suite(), "colour")  # type: ignore[arg-type]
-    assert pipe.outcome["status"] == "ok", pipe.outcome["reason"]
-    meters = pipe.outcome["values"]["meters"]
-    assert meters["allocated"]["bytes"] == meters["predicted"]["bytes"]
+def test_memory_is_weighed_where_it_is_asked_for(trained: Path) -> None:
+    told: dict[str, Any] = {}
+    weigh(told.update, read_suite(), "colour")
+    assert told["meters"]["allocated"]["bytes"] == told["meters"]["predicted"]["bytes"]
+    assert told["flops"] == 0
+    assert told["provenance"]["device"] == "cpu"
 
 
 def test_a_checkpoint_of_another_network_is_refused(trained: Path) -> None:

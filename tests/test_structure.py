@@ -11,7 +11,17 @@ FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
 BELOW_STAGES = CONTRACT | {
     f"bench.{name}"
-    for name in ("memory", "meters", "metrics", "record", "stage", "trained", "validation")
+    for name in (
+        "isolated",
+        "latency",
+        "memory",
+        "meters",
+        "metrics",
+        "record",
+        "stage",
+        "trained",
+        "validation",
+    )
 }
 READER = {"data.dataset"}
 
@@ -31,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
+    "bench.isolated": {"bench.record"},
+    "bench.latency": {"bench.config", "bench.isolated"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
     },
@@ -55,6 +67,8 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.rules_cpu": {"bench.memory.booking"},
     "bench.memory.rules_cuda": {"bench.memory.booking"},
     "bench.meters": {
+        "bench.config",
+        "bench.isolated",
         "bench.memory",
         "bench.memory.account",
         "bench.memory.booking",

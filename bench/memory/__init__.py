@@ -13,7 +13,7 @@ resident.py     resident memory of this process
 """
 
 from bench.memory.booking import Booking, tensors_of
-from bench.memory.card import CardSampler, clock
+from bench.memory.card import CardSampler, card_bytes, clock
 from bench.memory.prediction import Prediction, predict_memory, predict_training
 from bench.memory.resident import PeakResident
 
@@ -23,6 +23,7 @@ __all__ = [
     "CardSampler",
     "PeakResident",
     "Prediction",
+    "card_bytes",
     "clock",
     "predict_memory",
     "predict_training",

@@ -85,6 +85,18 @@ class CardSampler:
         return int(mine[0]) if mine and mine[0] else None
 
 
+def card_bytes() -> int | None:
+    """Memory of the first visible card, without a CUDA context; None where NVML does not tell."""
+    try:
+        pynvml.nvmlInit()
+        try:
+            return int(pynvml.nvmlDeviceGetMemoryInfo(_visible_card()).total)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
 def _visible_card() -> Any:
     """NVML's handle of the card that CUDA calls 0 (with CUDA_DEVICE_ORDER=PCI_BUS_ID)."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()

@@ -1,0 +1,160 @@
+"""Latency of one prediction, through pytest-benchmark's pedantic mode.
+
+The stage `measure` and `pytest --benchmark-only` run the same benchmark, `tests/test_benchmark.py`;
+what it times, and how often, is here. Two clocks: the wall's, around the whole prediction, and one
+that goes only while the network is at work."""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bench.config import Suite
+from bench.errors import Refusal
+from bench.isolated import Tell
+
+Part = Literal["end-to-end", "network-alone"]
+DEFINITIONS: dict[Part, str] = {
+    "end-to-end": (
+        "seconds of one prediction after one that warms up: image in host memory to labels in host "
+        "memory, with normalisation, resizing, tiling, copies and arg max, without decoding; the "
+        "device has finished at both ends"
+    ),
+    "network-alone": (
+        "of such a prediction, the seconds within calls of the network and its branches, the "
+        "device having finished before and after each: no tiling, copies, stitching or arg max"
+    ),
+}
+BENCHMARK = Path("tests/test_benchmark.py")
+ROUNDS: dict[Part, tuple[int, int]] = {"end-to-end": (3, 5), "network-alone": (2, 5)}
+"""At least and at most; beyond the least only while all rounds take no more than `ENOUGH_S`."""
+ENOUGH_S = 1.5
+
+
+class NetworkClock:
+    """Goes only while a watched network is at work; reads in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    @contextlib.contextmanager
+    def watching(self, network: nn.Module, device: torch.device) -> Iterator[None]:
+        """Inside the block, calls of `network`, or of its children by somebody else, are timed."""
+        inside = False
+
+        def timed(forward: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*args: Any, **kwargs: Any) -> Any:
+                nonlocal inside
+                if inside:
+                    return forward(*args, **kwargs)
+                inside = True
+                wait(device)
+                begun = time.perf_counter()
+                try:
+                    result = forward(*args, **kwargs)
+                    wait(device)
+                finally:
+                    self.seconds += time.perf_counter() - begun
+                    inside = False
+                return result
+
+            return called
+
+        modules = [network, *network.children()]
+        for module in modules:
+            module.forward = timed(module.forward)
+        try:
+            yield
+        finally:
+            for module in modules:
+                del module.forward
+
+
+network_clock = NetworkClock()
+"""The timer of the benchmarks of `network-alone`: pytest-benchmark takes one clock a case."""
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_prediction(
+    benchmark: Any,
+    part: Part,
+    predict: Callable[[], Any],
+    network: nn.Module,
+    device: torch.device,
+    warm_s: float,
+) -> Any:
+    """Time `predict` in pytest-benchmark's pedantic mode; returns what it returns.
+
+    Args:
+        benchmark: pytest-benchmark's fixture; for `network-alone` its timer is `network_clock`.
+        predict: one prediction.
+        warm_s: seconds that an earlier one took, which warmed everything up.
+    """
+
+    def waited() -> Any:
+        result = predict()
+        wait(device)
+        return result
+
+    least, most = ROUNDS[part]
+    rounds = max(least, min(most, int(ENOUGH_S / warm_s)))
+    wait(device)
+    if part == "end-to-end":
+        return benchmark.pedantic(waited, rounds=rounds)
+    with network_clock.watching(network, device):
+        return benchmark.pedantic(waited, rounds=rounds)
+
+
+def time_run(tell: Tell, suite: Suite, name: str) -> None:
+    """Latency of one run, by `pytest --benchmark-only` of its two cases.
+
+    Tells seconds of every round (`latency_s`, `network_s`), and both definitions.
+
+    Raises:
+        Refusal: the benchmark failed.
+    """
+    import pytest
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "benchmark.json"
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            # No plugin but one, and none of the settings that the other tests have.
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            code = pytest.main(
+                [
+                    *("-c", os.devnull, "--rootdir", ".", "--quiet", "--assert=plain"),
+                    *("-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider"),
+                    *("--benchmark-only", f"--benchmark-json={found}"),
+                    *(f"{BENCHMARK}::test_latency[{name}-{part}]" for part in DEFINITIONS),
+                ]
+            )
+        if code != pytest.ExitCode.OK:
+            last = printed.getvalue().strip().splitlines() or [f"pytest ended with {code}"]
+            raise Refusal(f"The benchmark of {name} failed: {last[-1]}")
+        cases = json.loads(found.read_text())["benchmarks"]
+    seconds = {case["params"]["part"]: case["stats"]["data"] for case in cases}
+    tell(
+        {
+            "latency_s": seconds["end-to-end"],
+            "latency_definition": DEFINITIONS["end-to-end"],
+            "network_s": seconds["network-alone"],
+            "network_definition": DEFINITIONS["network-alone"],
+        }
+    )
