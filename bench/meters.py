@@ -12,6 +12,7 @@ from bench.memory import (
     DEFINITIONS,
     CardSampler,
     PeakResident,
+    Prediction,
     card_bytes,
     predict_memory,
     tensors_of,
@@ -44,16 +45,22 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
         line.predict(network, image)
         return network, image
 
-    meters, image = on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    meters, network, image = (
+        on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    )
     tell({"provenance": device_facts(device, suite.compute)})
     size = (image.shape[-2], image.shape[-1])
-    predicted = predict_memory(
-        line.method, line.strategy, line.spec, len(line.dataset.classes), size, device.type
-    )
+
+    def predict(size: tuple[int, int]) -> Prediction:
+        classes = len(line.dataset.classes)
+        return predict_memory(line.method, line.strategy, line.spec, classes, size, device.type)
+
+    predicted = predict(size)
     meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "host_bytes": predicted.host_bytes,
         "reserved_bytes": predicted.reserved_bytes,
+        "allocated_bytes": predicted.allocated_bytes,
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
@@ -65,20 +72,55 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
             "height_px": size[0],
             "width_px": size[1],
             "meters": defined,
+            "part": _compared(line, network, image, device, predict),
             "parameters": predicted.parameters,
             "flops": predicted.flops,
         }
     )
 
 
-def on_card(first: First, device: torch.device) -> tuple[Meters, Tensor]:
+def _compared(
+    line: Line,
+    network: nn.Module,
+    image: Tensor,
+    device: torch.device,
+    predict: Callable[[tuple[int, int]], Prediction],
+) -> dict[str, int]:
+    """Predicted and booked bytes of a smaller image of another shape: its upper left part."""
+    height, width = image.shape[-2] // 2, image.shape[-1] // 3
+    part = image[:, :height, :width].contiguous()
+    predicted = predict((height, width))
+    return {
+        "height_px": height,
+        "width_px": width,
+        # As rounded up by CUDA's allocator, which counts what it gives and not what it is asked.
+        "predicted_bytes": predicted.allocated_bytes or predicted.device_bytes,
+        "booked_bytes": booked_bytes(lambda: line.predict(network, part), network, part, device),
+    }
+
+
+def booked_bytes(
+    work: Callable[[], object], network: nn.Module, image: Tensor, device: torch.device
+) -> int:
+    """What the device's allocator says of the peak of `work`, which has been done before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device))
+    there = bytes_of([*tensors_of(network), image])
+    with account() as booked:
+        work()
+    return there + booked.peak_bytes
+
+
+def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tensor]:
     """What the allocator, the card and the host say of the first prediction on a CUDA device."""
     with CardSampler() as card:
         _warm_up(device)
         card.mark_idle()
         torch.cuda.reset_peak_memory_stats(device)
         with PeakResident() as resident:
-            _, image = first()
+            network, image = first()
             torch.cuda.synchronize(device)
     meters: Meters = {
         "allocated": {"bytes": torch.cuda.max_memory_allocated(device)},
@@ -93,10 +135,10 @@ def on_card(first: First, device: torch.device) -> tuple[Meters, Tensor]:
         },
         "rss": _resident(resident),
     }
-    return meters, image
+    return meters, network, image
 
 
-def on_host(first: First, line: Line) -> tuple[Meters, Tensor]:
+def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
     """Resident memory of the first prediction, then what the allocator books of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
@@ -105,7 +147,7 @@ def on_host(first: First, line: Line) -> tuple[Meters, Tensor]:
     with account() as booked:
         line.predict(network, image)
     allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
-    return {"allocated": allocated, "rss": _resident(resident)}, image
+    return {"allocated": allocated, "rss": _resident(resident)}, network, image
 
 
 def _resident(resident: PeakResident) -> dict[str, Any]:

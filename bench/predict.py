@@ -5,6 +5,7 @@ CUDA tensors at one image size, and stands beside what the papers print."""
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,25 @@ from bench import record, stage
 from bench.config import Suite, read_suite
 from bench.memory import DEFINITIONS, predict_memory
 from bench.method import check_strategy, load, spec_of
+from bench.tiles import Box, grid
 
 SUITE = Path("suites/deepglobe.yaml")
 SIZE_PX = (2448, 2448)
 CLASSES = 7
+SIDES_PX = tuple(1024 * 2**n for n in range(6))
+"""Of square images: 1 to 32 thousand pixels, a thousandfold range of area."""
+GROWING = (
+    "fpn-whole",
+    "fpn-downsample",
+    "fpn-patch",
+    "glnet-global",
+    "glnet-local",
+    "glnet-global-to-local",
+    "glnet-collaborative",
+)
+"""Every strategy once, on one backbone: GLNet's branches are feature pyramids on ResNet-50."""
+BY_PATCHES = ("patch", "local", "global-to-local", "collaborative")
+MOST_PATCHES = 100
 RESULT = record.RESULTS / "predict.json"
 
 
@@ -47,6 +63,45 @@ def predict(suite: Suite, size: tuple[int, int], classes: int) -> dict[str, dict
     return runs
 
 
+def scale(suite: Suite, names: Sequence[str], classes: int) -> dict[str, list[dict[str, int]]]:
+    """Memory and operations of runs of a suite on a CUDA device, for square images of growing
+    side.
+
+    A strategy that works by patches is worked out up to `MOST_PATCHES`; of larger images only the
+    number of patches is told, since every further one costs what those before cost."""
+    found: dict[str, list[dict[str, int]]] = {}
+    bar = stage.progress(len(names) * len(SIDES_PX), "predict growth", "size")
+    for name in names:
+        run = suite.runs[name]
+        model = suite.models[run.model]
+        spec = spec_of(run.model, model, run)
+        method = load(model.method)
+        strategy = method.strategies[run.strategy]
+        found[name] = []
+        for side in SIDES_PX:
+            patches = len(_grid(spec, side)) if run.strategy in BY_PATCHES else 0
+            found[name].append({"side_px": side, "patches": patches})
+            bar.update()
+            if patches > MOST_PATCHES:
+                continue
+            result = predict_memory(method, strategy, spec, classes, (side, side), "cuda")
+            found[name][-1].update(
+                {
+                    "device_bytes": result.device_bytes,
+                    "reserved_bytes": result.reserved_bytes or 0,
+                    "host_bytes": result.host_bytes,
+                    "flops": result.flops,
+                }
+            )
+    bar.close()
+    return found
+
+
+def _grid(spec: Any, side: int) -> list[Box]:
+    patch = getattr(spec, "patch_px", None) or spec.size_px
+    return grid(side, side, patch, spec.overlap_px)
+
+
 def work(arguments: argparse.Namespace) -> None:
     """Predict the device memory of every run of suites/deepglobe.yaml at 2448 x 2448 px, without a
     device."""
@@ -63,6 +118,7 @@ def work(arguments: argparse.Namespace) -> None:
                 "width_px": SIZE_PX[1],
                 "definition": DEFINITIONS["predicted"],
                 "runs": predict(suite, SIZE_PX, CLASSES),
+                "growth": scale(suite, GROWING, CLASSES),
             },
             provenance=record.provenance(),
         ),

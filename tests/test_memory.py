@@ -227,7 +227,7 @@ def test_the_meters_of_a_card(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> No
         calls.append("predict")
         return torch.nn.Identity(), torch.zeros(3)
 
-    found, _ = meters.on_card(first, torch.device("cuda"))
+    found, _, _ = meters.on_card(first, torch.device("cuda"))
     assert calls[:4] == ["context", "reset_peak_memory_stats", "predict", "synchronize"]
     assert found["allocated"]["bytes"] == 1000
     assert found["reserved"]["bytes"] == 1500

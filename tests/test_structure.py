@@ -74,6 +74,11 @@ ALLOWED: dict[str, set[str]] = {
         "bench.memory.booking",
         "bench.trained",
     },
+    "bench.steps": {
+        *BELOW_STAGES,
+        *READER,
+        *(f"bench.memory.{name}" for name in ("account", "booking", "prediction")),
+    },
     "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
 }
 

@@ -15,9 +15,12 @@ from bench.errors import Refusal
 from bench.files import write_bytes, write_text
 from bench.report import (
     figures,
+    gate,
+    growth,
     page,
     panels,
     paper,
+    prediction,
     seeds,
     style,
     table,
@@ -33,6 +36,7 @@ SCENES = 8
 """Test scenes that are shown of one data set; every number is of all of them."""
 _DESCRIPTIONS = {
     "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
+    "growth": "Predicted memory and operations against the image's side, one line a strategy",
     "paper_memory": "Predicted and published device memory, one line a method",
     "published": "Scatter plot of mIoU against memory, published and ours, one line a network",
     "training": "Training loss by step, one panel a model",
@@ -75,11 +79,23 @@ def report(inputs: Inputs, folder: Path) -> Path:
     classes = table.classes(inputs.entries)
     papers = paper.compare(inputs.predicted)
     verdicts = verdict.rows(inputs.entries, runs)
+    predictions = prediction.rows(inputs)
+    growing = growth.points(inputs.predicted)
+    slopes = growth.slopes(growing)
     meter = table.axis_meter(runs)
     where = words.where(runs, inputs.records())
     size = _paper_size(inputs)
 
-    _write_tables(folder / "tables", runs, classes, papers, verdicts)
+    tables = {
+        "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
+        "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
+        "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
+        "prediction": (predictions, prediction.READABLE, "Memory, predicted and booked."),
+        "growth": (growing, {}, ""),
+        "growth_law": (slopes, growth.readable(), "Growth with the number of pixels."),
+        "published": (verdicts, verdict.READABLE, "Published and reproduced."),
+    }
+    _write_tables(folder / "tables", tables)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
     write_text(folder / "metrics.json", numbers + "\n")
     chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
@@ -87,6 +103,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
         "training": figures.training(inputs.trainings),
+        **({"growth": growth.figure(growing)} if len(growing) else {}),
         **({"published": figures.published(verdicts)} if _has_memory(verdicts) else {}),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
@@ -115,12 +132,16 @@ def report(inputs: Inputs, folder: Path) -> Path:
         headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
         papers=_paper_table(papers),
         verdicts=_verdict_table(verdicts),
+        predictions=_prediction_table(predictions),
+        within=prediction.within(predictions),
+        slopes=_slope_table(slopes),
         paper_size=size,
         heavier=bool((papers.ratio > 1).any()),
         paper_definition=inputs.predicted.values["definition"] if inputs.predicted else "",
         train_minutes=_train_seconds(inputs) / 60,
         facts=words.facts(inputs.records()),
         wrong=style.ERROR,
+        gate=f"{100 * gate.SHARE:.0f} %",
     )
     write_text(folder / "index.html", text)
     return folder / "index.html"
@@ -207,23 +228,16 @@ def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Sce
 
 
 def _write_tables(
-    folder: Path,
-    runs: pd.DataFrame,
-    classes: pd.DataFrame,
-    papers: pd.DataFrame,
-    verdicts: pd.DataFrame,
+    folder: Path, tables: Mapping[str, tuple[pd.DataFrame, table.Columns, str]]
 ) -> None:
-    columns = {
-        "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
-        "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
-        "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
-    }
-    if len(verdicts):
-        columns["published"] = (verdicts, verdict.READABLE, "Published and reproduced.")
-    for name, (raw, how, caption) in columns.items():
+    """CSV, Markdown and LaTeX of each table that has a line; CSV alone where nobody reads it."""
+    for name, (raw, how, caption) in tables.items():
+        if raw.empty and name not in ("runs", "classes", "paper_memory"):
+            continue
         readable = table.for_people(raw, how)
         for kind, content in table.files(raw, readable, caption).items():
-            write_text(folder / f"{name}.{kind}", content)
+            if how or kind == "csv":
+                write_text(folder / f"{name}.{kind}", content)
 
 
 _PAPER_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -256,6 +270,18 @@ def _verdict_table(verdicts: pd.DataFrame) -> page.Table | None:
     if verdicts.empty:
         return None
     return page.plain_table(table.for_people(verdicts, verdict.READABLE), left=2)
+
+
+def _prediction_table(predictions: pd.DataFrame) -> page.Table | None:
+    if predictions.empty:
+        return None
+    return page.plain_table(table.for_people(predictions, prediction.READABLE), left=2)
+
+
+def _slope_table(slopes: pd.DataFrame) -> page.Table | None:
+    if slopes.empty:
+        return None
+    return page.plain_table(table.for_people(slopes, growth.readable()), left=1)
 
 
 def _paper_size(inputs: Inputs) -> tuple[int, int]:

@@ -69,6 +69,8 @@ class Inputs:
     """By model."""
     predicted: Record | None
     """Device memory at the paper's size."""
+    steps: Record | None = None
+    """Memory of training steps."""
 
     @property
     def datasets(self) -> list[str]:
@@ -79,7 +81,7 @@ class Inputs:
         """Every record that there is."""
         for entry in self.entries:
             yield from (r for r in (entry.evaluated, entry.measured) if r)
-        yield from (r for r in (*self.trainings.values(), self.predicted) if r)
+        yield from (r for r in (*self.trainings.values(), self.predicted, self.steps) if r)
 
 
 def gather(suite: Suite) -> Inputs:
@@ -105,6 +107,7 @@ def gather(suite: Suite) -> Inputs:
             name: _read(record.path_of(suite.suite, "train", name)) for name in suite.models
         },
         predicted=_read(record.RESULTS / "predict.json"),
+        steps=_read(record.RESULTS / suite.suite / "steps.json"),
     )
 
 

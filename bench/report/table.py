@@ -9,13 +9,15 @@ import pandas as pd
 
 from bench import metrics
 from bench.errors import Refusal
-from bench.report import style
+from bench.report import gate, style
 from bench.report.gather import Entry
 
 METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
 _INTEGERS = (
     *(f"{meter}_bytes" for meter in METERS),
     "predicted_host_bytes",
+    "room_bytes",
+    "flops",
     "parameters",
     "height_px",
     "width_px",
@@ -43,6 +45,11 @@ COLUMNS = (
     "miou_without_rare",
     "miou_val",
     "miou_stated",
+    "share_of_best",
+    "latency_spread_s",
+    "network_s",
+    "flops",
+    "room_bytes",
     "device",
     "height_px",
     "width_px",
@@ -54,6 +61,7 @@ def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
     rows = [{**_about(e), **_accuracy(e), **_cost(e)} for e in entries]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["share_of_best"] = gate.shares(frame)
     return frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
 
 
@@ -117,8 +125,8 @@ def axis_meter(frame: pd.DataFrame) -> str:
 
 def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """What `dvc metrics show` prints: by run, its status, accuracy, memory and time if known."""
-    named = ["status", "miou", "miou_official", "miou_stated", "latency_s"]
-    meters = [column for column in frame.columns if column.endswith("_bytes")]
+    named = ["status", "miou", "miou_official", "miou_stated", "latency_s", "network_s", "flops"]
+    meters = [f"{name}_bytes" for name in (*METERS, "predicted_host")]
     chosen = frame.set_index("run")[[*named, *meters]]
     return {
         str(run): {str(key): _plain(value) for key, value in row.items() if not pd.isna(value)}
@@ -149,7 +157,10 @@ def run_columns() -> Columns:
         "miou_stated": ("as stated", style.percent),
         "miou_val": ("on val", style.percent),
         **memory,
+        "share_of_best": ("of best %", style.percent),
         "latency_s": ("latency", style.duration),
+        "latency_spread_s": ("spread", style.duration),
+        "network_s": ("network alone", style.duration),
         "parameters": ("parameters", style.count),
         "status": ("status", str),
     }
@@ -217,18 +228,28 @@ def _accuracy(entry: Entry) -> dict[str, float]:
 
 def _cost(entry: Entry) -> dict[str, Any]:
     values = entry.measurement
-    if not values:
-        return {}
+    if not values:  # what the process told before its end
+        told = entry.measured.values if entry.measured else {}
+        return {name: told.get(name) for name in ("device", "room_bytes")}
     meters = values["meters"]
     latency = statistics.median(values["latency_s"]) if values["latency_s"] else None
+    alone = values.get("network_s")
     pixels = values["height_px"] * values["width_px"]
+    named = ("parameters", "flops", "device", "room_bytes", "height_px", "width_px")
     return {
         **{f"{name}_bytes": meters[name]["bytes"] for name in METERS if name in meters},
         "predicted_host_bytes": meters.get("predicted", {}).get("host_bytes"),
         "latency_s": latency,
+        "latency_spread_s": _spread(values["latency_s"]),
+        "network_s": statistics.median(alone) if alone else None,
         "megapixels_per_s": pixels / 1e6 / latency if latency else None,
-        **{name: values.get(name) for name in ("parameters", "device", "height_px", "width_px")},
+        **{name: values.get(name) for name in named},
     }
+
+
+def _spread(seconds: Sequence[float]) -> float | None:
+    """From the fastest to the slowest repetition."""
+    return max(seconds) - min(seconds) if len(seconds) > 1 else None
 
 
 def _numeric(texts: pd.Series) -> bool:

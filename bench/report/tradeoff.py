@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report import labels, pareto, style, words
+from bench.report import gate, labels, pareto, style, words
 from bench.report.gather import FLOOR
 
 GIB = 2**30
@@ -73,13 +73,19 @@ def _panel(
         for _, row in trained.dropna(subset=["miou", meter]).iterrows()
     ]
     lost = trained[trained[meter].isna() & (trained.status == "oom")]
+    rooms = {float(room) for room in lost.room_bytes.dropna()}
     heights = [100 * float(v) for v in frame.miou.dropna()]
     low, high = (min(heights), max(heights)) if heights else (0.0, 100.0)
     pad = 0.1 * (high - low) or 5.0
     axes.set_ylim(max(0.0, low - pad), min(100.0, high + pad))
-    edge, middle = _memory_axis(axes, [point.x for point in points], strip=len(lost) > 0)
+    known = [point.x for point in points]
+    edge, middle = _memory_axis(axes, [*known, *rooms], strip=bool(lost.room_bytes.isna().any()))
+    for room in rooms:
+        _room_line(axes, room)
     if floor is not None:
         _floor_line(axes, 100 * floor)
+    if points:
+        _gate_line(axes, gate.SHARE * max(point.y for point in points))
 
     by_name = {point.run: point for point in points}
     best = [by_name[run] for run in pareto.front(trained, meter, floor)]
@@ -92,10 +98,11 @@ def _panel(
         _dot(axes, point, strong=point in best)
     bottom = axes.get_ylim()[0] + 0.3 * pad
     for _, row in lost.iterrows():
-        known = not pd.isna(row.miou)
-        name = str(row.run) if known else f"{row.run} (no mIoU)"
-        y = 100 * float(row.miou) if known else bottom
-        points.append(_Point(name, middle, y, row.network, row.strategy))
+        scored = not pd.isna(row.miou)
+        name = str(row.run) if scored else f"{row.run} (no mIoU)"
+        y = 100 * float(row.miou) if scored else bottom
+        x = middle if pd.isna(row.room_bytes) else float(row.room_bytes)
+        points.append(_Point(name, x, y, row.network, row.strategy))
         _dot(axes, points[-1], strong=True, hollow=True)
     faded = [point for point in points if point not in best]
     return (
@@ -130,6 +137,38 @@ def _floor_line(axes: Axes, height: float) -> None:
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
+        fontsize=8,
+        color=style.GREY,
+    )
+
+
+def _gate_line(axes: Axes, height: float) -> None:
+    """Below it, accuracy is too little for memory to count."""
+    axes.axhline(height, color=style.GREY, lw=0.8, ls=":", zorder=1)
+    axes.annotate(
+        f"{100 * gate.SHARE:.0f} % of the best mIoU",
+        (0.995, height),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=style.GREY,
+    )
+
+
+def _room_line(axes: Axes, room: float) -> None:
+    """All that the device has: a run that ran out stands on it."""
+    axes.axvline(room, color=style.GREY, lw=0.8, zorder=0)
+    axes.annotate(
+        f"all of the device: {style.size(room)}",
+        (room, 0.985),
+        (-4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="top",
         fontsize=8,
         color=style.GREY,
     )

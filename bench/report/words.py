@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import pareto, style
+from bench.report import gate, pareto, style
 from bench.report.gather import FLOOR, Entry
 from bench.report.table import matrix, stated
 
@@ -68,12 +68,7 @@ def summary(frame: pd.DataFrame, meter: str) -> list[Finding]:
     best = _most(trained)
     findings = _verdict(trained, meter, floor)
     findings.append(Finding("Most accurate", f"{best.run}: {_point(best, meter)}."))
-    useful = trained[trained.miou > floor] if floor is not None else trained
-    useful = useful[useful[meter].notna()]
-    if not useful.empty:
-        least = useful.sort_values(meter, kind="stable").iloc[0]
-        whose = "of those above the floor, " if floor is not None else ""
-        findings.append(Finding("Least memory", f"{whose}{least.run}: {_point(least, meter)}."))
+    findings += _gate(trained, meter, floor)
     if floor is not None:
         below = int((trained.miou <= floor).sum())
         findings.append(
@@ -143,6 +138,8 @@ def definitions(entries: Sequence[Entry]) -> dict[str, str]:
             found.setdefault(name, meter["definition"])
         if "latency_definition" in entry.measurement:
             found.setdefault("latency", entry.measurement["latency_definition"])
+        if "network_definition" in entry.measurement:
+            found.setdefault("network alone", entry.measurement["network_definition"])
     return found
 
 
@@ -159,6 +156,24 @@ def facts(records: Iterable[Record]) -> list[tuple[str, str]]:
         for name, version in found.provenance.get("versions", {}).items():
             versions.setdefault(name, []).append(str(version))
     return rows + [(name, _distinct(values)) for name, values in sorted(versions.items())]
+
+
+def _gate(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Finding]:
+    """Who takes least memory of those that pass, and who does not pass."""
+    share = f"{100 * gate.SHARE:.0f} % of the best mIoU"
+    useful = trained[(trained.share_of_best >= gate.SHARE) & trained[meter].notna()]
+    if floor is not None:
+        useful = useful[useful.miou > floor]
+    found = []
+    if not useful.empty:
+        least = useful.sort_values(meter, kind="stable").iloc[0]
+        text = f"of those that reach {share}, {least.run}: {_point(least, meter)}."
+        found.append(Finding("Least memory", text))
+    missed = gate.missed(trained)
+    text = f"{len(missed)} of {len(trained)} trained runs miss {share}: {', '.join(missed)}."
+    if not missed:
+        text = f"All {len(trained)} trained runs reach {share}."
+    return [*found, Finding("Quality gate", text)]
 
 
 def _verdict(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Finding]:

@@ -1,0 +1,124 @@
+"""Stage `steps`: memory of one optimiser step of every phase of every model, predicted on fake
+tensors and booked by the device's own allocator.
+
+What training costs, and how far `predict_training` is to be trusted with it."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import record, stage
+from bench.config import Model, Suite, read_suite
+from bench.memory import DEFINITIONS, tensors_of
+from bench.memory.account import account
+from bench.memory.booking import bytes_of
+from bench.memory.prediction import STEPS, begin, predict_training, step, views_of
+from bench.method import Method, Phase, load, spec_of
+from bench.trained import device_facts, set_up
+from data.dataset import open_dataset
+
+DEFINITION = (
+    "peak of an optimiser step, the second of its phase: weights, views, activations, gradients "
+    "and the optimiser's state; booked by torch's CPU allocator or torch.cuda.max_memory_allocated"
+)
+
+
+def weigh_steps(suite: Suite, name: str, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Predicted and booked bytes of a step of each phase of the model `name`, by phase; for images
+    of the size of the first one of `train`."""
+    model = suite.models[name]
+    spec = spec_of(name, model)
+    method = load(model.method)
+    dataset = open_dataset(model.dataset)
+    image, _ = dataset.read(dataset.ids("train")[0])
+    size = (image.shape[-2], image.shape[-1])
+    classes = len(dataset.classes)
+    batch = {phase: schedule.batch for phase, schedule in model.training.phases.items()}
+    decay = model.training.weight_decay
+    predicted = predict_training(method, spec, classes, size, batch, device.type, decay)
+    network = method.build(spec, classes).to(device).to(memory_format=torch.channels_last)
+    found = {}
+    for phase in method.phases(network, spec):
+        # As rounded up by CUDA's allocator, which counts what it gives and not what it is asked.
+        told = predicted[phase.name].allocated_bytes or predicted[phase.name].device_bytes
+        found[phase.name] = {
+            "height_px": size[0],
+            "width_px": size[1],
+            "batch": batch[phase.name],
+            "predicted_bytes": told,
+            "booked_bytes": _booked(method, network, phase, spec, size, model, device),
+            "by_category": dict(predicted[phase.name].by_category),
+            "at": predicted[phase.name].at,
+            "module": predicted[phase.name].module,
+        }
+    return found
+
+
+def _booked(
+    method: Method,
+    network: torch.nn.Module,
+    phase: Phase,
+    spec: Any,
+    size: tuple[int, int],
+    model: Model,
+    device: torch.device,
+) -> int:
+    """What the device's allocator says of steps that are really made, and then forgotten."""
+    batch = model.training.phases[phase.name].batch
+    views = [
+        {key: value.to(device) for key, value in one.items()}
+        for one in views_of(method, spec, phase, size, batch)
+    ]
+    optimiser = begin(network, phase, model.training.weight_decay)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(STEPS):
+            step(method, network, views, spec, phase, optimiser)
+        return int(torch.cuda.max_memory_allocated(device))
+    there = bytes_of([*tensors_of(network), *(value for one in views for value in one.values())])
+    with account() as booked:
+        for _ in range(STEPS):
+            step(method, network, views, spec, phase, optimiser)
+    return there + booked.peak_bytes
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Weigh a training step of every model of params.yaml, and predict it."""
+    suite = read_suite()
+    device = set_up(suite.compute)
+    found: dict[str, Mapping[str, Any]] = {}
+    bar = stage.progress(len(suite.models), "weigh training steps", "model")
+    for name in suite.models:
+        found[name] = weigh_steps(suite, name, device)
+        bar.update()
+    bar.close()
+    path = path_of(suite.suite)
+    record.write(
+        path,
+        record.Record(
+            stage="steps",
+            name=suite.suite,
+            settings={"models": {name: asdict(model) for name, model in suite.models.items()}},
+            values={
+                "device": device.type,
+                "definition": DEFINITION,
+                "predicted_definition": DEFINITIONS["predicted"],
+                "models": found,
+            },
+            provenance=record.provenance(**device_facts(device, suite.compute)),
+        ),
+    )
+    print(path)
+
+
+def path_of(suite: str) -> Path:
+    """Where a suite's record is."""
+    return record.RESULTS / suite / "steps.json"
+
+
+if __name__ == "__main__":
+    stage.main(work)

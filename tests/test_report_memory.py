@@ -1,0 +1,160 @@
+"""The report on memory: predicted against booked, growth with the image, the quality gate."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import tiny_suite, write_suite
+from matplotlib.figure import Figure
+
+from bench.config import read_suite
+from bench.record import Record
+from bench.report import gate, growth, prediction, table, tradeoff, words
+from bench.report.gather import Entry, Inputs
+from bench.tiles import grid
+
+GIB = 2**30
+
+
+def recorded(stage: str, values: dict[str, Any], status: Any = "ok") -> Record:
+    return Record(stage, "x", {}, values, {}, status=status, reason=None)
+
+
+def measured(predicted: int, booked: int) -> dict[str, Any]:
+    return {
+        "device": "cpu",
+        "height_px": 70,
+        "width_px": 90,
+        "room_bytes": 24 * GIB,
+        "flops": 3_000_000_000,
+        "parameters": 10,
+        "latency_s": [0.3, 0.1, 0.2],
+        "network_s": [0.1, 0.05],
+        "meters": {
+            "predicted": {"bytes": predicted, "host_bytes": 1, "definition": ""},
+            "allocated": {"bytes": booked, "definition": ""},
+        },
+        "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "booked_bytes": 50},
+    }
+
+
+@pytest.fixture
+def inputs(project: Any) -> Inputs:
+    values = tiny_suite()
+    values["runs"] = {name: values["runs"][name] for name in ("unet-patch", "unet-whole")}
+    write_suite(project, values)
+    suite = read_suite()
+    lost = recorded("measure", {"device": "cpu", "room_bytes": 24 * GIB}, "oom")
+    entries = tuple(
+        Entry(name, run, suite.models[run.model], project, None, record)
+        for (name, run), record in zip(
+            suite.runs.items(), (recorded("measure", measured(99, 100)), lost), strict=True
+        )
+    )
+    phase = {"height_px": 7, "width_px": 9, "batch": 2, "predicted_bytes": 6, "booked_bytes": 5}
+    steps = recorded("steps", {"device": "cpu", "models": {"unet": {"train": phase}}})
+    return Inputs(suite, entries, {}, None, steps)
+
+
+def test_predicted_against_booked_by_hand(inputs: Inputs) -> None:
+    frame = prediction.rows(inputs)
+    assert list(frame.columns) == list(prediction.COLUMNS)
+    assert frame.values.tolist() == [
+        ["unet-patch", "inference", 70, 90, "cpu", 99, 100, 0.99],
+        ["unet-patch", "inference", 35, 30, "cpu", 40, 50, 0.8],
+        ["unet", "train", 7, 9, "cpu", 6, 5, 1.2],
+    ]
+    assert prediction.within(frame) == (
+        "3 comparisons, median 20.00 % off, at most 20.00 % (unet-patch, inference)"
+    )
+
+
+def test_what_a_lost_run_told_stands_in_its_line(inputs: Inputs) -> None:
+    frame = table.runs(inputs.entries).set_index("run")
+    assert frame.room_bytes.tolist() == [24 * GIB] * 2
+    assert frame.latency_s["unet-patch"] == 0.2
+    assert frame.latency_spread_s["unet-patch"] == pytest.approx(0.2)
+    assert frame.network_s["unet-patch"] == pytest.approx(0.075)
+    assert frame.flops["unet-patch"] == 3_000_000_000
+    assert pd.isna(frame.allocated_bytes["unet-whole"])
+
+
+def runs(**mious: float | None) -> pd.DataFrame:
+    rows = [
+        {
+            "dataset": "tiny",
+            "run": name,
+            "network": "unet" if name != "floor" else "colour",
+            "strategy": "whole",
+            "status": "ok",
+            "miou": miou,
+            "allocated_bytes": (number + 1) * 2**20,
+            "room_bytes": 24 * GIB,
+        }
+        for number, (name, miou) in enumerate(mious.items())
+    ]
+    frame = pd.DataFrame(rows, columns=list(table.COLUMNS))
+    frame["share_of_best"] = gate.shares(frame)
+    return frame
+
+
+def test_little_memory_is_no_merit_of_a_run_that_hardly_segments() -> None:
+    frame = runs(frugal=0.40, good=0.46, best=0.50, unknown=None)
+    assert frame.share_of_best.tolist()[:3] == [0.8, 0.92, 1.0]
+    assert gate.missed(frame) == ["frugal"]
+    said = {found.topic: found.text for found in words.summary(frame, "allocated_bytes")}
+    assert said["Least memory"].startswith("of those that reach 90 % of the best mIoU, good:")
+    assert said["Quality gate"] == "1 of 3 trained runs miss 90 % of the best mIoU: frugal."
+    passing = runs(good=0.46, best=0.50)
+    said = {found.topic: found.text for found in words.summary(passing, "allocated_bytes")}
+    assert said["Quality gate"] == "All 2 trained runs reach 90 % of the best mIoU."
+
+
+def marks(figure: Figure) -> list[tuple[float, bool]]:
+    """(bytes, whether it is hollow) of each marker."""
+    found = []
+    for dots in figure.axes[0].collections:
+        if len(dots.get_offsets()) == 1:
+            hollow = tuple(dots.get_facecolor()[0][:3]) == (1.0, 1.0, 1.0)
+            found.append((float(dots.get_offsets()[0][0]), hollow))
+    return found
+
+
+def test_what_ran_out_of_memory_stands_open_at_all_that_the_device_has() -> None:
+    frame = runs(good=0.46, lost=0.50)
+    frame.loc[1, ["allocated_bytes", "status"]] = [None, "oom"]
+    frame["allocated_bytes"] = frame.allocated_bytes.astype("Int64")
+    drawn = marks(tradeoff.accuracy_memory(frame, "allocated_bytes", "measured"))
+    assert sorted(drawn) == [(2**20, False), (24 * GIB, True)]
+
+
+def line(side: int, patch: int) -> dict[str, int]:
+    """A strategy that takes 7 MiB on the device, 10 bytes a pixel and 3 a patch on the host."""
+    patches = len(grid(side, side, patch, 0))
+    return {
+        "side_px": side,
+        "patches": patches,
+        "device_bytes": 7 * 2**20 + patches % 2,
+        "reserved_bytes": 8 * 2**20,
+        "host_bytes": 10 * side**2 + 3 * patches,
+        "flops": 1000 * patches,
+    }
+
+
+@pytest.mark.parametrize("patch", [300, 100], ids=["rounded up", "fits"])
+def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
+    known = [line(side, patch) for side in (1000, 2000)]
+    beyond = [line(side, patch) for side in (4000, 8000)]
+    told = [{key: size[key] for key in ("side_px", "patches")} for size in beyond]
+    frame = growth.points(recorded("predict", {"growth": {"x": [*known, *told]}}))
+    assert frame.worked_out.tolist() == [True, True, False, False]
+    for name in ("host_bytes", "flops"):
+        assert frame[name].tolist()[2:] == pytest.approx([size[name] for size in beyond], rel=1e-6)
+    assert frame.device_bytes.tolist()[2:] == [known[-1]["device_bytes"]] * 2
+    slopes = growth.slopes(frame).iloc[0]
+    said = [growth.law(slopes[name]) for name in growth.QUANTITIES]
+    assert said == ["O(1)", "O(pixels)", "pixels^0.95" if patch == 300 else "O(pixels)"]
+    assert slopes.host_bytes_a_pixel == pytest.approx(10, rel=0.01)
+    assert growth.law(0.5) == "pixels^0.50"
+    assert len(growth.figure(frame).axes) == 3
+    assert growth.points(None).empty
