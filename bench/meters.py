@@ -1,7 +1,7 @@
 """Every meter of memory of one run, on one image, in the process that it is called in."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,8 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
         line.predict(network, image)
         return network, image
 
-    meters, network, image = (
-        on_card(first, device) if device.type == "cuda" else on_host(first, line)
-    )
+    found = on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    meters, network, image, missing = found
     tell({"provenance": device_facts(device, suite.compute)})
     size = (image.shape[-2], image.shape[-1])
 
@@ -72,6 +71,7 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
             "height_px": size[0],
             "width_px": size[1],
             "meters": defined,
+            "missing": missing,
             "part": _compared(line, network, image, device, predict),
             "parameters": predicted.parameters,
             "flops": predicted.flops,
@@ -113,7 +113,17 @@ def booked_bytes(
     return there + booked.peak_bytes
 
 
-def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tensor]:
+class Weighed(NamedTuple):
+    """The first prediction of a run, and what it cost."""
+
+    meters: Meters
+    network: nn.Module
+    image: Tensor
+    missing: dict[str, str]
+    """Meters that the machine should have and does not: why."""
+
+
+def on_card(first: First, device: torch.device) -> Weighed:
     """What the allocator, the card and the host say of the first prediction on a CUDA device."""
     with CardSampler() as card:
         _warm_up(device)
@@ -125,20 +135,25 @@ def on_card(first: First, device: torch.device) -> tuple[Meters, nn.Module, Tens
     meters: Meters = {
         "allocated": {"bytes": torch.cuda.max_memory_allocated(device)},
         "reserved": {"bytes": torch.cuda.max_memory_reserved(device)},
-        "nvml": {
-            "bytes": card.peak_bytes,
-            "idle_bytes": card.idle_bytes,
-            "how": card.how,
-            "interval_s": card.interval_s,
-            "samples": card.samples,
-            "card": card.card,
-        },
         "rss": _resident(resident),
     }
-    return meters, network, image
+    if card.missing:
+        return Weighed(meters, network, image, {"nvml": card.missing})
+    meters["nvml"] = {
+        "bytes": card.peak_bytes,
+        "idle_bytes": card.idle_bytes,
+        "before_bytes": card.before_bytes,
+        "how": card.how,
+        "doubt": "; ".join(filter(None, (card.doubt, card.lost))),
+        "interval_s": card.interval_s,
+        "samples": card.samples,
+        "cpu_share": card.cpu_share,
+        "card": card.card,
+    }
+    return Weighed(meters, network, image, {})
 
 
-def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
+def on_host(first: First, line: Line) -> Weighed:
     """Resident memory of the first prediction, then what the allocator books of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
@@ -147,7 +162,7 @@ def on_host(first: First, line: Line) -> tuple[Meters, nn.Module, Tensor]:
     with account() as booked:
         line.predict(network, image)
     allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
-    return {"allocated": allocated, "rss": _resident(resident)}, network, image
+    return Weighed({"allocated": allocated, "rss": _resident(resident)}, network, image, {})
 
 
 def _resident(resident: PeakResident) -> dict[str, Any]:

@@ -1,10 +1,6 @@
 """The meters, each against something whose memory is known."""
 
-import ctypes
 import mmap
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.memory import Booking, CardSampler, PeakResident, clock, tensors_of
+from bench.memory import Booking, PeakResident, clock, tensors_of
 
 MIB = 2**20
 
@@ -111,142 +107,3 @@ def test_the_clock_measures() -> None:
     with clock(torch.device("cpu")) as took:
         time.sleep(0.02)
     assert took[0] >= 0.02
-
-
-@pytest.fixture(scope="session")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that calls itself libnvidia-ml.so.1; loaded, it is what `pynvml` finds by that
-    name."""
-    if sys.platform != "linux":
-        pytest.skip("NVML exists on Linux alone")
-    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    source = Path(__file__).with_name("nvml.c")
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", "-o", library, source],
-        check=True,
-    )
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    return library
-
-
-def set_card(monkeypatch: pytest.MonkeyPatch, **script: str) -> None:
-    """Through the C library's own environment, which the stand-in reads."""
-    for name in ("FAKE_USED", "FAKE_PROCESS", "FAKE_DENIED", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in script.items():
-        monkeypatch.setenv(name, value)
-    assert os.environ.get("FAKE_USED") == script.get("FAKE_USED")
-
-
-@pytest.fixture
-def slow_sampler() -> CardSampler:
-    """Samples at its start and end and when told to, so that every question of it is known."""
-    return CardSampler(interval_s=60)
-
-
-def test_the_card_minus_what_it_held_before(
-    nvml: Path, monkeypatch: pytest.MonkeyPatch, slow_sampler: CardSampler
-) -> None:
-    # asked for: total at the start, before, idle, and at the end
-    set_card(monkeypatch, FAKE_USED="100,100,600,1900")
-    with slow_sampler as card:
-        card.mark_idle()
-    assert (card.idle_bytes, card.peak_bytes) == (500, 1800)
-    assert card.how == "card, minus used before"
-    assert card.card == {"name": "Stand-in 1000", "driver": "1.2.3", "total_bytes": 8000}
-
-
-def test_the_own_process_where_nvml_tells(
-    nvml: Path, monkeypatch: pytest.MonkeyPatch, slow_sampler: CardSampler
-) -> None:
-    # each sample asks twice: once for the number of processes
-    set_card(monkeypatch, FAKE_USED="5000", FAKE_PROCESS="300,300,900,900")
-    with slow_sampler as card:
-        card.mark_idle()
-    assert (card.idle_bytes, card.peak_bytes) == (300, 900)
-    assert card.how == "this process"
-
-
-def test_losing_sight_of_the_process_adds_no_figure_of_another_kind(
-    nvml: Path, monkeypatch: pytest.MonkeyPatch, slow_sampler: CardSampler
-) -> None:
-    set_card(monkeypatch, FAKE_USED="0,0,5000", FAKE_PROCESS="300,300,0")
-    with slow_sampler as card:
-        card.mark_idle()
-    assert card.peak_bytes == 300
-
-
-def test_processes_that_may_not_be_listed(
-    nvml: Path, monkeypatch: pytest.MonkeyPatch, slow_sampler: CardSampler
-) -> None:
-    set_card(monkeypatch, FAKE_USED="10,10,70", FAKE_DENIED="1")
-    with slow_sampler as card:
-        pass
-    assert card.peak_bytes == 60
-
-
-def test_the_thread_samples_and_ends_with_the_block(
-    nvml: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_card(monkeypatch, FAKE_USED="0,0,10,4000,20", CUDA_VISIBLE_DEVICES="GPU-stand-in")
-    card = CardSampler(interval_s=0.001)
-
-    def work() -> None:
-        time.sleep(0.1)
-        raise KeyError
-
-    with pytest.raises(KeyError), card:
-        work()
-    assert card.peak_bytes == 4000
-    assert card.samples > 3
-    assert not card._thread.is_alive()
-
-
-def test_the_meters_of_a_card(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of things on a card, with the stand-in for NVML and torch's counters replaced."""
-    from bench import meters
-
-    set_card(monkeypatch, FAKE_USED="100,100,600,2600")
-    calls: list[str] = []
-    monkeypatch.setattr(meters, "CardSampler", lambda: CardSampler(interval_s=60))
-    monkeypatch.setattr(meters, "_warm_up", lambda device: calls.append("context"))
-    for name, value in {
-        "reset_peak_memory_stats": None,
-        "synchronize": None,
-        "max_memory_allocated": 1000,
-        "max_memory_reserved": 1500,
-    }.items():
-
-        def called(device: torch.device, name: str = name, value: int | None = value) -> int | None:
-            calls.append(name)
-            return value
-
-        monkeypatch.setattr(torch.cuda, name, called)
-
-    def first() -> tuple[torch.nn.Module, torch.Tensor]:
-        calls.append("predict")
-        return torch.nn.Identity(), torch.zeros(3)
-
-    found, _, _ = meters.on_card(first, torch.device("cuda"))
-    assert calls[:4] == ["context", "reset_peak_memory_stats", "predict", "synchronize"]
-    assert found["allocated"]["bytes"] == 1000
-    assert found["reserved"]["bytes"] == 1500
-    assert (found["nvml"]["idle_bytes"], found["nvml"]["bytes"]) == (500, 2500)
-    assert found["nvml"]["card"]["name"] == "Stand-in 1000"
-    assert found["rss"]["base_bytes"] > 0
-
-
-@pytest.mark.gpu
-def test_meters_on_a_card() -> None:
-    """Order of the meters on real hardware: tensors <= reserved <= what the card saw."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    with CardSampler() as card:
-        torch.zeros(1, device="cuda")
-        card.mark_idle()
-        torch.cuda.reset_peak_memory_stats()
-        block = torch.zeros(256 * MIB, dtype=torch.uint8, device="cuda")
-        torch.cuda.synchronize()
-        del block
-    assert 256 * MIB <= torch.cuda.max_memory_allocated() <= torch.cuda.max_memory_reserved()
-    assert card.peak_bytes - card.idle_bytes >= 250 * MIB

@@ -173,7 +173,8 @@ def _chapter(
         findings=words.summary(own, meter),
         runs=page.run_table(own, table.run_columns(), meter),
         failures=[
-            (str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"
+            *((str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"),
+            *words.reservations(entries),
         ],
         classes=None
         if counted.empty

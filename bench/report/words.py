@@ -107,6 +107,18 @@ def not_above_floor(entries: Sequence[Entry], frame: pd.DataFrame) -> list[Beate
     return sorted(beaten, key=lambda found: found.miou)
 
 
+def reservations(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """(run, what its measurement could not see, or not for certain)."""
+    found = []
+    for entry in entries:
+        for meter, reason in entry.measurement.get("missing", {}).items():
+            found.append((entry.name, f"no {meter}: {reason}"))
+        for name, meter in entry.measurement.get("meters", {}).items():
+            if meter.get("doubt"):
+                found.append((entry.name, f"{name} is in doubt: {meter['doubt']}"))
+    return found
+
+
 def where(frame: pd.DataFrame, records: Iterable[Record]) -> str:
     """The device of the measurements, for an axis: a CPU's memory is not a GPU's."""
     devices = set(frame.device.dropna())
