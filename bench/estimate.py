@@ -358,9 +358,13 @@ def draw(booking: Any, question: Question, peak: Answer, path: Path) -> None:
     mib = wide / MIB
     with mpl.rc_context(RC):
         figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-        colours = [COLOURS[str(name)] for name in mib]
+        colours = [COLOURS[str(name)] for name in mib.columns]
         axes.stackplot(
-            range(len(mib)), mib.to_numpy().T, labels=list(mib), colors=colours, step="post"
+            range(len(mib)),
+            mib.to_numpy().T,
+            labels=list(map(str, mib.columns)),
+            colors=colours,
+            step="post",
         )
         top = float(mib.sum(axis=1).iloc[at])
         where = f"{peak.operator}, {peak.module or 'outside of all modules'}"
