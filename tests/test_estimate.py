@@ -109,7 +109,11 @@ def test_autocast_keeps_weights_and_saves_activations() -> None:
 
 @pytest.mark.parametrize(
     ("package", "network", "strategy"),
-    [("baselines", "fpn", "whole"), ("glnet", "", "collaborative")],
+    [
+        ("baselines", "unet", "whole"),
+        ("baselines", "pspnet", "patch"),
+        ("glnet", "", "collaborative"),
+    ],
 )
 def test_half_precision_against_the_allocators_account(
     package: str, network: str, strategy: str
