@@ -268,13 +268,18 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
     """One answer for inference, or one for each phase of training.
 
     Args:
-        kept: gets what was booked, by phase.
+        kept: gets events and their categories (`Booking.timeline`), by phase.
     """
-    from bench.memory import predict_memory, predict_training
+    from bench.memory import Booking, predict_memory, predict_training
     from bench.memory.cards import card_for
 
     method = lowered(load(question.model.method), question.precision, question.training)
-    keep = kept.__setitem__ if kept is not None else None
+
+    def note(phase: str, booking: Booking) -> None:
+        assert kept is not None
+        kept[phase] = booking.timeline(device)  # now: later the network itself is given back
+
+    keep = note if kept is not None else None
     spec, device = question.spec, question.device
     if question.training:
         decay = question.model.training.weight_decay
@@ -335,17 +340,17 @@ def _mib(count: int) -> str:
     return f"{count / MIB:.1f} MiB"
 
 
-def timeline(booking: Any, device: str) -> tuple[pd.DataFrame, int]:
+def timeline(kept: tuple[list[Any], list[Any]]) -> tuple[pd.DataFrame, int]:
     """Bytes alive by category (columns) after each block that is taken or given back (rows), and
-    the row of the peak."""
-    events, categories = booking.timeline(device)
+    the row of the peak. Of calls that repeat the first few are there."""
+    events, categories = kept
     changes = pd.DataFrame({"category": categories, "bytes": [one.bytes for one in events]})
     wide = changes.pivot(columns="category", values="bytes").fillna(0).cumsum()
     wide = wide[[name for name in COLOURS if name in wide]]
     return wide, int(wide.sum(axis=1).to_numpy().argmax())
 
 
-def draw(booking: Any, question: Question, peak: Answer, path: Path) -> None:
+def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
     """Stacked memory over time, the peak marked with its operator and module."""
     import matplotlib as mpl
 
@@ -354,7 +359,7 @@ def draw(booking: Any, question: Question, peak: Answer, path: Path) -> None:
 
     from bench.report.style import INK, RC
 
-    wide, at = timeline(booking, question.device)
+    wide, at = timeline(kept)
     mib = wide / MIB
     with mpl.rc_context(RC):
         figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
@@ -370,7 +375,7 @@ def draw(booking: Any, question: Question, peak: Answer, path: Path) -> None:
         where = f"{peak.operator}, {peak.module or 'outside of all modules'}"
         axes.plot([at], [top], "v", color=INK, label=f"peak {top:.1f} MiB: {where}")
         axes.set_ylim(0, 1.08 * top)
-        axes.set_xlabel("tensors taken and given back by the operators, in order")
+        axes.set_xlabel("tensors taken and given back, in order (most repeats left out)")
         axes.set_ylabel("tensors alive, MiB")
         height, width = question.size
         axes.set_title(

@@ -148,7 +148,7 @@ def test_the_table_and_the_plot_with_its_peak(
 def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
     kept: dict[str, Any] = {}
     (found,) = answer(question(), kept)
-    wide, at = estimate.timeline(kept["inference"], "cpu")
+    wide, at = estimate.timeline(kept["inference"])
     assert wide.iloc[at].sum() == found.tensors_bytes
     assert {key: value for key, value in wide.iloc[at].items() if value} == found.by_category
 
