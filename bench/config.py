@@ -214,6 +214,21 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     return table[name]
 
 
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`key=value` with the value in YAML.
+
+    Raises:
+        Refusal: it has another form.
+    """
+    key, equals, value = text.partition("=")
+    try:
+        if key and equals:
+            return key, YAML(typ="safe").load(value)
+    except YAMLError:
+        pass
+    raise Refusal(f"{text!r} is no KEY=VALUE with a value in YAML.")
+
+
 def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:
     if name not in table:
         raise Refusal(

@@ -8,12 +8,9 @@ from typing import Any
 
 import pandas as pd
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from bench import metrics, stage
-from bench.config import Split, Suite, pick, read_suite
-from bench.errors import Refusal
+from bench.config import Split, Suite, parse_setting, pick, read_suite
 from bench.memory import predict_memory
 from bench.trained import Line, open_run, set_up
 
@@ -50,23 +47,8 @@ def work(arguments: argparse.Namespace) -> None:
     """Print a table with a line a setting."""
     stage.require_root()
     suite = read_suite()
-    changes = [parse(text) for text in arguments.settings]
+    changes = [parse_setting(text) for text in arguments.settings]
     print(compare(suite, arguments.run, changes, arguments.split).to_string(index=False))
-
-
-def parse(text: str) -> tuple[str, Any]:
-    """`key=value` with the value in YAML.
-
-    Raises:
-        Refusal: it has another form.
-    """
-    key, equals, value = text.partition("=")
-    try:
-        if key and equals:
-            return key, YAML(typ="safe").load(value)
-    except YAMLError:
-        pass
-    raise Refusal(f"{text!r} is no KEY=VALUE with a value in YAML.")
 
 
 def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Split) -> pd.DataFrame:

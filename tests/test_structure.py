@@ -66,6 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.resident": set(),
     "bench.memory.rules_cpu": {"bench.memory.booking"},
     "bench.memory.rules_cuda": {"bench.memory.booking"},
+    "bench.estimate": {"bench.report.style", *BELOW_STAGES}
+    | {f"bench.memory.{name}" for name in ("booking", "cards", "prediction")},
     "bench.meters": {
         "bench.config",
         "bench.isolated",

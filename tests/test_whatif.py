@@ -7,7 +7,7 @@ import pytest
 
 from bench import whatif
 from bench.__main__ import main
-from bench.config import read_suite
+from bench.config import parse_setting, read_suite
 from bench.errors import Refusal
 from bench.train import train
 
@@ -29,7 +29,7 @@ def test_a_line_for_the_run_as_it_is_and_one_for_each_change(
     assert all(name in printed for name in ["as it is", *changes])
     suite = read_suite()
     table = whatif.compare(
-        suite, "unet-patch", [whatif.parse(change) for change in changes], "test"
+        suite, "unet-patch", [parse_setting(change) for change in changes], "test"
     ).set_index("setting")
     assert table["labels changed %"]["as it is"] == 0
     assert table["labels changed %"]["overlap_px=8"] == 0  # what it is anyway
@@ -45,7 +45,7 @@ def test_what_cannot_be_asked(trained: Path) -> None:
     suite = read_suite()
     for text in ("overlap_px", "=3", "overlap_px=[1"):
         with pytest.raises(Refusal, match="is no KEY=VALUE with a value in YAML"):
-            whatif.parse(text)
+            parse_setting(text)
     with pytest.raises(Refusal, match="overlap"):
         whatif.compare(suite, "unet-patch", [("overlapp_px", 3)], "test")
     with pytest.raises(Refusal, match="run"):

@@ -191,6 +191,11 @@ class Booking(TorchDispatchMode):
             found = Peak(most, by_category, last.operator, last.module)
         return found
 
+    def timeline(self, device: str) -> tuple[list[Event], list[Category]]:
+        """Events on a device type in order, and the category of each one's block."""
+        events = [event for event in self.events if event.device == device]
+        return events, [self._categories[event.block] for event in events]
+
     @contextmanager
     def unseen(self) -> Iterator[None]:
         """Operators inside the block are not booked."""

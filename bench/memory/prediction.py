@@ -1,6 +1,6 @@
 """Peak memory of one image, and of one training step, on fake tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,12 +51,14 @@ def predict_memory(
     classes: int,
     size: tuple[int, int],
     device: str,
+    keep: Callable[[str, Booking], None] | None = None,
 ) -> Prediction:
     """Peak memory of one prediction, on fake tensors.
 
     Args:
         size: (H, W) of the image in pixels.
         device: `cuda` needs no card.
+        keep: is given `inference` and what was booked.
     """
     with torch.device("meta"):
         network = network_for(method, strategy, spec, classes)
@@ -67,6 +69,8 @@ def predict_memory(
         booking.add([image], "inputs")
         with booking, replaying(network, booking):
             strategy.predict(network, image, spec)
+    if keep:
+        keep("inference", booking)
     return _prediction(booking, network, device)
 
 
@@ -78,6 +82,7 @@ def predict_training(
     batch: Mapping[str, int],
     device: str,
     weight_decay: float = 0.0,
+    keep: Callable[[str, Booking], None] | None = None,
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
@@ -92,6 +97,7 @@ def predict_training(
         size: (H, W) of each training image in pixels.
         batch: images a step, by phase.
         device: `cuda` needs no card.
+        keep: is given each phase's name and what was booked.
     """
     with torch.device("meta"):
         network = method.build(spec, classes).to(memory_format=torch.channels_last)
@@ -114,6 +120,8 @@ def predict_training(
             with booking:
                 for _ in range(STEPS):
                     step(method, network, views, spec, phase, optimiser, booking)
+            if keep:
+                keep(phase.name, booking)
             found[phase.name] = _prediction(booking, network, device)
             if device != "cpu":  # the host holds the views that were copied from it
                 seen_bytes = bytes_of(value for view in real for value in view.values())

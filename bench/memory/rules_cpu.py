@@ -106,20 +106,20 @@ class Shape:
         channels = map.shape[1]
         if self.plain or (self.transposed and self.groups == 1):  # NHWC without padding
             return _bytes(map)
-        return map.numel() // channels * padded(channels) * FLOAT
+        return map.numel() // channels * padded(channels) * self.source.element_size()
 
     def weights(self, inputs: bool = True, outputs: bool = True) -> int:
         """Bytes of the weights in oneDNN's own layout, with these sides padded to whole blocks."""
         if self.plain:
             return 0
         if self.depthwise:
-            return padded(self.groups) * self.kernel * FLOAT
+            return padded(self.groups) * self.kernel * self.source.element_size()
         each_in, each_out = self.inputs // self.groups, self.outputs // self.groups
         if inputs and (each_in >= block() or self.groups > 1):
             each_in = padded(each_in)
         if outputs:
             each_out = padded(each_out)
-        return self.groups * each_in * each_out * self.kernel * FLOAT
+        return self.groups * each_in * each_out * self.kernel * self.source.element_size()
 
     def copy(self, map: Tensor) -> int:
         """Bytes of the copy of a tensor that does not lie as the convolution wants it."""
@@ -129,7 +129,7 @@ class Shape:
     def unblocked(self) -> int:
         """Bytes of the weights of a depthwise convolution that oneDNN has no kernel for in NHWC:
         each channel is a group that fills a block on both sides."""
-        return self.groups * block() ** 2 * self.kernel * FLOAT
+        return self.groups * block() ** 2 * self.kernel * self.source.element_size()
 
     def gathered(self, result: Tensor) -> int:
         """Bytes of what each thread gathers of an image: for a strided 1 x 1 convolution the pixels
@@ -139,7 +139,7 @@ class Shape:
             return self.threads * _bytes(self.source) // self.source.shape[0]
         if self.kernel > 1 or not self.strided or self.groups > 1:
             return 0
-        return self.threads * self.inputs * result[0, 0].numel() * FLOAT
+        return self.threads * self.inputs * result[0, 0].numel() * self.source.element_size()
 
 
 def forward(shape: Shape, result: Tensor) -> list[Moment]:
@@ -149,7 +149,7 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
     if not shape.onednn:
         if shape.transposed:
             # slow_conv_transpose2d spreads one image at a time over its pixels' patches.
-            columns = shape.outputs * shape.kernel * source[0, 0].numel() * FLOAT
+            columns = shape.outputs * shape.kernel * source[0, 0].numel() * source.element_size()
             return [Moment([*copies, columns], results=True)]
         # _slow_conv2d lays the patches of every image side by side, unless the kernel is 1 x 1.
         return [Moment([*copies, _columns(shape, result, source.shape[0])], results=True)]
@@ -362,7 +362,7 @@ def _columns(shape: Shape, result: Tensor, images: int) -> int:
     if shape.kernel == 1:
         return 0
     pixels = result[0, 0].numel()
-    return images * shape.inputs * shape.kernel * pixels * FLOAT
+    return images * shape.inputs * shape.kernel * pixels * shape.source.element_size()
 
 
 def _channels_last(map: Tensor) -> bool:

@@ -1,0 +1,183 @@
+"""Questions about memory: what is needed, and what fits."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from test_contract import CLASSES, made
+
+from bench import estimate
+from bench.__main__ import main
+from bench.errors import Refusal
+from bench.estimate import MIB, Question, answer, fit, largest, lowered, needs, varied
+from bench.memory import predict_memory, tensors_of
+from bench.memory.account import account
+from bench.memory.booking import bytes_of
+from bench.method import load, network_for
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def question(name: str = "enet", strategy: str = "patch", **changes: Any) -> Question:
+    model, run = estimate.find(name, None, strategy)
+    shared = {"size": (128, 160), "device": "cpu", **changes}
+    return estimate.ask(name, model, run, shared, {"size_px": 64, "overlap_px": 8}, 2)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["glnet-bench", "estimate", *words])
+    main()
+
+
+@pytest.mark.parametrize("budget", [10, 11, 55, 1000, 1699])
+def test_the_largest_number_is_tight_and_found_in_few_steps(budget: int) -> None:
+    asked = []
+
+    def bytes_at(number: int) -> int:
+        asked.append(number)
+        return 5 + 5 * number
+
+    value, needed, over = largest(bytes_at, budget, 1, 512)
+    assert value == (budget - 5) // 5
+    assert (needed, over) == (5 + 5 * value, 10 + 5 * value)
+    assert len(asked) <= 14
+    assert len(asked) == len(set(asked))
+
+
+def test_nothing_fits_and_all_fits() -> None:
+    assert largest(lambda number: 10 * number, 9, 1, 8) == (0, 10, None)
+    assert largest(lambda number: 10 * number, 999, 1, 8) == (8, 80, None)
+
+
+def test_the_colours_means_are_counted_by_hand() -> None:
+    model, line = estimate.find("colour", None, "whole")
+    asked = estimate.ask("colour", model, line, {"size": (64, 96), "device": "cpu"}, {}, 2)
+    (found,) = answer(asked)
+    # Sums (7, 3) and counts (7), float64; the image and its labels lie on the host.
+    assert found.by_category["weights"] == 7 * 3 * 8 + 7 * 8
+    assert found.by_category["inputs"] == 3 * 64 * 96
+    assert found.shown_bytes == found.tensors_bytes == found.host_bytes
+
+
+def test_a_card_shows_its_context_too() -> None:
+    (found,) = answer(question(device="cuda"))
+    assert found.reserved_bytes is not None
+    assert found.reserved_bytes >= found.tensors_bytes
+    assert found.shown_bytes > found.reserved_bytes + 100 * MIB
+
+
+def test_what_is_said_to_fit_fits_and_the_next_does_not() -> None:
+    asked = question("enet", "whole")
+    budget = needs(varied(asked, "image", 160)) + 1
+    assert needs(varied(asked, "image", 160)) <= budget < needs(varied(asked, "image", 192))
+    said = fit(asked, "image", budget)
+    assert "is 160 px" in said
+    assert "192 px would need" in said
+
+
+def test_the_largest_batch_of_training() -> None:
+    asked = question(training=True)
+    budget = needs(varied(asked, "batch", 1))
+    assert "is 1, which needs" in fit(asked, "batch", budget)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_halves_weights_and_activations(precision: str) -> None:
+    (whole,), (half,) = (answer(question(precision=one)) for one in ("fp32", precision))
+    assert half.by_category["weights"] == pytest.approx(whole.by_category["weights"] / 2, rel=0.01)
+    (whole,), (half,) = (
+        answer(question("unet", "whole", precision=one, device="cuda"))
+        for one in ("fp32", precision)
+    )
+    kept = [one.by_category["activations"] for one in (whole, half)]
+    assert kept[1] == pytest.approx(kept[0] / 2, rel=0.05)
+
+
+def test_autocast_keeps_weights_and_saves_activations() -> None:
+    (whole,), (half,) = (
+        answer(question("unet", training=True, precision=one)) for one in ("fp32", "bf16")
+    )
+    assert half.by_category["weights"] == whole.by_category["weights"]
+    assert half.by_category["optimiser state"] == whole.by_category["optimiser state"]
+
+
+@pytest.mark.parametrize(
+    ("package", "network", "strategy"),
+    [
+        ("baselines", "unet", "whole"),
+        ("baselines", "pspnet", "patch"),
+        ("glnet", "", "collaborative"),
+    ],
+)
+def test_half_precision_against_the_allocators_account(
+    package: str, network: str, strategy: str
+) -> None:
+    _, plan, settings = made(package, network or "glnet", strategy)
+    method = lowered(load(package), "bf16", training=False)
+    size = (160, 96)
+    model = network_for(method, plan, settings, CLASSES)
+    image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
+    with torch.inference_mode(), account() as booked:
+        plan.predict(model, image, settings)
+    booked_bytes = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
+    predicted = predict_memory(method, plan, settings, CLASSES, size, "cpu")
+    assert predicted.device_bytes == pytest.approx(booked_bytes, rel=0.05)
+
+
+def test_the_table_and_the_plot_with_its_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "plot.svg"
+    words = ["enet", "--size", "128x160", "--set", "size_px=64", "overlap_px=8"]
+    run(monkeypatch, *words, "--plot", str(plot))
+    printed = capsys.readouterr().out
+    for row in ("tensors", "reserved", "context", "host", "operator at the peak", "peak: weights"):
+        assert row in printed
+    drawn = plot.read_text()
+    assert "peak " in drawn
+    assert "aten." in drawn
+    assert "activations" in drawn
+
+
+def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
+    kept: dict[str, Any] = {}
+    (found,) = answer(question(), kept)
+    wide, at = estimate.timeline(kept["inference"])
+    assert wide.iloc[at].sum() == found.tensors_bytes
+    assert {key: value for key, value in wide.iloc[at].items() if value} == found.by_category
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["unett"], "no method or run 'unett'; did you mean unet"),
+        (["unet", "--size", "0x5"], "--size is '0x5'"),
+        (["unet", "--fit", "two"], "--fit is 'two'"),
+        (["unet", "--fit", "1MiB", "--size", "64"], "Nothing fits into 1.0 MiB"),
+        (["unet", "--fit", "2GiB", "--of", "batch"], "A batch is of training"),
+        (["unet", "--strategy", "whole", "--fit", "2GiB", "--of", "patch"], "has no patch"),
+        (["unet", "--strategy", "wholly"], "strategy is 'wholly'"),
+        (["unet", "--set", "sizepx=3"], "sizepx is unknown"),
+        (["unet", "--plot", "plot.txt"], "ends in .png"),
+        (["unet", "--of", "image"], "give a budget"),
+        (["unet", "--phase", "training", "--precision", "fp16"], "does not train in fp16"),
+        ([], "Name a METHOD"),
+    ],
+)
+def test_what_cannot_be_asked(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *words)
+    assert said in str(stopped.value)
+
+
+def test_refusals_are_typed() -> None:
+    with pytest.raises(Refusal):
+        estimate.parse_bytes("0GiB")
+    assert estimate.parse_bytes("2GiB") == 2**31
+    assert estimate.parse_size("100x200") == (100, 200)
