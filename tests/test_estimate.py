@@ -99,7 +99,7 @@ def test_half_precision_halves_weights_and_activations(precision: str) -> None:
     assert kept[1] == pytest.approx(kept[0] / 2, rel=0.05)
 
 
-def test_autocast_keeps_weights_and_saves_activations() -> None:
+def test_autocast_leaves_weights_and_state_in_full() -> None:
     (whole,), (half,) = (
         answer(question("unet", training=True, precision=one)) for one in ("fp32", "bf16")
     )

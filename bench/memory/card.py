@@ -174,7 +174,7 @@ def _visible_card() -> Any:
 
 
 def _reader(card: Any) -> Callable[[], int]:
-    """Used bytes of a card: without what the driver keeps for itself, where it is new enough to tell
+    """Used bytes of a card: without the part that the driver keeps, where it is new enough to tell
     them apart (nvmlDeviceGetMemoryInfo_v2)."""
     version = pynvml.nvmlMemory_v2
     try:
