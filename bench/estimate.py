@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from bench import stage
+from bench import record, stage
 from bench.config import PARAMS, Model, Run, Schedule, Suite, Training, parse_setting, read_suite
 from bench.errors import Refusal
 from bench.method import Method, check_strategy, load, spec_of
@@ -271,7 +271,6 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
         kept: gets events and their categories (`Booking.timeline`), by phase.
     """
     from bench.memory import Booking, predict_memory, predict_training
-    from bench.memory.cards import card_for
 
     method = lowered(load(question.model.method), question.precision, question.training)
 
@@ -292,7 +291,7 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
             method, strategy, spec, question.classes, question.size, device, keep=keep
         )
         found = {"inference": one}
-    card = card_for(question.card)
+    card = known_card(question.card)
     beside = card.context_bytes + card.workspace_bytes
     return [
         Answer(
@@ -311,11 +310,17 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
     ]
 
 
-def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
-    """A column for each phase; sizes in MiB."""
+def known_card(name: str) -> Any:
+    """What the card `name` holds besides: from this project's own records of it, else assumed."""
     from bench.memory.cards import card_for
 
-    card = card_for(question.card)
+    found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
+    return card_for(name, [one.values for one in found if one.status == "ok"])
+
+
+def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
+    """A column for each phase; sizes in MiB."""
+    card = known_card(question.card)
     known = "measured" if card.measured else "assumed"
     columns = {}
     for one in answers:

@@ -5,17 +5,16 @@ workspace that cuDNN chose, and the CUDA context. So
 
     published = context + holding x reserved + workspace x largest convolution
 
-with the three numbers fitted over all rows at once and never to a row alone: `reserved` is what a
-prediction keeps in blocks (where that is not simulated: all tensors alive at the peak), `largest
-convolution` the bytes that its unfolded input would take. How far a row can be told from the others
+with the three numbers fitted over all rows at once and never to a row alone: `reserved` is what the
+caching allocator would keep for it by its own rules, `largest convolution` the bytes that its
+unfolded input would take. How far a row can be told from the others
 is the error of leaving it out. Which variant of a network the authors ran is not known: `VARIANTS`
 are tried as a whole network, not a row at a time."""
 
-import argparse
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench import stage
 from bench.config import Run, Suite, read_suite
 from bench.memory import predict_memory
 from bench.method import load, spec_of
@@ -207,8 +205,7 @@ def _row(
         input_px=SIZE_PX[0] if run.strategy == "whole" else side,
         published_mb=published_mb,
         tensors_mb=found.device_bytes / MB,
-        # The seam: where `predict_memory` simulates the allocator, what it holds goes here.
-        reserved_mb=getattr(found, "reserved_bytes", found.device_bytes) / MB,
+        reserved_mb=(found.reserved_bytes or 0) / MB,
         workspace_mb=max(unfolded, default=0) / MB,
     )
 
@@ -235,18 +232,24 @@ def largest_convolution() -> Iterator[list[int]]:
         handle.remove()
 
 
-def work(arguments: argparse.Namespace) -> None:
-    """Print what the model says of every published figure, and what each variant would change."""
+def told() -> dict[str, Any]:
+    """What the model says of every published figure, and what each variant of a network would
+    change: the part `published` of the record of the stage `predict`."""
     suites = [read_suite(Path(f"suites/{name}.yaml")) for name in SUITES]
     rows = published_rows(suites)
     frame = explain(rows)
-    print(frame.round(3).to_csv(index=False), end="")
-    print(fit(rows), summary(frame))
-    for network, choices in VARIANTS.items():
-        for choice in choices:
-            changed = published_rows(suites, {network: choice}, rows)
-            print(network, dict(choice), summary(explain(changed)))
-
-
-if __name__ == "__main__":
-    stage.main(work)
+    variants = [
+        {
+            "network": network,
+            "choice": dict(choice),
+            **summary(explain(published_rows(suites, {network: choice}, rows))),
+        }
+        for network, choices in VARIANTS.items()
+        for choice in choices
+    ]
+    return {
+        "rows": frame.to_dict("records"),
+        "fit": asdict(fit(rows)),
+        "summary": summary(frame),
+        "variants": variants,
+    }

@@ -1,7 +1,8 @@
 """Stage `predict`: the paper's memory axis without a GPU.
 
 Every run of a suite (suites/deepglobe.yaml: the paper's networks and sizes) is worked out on fake
-CUDA tensors at one image size, and stands beside what the papers print."""
+CUDA tensors at one image size, one run of each strategy at growing sizes, and one model is fitted
+to all that the paper prints of memory."""
 
 import argparse
 import time
@@ -10,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import record, stage
+from bench import paper_memory, record, stage
 from bench.config import Suite, read_suite
 from bench.memory import DEFINITIONS, predict_memory
 from bench.method import check_strategy, load, spec_of
@@ -119,6 +120,7 @@ def work(arguments: argparse.Namespace) -> None:
                 "definition": DEFINITIONS["predicted"],
                 "runs": predict(suite, SIZE_PX, CLASSES),
                 "growth": scale(suite, GROWING, CLASSES),
+                "published": paper_memory.told(),
             },
             provenance=record.provenance(),
         ),

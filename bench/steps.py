@@ -21,6 +21,8 @@ from bench.method import Method, Phase, load, spec_of
 from bench.trained import device_facts, set_up
 from data.dataset import open_dataset
 
+MOST_IMAGES = 2
+"""Images a step, where the suite's own batch is not smaller: more only take more time."""
 DEFINITION = (
     "peak of an optimiser step, the second of its phase: weights, views, activations, gradients "
     "and the optimiser's state; booked by torch's CPU allocator or torch.cuda.max_memory_allocated"
@@ -37,7 +39,8 @@ def weigh_steps(suite: Suite, name: str, device: torch.device) -> dict[str, dict
     image, _ = dataset.read(dataset.ids("train")[0])
     size = (image.shape[-2], image.shape[-1])
     classes = len(dataset.classes)
-    batch = {phase: schedule.batch for phase, schedule in model.training.phases.items()}
+    phases = model.training.phases
+    batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
     decay = model.training.weight_decay
     predicted = predict_training(method, spec, classes, size, batch, device.type, decay)
     network = method.build(spec, classes).to(device).to(memory_format=torch.channels_last)
@@ -68,7 +71,7 @@ def _booked(
     device: torch.device,
 ) -> int:
     """What the device's allocator says of steps that are really made, and then forgotten."""
-    batch = model.training.phases[phase.name].batch
+    batch = min(MOST_IMAGES, model.training.phases[phase.name].batch)
     views = [
         {key: value.to(device) for key, value in one.items()}
         for one in views_of(method, spec, phase, size, batch)

@@ -176,7 +176,7 @@ def predicted_record(runs: dict[str, tuple[str, str, str | None, int]]) -> Recor
 def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
     kinds = dict.fromkeys(("accuracy_memory", "paper_memory", "published"), "svg png pdf")
     kinds["training"] = "svg png"
-    tables = ("runs", "classes", "paper_memory", "prediction", "published")
+    tables = ("runs", "classes", "predicted", "prediction", "published")
     wanted = {
         "index.html",
         "metrics.json",

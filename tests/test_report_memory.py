@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import gate, growth, prediction, table, tradeoff, words
+from bench.report import figures, gate, growth, paper, prediction, table, tradeoff, words
 from bench.report.gather import Entry, Inputs
 from bench.tiles import grid
 
@@ -158,3 +158,36 @@ def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
     assert growth.law(0.5) == "pixels^0.50"
     assert len(growth.figure(frame).axes) == 3
     assert growth.points(None).empty
+
+
+def test_what_explains_the_papers_figures_is_told_as_it_was_found() -> None:
+    row = {
+        "row": "X / global",
+        "network": "unet",
+        "strategy": "whole",
+        "input_px": 2448,
+        "published_mb": 2000.0,
+        "predicted_mb": 900.0,
+        "modelled_mb": 1900.0,
+        "ratio": 0.95,
+        "left_out_error": 0.07,
+        "note": "explained within 15%",
+    }
+    told = {"rows": 1.0, "rank_correlation": 0.75, "median_left_out_error": 0.16, "explained": 1.0}
+    found = {
+        "rows": [row],
+        "fit": {"context_mb": 1078.0, "holding": 1.009, "workspace": 0.0},
+        "summary": told,
+        "variants": [{"network": "unet", "choice": {"width": 32}, **told}],
+    }
+    predicted = recorded("predict", {"published": found})
+    frame = paper.explained(predicted)
+    assert list(frame.columns) == list(paper.EXPLAINED_COLUMNS)
+    assert frame.iloc[0].to_dict() == {k: v for k, v in row.items() if k != "left_out_error"}
+    said = " ".join(paper.model(predicted))
+    assert "1078 MiB + 1.009 × reserved + 0.000 ×" in said
+    assert "Rank correlation of modelled and published 0.75; median error" in said
+    assert "unet with width 32 (16.0 %, rank 0.75)" in said
+    assert paper.explained(None).empty
+    assert paper.model(None) == []
+    assert figures.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"

@@ -17,6 +17,7 @@ BELOW_STAGES = CONTRACT | {
         "memory",
         "meters",
         "metrics",
+        "paper_memory",
         "record",
         "stage",
         "trained",
@@ -76,6 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "bench.memory.booking",
         "bench.trained",
     },
+    "bench.paper_memory": {"bench.config", "bench.memory", "bench.method"},
     "bench.steps": {
         *BELOW_STAGES,
         *READER,

@@ -38,6 +38,7 @@ _DESCRIPTIONS = {
     "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
     "growth": "Predicted memory and operations against the image's side, one line a strategy",
     "paper_memory": "Predicted and published device memory, one line a method",
+    "paper_model": "Modelled against published memory, one point a row of the paper",
     "published": "Scatter plot of mIoU against memory, published and ours, one line a network",
     "training": "Training loss by step, one panel a model",
     "seeds": "mIoU of runs that differ in their seed alone, beside what cannot be passed",
@@ -78,6 +79,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
     runs = table.runs(inputs.entries)
     classes = table.classes(inputs.entries)
     papers = paper.compare(inputs.predicted)
+    explained = paper.explained(inputs.predicted)
     verdicts = verdict.rows(inputs.entries, runs)
     predictions = prediction.rows(inputs)
     growing = growth.points(inputs.predicted)
@@ -89,7 +91,8 @@ def report(inputs: Inputs, folder: Path) -> Path:
     tables = {
         "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
         "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
-        "paper_memory": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
+        "predicted": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
+        "paper_memory": (explained, _EXPLAINED_COLUMNS, "What explains the published figures."),
         "prediction": (predictions, prediction.READABLE, "Memory, predicted and booked."),
         "growth": (growing, {}, ""),
         "growth_law": (slopes, growth.readable(), "Growth with the number of pixels."),
@@ -103,6 +106,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
         "training": figures.training(inputs.trainings),
+        **({"paper_model": figures.paper_model(explained)} if len(explained) else {}),
         **({"growth": growth.figure(growing)} if len(growing) else {}),
         **({"published": figures.published(verdicts)} if _has_memory(verdicts) else {}),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
@@ -131,6 +135,8 @@ def report(inputs: Inputs, folder: Path) -> Path:
         definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
         headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
         papers=_paper_table(papers),
+        explained=_explained_table(explained),
+        model=paper.model(inputs.predicted),
         verdicts=_verdict_table(verdicts),
         predictions=_prediction_table(predictions),
         within=prediction.within(predictions),
@@ -233,7 +239,7 @@ def _write_tables(
 ) -> None:
     """CSV, Markdown and LaTeX of each table that has a line; CSV alone where nobody reads it."""
     for name, (raw, how, caption) in tables.items():
-        if raw.empty and name not in ("runs", "classes", "paper_memory"):
+        if raw.empty and name not in ("runs", "classes", "predicted"):
             continue
         readable = table.for_people(raw, how)
         for kind, content in table.files(raw, readable, caption).items():
@@ -255,6 +261,25 @@ _PAPER_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         lambda v: {"figure": "off a plot", "exact": "printed"}.get(v, style.NOTHING),
     ),
 }
+
+
+_EXPLAINED_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "row": ("published as", str),
+    "network": ("network", str),
+    "strategy": ("strategy", str),
+    "input_px": ("input px", str),
+    "published_mb": ("published MiB", "{:.0f}".format),
+    "predicted_mb": ("tensors", "{:.0f}".format),
+    "modelled_mb": ("modelled", "{:.0f}".format),
+    "ratio": ("ratio", "{:.2f}".format),
+    "note": ("", str),
+}
+
+
+def _explained_table(explained: pd.DataFrame) -> page.Table | None:
+    if explained.empty:
+        return None
+    return page.plain_table(table.for_people(explained, _EXPLAINED_COLUMNS), left=3)
 
 
 def _paper_table(papers: pd.DataFrame) -> page.Table | None:

@@ -103,6 +103,52 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
     return figure
 
 
+def paper_model(frame: pd.DataFrame) -> Figure:
+    """Modelled against published memory, one point a row; within the band a row is explained.
+
+    Args:
+        frame: `paper.explained`.
+    """
+    with mpl.rc_context(style.RC):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        axes = figure.subplots()
+        colours = style.colours(frame.network)
+        markers = style.markers(frame.strategy)
+        values = pd.concat([frame.published_mb, frame.modelled_mb])
+        ends = [0.85 * values.min(), 1.18 * values.max()]
+        axes.fill_between(
+            ends, [0.85 * v for v in ends], [1.15 * v for v in ends], color="#eef2f6", lw=0
+        )
+        axes.plot(ends, ends, color=style.GREY, lw=1, ls=(0, (5, 3)), zorder=1)
+        for _, row in frame.iterrows():
+            axes.scatter(
+                row.published_mb,
+                row.modelled_mb,
+                s=60,
+                color=colours[row.network],
+                marker=markers[row.strategy],
+                edgecolor="white",
+                linewidth=0.6,
+                zorder=3,
+            )
+        for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+            set_scale("log", base=2)
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1024:g} GiB"))
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        axes.set_xlabel("published: gpustat")
+        axes.set_title("modelled: one model for all rows", fontweight="bold", loc="left")
+        axes.annotate("within 15 %", (0.02, 0.96), xycoords="axes fraction", color=style.GREY)
+        keys = [axes.scatter([], [], s=60, color=paint) for paint in colours.values()]
+        named = axes.legend(keys, list(colours), loc="lower right", fontsize=8)
+        axes.add_artist(named)
+        shapes = [
+            axes.scatter([], [], s=60, color=style.GREY, marker=mark) for mark in markers.values()
+        ]
+        axes.legend(shapes, list(markers), loc="lower center", fontsize=8)
+    return figure
+
+
 def published(frame: pd.DataFrame) -> Figure:
     """Figure 1 of the paper, theirs and ours: whole images in one panel, patches in the other, a
     network's points joined.

@@ -51,6 +51,48 @@ def compare(predicted: Record | None) -> pd.DataFrame:
     )
 
 
+EXPLAINED_COLUMNS = (
+    "row",
+    "network",
+    "strategy",
+    "input_px",
+    "published_mb",
+    "predicted_mb",
+    "modelled_mb",
+    "ratio",
+    "note",
+)
+
+
+def explained(predicted: Record | None) -> pd.DataFrame:
+    """One line a memory figure that the paper prints, in MiB: `predicted_mb` the tensors alone,
+    `modelled_mb` everything, by the model fitted to all rows, `ratio` = modelled / published."""
+    found = predicted.values.get("published", {}) if predicted else {}
+    return pd.DataFrame(found.get("rows", []), columns=list(EXPLAINED_COLUMNS))
+
+
+def model(predicted: Record | None) -> list[str]:
+    """The model in sentences: its numbers, how far it reaches, and what each variant changes."""
+    found = predicted.values.get("published", {}) if predicted else {}
+    if not found:
+        return []
+    fit, all_rows = found["fit"], found["summary"]
+    sentences = [
+        f"Published = {fit['context_mb']:.0f} MiB + {fit['holding']:.3f} × reserved + "
+        f"{fit['workspace']:.3f} × the unfolded input of the largest convolution: three numbers "
+        f"fitted to all {all_rows['rows']:.0f} rows at once.",
+        f"Rank correlation of modelled and published {all_rows['rank_correlation']:.2f}; median "
+        f"error of a row that is left out of the fit {100 * all_rows['median_left_out_error']:.1f} "
+        f"%; {100 * all_rows['explained']:.0f} % of the rows are explained within 15 %.",
+    ]
+    better = [
+        f"{one['network']} with {', '.join(f'{k} {v}' for k, v in one['choice'].items())} "
+        f"({100 * one['median_left_out_error']:.1f} %, rank {one['rank_correlation']:.2f})"
+        for one in found["variants"]
+    ]
+    return [*sentences, f"Other variants, and the same two figures: {'; '.join(better)}."]
+
+
 def _line(name: str, values: dict[str, Any], row: Any) -> dict[str, Any]:
     line = {
         "run": name,
