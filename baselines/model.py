@@ -4,7 +4,6 @@ define them, and one floor that learns nothing but mean colours."""
 from collections.abc import Mapping
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -147,6 +146,8 @@ def _network(spec: Spec, classes: int) -> nn.Module:
         return pspnet.PSPNet(encoder, encoder.out_channels[-2:], classes, **fused)
     if spec.network == "icnet":
         return icnet.ICNet(_encoder(spec), classes, **fused)
+    import segmentation_models_pytorch as smp  # takes seconds, and networks of our own need it not
+
     try:
         network: nn.Module = smp.create_model(
             ARCHITECTURES[spec.network],
@@ -162,6 +163,8 @@ def _network(spec: Spec, classes: int) -> nn.Module:
 
 def _encoder(spec: Spec) -> Any:
     """The spec's encoder, dilated from 1/8 on unless it says otherwise."""
+    import segmentation_models_pytorch as smp
+
     stride = spec.output_stride or 8
     try:
         return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)

@@ -6,7 +6,6 @@ What training costs, and how far `predict_training` is to be trusted with it."""
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,7 +98,7 @@ def work(arguments: argparse.Namespace) -> None:
         found[name] = weigh_steps(suite, name, device)
         bar.update()
     bar.close()
-    path = path_of(suite.suite)
+    path = record.path_of(suite.suite, "steps", suite.machine)
     record.write(
         path,
         record.Record(
@@ -116,11 +115,6 @@ def work(arguments: argparse.Namespace) -> None:
         ),
     )
     print(path)
-
-
-def path_of(suite: str) -> Path:
-    """Where a suite's record is."""
-    return record.RESULTS / suite / "steps.json"
 
 
 if __name__ == "__main__":

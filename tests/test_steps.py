@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import record
-from bench.steps import MOST_IMAGES, path_of, work
+from bench.steps import MOST_IMAGES, work
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -24,7 +24,7 @@ def test_every_phase_of_every_model_is_weighed_and_foretold(
 
     edit_suite(two)
     work(argparse.Namespace())
-    found = record.read(path_of("tiny"))
+    found = record.read(record.path_of("tiny", "steps", "test-machine"))
     models = found.values["models"]
     assert {name: set(phases) for name, phases in models.items()} == {
         "unet": {"train"},

@@ -107,7 +107,7 @@ def gather(suite: Suite) -> Inputs:
             name: _read(record.path_of(suite.suite, "train", name)) for name in suite.models
         },
         predicted=_read(record.RESULTS / "predict.json"),
-        steps=_read(record.RESULTS / suite.suite / "steps.json"),
+        steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
     )
 
 
