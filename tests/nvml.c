@@ -71,6 +71,7 @@ int nvmlShutdown(void) { open_count--; return 0; }
 int fakeOpenCount(void) { return open_count; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **handle) { *handle = CARD; return i ? 2 : 0; }
 int nvmlDeviceGetHandleByUUID(const char *id, void **handle) {
+    MAY_FAIL;
     *handle = strcmp(id, "MIG-stand-in") ? CARD : INSTANCE;
     return strcmp(id, "GPU-stand-in") && *handle == CARD ? 6 : 0;
 }

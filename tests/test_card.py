@@ -21,6 +21,7 @@ from bench.memory.card import CARD, OWN
 
 MIB = 2**20
 IS_LOST, DENIED, UNSUPPORTED, NO_DRIVER, MISMATCH = 15, 4, 3, 9, 18
+INVALID, UNKNOWN = 2, 13
 V1 = "nvmlDeviceGetMemoryInfo"
 V2, V3 = (f"nvmlDeviceGetComputeRunningProcesses_v{n}" for n in (2, 3))
 
@@ -132,11 +133,18 @@ def test_bytes_that_are_not_told_of_a_listed_process(
     assert (card.peak_bytes, card.how, card.doubt) == (60, CARD, "")
 
 
-@pytest.mark.parametrize("code", [DENIED, UNSUPPORTED])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        f"{V3}={DENIED}",
+        f"{V3}={UNSUPPORTED}",
+        f"{V3}={UNKNOWN},{V2}={UNKNOWN}",  # older than either question
+    ],
+)
 def test_processes_that_may_not_be_listed(
-    code: int, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    fail: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(monkeypatch, used="0,0,10,70", fail=f"{V3}={code}")
+    script(monkeypatch, used="0,0,10,70", fail=fail)
     with sampler as card:
         pass
     assert card.peak_bytes == 60
@@ -203,6 +211,16 @@ def test_a_card_that_disappears_as_the_context_is_marked_leaves_what_was_seen(
     assert card.lost
 
 
+def test_a_card_that_disappears_as_the_sampler_ends(
+    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = f"nvmlDeviceGetGraphicsRunningProcesses_v3={IS_LOST}@2"
+    script(monkeypatch, used="0,0,10,70", others="0,1", fail=asked)
+    with sampler as card:
+        pass
+    assert card.peak_bytes == 60
+
+
 def test_a_card_that_disappears_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, used="0,0,10,50", fail=f"nvmlDeviceGetMemoryInfo_v2={IS_LOST}@9")
     with CardSampler(interval_s=0.001) as card:
@@ -237,10 +255,12 @@ def test_nvml_that_cannot_begin_is_missing_and_no_error(
     assert card_bytes() is None or "_v2" in fail or V3 in fail
 
 
-@pytest.mark.parametrize("visible", ["0:1", "GPU-stand", "-1"])
+@pytest.mark.parametrize("visible", ["0:1", "GPU-stand", "-1", "GPU-stand-in"])
 def test_a_card_that_nobody_has_is_missing(
     visible: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if visible == "GPU-stand-in":
+        script(monkeypatch, fail=f"nvmlDeviceGetHandleByUUID={INVALID}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with sampler as card:
         pass
@@ -249,6 +269,16 @@ def test_a_card_that_nobody_has_is_missing(
         "its index or its whole UUID, an instance of a card by its whole UUID."
     )
     assert card_bytes() is None
+
+
+def test_memory_without_the_drivers_part_may_be_unsupported(
+    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver has the question and does not answer it."""
+    script(monkeypatch, used="0,10,70", fail=f"nvmlDeviceGetMemoryInfo_v2={UNSUPPORTED}")
+    with sampler as card:
+        pass
+    assert (card.missing, card.card["used_told_by"], card.peak_bytes) == ("", V1, 60)
 
 
 def test_what_the_record_says_of_a_card(sampler: CardSampler) -> None:
@@ -438,6 +468,17 @@ def test_the_meters_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "came to the card" in nvml["doubt"]
     assert found.meters["rss"]["base_bytes"] > 0
     assert found.missing == {}
+
+
+def test_a_card_lost_on_the_way_is_told_beside_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import meters
+
+    replace_counters(monkeypatch, [])
+    script(monkeypatch, used="0,0,0,600", others="0,1", fail=f"{V3}={IS_LOST}@4")
+    found = meters.on_card(lambda: (torch.nn.Identity(), torch.zeros(3)), torch.device("cuda"))
+    nvml = found.meters["nvml"]
+    assert (nvml["bytes"], nvml["idle_bytes"]) == (600, 600)
+    assert nvml["doubt"] == "the card was lost after 1 samples: GPU is lost"
 
 
 @pytest.mark.parametrize(
