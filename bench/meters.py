@@ -137,8 +137,8 @@ def on_card(first: First, device: torch.device) -> Weighed:
         "reserved": {"bytes": torch.cuda.max_memory_reserved(device)},
         "rss": _resident(resident),
     }
-    if card.missing:
-        return Weighed(meters, network, image, {"nvml": card.missing})
+    if not card.samples:
+        return Weighed(meters, network, image, {"nvml": card.missing or card.lost})
     meters["nvml"] = {
         "bytes": card.peak_bytes,
         "idle_bytes": card.idle_bytes,
@@ -146,6 +146,7 @@ def on_card(first: First, device: torch.device) -> Weighed:
         "how": card.how,
         "doubt": "; ".join(filter(None, (card.doubt, card.lost))),
         "interval_s": card.interval_s,
+        "longest_interval_s": card.longest_interval_s,
         "samples": card.samples,
         "cpu_share": card.cpu_share,
         "card": card.card,

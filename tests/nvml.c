@@ -4,12 +4,15 @@
  *   FAKE_PROCESS  bytes of the asking process; 0: NVML does not list it under its own id; NA: listed, bytes not told
  *   FAKE_OTHERS   how many other processes are listed
  *   FAKE_FAIL     FUNCTION=CODE[@N],...: that function answers with an error, from its Nth question on
+ *   FAKE_GRAPHICS how many processes draw
+ *   FAKE_SPIN_US  CPU time that each question takes, in microseconds
  *   FAKE_MIG      set: the card is cut into instances
  * Compiled with OLD it lacks what drivers before 510 lack.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CARD ((void *)1)
@@ -25,7 +28,7 @@ static unsigned long long next(const char *name, int *asked) {
     if (at && !strncmp(at, "NA", 2)) return -1ULL;
     return at && *at ? strtoull(at, NULL, 10) : 0;
 }
-static int used_asked, process_asked, others_asked, open_count;
+static int used_asked, process_asked, others_asked, graphics_asked, open_count;
 static struct { char name[64]; int asked; } calls[32];
 
 /* The scripted error of a function, or 0. */
@@ -48,12 +51,19 @@ static int fails(const char *function) {
     }
     return 0;
 }
-#define MAY_FAIL do { int code = fails(__func__); if (code) return code; } while (0)
+static void spin(void) {
+    const char *given = getenv("FAKE_SPIN_US");
+    struct timespec at;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
+    long long end = at.tv_sec * 1000000000LL + at.tv_nsec + (given ? 1000LL * atoi(given) : 0);
+    while (given && at.tv_sec * 1000000000LL + at.tv_nsec < end) clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
+}
+#define MAY_FAIL do { spin(); int code = fails(__func__); if (code) return code; } while (0)
 
 int nvmlInitWithFlags(unsigned int flags) {
     memset(calls, 0, sizeof calls);
     MAY_FAIL;
-    used_asked = process_asked = others_asked = 0;
+    used_asked = process_asked = others_asked = graphics_asked = 0;
     open_count++;
     return 0;
 }
@@ -61,10 +71,11 @@ int nvmlShutdown(void) { open_count--; return 0; }
 int fakeOpenCount(void) { return open_count; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **handle) { *handle = CARD; return i ? 2 : 0; }
 int nvmlDeviceGetHandleByUUID(const char *id, void **handle) {
+    MAY_FAIL;
     *handle = strcmp(id, "MIG-stand-in") ? CARD : INSTANCE;
     return strcmp(id, "GPU-stand-in") && *handle == CARD ? 6 : 0;
 }
-int nvmlDeviceGetName(void *h, char *out, unsigned int n) { snprintf(out, n, "Stand-in 1000"); return 0; }
+int nvmlDeviceGetName(void *h, char *out, unsigned int n) { MAY_FAIL; snprintf(out, n, "Stand-in 1000"); return 0; }
 int nvmlDeviceGetUUID(void *h, char *out, unsigned int n) { MAY_FAIL; snprintf(out, n, "GPU-stand-in"); return 0; }
 int nvmlSystemGetDriverVersion(char *out, unsigned int n) { snprintf(out, n, "1.2.3"); return 0; }
 int nvmlDeviceGetClockInfo(void *h, int kind, unsigned int *mhz) { MAY_FAIL; *mhz = 1000 + kind; return 0; }
@@ -90,6 +101,18 @@ int nvmlDeviceGetComputeRunningProcesses_v2(void *h, unsigned int *count, proces
     MAY_FAIL;
     return processes(count, out);
 }
+int nvmlDeviceGetGraphicsRunningProcesses_v2(void *h, unsigned int *count, process_t *out) {
+    MAY_FAIL;
+    static unsigned long long drawing;
+    if (*count == 0) {
+        drawing = next("FAKE_GRAPHICS", &graphics_asked);
+        *count = drawing + 1;
+        return drawing ? 7 : (*count = 0, 0);
+    }
+    for (unsigned int i = 0; i < drawing; i++) out[i] = (process_t){80000 + i, 77, 0, 0};
+    *count = drawing;
+    return 0;
+}
 int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) {
     MAY_FAIL;
     m->total = h == INSTANCE ? 4000 : 8000;
@@ -109,6 +132,10 @@ int nvmlDeviceGetMemoryInfo_v2(void *h, memory2_t *m) {
 int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned int *count, process_t *out) {
     MAY_FAIL;
     return processes(count, out);
+}
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *h, unsigned int *count, process_t *out) {
+    int code = fails(__func__);
+    return code ? code : nvmlDeviceGetGraphicsRunningProcesses_v2(h, count, out);
 }
 int nvmlDeviceGetMigMode(void *h, unsigned int *now, unsigned int *later) {
     *now = *later = getenv("FAKE_MIG") != NULL;
