@@ -122,10 +122,12 @@ def test_a_sequence_is_played_for_one_device() -> None:
     assert play(sequence, "cuda", capacity_bytes=30 * MIB).reserved_bytes == 24 * MIB
 
 
-def measured(name: str, idle: int, reserved: int, predicted: int | None) -> dict[str, Any]:
+def measured(
+    name: str, idle: int, reserved: int, predicted: int | None, doubt: str = ""
+) -> dict[str, Any]:
     return {
         "meters": {
-            "nvml": {"idle_bytes": idle, "card": {"name": name}},
+            "nvml": {"idle_bytes": idle, "card": {"name": name}, "doubt": doubt},
             "reserved": {"bytes": reserved},
             "predicted": {"reserved_bytes": predicted},
         }
@@ -138,6 +140,7 @@ def test_a_card_is_taken_from_its_records_or_assumed() -> None:
         measured("Card X", 320, 1000, 800),
         measured("Card X", 310, 1000, None),
         measured("Card Y", 9, 9, 9),
+        measured("Card X", 9999, 9999, 1, doubt="2 other processes were on the card"),
         {"meters": {}},
     ]
     card = card_for("Card X", ours)

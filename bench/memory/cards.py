@@ -47,14 +47,16 @@ def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
     """The constants of the card `name`.
 
     Args:
-        measurements: values of records of the stage `measure`; those of the same card replace what
-            is assumed: the context by what the idle process held, the workspace by what the
-            allocator held above its predicted segments, each the median.
+        measurements: values of records of the stage `measure`; those of the same card that are
+            not in doubt replace what is assumed: the context by what the idle process held, the
+            workspace by what the allocator held above its predicted segments, each the median.
     """
     own = [
         values["meters"]
         for values in measurements
-        if values.get("meters", {}).get("nvml", {}).get("card", {}).get("name") == name
+        if (nvml := values.get("meters", {}).get("nvml"))
+        and nvml["card"].get("name") == name
+        and not nvml.get("doubt")
     ]
     if own:
         extra = [
