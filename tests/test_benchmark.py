@@ -89,7 +89,9 @@ def parts() -> list[Any]:
 @pytest.mark.parametrize("part", parts())
 @pytest.mark.parametrize("run", list(SUITE.runs))
 def test_latency(benchmark: Any, part: latency.Part, run: str) -> None:
+    set_up(SUITE.compute)  # each time: other tests set one thread
     it = ready(run, benchmark.enabled)
+    assert torch.get_num_threads() == SUITE.compute.threads
     height, width = it.image.shape[-2:]
     labels = latency.time_prediction(
         benchmark, part, lambda: it.predict(it.network, it.image), it.network, it.device, it.warm_s
