@@ -140,7 +140,9 @@ def paper_model(frame: pd.DataFrame) -> Figure:
         axes.set_title("modelled: one model for all rows", fontweight="bold", loc="left")
         axes.annotate("within 15 %", (0.02, 0.96), xycoords="axes fraction", color=style.GREY)
         keys = [axes.scatter([], [], s=60, color=paint) for paint in colours.values()]
-        named = axes.legend(keys, list(colours), loc="lower right", fontsize=8)
+        named = axes.legend(
+            keys, [style.network_name(n) for n in colours], loc="lower right", fontsize=8
+        )
         axes.add_artist(named)
         shapes = [
             axes.scatter([], [], s=60, color=style.GREY, marker=mark) for mark in markers.values()

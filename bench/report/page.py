@@ -143,8 +143,12 @@ def heat_table(frame: pd.DataFrame, columns: Columns, rare: Mapping[str, bool]) 
 
 
 def plain_table(readable: pd.DataFrame, left: int) -> Table:
-    """A table of texts; the first `left` columns stand left."""
-    kinds = ["left" if i < left else "number" for i in range(len(readable.columns))]
+    """A table of texts; the first `left` columns stand left, and so does one without a heading,
+    which holds remarks."""
+    kinds = [
+        "left" if number < left or not name else "number"
+        for number, name in enumerate(readable.columns)
+    ]
     head = tuple(Cell(str(name), kind) for name, kind in zip(readable.columns, kinds, strict=True))
     return Table(
         head,

@@ -130,30 +130,27 @@ def _dot(axes: Axes, point: _Point, strong: bool, hollow: bool = False) -> None:
 
 def _floor_line(axes: Axes, height: float) -> None:
     axes.axhline(height, color=style.GREY, lw=1, ls=(0, (5, 3)), zorder=1)
-    axes.annotate(
-        "nearest class-mean colour",
-        (0.995, height),
-        (0, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-        color=style.GREY,
-    )
+    _beside(axes, height, "nearest class-\nmean colour")
 
 
 def _gate_line(axes: Axes, height: float) -> None:
     """Below it, accuracy is too little for memory to count."""
     axes.axhline(height, color=style.GREY, lw=0.8, ls=":", zorder=1)
+    _beside(axes, height, f"{100 * gate.SHARE:.0f} % of\nthe best")
+
+
+def _beside(axes: Axes, height: float, text: str) -> None:
+    """Name a line at its right end, outside of the axes: inside are the runs' names."""
     axes.annotate(
-        f"{100 * gate.SHARE:.0f} % of the best mIoU",
-        (0.995, height),
-        (0, 3),
+        text,
+        (1, height),
+        (4, 0),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
+        va="center",
         fontsize=8,
         color=style.GREY,
+        annotation_clip=False,
     )
 
 
