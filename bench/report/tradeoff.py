@@ -83,9 +83,9 @@ def _panel(
     for room in rooms:
         _room_line(axes, room)
     if floor is not None:
-        _floor_line(axes, 100 * floor)
+        axes.axhline(100 * floor, zorder=1, **_FLOOR_LINE)
     if points:
-        _gate_line(axes, gate.SHARE * max(point.y for point in points))
+        axes.axhline(gate.SHARE * max(point.y for point in points), zorder=1, **_GATE_LINE)
 
     by_name = {point.run: point for point in points}
     best = [by_name[run] for run in pareto.front(trained, meter, floor)]
@@ -128,30 +128,9 @@ def _dot(axes: Axes, point: _Point, strong: bool, hollow: bool = False) -> None:
     )
 
 
-def _floor_line(axes: Axes, height: float) -> None:
-    axes.axhline(height, color=style.GREY, lw=1, ls=(0, (5, 3)), zorder=1)
-    _beside(axes, height, "nearest class-\nmean colour")
-
-
-def _gate_line(axes: Axes, height: float) -> None:
-    """Below it, accuracy is too little for memory to count."""
-    axes.axhline(height, color=style.GREY, lw=0.8, ls=":", zorder=1)
-    _beside(axes, height, f"{100 * gate.SHARE:.0f} % of\nthe best")
-
-
-def _beside(axes: Axes, height: float, text: str) -> None:
-    """Name a line at its right end, outside of the axes: inside are the runs' names."""
-    axes.annotate(
-        text,
-        (1, height),
-        (4, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        color=style.GREY,
-        annotation_clip=False,
-    )
+_FLOOR_LINE: dict[str, Any] = {"color": style.GREY, "lw": 1, "ls": (0, (5, 3))}
+_GATE_LINE: dict[str, Any] = {"color": style.GREY, "lw": 0.9, "ls": ":"}
+"""Below it, accuracy is too little for memory to count."""
 
 
 def _room_line(axes: Axes, room: float) -> None:
@@ -241,7 +220,13 @@ def _legends(axes: Axes, frame: pd.DataFrame) -> None:
     networks, strategies = style.colours(trained.network), style.markers(trained.strategy)
     by_network = [_key("o", colour, style.network_name(name)) for name, colour in networks.items()]
     by_strategy = [_key(marker, style.GREY, name) for name, marker in strategies.items()]
-    by_strategy.append(Line2D([], [], color=style.INK, alpha=0.55, lw=1, label="Pareto front"))
+    # The lines are named here: inside the axes are the runs' names.
+    by_strategy += [
+        Line2D([], [], color=style.INK, alpha=0.55, lw=1, label="Pareto front"),
+        Line2D([], [], label=f"{100 * gate.SHARE:.0f} % of the best", **_GATE_LINE),
+    ]
+    if words.floor_of(frame) is not None:
+        by_strategy.append(Line2D([], [], label="class-mean colour", **_FLOOR_LINE))
     place: dict[str, Any] = {
         "loc": "upper left",
         "alignment": "left",
