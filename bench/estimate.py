@@ -377,17 +377,18 @@ def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
             step="post",
         )
         top = float(mib.sum(axis=1).iloc[at])
-        where = f"{peak.operator}, {peak.module or 'outside of all modules'}"
-        axes.plot([at], [top], "v", color=INK, label=f"peak {top:.1f} MiB: {where}")
+        axes.plot([at], [top], "v", color=INK, label="peak")
         axes.set_ylim(0, 1.08 * top)
         axes.set_xlabel("tensors taken and given back, in order (most repeats left out)")
         axes.set_ylabel("tensors alive, MiB")
         height, width = question.size
         axes.set_title(
             f"{question.name} · {question.run.strategy} · {peak.phase} · {height} × {width} px · "
-            f"{question.precision} · {question.device}"
+            f"{question.precision} · {question.device}\n"
+            f"peak {top:.1f} MiB: {peak.operator}, {peak.module or 'outside of all modules'}",
+            fontsize=9,
         )
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=7, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
         plt.close(figure)
