@@ -135,7 +135,9 @@ def time_run(tell: Tell, suite: Suite, name: str) -> None:
         found = Path(folder) / "benchmark.json"
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            # No plugin but one, and none of the settings that the other tests have.
+            # No plugin but one, and nothing of a pytest that may have started this process.
+            for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+                del os.environ[name]
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
             code = pytest.main(
                 [
