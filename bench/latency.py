@@ -136,8 +136,8 @@ def time_run(tell: Tell, suite: Suite, name: str) -> None:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             # No plugin but one, and nothing of a pytest that may have started this process.
-            for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-                del os.environ[name]
+            for key in [key for key in os.environ if key.startswith("PYTEST_")]:
+                del os.environ[key]
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
             code = pytest.main(
                 [
