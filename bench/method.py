@@ -59,6 +59,9 @@ class Strategy:
     on fake tensors. """
     parts: tuple[str, ...] | None = None
     """Children of the network that it needs; the others never reach the device. None: all."""
+    prepare: Callable[[nn.Module, Any], nn.Module] = lambda network, spec: network
+    """(trained network in eval mode, spec) -> the one that `predict` is given. Happens once, when
+    weights are loaded, and is not part of what is measured."""
 
 
 @dataclass(frozen=True)

@@ -262,18 +262,30 @@ class Merger:
     cell without any takes the mean of its neighbours.
     """
 
-    def __init__(self, like: Sequence[Tensor], image: Size, official: Sequence[Box] = ()) -> None:
+    def __init__(
+        self,
+        like: Sequence[Tensor],
+        image: Size,
+        official: Sequence[Box] = (),
+        device: torch.device | None = None,
+    ) -> None:
         """One map of the whole image a level, whose sizes the merged ones take.
 
         Args:
             image: its (H, W).
             official: all the boxes that will come: divide as the official code does.
+            device: where the merged maps lie; None: where `like` does.
         """
         self.image = image
         self.official = official
-        self.counts = [map.new_zeros(1, 1, *map.shape[-2:]) for map in like]
+        self.counts = [map.new_zeros(1, 1, *map.shape[-2:], device=device) for map in like]
         self.places: list[list[Box]] = [[] for _ in like]
         self.sums: list[list[Tensor]] = []
+
+    def sizes(self, box: Box) -> list[Size]:
+        """What a patch's maps are resized to, a level, before they are added."""
+        levels = [(count.shape[-2], count.shape[-1]) for count in self.counts]
+        return [scaled(box, self.image, level)[2:] for level in levels]
 
     def add(
         self, maps: Iterable[Sequence[Tensor]], boxes: Sequence[Box], loose: bool = False
@@ -283,22 +295,22 @@ class Merger:
         if not self.sums:
             self.sums = [
                 [
-                    map.new_zeros(1, map.shape[1], *count.shape[-2:])
+                    map.new_zeros(1, map.shape[1], *count.shape[-2:], device=count.device)
                     for map, count in zip(kind, self.counts, strict=True)
                 ]
                 for kind in kinds
             ]
+        resized = self.sizes(boxes[0])
         for level, count in enumerate(self.counts):
             size = (count.shape[-2], count.shape[-1])
             places = [scaled(box, self.image, size, loose) for box in boxes]
-            first = scaled(boxes[0], self.image, size)  # what every map is resized to
-            if any(place[2:] != first[2:] for place in places):
+            if any(place[2:] != resized[level] for place in places):
                 raise _crash("a merged map meets a crop of another size", self.image)
             self.places[level] += places
             for place in places:
                 place.of(count).add_(1)
             for total, kind in zip(self.sums, kinds, strict=True):
-                small = resize(kind[level], (first.height, first.width))
+                small = resize(kind[level], resized[level]).to(count.device)
                 for place, one in zip(places, small, strict=True):
                     place.of(total[level]).add_(one)
 

@@ -42,7 +42,7 @@ class Line:
         classes = len(self.dataset.classes)
         network = network_for(self.method, self.strategy, self.spec, classes)
         load_weights(network, state, str(path))
-        return network.to(device)
+        return self.strategy.prepare(network, self.spec).to(device)
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
         """Labels (H, W) uint8 of an image (3, H, W) uint8, both on the host."""

@@ -7,7 +7,7 @@ on the host, as in the official code: the device never holds anything of the ima
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import Refusal
 from bench.method import Strategy
@@ -30,6 +30,7 @@ from bench.tiles import (
     turn_back,
     turnings,
 )
+from glnet.collapsed import collapse
 from glnet.model import GLNet, Lent, Maps, Output
 from glnet.spec import Spec
 
@@ -118,17 +119,21 @@ def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spe
     boxes = boxes_of(*size, spec)
     whole = network.normalise(small[None])
     lender: Maps = network.global_branch(whole).maps
-    merger = merger_of(lender, boxes, size, spec)
+    # Collapsed, the device holds one set of whole maps at a time; the official code holds both.
+    beside = image.device if spec.head == "collapsed" else None
+    merger = merger_of(lender, boxes, size, spec, beside)
     kept: list[Tensor] = []  # the groups' fused maps, on the host
     for group in groups(boxes, spec.sub_batch):
         patches = network.normalise(cut(image, group))
-        local: Output = network.local_branch(patches, lent(lender, group, size, spec))
+        around = lent(lender, group, size, spec)
+        local: Output = network.local_branch(patches, around, merger.sizes(group[0]))
         merger.add(local.maps[: spec.lent_kinds], group, spec.odd("loose-crops"))
         kept.append(local.fused.to(image.device))
-        del patches, local  # else they are alive while the next group is worked out
+        del patches, around, local  # else they are alive while the next group is worked out
     del lender
-    shared: Tensor = network.global_borrowing(whole, merger.mean()).fused
-    del merger, whole
+    merged = [[level.to(network.mean.device) for level in kind] for kind in merger.mean()]
+    shared: Tensor = network.global_borrowing(whole, merged).fused
+    del merger, merged, whole
 
     def score(group: Sequence[Box]) -> Tensor:
         fused = kept.pop(0).to(shared.device)
@@ -139,9 +144,15 @@ def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spe
     return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
 
 
-def merger_of(like: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> Merger:
+def merger_of(
+    like: Maps,
+    boxes: Sequence[Box],
+    size: tuple[int, int],
+    spec: Spec,
+    device: torch.device | None = None,
+) -> Merger:
     """Where the maps of an image's patches are merged into maps of the sizes that `like` has."""
-    return Merger(like.features, size, boxes if spec.odd("template-merge") else ())
+    return Merger(like.features, size, boxes if spec.odd("template-merge") else (), device)
 
 
 def scores_coarse_to_fine(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
@@ -204,17 +215,27 @@ def _sums(spec: Spec) -> torch.dtype | None:
     return torch.float64 if spec.odd("float64-scores") else None
 
 
+def prepare(network: nn.Module, spec: Spec) -> nn.Module:
+    """The network that a strategy is given: with the heads that the spec asks for."""
+    assert isinstance(network, GLNet)
+    return collapse(network) if spec.head == "collapsed" else network
+
+
+def _strategy(scores: Scores, *parts: str) -> Strategy:
+    return Strategy(by_labels(scores), parts, prepare)
+
+
 STRATEGIES = {
-    "global": Strategy(by_labels(scores_global), ("global_branch",)),
-    "local": Strategy(by_labels(scores_local), ("local_alone",)),
-    "global-to-local": Strategy(
-        by_labels(scores_global_to_local), ("global_branch", "local_branch", "aggregation")
+    "global": _strategy(scores_global, "global_branch"),
+    "local": _strategy(scores_local, "local_alone"),
+    "global-to-local": _strategy(
+        scores_global_to_local, "global_branch", "local_branch", "aggregation"
     ),
-    "collaborative": Strategy(
-        by_labels(scores_collaborative),
-        ("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
+    "collaborative": _strategy(
+        scores_collaborative,
+        *("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
     ),
-    "coarse-to-fine": Strategy(
-        by_labels(scores_coarse_to_fine), ("global_branch", "local_branch", "aggregation")
+    "coarse-to-fine": _strategy(
+        scores_coarse_to_fine, "global_branch", "local_branch", "aggregation"
     ),
 }

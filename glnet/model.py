@@ -72,6 +72,7 @@ class FPN(nn.Module):
         """Channels of the four encoder maps, coarse to fine; `borrows`: the kinds of maps that are
         lent to it, 0 to 4. A step that borrows has doubled input."""
         super().__init__()
+        self.borrows = borrows
         times = [2 if kind < borrows else 1 for kind in range(len(Maps._fields))]
         fused = LEVELS * smooth_width
         self.lateral = nn.ModuleList(nn.Conv2d(times[0] * c, width, 1) for c in channels)
@@ -124,8 +125,12 @@ class Branch(nn.Module):
                     _initialise(module, spec.fpn_std)
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor, lent: Lent = ()) -> Output:
-        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each."""
+    def forward(
+        self, image: Tensor, lent: Lent = (), sizes: Sequence[tuple[int, int]] = ()
+    ) -> Output:
+        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each; `sizes`:
+        what the four levels' maps will be resized to, which makes no difference here, but to a
+        collapsed branch it does."""
         features: list[Tensor] = self.encoder(image)[-LEVELS:][::-1]
         output: Output = self.fpn(features, lent)
         return output

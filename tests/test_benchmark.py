@@ -69,7 +69,8 @@ def untrained(
     check_strategy(run, line, model)
     method, spec = load(model.method), spec_of(line.model, model, line)
     strategy = method.strategies[line.strategy]
-    network = network_for(method, strategy, spec, CLASSES).to(device)
+    network = network_for(method, strategy, spec, CLASSES)
+    network = strategy.prepare(network, spec).to(device)
 
     def predict(network: nn.Module, image: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -35,7 +35,8 @@ def made(method: str, network: str, strategy: str, **more: Any) -> tuple[nn.Modu
     torch.manual_seed(0)
     package, settings = load(method), spec(method, network, **more)
     plan = package.strategies[strategy]
-    return network_for(package, plan, settings, CLASSES), plan, settings
+    network = network_for(package, plan, settings, CLASSES)
+    return plan.prepare(network, settings), plan, settings
 
 
 @pytest.mark.parametrize("method", ["baselines", "glnet"])

@@ -372,6 +372,8 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
                 list(args[0].shape), list(args[1].shape), list(result.shape), "transpose" in name
             )
         )
+    if name in ("aten::linear", "aten::matmul"):  # likewise
+        return 2 * int(result.numel()) * int(args[0].shape[-1])
     formula = flop_registry.get(func._overloadpacket)
     return int(formula(*args, **kwargs, out_val=result)) if formula else 0
 

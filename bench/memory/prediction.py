@@ -62,6 +62,8 @@ def predict_memory(
     """
     with torch.device("meta"):
         network = network_for(method, strategy, spec, classes)
+        parameters = sum(p.numel() for p in network.parameters())
+        network = strategy.prepare(network, spec)
     with FakeTensorMode(), torch.inference_mode():
         _refill(network, device)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
@@ -71,7 +73,7 @@ def predict_memory(
             strategy.predict(network, image, spec)
     if keep:
         keep("inference", booking)
-    return _prediction(booking, network, device)
+    return replace(_prediction(booking, network, device), parameters=parameters)
 
 
 def predict_training(
