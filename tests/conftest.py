@@ -132,7 +132,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    for package in ("bench", "glnet", "baselines", "tests"):
+    for package in ("bench", "glnet", "baselines", "isdnet", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/start/nothing.pt")
