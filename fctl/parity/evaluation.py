@@ -49,29 +49,13 @@ def check_case(path: Path, golden: Mapping[str, Any], mode: int, dtype: str) -> 
     prefix = f"m{mode}_" if mode < 4 else ""
     with format_of(path):
         config, stats = golden["config"], golden["stats"]
-        spec, network = spec_of(golden, mode), network_of(golden, mode, dtype)
-        shift = golden["output_6_bias_shift"]
-        shift = torch.tensor(shift if mode == 4 else shift[str(mode)])
+        spec, network = prepared(golden, mode, dtype)
         image, label = pictures(config, config["seed"])
         expected = golden if mode == 4 else golden["modes"][str(mode)]
-        box = boxes_of(config["h"], config["w"], spec)[config["patch"]]
-    decoder = next(one for one in network.modules() if isinstance(one, Decoder))
-    last = decoder.head[-1]
-    assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
-    last.bias.add_(shift)
-    _check_inputs(comparing, golden, spec, image, label)
+        _check_inputs(comparing, golden, spec, image, label)
+        found = patch_maps(golden, mode, spec, network)
     with torch.inference_mode():
-        found = _patch(
-            network,
-            cut(image, [box]),
-            contexts(image, [box], spec.medium, shrink),
-            _large(spec, image, contexts(image, [box], spec.large_factor, shrink)),
-            mode,
-        )
         found["scores"] = SCORES[mode](network, image, spec, shrink).numpy()
-    if mode == 4:
-        found = {DEEPGLOBE[name]: value for name, value in found.items() if name in DEEPGLOBE}
     with format_of(path):
         names = {name.removeprefix(prefix) for name in stats if name.startswith(prefix)}
         for name in sorted(names):
@@ -100,6 +84,35 @@ def check_case(path: Path, golden: Mapping[str, Any], mode: int, dtype: str) -> 
     return comparing.checks
 
 
+def prepared(golden: Mapping[str, Any], mode: int, dtype: str) -> tuple[Spec, FCtL]:
+    """The settings and the network of a case, with its logits centred as the golden data has
+    them."""
+    spec, network = spec_of(golden, mode), network_of(golden, mode, dtype)
+    shift = golden["output_6_bias_shift"]
+    decoder = next(one for one in network.modules() if isinstance(one, Decoder))
+    last = decoder.head[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    last.bias.add_(torch.tensor(shift if mode == 4 else shift[str(mode)]))
+    return spec, network
+
+
+def patch_maps(golden: Mapping[str, Any], mode: int, spec: Spec, network: FCtL) -> Found:
+    """Every map of the case's single patch, by the names of the golden data."""
+    config = golden["config"]
+    image, _ = pictures(config, config["seed"])
+    box = boxes_of(config["h"], config["w"], spec)[config["patch"]]
+    medium = contexts(image, [box], spec.medium, shrink)
+    large = contexts(image, [box], spec.large_factor, shrink)
+    if spec.variant == "deepglobe":
+        large = shrink(image, spec.whole_size)[None]
+    with torch.inference_mode():
+        found = _patch(network, cut(image, [box]), medium, large, mode)
+    if mode == 4:
+        return {DEEPGLOBE[name]: value for name, value in found.items() if name in DEEPGLOBE}
+    return found
+
+
 DEEPGLOBE = {
     "patch_pool5": "patch_pool5",
     "patch_context_local": "patch_local",
@@ -109,7 +122,6 @@ DEEPGLOBE = {
     "patch_fusion_weights": "patch_softmax_H",
     "patch_head": "patch_output",
     "patch_logits": "patch_logits",
-    "scores": "scores",
 }
 """Our names of the maps -> those of the DeepGlobe variant's golden data."""
 
@@ -139,10 +151,6 @@ def _check_inputs(
     if "grid" in golden:
         places = [[box.top, box.left] for box in boxes]
         comparing.equal("grid", places, [list(map(int, p)) for p in golden["grid"]["top_left_px"]])
-
-
-def _large(spec: Spec, image: Tensor, window: Tensor) -> Tensor:
-    return shrink(image, spec.whole_size)[None] if spec.variant == "deepglobe" else window
 
 
 def _patch(network: FCtL, patch: Tensor, medium: Tensor, large: Tensor, mode: int) -> Found:
