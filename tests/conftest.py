@@ -75,8 +75,8 @@ FCTL = {
     "overlap_px": 8,
     "sub_batch": 3,
     "whole_px": 48,
-    "width": 4,
-    "head_width": 16,
+    "width": 6,
+    "head_width": 24,
     "patches_per_image": 2,
 }
 THREE_PHASES = ["global", "global-to-local", "local-to-global"]

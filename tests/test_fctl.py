@@ -35,7 +35,8 @@ def learnt(**more: Any) -> tuple[FCtL, Spec]:
     network, spec = small(**more)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 2
+            parameter.copy_(torch.randn_like(parameter) * (2 / fan_in) ** 0.5)
     return network.eval().requires_grad_(False), spec
 
 
@@ -107,7 +108,7 @@ def test_a_correlation_is_a_mean_of_values_weighed_by_likeness() -> None:
     """Against numbers worked out place by place."""
     network, _ = learnt()
     one = network.local.blend.correlate["large"]
-    x, context = torch.rand(1, 32, 2, 3), torch.rand(1, 32, 3, 3)
+    x, context = torch.rand(1, 48, 2, 3), torch.rand(1, 48, 3, 3)
     found = one(x, context)
     query, key, value = one.query(x)[0], one.key(context)[0], one.value(context)[0]
     for row, column in ((0, 0), (1, 2)):
@@ -121,7 +122,7 @@ def test_the_mean_of_the_key_has_no_effect_and_that_of_the_query_has() -> None:
     network, _ = learnt(variant="deepglobe")
     one = network.local.blend.correlate["medium"]
     assert one.centred
-    x, context = torch.rand(1, 32, 3, 3), torch.rand(1, 32, 3, 3)
+    x, context = torch.rand(1, 48, 3, 3), torch.rand(1, 48, 3, 3)
     before = one(x, context)
     one.key.bias.add_(1)
     torch.testing.assert_close(one(x, context), before)
@@ -325,12 +326,12 @@ def test_views_hold_what_their_phase_needs() -> None:
 
 def test_start_weights_fill_every_network() -> None:
     network, _ = small()
-    state = {key: torch.ones_like(value) for key, value in VGG(4).state_dict().items()}
+    state = {key: torch.ones_like(value) for key, value in VGG(6).state_dict().items()}
     dense = {
-        "classifier.0.weight": torch.full((16, 32 * 49), 2.0),
-        "classifier.0.bias": torch.full((16,), 2.0),
-        "classifier.3.weight": torch.full((16, 16), 3.0),
-        "classifier.3.bias": torch.full((16,), 3.0),
+        "classifier.0.weight": torch.full((24, 48 * 49), 2.0),
+        "classifier.0.bias": torch.full((24,), 2.0),
+        "classifier.3.weight": torch.full((24, 24), 3.0),
+        "classifier.3.bias": torch.full((24,), 3.0),
     }
     start(network, state | dense)
     for vgg in (network.plain.vgg, network.medium_vgg, network.large_vgg, network.local.vgg):
