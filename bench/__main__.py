@@ -11,6 +11,8 @@ from bench import stage
 COMMANDS = {
     "import-official": ("glnet.official", "import_command"),
     "export-official": ("glnet.official", "export_command"),
+    "import-isdnet": ("isdnet.official", "import_command"),
+    "import-fctl": ("fctl.official", "import_command"),
     "what-if": ("bench.whatif", "command"),
     "estimate": ("bench.estimate", "command"),
     "check": ("data.check", "command"),

@@ -74,18 +74,25 @@ class Schedule:
     """At the first step; falls as (1 - step / steps) ** poly_power."""
     batch: int
     """Images a step."""
+    poly_steps: Annotated[int, Field(ge=1)] | None = None
+    """The `steps` that the learning rate falls over, where a training is broken off before its
+    end; null: its own."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Training:
-    """Adam with a poly learning rate, for every method the same."""
+    """A poly learning rate, and Adam where a paper does not ask for SGD."""
 
     phases: dict[str, Schedule]
     """By the names of the method's phases; the method fixes their order. None at all: the network
     is as the model's `start` has it."""
     weight_decay: float = 5e-4
     """L2 kind, on everything, as in the official GLNet code."""
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """`sgd` has a momentum of .9."""
     poly_power: float = 0.9
+    least_rate: Annotated[float, Field(ge=0)] = 0.0
+    """What the learning rate falls to."""
     checkpoint_every: int = 10
     """Steps between two checkpoints that a killed training goes on from."""
     validate_every: Annotated[int, Field(ge=1)] | None = None

@@ -20,6 +20,22 @@ def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam 
     return torch.optim.Adam(moving, weight_decay=weight_decay) if moving else None
 
 
+def sgd(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.SGD | None:
+    """Stochastic gradient descent with a momentum of .9 and L2 weight decay on everything that
+    moves, where a paper asks for it; None where nothing moves."""
+    moving = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if not moving:
+        return None
+    return torch.optim.SGD(moving, lr=0, momentum=0.9, weight_decay=weight_decay)
+
+
+def poly(first: float, least: float, step: int, steps: int, power: float) -> float:
+    """The learning rate of a step: from `first` down to `least`, which it would have at
+    `steps`."""
+    left: float = max(1 - step / steps, 0.0) ** power
+    return (first - least) * left + least
+
+
 def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = False) -> Tensor:
     """Mean over labelled pixels of -(1 - q) ** gamma * log q, q the probability of the true class.
 

@@ -41,7 +41,10 @@ def weigh_steps(suite: Suite, name: str, device: torch.device) -> dict[str, dict
     phases = model.training.phases
     batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
     decay = model.training.weight_decay
-    predicted = predict_training(method, spec, classes, size, batch, device.type, decay)
+    kind = model.training.optimiser
+    predicted = predict_training(
+        method, spec, classes, size, batch, device.type, decay, optimiser=kind
+    )
     network = method.build(spec, classes).to(device).to(memory_format=torch.channels_last)
     found = {}
     for phase in method.phases(network, spec):
@@ -75,7 +78,8 @@ def _booked(
         {key: value.to(device) for key, value in one.items()}
         for one in views_of(method, spec, phase, size, batch)
     ]
-    optimiser = begin(network, phase, model.training.weight_decay)
+    decay, kind = model.training.weight_decay, model.training.optimiser
+    optimiser = begin(network, phase, decay, optimiser=kind)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         for _ in range(STEPS):

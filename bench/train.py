@@ -25,7 +25,7 @@ from bench import distributed, record, stage, validation
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
-from bench.learning import adam
+from bench.learning import adam, poly, sgd
 from bench.method import Method, Phase, View, load, load_weights, spec_of
 from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
 from data.dataset import Dataset, open_dataset
@@ -175,7 +175,8 @@ def _train_phase(
     for module in phase.trains:
         module.train().requires_grad_(True)
     moving = [p for p in network.parameters() if p.requires_grad]
-    optimizer = adam(phase.trains, model.training.weight_decay)
+    make = {"adam": adam, "sgd": sgd}[model.training.optimiser]
+    optimizer = make(phase.trains, model.training.weight_decay)
     if progress.restored:
         progress.restore(network, optimizer if progress.step else None)
     if progress.step == 0:
@@ -186,9 +187,12 @@ def _train_phase(
     title, silent = f"{name} · {phase.name}", distributed.rank() > 0
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
     for batch in _batches(views, schedule, progress.step, suite.compute.workers):
-        rate = (
-            schedule.learning_rate
-            * (1 - progress.step / schedule.steps) ** model.training.poly_power
+        rate = poly(
+            schedule.learning_rate,
+            model.training.least_rate,
+            progress.step,
+            schedule.poly_steps or schedule.steps,
+            model.training.poly_power,
         )
         # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
         # a generator's state.

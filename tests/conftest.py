@@ -70,6 +70,15 @@ GLNET = {
     "smooth_width": 4,
     "fpn_std": None,
 }
+FCTL = {
+    "patch_px": 32,
+    "overlap_px": 8,
+    "sub_batch": 3,
+    "whole_px": 48,
+    "width": 6,
+    "head_width": 24,
+    "patches_per_image": 2,
+}
 THREE_PHASES = ["global", "global-to-local", "local-to-global"]
 
 
@@ -132,7 +141,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    for package in ("bench", "glnet", "baselines", "tests"):
+    for package in ("bench", "glnet", "baselines", "isdnet", "fctl", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/start/nothing.pt")

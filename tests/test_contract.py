@@ -1,26 +1,35 @@
 """One test for every method x strategy: what the harness relies on."""
 
+import importlib
 import pickle
 from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import GLNET, PLAIN, THREE_PHASES
+from conftest import FCTL, GLNET, PLAIN, THREE_PHASES
 from torch import nn
 
 import baselines.spec
+import fctl.spec
 import glnet.spec
+import isdnet.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
 
 CLASSES = 3
 NETWORKS = get_args(baselines.spec.Network)
+FCTL_VARIANTS = ("inria", "deepglobe")
 
 
 def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "glnet":
         phases = ["local"] if network == "alone" else THREE_PHASES
         return glnet.spec.Spec(**{**GLNET, "phases": phases, **more})
+    if method == "fctl":
+        return fctl.spec.Spec(**{**FCTL, "variant": network, **more})
+    if method == "isdnet":
+        more.pop("sub_batch", None)  # it has no patches
+        return isdnet.spec.Spec(crop_px=64, **more)
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
     return baselines.spec.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
@@ -28,6 +37,9 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
 CASES = [("baselines", n, s) for n in NETWORKS for s in get_args(baselines.spec.Strategy)] + [
     ("glnet", "alone" if s == "local" else "", s) for s in get_args(glnet.spec.Strategy)
 ]
+CASES += [("fctl", "inria", s) for s in get_args(fctl.spec.Strategy)]
+CASES += [("fctl", "deepglobe", s) for s in ("large", "contexts")]  # the others are the same
+CASES += [("isdnet", "", s) for s in get_args(isdnet.spec.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -39,9 +51,9 @@ def made(method: str, network: str, strategy: str, **more: Any) -> tuple[nn.Modu
     return plan.prepare(network, settings), plan, settings
 
 
-@pytest.mark.parametrize("method", ["baselines", "glnet"])
+@pytest.mark.parametrize("method", ["baselines", "fctl", "glnet", "isdnet"])
 def test_the_names_of_strategies_are_those_in_the_spec(method: str) -> None:
-    named = get_args({"baselines": baselines.spec, "glnet": glnet.spec}[method].Strategy)
+    named = get_args(importlib.import_module(f"{method}.spec").Strategy)
     assert tuple(load(method).strategies) == named
 
 
@@ -95,7 +107,13 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
 
 @pytest.mark.parametrize(
     ("method", "network"),
-    [*(("baselines", n) for n in NETWORKS), ("glnet", ""), ("glnet", "alone")],
+    [
+        *(("baselines", n) for n in NETWORKS),
+        ("glnet", ""),
+        ("glnet", "alone"),
+        ("isdnet", ""),
+        *(("fctl", v) for v in FCTL_VARIANTS),
+    ],
 )
 def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str) -> None:
     torch.manual_seed(0)

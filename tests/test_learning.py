@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.learning import flip_and_turn, focal_loss
+from bench.learning import flip_and_turn, focal_loss, poly, sgd
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
 LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual_seed(1))
@@ -49,3 +49,32 @@ def test_image_and_label_turn_together() -> None:
         seen.add(tuple(turned_label.flatten().tolist()))
     assert shapes == {(6, 9), (9, 6)}
     assert len(seen) == 8  # all elements of the square's symmetry group
+
+
+def test_the_learning_rate_falls_from_the_first_to_the_least() -> None:
+    assert poly(0.01, 0.0001, 0, 80, 0.9) == pytest.approx(0.01)
+    assert poly(0.01, 0.0001, 40, 80, 0.9) == pytest.approx(0.0099 * 0.5**0.9 + 0.0001)
+    assert poly(0.01, 0.0001, 80, 80, 0.9) == 0.0001
+    assert poly(0.01, 0, 90, 80, 0.9) == 0
+    # A training that is taken up in the middle is one of half the length from the rate there.
+    halfway = 5e-5 * 0.5**0.9
+    assert halfway == pytest.approx(2.679433656e-5)
+    assert poly(halfway, 0, 25, 50, 0.9) == pytest.approx(poly(5e-5, 0, 75, 100, 0.9))
+
+
+def test_sgd_has_momentum_and_decays_weights() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(2)
+    optimiser = sgd([layer], 0.5)
+    assert optimiser is not None
+    optimiser.param_groups[0]["lr"] = 0.1
+    seen = []
+    for _ in range(2):
+        optimiser.zero_grad()
+        layer(torch.ones(1, 1)).sum().backward()
+        optimiser.step()
+        seen.append(layer.weight.item())
+    # v = 1 + .5 * 2 = 2; then v = .9 * 2 + 1 + .5 * 1.8
+    assert seen == pytest.approx([1.8, 1.8 - 0.1 * 3.7])
+    assert sgd([torch.nn.ReLU()], 0.5) is None

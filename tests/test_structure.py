@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-OURS = ("bench", "baselines", "glnet", "data")
+METHODS = ("baselines", "fctl", "glnet", "isdnet")
+OURS = ("bench", "data", *METHODS)
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
 BELOW_STAGES = CONTRACT | {
@@ -18,6 +19,9 @@ BELOW_STAGES = CONTRACT | {
         "meters",
         "metrics",
         "paper_memory",
+        "parity.check",
+        "parity.formulas",
+        "parity.golden",
         "record",
         "stage",
         "trained",
@@ -77,6 +81,9 @@ ALLOWED: dict[str, set[str]] = {
         "bench.memory.booking",
         "bench.trained",
     },
+    "bench.parity.check": {"bench.parity.golden"},
+    "bench.parity.formulas": set(),
+    "bench.parity.golden": set(),
     "bench.paper_memory": {"bench.config", "bench.memory", "bench.method"},
     "bench.steps": {
         *BELOW_STAGES,
@@ -115,9 +122,9 @@ def allowed(module: str) -> set[str]:
     package, _, rest = module.partition(".")
     if module in ALLOWED:
         return ALLOWED[module]
-    if package in ("glnet", "baselines"):
+    if package in METHODS:
         own = {name for name in modules() if name.startswith(f"{package}.")}
-        programs = {name for name in own if name.startswith("glnet.parity")}
+        programs = {name for name in own if name.startswith(f"{package}.parity")}
         if module in programs:
             return own | BELOW_STAGES
         networks = {name for name in own if name.startswith(f"{package}.networks")}
@@ -146,7 +153,7 @@ def test_the_rule_sees_imports() -> None:
     assert "bench.errors" in imports("data.dataset")
 
 
-@pytest.mark.parametrize("package", ["glnet", "baselines"])
+@pytest.mark.parametrize("package", METHODS)
 def test_a_method_is_four_files(package: str) -> None:
     files = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
     assert {"spec.py", "model.py", "training.py", "inference.py"} <= files
@@ -155,7 +162,7 @@ def test_a_method_is_four_files(package: str) -> None:
 def test_models_can_be_lifted_out() -> None:
     networks = sorted((ROOT / "baselines/networks").glob("*.py"))
     assert networks
-    for path in (ROOT / "glnet/model.py", ROOT / "baselines/model.py", *networks):
+    for path in (*(ROOT / package / "model.py" for package in METHODS), *networks):
         package = path.relative_to(ROOT).parts[0]
         tree = ast.parse(path.read_text())
         froms = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

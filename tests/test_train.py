@@ -210,3 +210,18 @@ def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_s
     torch.save(other, "checkpoints/start/imported.pt")
     with pytest.raises(Refusal, match="does not fit the network"):
         train(suite, "glnet-imported")
+
+
+def test_sgd_and_a_least_rate_are_trained_with(project: Path, edit_suite: Edit) -> None:
+    adam = weights(train(read_suite(), "unet"))
+
+    def other(suite: dict[str, Any]) -> None:
+        training = suite["models"]["unet"]["training"]
+        training |= {"optimiser": "sgd", "least_rate": 5e-4}
+        training["phases"]["train"] = {**training["phases"]["train"], "poly_steps": 6}
+
+    edit_suite(other)
+    assert not same(adam, weights(train(read_suite(), "unet")))
+    curve = pd.read_csv("results/tiny/train/unet/plots/metrics/train/learning_rate.tsv", sep="\t")
+    expected = [5e-4 + 5e-4 * (1 - step / 6) ** 0.9 for step in range(3)]
+    assert curve["learning_rate"].tolist() == pytest.approx(expected)

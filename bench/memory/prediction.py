@@ -85,10 +85,11 @@ def predict_training(
     device: str,
     weight_decay: float = 0.0,
     keep: Callable[[str, Booking], None] | None = None,
+    optimiser: str = "adam",
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
-    The step is that of `bench.train`: weights in NHWC, Adam, 32-bit floats; the second of a phase,
+    The step is that of `bench.train`: weights in NHWC, 32-bit floats; the second of a phase,
     so that the optimiser's state is there from the start.
 
     A CUDA step is recorded on fake CPU tensors that are booked as CUDA's, under CUDA's rules:
@@ -100,6 +101,7 @@ def predict_training(
         batch: images a step, by phase.
         device: `cuda` needs no card.
         keep: is given each phase's name and what was booked.
+        optimiser: `adam` or `sgd`.
     """
     with torch.device("meta"):
         network = method.build(spec, classes).to(memory_format=torch.channels_last)
@@ -118,10 +120,11 @@ def predict_training(
             ]
             booking = Booking(tensors_of(network), network, RULES, {"cpu": device})
             booking.add((value for view in views for value in view.values()), "inputs")
-            optimiser = begin(network, phase, weight_decay, foreach=device == "cuda")
+            foreach = device == "cuda"
+            moving = begin(network, phase, weight_decay, foreach, optimiser)
             with booking:
                 for _ in range(STEPS):
-                    step(method, network, views, spec, phase, optimiser, booking)
+                    step(method, network, views, spec, phase, moving, booking)
             if keep:
                 keep(phase.name, booking)
             found[phase.name] = _prediction(booking, network, device)
@@ -150,7 +153,11 @@ def views_of(
 
 
 def begin(
-    network: nn.Module, phase: Phase, weight_decay: float, foreach: bool | None = None
+    network: nn.Module,
+    phase: Phase,
+    weight_decay: float,
+    foreach: bool | None = None,
+    optimiser: str = "adam",
 ) -> torch.optim.Optimizer | None:
     """Bring a network into a phase, as `bench.train` does; its optimiser, if anything moves."""
     network.eval().requires_grad_(False)
@@ -160,6 +167,10 @@ def begin(
     moving = [p for p in network.parameters() if p.requires_grad]
     if not moving:
         return None
+    if optimiser == "sgd":
+        return torch.optim.SGD(
+            moving, lr=1e-6, momentum=0.9, weight_decay=weight_decay, foreach=foreach
+        )
     return torch.optim.Adam(moving, lr=1e-6, weight_decay=weight_decay, foreach=foreach)
 
 

@@ -1,0 +1,45 @@
+"""Whether this ISDNet computes what the released code computes: `python -m baselines.parity
+FOLDER`.
+
+Evaluation cases in `golden_*.json` with `golden_*.npz`, training steps in `train_*.json`. What is
+compared is what the strategy and the losses of `isdnet` compute on their way, read off by hooks,
+with every oddity of the released code (`official`)."""
+
+from pathlib import Path
+
+from bench.errors import Refusal
+from bench.parity.check import FLOATS, Check
+from bench.parity.golden import tables
+
+
+def fits(folder: Path) -> bool:
+    """Whether a folder's golden data is of ISDNet: its cases alone have a depth."""
+    found = {**tables(folder, "golden_*.json"), **tables(folder, "train_*.json")}
+    return any("depth" in table.get("config", {}) for table in found.values())
+
+
+def compare(folder: Path) -> list[Check]:
+    """All comparisons of all cases of a folder, in both precisions.
+
+    Raises:
+        Refusal: there are none, or a file is not what it should be.
+    """
+    from bench import stage
+    from isdnet.parity.evaluation import check_case
+    from isdnet.parity.training import MODES, check_step
+
+    cases, steps = tables(folder, "golden_*.json"), tables(folder, "train_*.json")
+    if not cases and not steps:
+        raise Refusal(f"{folder} has neither golden_*.json nor train_*.json.")
+    modes = [(path, step, mode) for path, step in steps.items() for mode in MODES if mode in step]
+    bar = stage.progress((len(cases) + len(modes)) * len(FLOATS), "parity", "comparison")
+    checks: list[Check] = []
+    for dtype in FLOATS:
+        for path, case in cases.items():
+            checks += check_case(path, case, dtype)
+            bar.update()
+        for path, step, mode in modes:
+            checks += check_step(path, step, mode, dtype)
+            bar.update()
+    bar.close()
+    return checks

@@ -1,0 +1,61 @@
+"""Every setting of ISDNet."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Strategy = Literal["whole"]
+
+Oddity = Literal[
+    "nearest-input",
+    "kept-maps",
+    "idle-classifier",
+    "crossed-classifiers",
+    "small-norm",
+    "ignored-in-mean",
+    "any-angle",
+]
+"""What the released code does and this one does otherwise; each is told of where it is asked
+for."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Spec:
+    """ISDNet (CVPR 2022); the defaults are those of the released configuration for DeepGlobe."""
+
+    depth: Literal[18, 50] = 18
+    """Layers of the deep branch's ResNet. With 50 its feature is reduced to 128 channels before it
+    is fused."""
+    crop_px: Annotated[int, Field(ge=32)] = 1224
+    """Side of the square that a training step sees of an image: half of DeepGlobe's images, 2000
+    for Inria."""
+    train_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Sides of a training image are multiplied by this before it is cropped: .8 for Inria."""
+    test_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Sides of an image that is predicted; scores are enlarged to its own size. The released code
+    trains Inria at .8 and tests it at 1; its speed is taken at .8."""
+    test_flip: bool = False
+    """Add the probabilities of the mirrored image."""
+    rotate: bool = True
+    """Turn half of the training crops about their centre: between 90 and 270 degrees as released,
+    by 90, 180 or 270 otherwise."""
+    distort: bool = True
+    """Change brightness, contrast, saturation and hue of training crops."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of whole channels, before the classifiers."""
+    auxiliary_weight: float = 0.4
+    """Of the loss at the backbone's third stage."""
+    detail_weight: float = 0.1
+    """Of the loss of the restored residuals (super-resolution)."""
+    affinity_weight: float = 1.0
+    """Of the loss that draws the deep feature's similarities to those of the restoring decoder."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """(image - mean) / std goes into the network, the image in 0..255."""
+    official: bool | tuple[Oddity, ...] = False
+    """Do as the released code does: in everything, or in the named points alone."""
+
+    def odd(self, name: Oddity) -> bool:
+        """Whether to do as the released code does in this point."""
+        return name in self.official if isinstance(self.official, tuple) else self.official
