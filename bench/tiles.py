@@ -198,8 +198,14 @@ def relaxed(box: Box, image: Size, margin: float, least: Size) -> Box:
 
 
 def labels_of(scores: Tensor) -> Tensor:
-    """The best class of each pixel: (K, H, W) -> (H, W) uint8."""
-    return scores.argmax(0).to(torch.uint8)
+    """The best class of each pixel, the first of equal ones: (K, H, W) -> (H, W) uint8."""
+    # Class by class, which reads memory in order: argmax over the first axis takes 8 times as long.
+    best = scores[0].clone()
+    labels = torch.zeros_like(best, dtype=torch.uint8)
+    for number in range(1, len(scores)):
+        labels.masked_fill_(scores[number] > best, number)
+        torch.maximum(best, scores[number], out=best)
+    return labels
 
 
 def resize(map: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
