@@ -252,18 +252,17 @@ def _only_contexts(network: FCtL) -> tuple[str, ...]:
 def _sampled(
     name: str, whole: NDArray[Any], like: tuple[int, ...], score_stride: int
 ) -> NDArray[Any]:
-    """The part of an array that the golden data keeps; large maps of many channels at every second
-    place, as the shape of what is kept says."""
+    """The part of an array that the golden data keeps; large maps at every second place, as the
+    shape of what is kept says."""
     name = name.removeprefix("patch_")
     if name == "scores":
         return whole[:, ::score_stride, ::score_stride]
-    if name in ("logits", "adj_pool3", "up_pool4"):
-        return whole[:, :, ::2, ::2]
     if name.startswith("corr_logits"):
         return whole[:, ::8, ::8]
     if whole.ndim == 5:
         return whole[:, :, ::16]
-    if whole.ndim == 4 and whole.shape[1] >= 256:
-        whole = whole[:, :: 32 if whole.shape[1] > 1000 else 16]
-        return whole if whole.shape[2:] == like[2:] else whole[..., ::2, ::2]
+    if whole.ndim == 4:
+        if whole.shape[1] >= 256:
+            whole = whole[:, :: 32 if whole.shape[1] > 1000 else 16]
+        return whole if whole.shape[2:] == like[2:] else whole[:, :, ::2, ::2]
     return whole
