@@ -72,7 +72,7 @@ GLNET = {
 }
 FCTL = {
     "patch_px": 32,
-    "overlap_px": 8,
+    "overlap_px": 2,
     "sub_batch": 3,
     "whole_px": 48,
     "width": 6,

@@ -207,6 +207,19 @@ def test_the_table_has_a_line_a_case_mode_and_precision() -> None:
     assert lines[3] == "FAILED A whole float32: labels differs by nan where 0 is allowed"
 
 
+@pytest.mark.parametrize("name", ["A", "deepglobe"])
+def test_what_is_kept_of_fctl_s_maps_is_found_by_its_shape(name: str) -> None:
+    from fctl.parity.evaluation import _sampled
+
+    golden = read(FCTL / f"golden_fctl_{name}.json")
+    with np.load(FCTL / f"golden_fctl_{name}.npz") as kept:
+        for key, stats in golden["stats"].items():
+            short = key.split("_", 1)[1] if name == "A" else key
+            stride = golden["config"].get("score_stride", 3)
+            whole = np.zeros(stats["shape"])
+            assert _sampled(short, whole, kept[key].shape, stride).shape == kept[key].shape, key
+
+
 @pytest.mark.slow
 def test_what_fctl_fuses_is_what_its_released_code_fuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A patch of the DeepGlobe variant: windows, three VGGs, correlations, fusion. The head's 120

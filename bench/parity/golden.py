@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,18 @@ def tables(folder: Path, pattern: str) -> dict[Path, dict[str, Any]]:
             raise Refusal(f"{path} holds no table.")
         found[path] = content
     return found
+
+
+def has_setting(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a golden table of the folder has one of these settings in its `config`: by them a
+    method knows its own.
+
+    Raises:
+        Refusal: as `tables`.
+    """
+    found = [*tables(folder, "golden_*.json").values(), *tables(folder, "train_*.json").values()]
+    configs = [table.get("config") for table in found]
+    return any(isinstance(one, dict) and name in one for one in configs for name in names)
 
 
 def arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -7,20 +7,15 @@ every oddity of the released code (`official`). Weights that are never used are 
 are never used; dropout is off, as in the golden data."""
 
 from pathlib import Path
-from typing import Any
 
 from bench.errors import Refusal
 from bench.parity.check import Check
-from bench.parity.golden import tables
+from bench.parity.golden import has_setting, tables
 
 
 def fits(folder: Path) -> bool:
     """Whether a folder's golden data is of FCtL: its cases alone have factors of contexts."""
-    return any(
-        key in table.get("config", {})
-        for table in _cases(folder, "golden_*.json") + _cases(folder, "train_*.json")
-        for key in ("context", "context10")
-    )
+    return has_setting(folder, ("context", "context10"))
 
 
 def compare(folder: Path) -> list[Check]:
@@ -48,7 +43,3 @@ def compare(folder: Path) -> list[Check]:
         bar.update()
     bar.close()
     return checks
-
-
-def _cases(folder: Path, pattern: str) -> list[dict[str, Any]]:
-    return list(tables(folder, pattern).values())

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from bench.errors import Refusal
 from bench.parity.check import FLOATS, Check
-from bench.parity.golden import tables
+from bench.parity.golden import has_setting, tables
 
 
 def fits(folder: Path) -> bool:
     """Whether a folder's golden data is of ISDNet: its cases alone have a depth."""
-    found = {**tables(folder, "golden_*.json"), **tables(folder, "train_*.json")}
-    return any("depth" in table.get("config", {}) for table in found.values())
+    return has_setting(folder, ("depth",))
 
 
 def compare(folder: Path) -> list[Check]:
