@@ -11,8 +11,8 @@ def sights(strategy: Strategy, spec: Spec, height_px: int, width_px: int) -> tup
     size = boxes[0][2:]
     whole = Sight("whole image", (Box(0, 0, height_px, width_px),), spec.whole_size)
     patches = Sight("patches", tuple(boxes), size)
-    medium = Sight("medium context", tuple(_around(b, spec.medium) for b in boxes), size)
-    large = Sight("large context", tuple(_around(b, spec.large_factor) for b in boxes), size)
+    medium = Sight("medium contexts", tuple(_around(b, spec.medium) for b in boxes), size)
+    large = Sight("large contexts", tuple(_around(b, spec.large_factor) for b in boxes), size)
     if spec.variant == "deepglobe":
         return {
             "plain": (patches,),

@@ -13,6 +13,6 @@ def sights(strategy: Strategy, spec: Spec, height_px: int, width_px: int) -> tup
     height, width = (max(int(side * spec.test_scale), LEAST_PX) for side in (height_px, width_px))
     deep = (max(height // DEEP_SCALE, 1), max(width // DEEP_SCALE, 1))
     return (
-        Sight("whole image, deep branch", image, deep),
-        Sight("whole image, shallow branch", image, (height, width)),
+        Sight("whole image (deep branch)", image, deep),
+        Sight("whole image (shallow branch)", image, (height, width)),
     )

@@ -40,9 +40,7 @@ class Layer:
     tile_px: int
 
 
-def write(
-    root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | None = None
-) -> Layer:
+def write(root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | None = None) -> Layer:
     """Write a picture below `root`.
 
     Args:
@@ -98,5 +96,5 @@ def encoded(pixels: Pixels, colours: Sequence[Colour] | None = None) -> bytes:
     picture.putpalette([part for colour in colours for part in colour[:3]])
     opacities = bytes(colour[3] for colour in colours)
     more = {} if set(opacities) == {255} else {"transparency": opacities}
-    picture.save(buffer, "PNG", bits=4 if len(colours) <= 16 else 8, compress_level=9, **more)
+    picture.save(buffer, "PNG", **more)
     return buffer.getvalue()

@@ -5,6 +5,7 @@ given of it. Pictures come from layers.py; assets/scene.js and OpenSeadragon sho
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -45,8 +46,9 @@ class Page:
     target: str
     """Path below report/."""
     path: Path
-    mious: Mapping[str, float]
-    """mIoU of the scene, 0..1, by run, best first; runs without a picture are not there."""
+    mious: Mapping[str, float | None]
+    """mIoU of the scene by run, 0..1, best first; None where no class counts. Runs without a
+    picture are not there."""
 
     def showing(self, left: str, right: str) -> str:
         """`target` with a choice of the two menus: a run, `label` or `image`."""
@@ -60,7 +62,7 @@ def write(site: Site, inputs: Inputs, dataset: Dataset, ids: Sequence[str]) -> l
         Refusal: a picture is damaged, or does not fit its label.
     """
     entries = [entry for entry in inputs.entries if entry.model.dataset == dataset.name]
-    return [_write(site, inputs.suite.suite, dataset, entries, id) for id in ids]
+    return [_write(site, inputs.suite.suite, dataset, entries, id, ids) for id in ids]
 
 
 def errors(truth: Pixels, predicted: Pixels, ignored: Sequence[int]) -> Pixels:
@@ -75,12 +77,18 @@ def errors(truth: Pixels, predicted: Pixels, ignored: Sequence[int]) -> Pixels:
 
 
 def _write(
-    site: Site, suite: str, dataset: Dataset, entries: Sequence[Entry], scene: str
+    site: Site,
+    suite: str,
+    dataset: Dataset,
+    entries: Sequence[Entry],
+    scene: str,
+    scenes: Sequence[str],
 ) -> Page:
     image, label = dataset.read(scene)
     truth = label.numpy()
     colours = _colours(dataset)
     root = site.folder / suite / "scenes"
+    shutil.rmtree(root / scene, ignore_errors=True)  # runs that the suite no longer has
 
     def picture(name: str, pixels: Pixels, colours: Sequence[Colour] | None = None) -> Layer:
         return layers.write(root, f"{scene}/{name}", pixels, colours)
@@ -93,7 +101,7 @@ def _write(
         wrong = errors(truth, predicted, ignored)
         return {
             "name": entry.name,
-            "miou": scene_miou(entry, scene),
+            "miou": _known(scene_miou(entry, scene)),
             "iou": _iou(entry, scene),
             "labels": asdict(picture(entry.name, _numbers(predicted, dataset), colours)),
             "errors": asdict(picture(f"{entry.name}.errors", wrong, _ERRORS)),
@@ -106,7 +114,7 @@ def _write(
         for entry, found in zip(entries, made, strict=True)
         if found
     ]
-    methods.sort(key=lambda one: -one["miou"])
+    methods.sort(key=lambda one: -math.inf if one["miou"] is None else one["miou"], reverse=True)
     target = f"{suite}/scenes/{scene}.html"
     content = {
         "width": truth.shape[1],
@@ -121,8 +129,9 @@ def _write(
         suite=suite,
         dataset=dataset,
         scene=scene,
+        scenes=scenes,
         content=content,
-        methods=methods,
+        runs=[(one["name"], style.percent(one["miou"])) for one in methods],
         missing=[(e.name, e.status) for e, found in zip(entries, made, strict=True) if not found],
         classes=_classes(dataset, truth, colours),
         wrong=style.ERROR,
@@ -145,7 +154,12 @@ def _iou(entry: Entry, scene: str) -> list[float | None]:
     values = entry.evaluation
     matrix = metrics.total([values["splits"]["test"][scene]])
     each = metrics.iou(matrix, values["classes"], values["ignored"])
-    return [None if math.isnan(one) else float(one) for one in each]
+    return [_known(float(one)) for one in each]
+
+
+def _known(share: float | None) -> float | None:
+    """JSON knows no NaN."""
+    return None if share is None or math.isnan(share) else share
 
 
 def _classes(dataset: Dataset, truth: Pixels, colours: Sequence[Colour]) -> list[dict[str, str]]:
@@ -184,11 +198,11 @@ def _in_words(sight: Sight, height: int, width: int) -> str:
         how = f"of {size}"
     else:
         how = (
-            f"of {box.width} × {box.height} px shrunk to {size}: one of its pixels stands for "
-            f"{box.width / columns:.1f} × {box.height / rows:.1f}"
+            f"of {box.width} × {box.height} px shrunk to {size} (one pixel for "
+            f"{box.width / columns:.1f} × {box.height / rows:.1f})"
         )
-    count = f"{len(sight.boxes)} × " if len(sight.boxes) > 1 else ""
-    return f"{count}{sight.what} {how}"
+    count = len(sight.boxes) if sight.what == "patches" else "the"
+    return f"{count} {sight.what} {how}"
 
 
 def _shrunk(sight: Sight, image: Tensor, root: Path, scene: str) -> str | None:
