@@ -9,8 +9,9 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -61,7 +62,7 @@ def at(page: str) -> Callable[[str], str]:
 
     def address(target: str) -> str:
         path, mark, fragment = target.partition("#")
-        return posixpath.relpath(path, posixpath.dirname(page) or ".") + mark + fragment
+        return quote(posixpath.relpath(path, posixpath.dirname(page) or ".")) + mark + fragment
 
     return address
 
@@ -88,11 +89,6 @@ def data(values: Mapping[str, Any]) -> Markup:
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)  # noqa: S704 - escaped just above
-
-
-def name_of(page: str) -> str:
-    """`earthcover/runs/unet.html` -> `unet`."""
-    return PurePosixPath(page).stem
 
 
 @cache
