@@ -68,15 +68,12 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def settings_of(entry: Entry) -> dict[str, Any]:
-    """What makes a run what it is, by one flat name each: strategy, specification, training."""
-    training = entry.model.training
-    phases = {f"{name} steps": phase.steps for name, phase in training.phases.items()}
+    """What makes a run what it is, by one flat name each: strategy, specification, start, seed."""
     return {
         "strategy": entry.run.strategy,
         **entry.model.spec,
         **entry.run.overrides,
         "start": entry.model.start,
-        **phases,
         "seed": entry.model.seed,
     }
 

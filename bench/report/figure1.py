@@ -46,7 +46,7 @@ _MARKERS = {
 }
 _SPARE = ("p", "8", "d", "H")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)))
-_RC: dict[str, Any] = {
+_RC: Any = {
     **style.RC,
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -80,20 +80,15 @@ def figure(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
         theirs = _published(dataset, letter)
         sizes = [*points[meter].astype(float), *(theirs.memory_mb * MB)]
         _memory_axis(axes, sizes)
-        for row in theirs.itertuples():
-            axes.scatter(
-                row.memory_mb * MB, row.miou_percent, s=16, color="#c3c8ce", zorder=1, lw=0
-            )
+        axes.scatter(
+            theirs.memory_mb * MB, theirs.miou_percent, s=16, color="#c3c8ce", zorder=1, lw=0
+        )
         if letter != "a":
             _join(axes, points, meter, looks)
         _lines(axes, frame, points, meter, front=letter == "a")
         for _, row in points.iterrows():
-            axes.scatter(
-                float(row[meter]),
-                100 * float(row.miou),
-                zorder=3,
-                **_paint(row.strategy, *looks[row.network]),
-            )
+            paint = _paint(str(row.strategy), *looks[str(row.network)])
+            axes.scatter(float(row[meter]), 100 * float(row.miou), zorder=3, **paint)
         axes.set_title(f"mIoU on {dataset} (test), %", fontweight="bold")
         axes.set_xlabel(f"peak memory: {tradeoff.METER_NAMES.get(meter, meter)}\n{where}")
         _legend(drawing, points, theirs, looks)
@@ -121,8 +116,9 @@ def _paint(strategy: str, marker: str, colour: str) -> dict[str, Any]:
 def _join(
     axes: Axes, points: pd.DataFrame, meter: str, looks: Mapping[str, tuple[str, str]]
 ) -> None:
-    """A network's points, joined by memory, each with a dash of its own."""
-    for number, (network, own) in enumerate(points.groupby("network", sort=True)):
+    """A network's points with one encoder, joined by memory, each line with a dash of its own."""
+    alike = points.groupby(["network", "encoder"], sort=True, dropna=False)
+    for number, ((network, _), own) in enumerate(alike):
         line = own.sort_values(meter, kind="stable")
         axes.plot(
             line[meter].astype(float),

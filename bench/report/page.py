@@ -13,6 +13,9 @@ from bench.report.table import Columns
 Target = Callable[[str], str]
 """Run -> its page below report/, or empty if there is none."""
 
+WORDY = ("settings", "note", "at")
+"""Columns of sentences, which may take several lines."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -111,7 +114,7 @@ def plain_table(
     """
     if frame.empty:
         return None
-    flush = {
+    flush = set(WORDY) | {
         name
         for number, (name, (head, _)) in enumerate(columns.items())
         if number < left or not head
@@ -153,6 +156,8 @@ def _table(
         cells = []
         for name, (_, form) in known.items():
             given: dict[str, Any] = {"kind": kinds[name], "order": _order(row[name])}
+            if name in WORDY:
+                given["kind"] += " words"
             if name == "run":
                 given["target"] = target(str(row.run)) or None
             cells.append(Cell(form(row[name]), **(given | dict(look(name, row)))))

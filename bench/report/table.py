@@ -53,6 +53,7 @@ COLUMNS = (
     "device",
     "height_px",
     "width_px",
+    "encoder",
     "reason",
 )
 
@@ -222,6 +223,7 @@ def _about(entry: Entry) -> dict[str, Any]:
         "run": entry.name,
         "network": entry.network,
         "strategy": entry.run.strategy,
+        "encoder": entry.model.spec.get("encoder"),
         "status": entry.status,
         "reason": entry.reason or None,
     }
