@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
-    "bench.method": {"bench.config"},
+    "bench.method": {"bench.config", "bench.tiles"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar
@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.booking": set(),
     "bench.memory.caching": {"bench.memory.booking"},
     "bench.memory.card": set(),
+    "bench.memory.course": {"bench.memory.booking"},
     "bench.memory.cards": set(),
     "bench.memory.prediction": {
         f"bench.{name}"
@@ -79,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "bench.memory",
         "bench.memory.account",
         "bench.memory.booking",
+        "bench.memory.course",
         "bench.trained",
     },
     "bench.parity.check": {"bench.parity.golden"},
