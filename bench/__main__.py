@@ -16,6 +16,7 @@ COMMANDS = {
     "what-if": ("bench.whatif", "command"),
     "estimate": ("bench.estimate", "command"),
     "check": ("data.check", "command"),
+    "report": ("bench.report.command", "command"),
     "parity": ("glnet.parity.__main__", "command"),
 }
 

@@ -10,6 +10,7 @@ from bench.config import Suite
 from bench.isolated import Tell, host_limit_bytes
 from bench.memory import (
     DEFINITIONS,
+    Booking,
     CardSampler,
     PeakResident,
     Prediction,
@@ -19,11 +20,14 @@ from bench.memory import (
 )
 from bench.memory.account import account
 from bench.memory.booking import bytes_of
+from bench.memory.course import course
 from bench.trained import Line, device_facts, open_run, set_up
 
 First = Callable[[], tuple[nn.Module, Tensor]]
 """The first prediction of a run, from nothing to labels; gives back the network and the image."""
 Meters = dict[str, dict[str, Any]]
+Keep = Callable[[str, Booking], None]
+"""Is given what was booked."""
 
 
 def weigh(tell: Tell, suite: Suite, name: str) -> None:
@@ -50,11 +54,16 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
     tell({"provenance": device_facts(device, suite.compute)})
     size = (image.shape[-2], image.shape[-1])
 
-    def predict(size: tuple[int, int]) -> Prediction:
-        classes = len(line.dataset.classes)
-        return predict_memory(line.method, line.strategy, line.spec, classes, size, device.type)
+    def predict(size: tuple[int, int], keep: Keep | None = None) -> Prediction:
+        classes, on = len(line.dataset.classes), device.type
+        return predict_memory(line.method, line.strategy, line.spec, classes, size, on, keep)
 
-    predicted = predict(size)
+    alive: dict[str, Any] = {}
+
+    def note(_: str, booking: Booking) -> None:
+        alive.update(course(*booking.timeline(device.type)))
+
+    predicted = predict(size, note)
     meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "host_bytes": predicted.host_bytes,
@@ -63,6 +72,7 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
+        "course": alive,
     }
     defined = {meter: {**meters[meter], "definition": DEFINITIONS[meter]} for meter in meters}
     tell(

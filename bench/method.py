@@ -10,6 +10,10 @@ to know besides:
     training.py   `phases(network, spec)`, `view(...)`, `backward(...)`
     inference.py  `STRATEGIES`: how an image that is too large is met
 
+and, where it can be told beforehand, a fifth that the report draws:
+
+    sight.py      `sights(strategy, spec, height_px, width_px)`: what of an image its network gets
+
 One contract test runs over every method x strategy.
 """
 
@@ -23,6 +27,7 @@ from torch import Generator, Tensor, nn
 
 from bench.config import Model, Run, strict
 from bench.errors import Refusal
+from bench.tiles import Box, Size
 
 View = dict[str, Tensor]
 """What training sees of one image."""
@@ -82,6 +87,19 @@ class Method:
     strategies: Mapping[str, Strategy]
 
 
+@dataclass(frozen=True)
+class Sight:
+    """One way in which a strategy gives an image to its network: windows of it, each at one
+    size."""
+
+    what: str
+    """For people: `patches`, `whole image`."""
+    boxes: tuple[Box, ...]
+    """In pixels of the image; where one leaves it there is nothing to be seen."""
+    input_px: Size
+    """(height, width) at which the network is given each of them."""
+
+
 def load(name: str) -> Method:
     """The method package `name`; imports torch and the networks (seconds)."""
     _require(name)
@@ -132,6 +150,17 @@ def spec_of(name: str, model: Model, run: Run | None = None) -> Any:
     module = importlib.import_module(f"{model.method}.spec")
     values = {**model.spec, **(run.overrides if run else {})}
     return strict(module.Spec, values, f"params.yaml: models.{name}.spec")
+
+
+def sights(run: Run, model: Model, height_px: int, width_px: int) -> tuple[Sight, ...]:
+    """What a run's network is given of an image; nothing where its method does not tell. Does not
+    import the networks of smp (seconds)."""
+    spec = spec_of(run.model, model, run)
+    if importlib.util.find_spec(f"{model.method}.sight") is None:
+        return ()
+    module = importlib.import_module(f"{model.method}.sight")
+    found: tuple[Sight, ...] = module.sights(run.strategy, spec, height_px, width_px)
+    return found
 
 
 def check_strategy(name: str, run: Run, model: Model) -> None:

@@ -61,9 +61,16 @@ def iou(
     occur.
 
     Pixels whose truth is unlabelled or ignored do not count; a counted pixel that is predicted as
-    an ignored class is missed by its own."""
+    an ignored class is missed by its own.
+
+    Args:
+        matrix: (..., K + 1, K), one or many.
+
+    Returns:
+        (..., K).
+    """
     keep = np.array([name not in ignored for name in classes])
-    counted = np.where(keep[:, None], matrix[:-1], 0)
+    counted = np.where(keep[:, None], matrix[..., :-1, :], 0)
     return _ratios(counted, keep)
 
 
@@ -84,12 +91,27 @@ def miou(
             `false-positives` of whatever is predicted there.
         absent: whether a class that neither truth nor prediction has counts as `zero`.
     """
-    each = iou(matrix, classes, ignored) if unlabelled == "left-out" else _of_all_pixels(matrix)
-    chosen = each[[name not in ignored and name not in leave_out for name in classes]]
+    return float(mious(matrix, classes, ignored, leave_out, unlabelled, absent))
+
+
+def mious(
+    matrices: Matrix,
+    classes: Sequence[str],
+    ignored: Collection[str] = (),
+    leave_out: Collection[str] = (),
+    unlabelled: Unlabelled = "left-out",
+    absent: Absent = "left-out",
+) -> NDArray[np.float64]:
+    """`miou` of many matrices (..., K + 1, K) at once -> (...)."""
+    each = iou(matrices, classes, ignored) if unlabelled == "left-out" else _of_all_pixels(matrices)
+    chosen = each[..., [name not in ignored and name not in leave_out for name in classes]]
     if absent == "zero":
         chosen = np.nan_to_num(chosen)
-    known = chosen[~np.isnan(chosen)]
-    return float(known.mean()) if known.size else float("nan")
+    known = ~np.isnan(chosen)
+    total, number = np.where(known, chosen, 0.0).sum(-1), known.sum(-1)
+    means: NDArray[np.float64] = np.full(number.shape, np.nan)
+    np.divide(total, number, out=means, where=number > 0)
+    return means
 
 
 def miou_official(matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()) -> float:
@@ -121,16 +143,17 @@ def accuracy(matrix: Matrix) -> float:
 
 def _of_all_pixels(matrix: Matrix) -> NDArray[np.float64]:
     """IoU of each class if what is predicted on unlabelled and ignored pixels counts against it."""
-    inside = np.diag(matrix[:-1]).astype(np.float64)
-    union = matrix.sum(0) + matrix[:-1].sum(1) - inside
+    labelled = matrix[..., :-1, :]
+    inside = np.diagonal(labelled, axis1=-2, axis2=-1).astype(np.float64)
+    union = matrix.sum(-2) + labelled.sum(-1) - inside
     each: NDArray[np.float64] = np.full(inside.shape, np.nan)
     np.divide(inside, union, out=each, where=union > 0)
     return each
 
 
 def _ratios(counted: Matrix, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
-    inside = np.diag(counted).astype(np.float64)
-    union = counted.sum(0) + counted.sum(1) - inside
+    inside = np.diagonal(counted, axis1=-2, axis2=-1).astype(np.float64)
+    union = counted.sum(-2) + counted.sum(-1) - inside
     known = keep & (union > 0)
     ratios: NDArray[np.float64] = np.full(inside.shape, np.nan)
     np.divide(inside, union, out=ratios, where=known)

@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.booking": set(),
     "bench.memory.caching": {"bench.memory.booking"},
     "bench.memory.card": set(),
+    "bench.memory.course": {"bench.memory.booking"},
     "bench.memory.cards": set(),
     "bench.memory.prediction": {
         f"bench.{name}"
@@ -79,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "bench.memory",
         "bench.memory.account",
         "bench.memory.booking",
+        "bench.memory.course",
         "bench.trained",
     },
     "bench.parity.check": {"bench.parity.golden"},

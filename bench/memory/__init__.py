@@ -2,6 +2,7 @@
 
 account.py      what the CPU allocator itself says: `allocated` on the CPU, and the yardstick
 booking.py      tensors alive, by operator, module and category
+course.py       how much was alive when, in a few hundred numbers
 prediction.py   the same on fake tensors, with what the rules know besides
 replay.py       calls that repeat, so that 1000 patches take no longer than one
 rules_cpu.py    what operators take inside, on the CPU

@@ -1,243 +1,225 @@
-"""Stage `report`: what the records say -> report/SUITE/ (index.html, figures, tables, metrics)."""
+"""Stage `report`: what the records say -> the site of a suite below report/, with its figures,
+tables and metrics, and the page above all suites."""
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import webbrowser
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from bench import metrics, stage
 from bench.config import read_suite
-from bench.errors import Refusal
 from bench.files import write_bytes, write_text
 from bench.report import (
+    ablation,
+    figure1,
     figures,
     gate,
     growth,
+    interactive,
+    memory_page,
+    overview,
     page,
     panels,
     paper,
     prediction,
+    run_page,
     seeds,
     style,
     table,
+    timing,
     tradeoff,
     verdict,
     words,
 )
-from bench.report.gather import Entry, Inputs, gather
-from data.dataset import Dataset, open_dataset
+from bench.report.chapter import Chapter, Frames, chapter
+from bench.report.command import fill
+from bench.report.gather import Inputs, gather
+from bench.report.memory_page import Worked
+from bench.report.site import Link, Site, at, forget, write_assets
 
 REPORT = Path("report")
-SCENES = 8
-"""Test scenes that are shown of one data set; every number is of all of them."""
-_DESCRIPTIONS = {
-    "accuracy_memory": "Scatter plot of mIoU against peak memory, one point a run",
-    "growth": "Predicted memory and operations against the image's side, one line a strategy",
-    "paper_memory": "Predicted and published device memory, one line a method",
-    "paper_model": "Modelled against published memory, one point a row of the paper",
-    "published": "Scatter plot of mIoU against memory, published and ours, one line a network",
-    "training": "Training loss by step, one panel a model",
-    "seeds": "mIoU of runs that differ in their seed alone, beside what cannot be passed",
-}
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """What the page shows of one data set."""
+def report(inputs: Inputs, folder: Path = REPORT) -> Path:
+    """Write the whole report of a suite; returns its first page.
 
-    name: str
-    findings: list[words.Finding]
-    runs: page.Table
-    failures: list[tuple[str, str]]
-    """(run, reason)."""
-    classes: page.Table | None
-    seeded: list[seeds.Group]
-    """Runs that differ in their seed alone."""
-    ceilings: dict[str, float]
-    mechanism: list[str]
-    """What these say of GLNet."""
-    seed_table: page.Table | None
-    rare: list[str]
-    floor: float | None
-    beaten: list[words.Beaten]
-    scenes: list[panels.Scene]
-    more_scenes: int
-    """Test scenes that are not shown."""
-    no_scenes: str
-    """Why no scene can be shown, or empty."""
-    credit: str
+    The same records and images give the same bytes.
 
-
-def report(inputs: Inputs, folder: Path) -> Path:
-    """Write the whole report of a suite; returns the page's path.
-
-    The same records and images give the same bytes."""
+    Args:
+        folder: of the site; the suite has one of its own name in it.
+    """
+    suite = inputs.suite.suite
     runs = table.runs(inputs.entries)
-    classes = table.classes(inputs.entries)
-    papers = paper.compare(inputs.predicted)
-    explained = paper.explained(inputs.predicted)
-    verdicts = verdict.rows(inputs.entries, runs)
-    predictions = prediction.rows(inputs)
-    growing = growth.points(inputs.predicted)
-    slopes = growth.slopes(growing)
     meter = table.axis_meter(runs)
-    where = words.where(runs, inputs.records())
-    size = _paper_size(inputs)
-
-    tables = {
-        "runs": (runs, table.run_columns(), "Accuracy and cost of every run."),
-        "classes": (classes, table.class_columns(classes), "IoU by class on test, per cent."),
-        "predicted": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
-        "paper_memory": (explained, _EXPLAINED_COLUMNS, "What explains the published figures."),
-        "prediction": (predictions, prediction.READABLE, "Memory, predicted and booked."),
-        "growth": (growing, {}, ""),
-        "growth_law": (slopes, growth.readable(), "Growth with the number of pixels."),
-        "published": (verdicts, verdict.READABLE, "Published and reproduced."),
-    }
-    _write_tables(folder / "tables", tables)
+    frames = Frames(
+        runs=runs,
+        classes=table.classes(inputs.entries),
+        ablation=ablation.rows(inputs.entries, runs, meter),
+        timing=timing.rows(inputs.entries),
+        verdicts=verdict.rows(inputs.entries, runs),
+    )
+    worked = memory_page.worked(inputs)
+    target = partial(run_page.address, suite)
+    chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
+    _write_tables(folder / suite / "tables", frames, worked, chapters)
+    _write_figures(folder / suite / "figures", inputs, frames, worked, chapters, meter)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
-    write_text(folder / "metrics.json", numbers + "\n")
-    chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
+    write_text(folder / suite / "metrics.json", numbers + "\n")
+    overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
+    write_assets(folder)
+    first = _write_pages(folder, inputs, frames, worked, chapters, meter)
+    overview.write(folder)
+    return first
+
+
+def _write_pages(
+    folder: Path,
+    inputs: Inputs,
+    frames: Frames,
+    worked: Worked,
+    chapters: Sequence[Chapter],
+    meter: str,
+) -> Path:
+    """Every page of the suite; returns its first."""
+    suite = inputs.suite.suite
+    site = Site(folder, suite, _links(suite, chapters))
+    target = partial(run_page.address, suite)
+    where = words.where(frames.runs, inputs.records())
+    shared = {
+        "suite": inputs.suite,
+        "folder": suite,
+        "chapters": chapters,
+        "meter": meter.removesuffix("_bytes"),
+        "where": where,
+        "machine": words.machine(inputs.records()),
+        "definitions": metrics.DEFINITIONS | words.definitions(inputs.entries),
+        "gate": f"{100 * gate.SHARE:.0f} %",
+        "panels": figure1.PANELS,
+    }
+    home = f"{suite}/index.html"
+    first = site.write(
+        home,
+        "suite.html.j2",
+        **shared,
+        interactive={
+            one.name: interactive.accuracy_memory(
+                one.name, one.entries, frames.runs, meter, where, lambda run: at(home)(target(run))
+            )
+            for one in chapters
+        },
+        verdicts=page.plain_table(frames.verdicts, verdict.READABLE, 2, target),
+        published_is_drawn=_has_memory(frames.verdicts),
+        train_minutes=_train_seconds(inputs) / 60,
+    )
+    datasets = [
+        site.write(
+            f"{suite}/datasets/{one.name}.html",
+            "dataset.html.j2",
+            **shared,
+            chapter=one,
+            wrong=style.ERROR,
+        )
+        for one in chapters
+    ]
+    rows = frames.runs.set_index("run", drop=False)
+    runs = [run_page.write(site, inputs, entry, rows.loc[entry.name]) for entry in inputs.entries]
+    own = {entry.name for entry in inputs.entries}
+    memory_page.write(site, inputs, worked, lambda run: target(run) if run in own else "", shared)
+    site.write(
+        f"{suite}/about.html",
+        "about.html.j2",
+        **shared,
+        headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
+        facts=words.facts(inputs.records()),
+    )
+    forget(folder / suite / "datasets", datasets)
+    forget(folder / suite / "runs", runs)
+    return first
+
+
+def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:
+    return (
+        Link(suite, f"{suite}/index.html"),
+        *(Link(f"data: {one.name}", f"{suite}/datasets/{one.name}.html") for one in chapters),
+        Link("memory", f"{suite}/memory.html"),
+        Link("definitions and provenance", f"{suite}/about.html"),
+    )
+
+
+def _write_figures(
+    folder: Path,
+    inputs: Inputs,
+    frames: Frames,
+    worked: Worked,
+    chapters: Sequence[Chapter],
+    meter: str,
+) -> None:
+    """Every static figure, and the sheets of scenes."""
+    runs, where = frames.runs, words.where(frames.runs, inputs.records())
+    size = memory_page.paper_size(inputs)
     drawings = {
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
-        "paper_memory": figures.paper_memory(papers, size),
+        **{
+            f"figure1{letter}_{one.name}": figure1.figure(
+                letter, runs[runs.dataset == one.name], meter, where
+            )
+            for one in chapters
+            for letter, _ in figure1.PANELS
+        },
+        "paper_memory": figures.paper_memory(worked.papers, size),
         "training": figures.training(inputs.trainings),
-        **({"paper_model": figures.paper_model(explained)} if len(explained) else {}),
-        **({"growth": growth.figure(growing)} if len(growing) else {}),
-        **({"published": figures.published(verdicts)} if _has_memory(verdicts) else {}),
+        **({"paper_model": figures.paper_model(worked.explained)} if len(worked.explained) else {}),
+        **({"growth": growth.figure(worked.growing)} if len(worked.growing) else {}),
+        **(
+            {"published": figures.published(frames.verdicts)}
+            if _has_memory(frames.verdicts)
+            else {}
+        ),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
-    drawn: dict[str, str] = {}
     for name, figure in drawings.items():
         kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
         for kind, content in figures.render(figure, kinds).items():
-            write_bytes(folder / "figures" / f"{name}.{kind}", content)
-            if kind == "svg":
-                what = "seeds" if name.startswith("seeds_") else name
-                drawn[name] = page.inline(content, _DESCRIPTIONS[what])
-    for chapter in chapters:
-        for kind, text in _seed_files(chapter.seeded).items():
-            write_text(folder / "tables" / f"seeds_{chapter.name}.{kind}", text)
-        for scene in chapter.scenes:
-            path = folder / "figures" / "scenes" / f"{scene.name}.png"
-            write_bytes(path, panels.sheet(scene))
-    text = page.render(
-        suite=inputs.suite,
-        chapters=chapters,
-        drawn=drawn,
-        meter=meter.removesuffix("_bytes"),
-        where=where,
-        machine=words.machine(inputs.records()),
-        definitions=metrics.DEFINITIONS | words.definitions(inputs.entries),
-        headings={"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"},
-        papers=_paper_table(papers),
-        explained=_explained_table(explained),
-        model=paper.model(inputs.predicted),
-        verdicts=_verdict_table(verdicts),
-        predictions=_prediction_table(predictions),
-        within=prediction.within(predictions),
-        slopes=_slope_table(slopes),
-        paper_size=size,
-        heavier=bool((papers.ratio > 1).any()),
-        paper_definition=inputs.predicted.values["definition"] if inputs.predicted else "",
-        train_minutes=_train_seconds(inputs) / 60,
-        facts=words.facts(inputs.records()),
-        wrong=style.ERROR,
-        gate=f"{100 * gate.SHARE:.0f} %",
-    )
-    write_text(folder / "index.html", text)
-    return folder / "index.html"
-
-
-def _chapter(
-    inputs: Inputs, name: str, runs: pd.DataFrame, classes: pd.DataFrame, meter: str
-) -> Chapter:
-    own = table.by_accuracy(runs[runs.dataset == name])
-    entries = _in_order([e for e in inputs.entries if e.model.dataset == name], list(own.run))
-    counted = table.by_accuracy(classes[classes.dataset == name])
-    counted = counted.dropna(axis="columns", how="all")
-    rare = next((list(e.evaluation["rare"]) for e in entries if e.evaluation), [])
-    seeded = seeds.groups(entries, dict(zip(own.run, own.miou, strict=True)))
-    limits = seeds.ceilings(entries)
-    no_scenes, credit = "", ""
-    scenes: list[panels.Scene] = []
-    more = 0
-    try:
-        dataset = open_dataset(name)
-    except Refusal as refusal:  # numbers are worth a page without pictures
-        no_scenes = str(refusal)
-    else:
-        scenes, more = _scenes(dataset, entries)
-        credit = dataset.credit
-    columns = table.class_columns(counted)
-    return Chapter(
-        name=name,
-        findings=words.summary(own, meter),
-        runs=page.run_table(own, table.run_columns(), meter),
-        failures=[
-            *((str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"),
-            *words.reservations(entries),
-        ],
-        classes=None
-        if counted.empty
-        else page.heat_table(counted, columns, {n: n in rare for n in columns}),
-        seeded=seeded,
-        ceilings=limits,
-        mechanism=seeds.sentences(seeded, limits),
-        seed_table=_seed_table(seeded),
-        rare=rare,
-        floor=words.floor_of(own),
-        beaten=words.not_above_floor(entries, own),
-        scenes=scenes,
-        more_scenes=more,
-        no_scenes=no_scenes,
-        credit=credit,
-    )
-
-
-_SEED_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "runs": ("runs", str),
-    "strategy": ("strategy", str),
-    "maps are lent": ("maps are lent", str),
-    "seeds": ("seeds", str),
-    "mean": ("mean mIoU %", style.percent),
-    "lowest": ("lowest", style.percent),
-    "highest": ("highest", style.percent),
-}
-
-
-def _seed_table(seeded: Sequence[seeds.Group]) -> page.Table | None:
-    if not seeded:
-        return None
-    return page.plain_table(table.for_people(seeds.table(seeded), _SEED_COLUMNS), left=3)
-
-
-def _seed_files(seeded: Sequence[seeds.Group]) -> dict[str, str]:
-    if not seeded:
-        return {}
-    raw = seeds.table(seeded)
-    readable = table.for_people(raw, _SEED_COLUMNS)
-    return table.files(raw, readable, "Mean and range over seeds, mIoU on test.")
-
-
-def _in_order(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: names.index(entry.name))
-
-
-def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Scene], int]:
-    ids = dataset.ids("test")
-    shown = [panels.scene(dataset, id, entries) for id in ids[:SCENES]]
-    return shown, len(ids) - len(shown)
+            write_bytes(folder / f"{name}.{kind}", content)
+    for one in chapters:
+        for scene in one.scenes:
+            write_bytes(folder / "scenes" / f"{scene.name}.png", panels.sheet(scene))
 
 
 def _write_tables(
-    folder: Path, tables: Mapping[str, tuple[pd.DataFrame, table.Columns, str]]
+    folder: Path, frames: Frames, worked: Worked, chapters: Sequence[Chapter]
 ) -> None:
     """CSV, Markdown and LaTeX of each table that has a line; CSV alone where nobody reads it."""
+    class_columns = table.class_columns(frames.classes)
+    tables: Mapping[str, tuple[pd.DataFrame, table.Columns, str]] = {
+        "runs": (frames.runs, table.run_columns(), "Accuracy and cost of every run."),
+        "classes": (frames.classes, class_columns, "IoU by class on test, per cent."),
+        "ablation": (frames.ablation, ablation.READABLE, "What one setting changes."),
+        "latency": (frames.timing, timing.READABLE, "Latency of one prediction."),
+        "predicted": (worked.papers, paper.READABLE, "Device memory, predicted and published."),
+        "paper_memory": (
+            worked.explained,
+            paper.EXPLAINED_READABLE,
+            "What explains the published figures.",
+        ),
+        "prediction": (worked.predictions, prediction.READABLE, "Memory, predicted and booked."),
+        "growth": (worked.growing, {}, ""),
+        "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),
+        "published": (frames.verdicts, verdict.READABLE, "Published and reproduced."),
+        **{
+            f"seeds_{one.name}": (
+                seeds.table(one.seeded),
+                seeds.READABLE,
+                "Mean and range over seeds, mIoU on test.",
+            )
+            for one in chapters
+            if one.seeded
+        },
+    }
     for name, (raw, how, caption) in tables.items():
         if raw.empty and name not in ("runs", "classes", "predicted"):
             continue
@@ -247,73 +229,8 @@ def _write_tables(
                 write_text(folder / f"{name}.{kind}", content)
 
 
-_PAPER_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "run": ("run", str),
-    "published": ("published as", lambda v: style.NOTHING if pd.isna(v) else str(v)),
-    "predicted_bytes": ("predicted", style.size),
-    "published_bytes": ("published", style.size),
-    "ratio": ("ratio", lambda v: style.NOTHING if pd.isna(v) else f"{v:.2f}"),
-    "weights_bytes": ("of it weights", style.size),
-    "predicted_host_bytes": ("on the host", style.size),
-    "published_miou": ("published mIoU %", style.percent),
-    "confidence": (
-        "number",
-        lambda v: {"figure": "off a plot", "exact": "printed"}.get(v, style.NOTHING),
-    ),
-}
-
-
-_EXPLAINED_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "row": ("published as", str),
-    "network": ("network", str),
-    "strategy": ("strategy", str),
-    "input_px": ("input px", str),
-    "published_mb": ("published MiB", "{:.0f}".format),
-    "predicted_mb": ("tensors", "{:.0f}".format),
-    "modelled_mb": ("modelled", "{:.0f}".format),
-    "ratio": ("ratio", "{:.2f}".format),
-    "note": ("", str),
-}
-
-
-def _explained_table(explained: pd.DataFrame) -> page.Table | None:
-    if explained.empty:
-        return None
-    return page.plain_table(table.for_people(explained, _EXPLAINED_COLUMNS), left=3)
-
-
-def _paper_table(papers: pd.DataFrame) -> page.Table | None:
-    if papers.empty:
-        return None
-    return page.plain_table(table.for_people(papers, _PAPER_COLUMNS), left=2)
-
-
 def _has_memory(verdicts: pd.DataFrame) -> bool:
     return bool(verdicts.published_bytes.notna().any())
-
-
-def _verdict_table(verdicts: pd.DataFrame) -> page.Table | None:
-    if verdicts.empty:
-        return None
-    return page.plain_table(table.for_people(verdicts, verdict.READABLE), left=2)
-
-
-def _prediction_table(predictions: pd.DataFrame) -> page.Table | None:
-    if predictions.empty:
-        return None
-    return page.plain_table(table.for_people(predictions, prediction.READABLE), left=2)
-
-
-def _slope_table(slopes: pd.DataFrame) -> page.Table | None:
-    if slopes.empty:
-        return None
-    return page.plain_table(table.for_people(slopes, growth.readable()), left=1)
-
-
-def _paper_size(inputs: Inputs) -> tuple[int, int]:
-    if inputs.predicted is None:
-        return (0, 0)
-    return (inputs.predicted.values["height_px"], inputs.predicted.values["width_px"])
 
 
 def _train_seconds(inputs: Inputs) -> float:
@@ -322,10 +239,12 @@ def _train_seconds(inputs: Inputs) -> float:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Write the report of the suite in params.yaml from the records that there are."""
-    inputs = gather(read_suite())
-    print(report(inputs, REPORT / inputs.suite.suite))
+    """Write the report of a suite from the records that there are."""
+    path = report(gather(read_suite(arguments.suite)))
+    print(path)
+    if arguments.open:
+        webbrowser.open(path.resolve().as_uri())
 
 
 if __name__ == "__main__":
-    stage.main(work)
+    stage.main(work, fill)

@@ -23,7 +23,7 @@ SIDE_PX = 360
 """Longest side of a tile; twice what the page shows, for sharp screens and print."""
 PAIRS = 3
 """Runs side by side on the sheet, each with its labels and its errors."""
-_UNLABELLED = (70, 70, 70)
+UNLABELLED_RGB = (70, 70, 70)
 _NEITHER = (176, 176, 176)
 _GREYS = 24  # few levels: the faded image only has to be recognised, and the file stays small
 
@@ -73,7 +73,7 @@ def scene(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Scene:
         tiles=tuple(_tile(e, name, truth, small, small_truth, colours) for e in entries),
         legend=(
             *((text.replace("_", " "), _hex(rgb)) for text, rgb in named),
-            ("unlabelled", _hex(_UNLABELLED)),
+            ("unlabelled", _hex(UNLABELLED_RGB)),
         ),
     )
 
@@ -132,17 +132,29 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _tile(
-    entry: Entry, name: str, truth: Pixels, small: Pixels, small_truth: Pixels, colours: Pixels
-) -> Tile:
+def prediction(entry: Entry, name: str, truth: Pixels) -> Pixels | None:
+    """What a run says of a test scene, (H, W) as its label; None where it has no picture.
+
+    Raises:
+        Refusal: the picture is damaged, or does not fit the label.
+    """
     path = entry.pictures / f"{name}.png"
-    score = scene_miou(entry, name)
-    if score is None or not path.is_file():
-        why = entry.status if score is None else "no picture"
-        return Tile(run=entry.name, note=why, labels=None, errors=None)
+    if scene_miou(entry, name) is None or not path.is_file():
+        return None
     predicted = read_pixels(path, "L")
     if predicted.shape != truth.shape:
         raise Refusal(f"{path} does not fit the label of {name}: run `dvc repro`.")
+    return predicted
+
+
+def _tile(
+    entry: Entry, name: str, truth: Pixels, small: Pixels, small_truth: Pixels, colours: Pixels
+) -> Tile:
+    predicted = prediction(entry, name, truth)
+    score = scene_miou(entry, name)
+    if score is None or predicted is None:
+        why = entry.status if score is None else "no picture"
+        return Tile(run=entry.name, note=why, labels=None, errors=None)
     said = _shrunk(predicted, Image.Resampling.NEAREST)
     return Tile(
         run=entry.name,
@@ -159,7 +171,7 @@ def _hex(rgb: tuple[int, int, int]) -> str:
 def _palette(dataset: Dataset) -> Pixels:
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(dataset.palette)] = dataset.palette
-    colours[UNLABELLED] = _UNLABELLED
+    colours[UNLABELLED] = UNLABELLED_RGB
     return colours
 
 

@@ -1,11 +1,13 @@
 """Predicted device memory at the paper's size beside what the GLNet paper prints."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.record import Record
+from bench.report import style
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
 MB = 2**20
@@ -24,6 +26,31 @@ COLUMNS = (
     "confidence",
     "at",
 )
+READABLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "run": ("run", str),
+    "published": ("published as", lambda v: style.NOTHING if pd.isna(v) else str(v)),
+    "predicted_bytes": ("predicted", style.size),
+    "published_bytes": ("published", style.size),
+    "ratio": ("ratio", lambda v: style.NOTHING if pd.isna(v) else f"{v:.2f}"),
+    "weights_bytes": ("of it weights", style.size),
+    "predicted_host_bytes": ("on the host", style.size),
+    "published_miou": ("published mIoU %", style.percent),
+    "confidence": (
+        "number",
+        lambda v: {"figure": "off a plot", "exact": "printed"}.get(v, style.NOTHING),
+    ),
+}
+EXPLAINED_READABLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "row": ("published as", str),
+    "network": ("network", str),
+    "strategy": ("strategy", str),
+    "input_px": ("input px", str),
+    "published_mb": ("published MiB", "{:.0f}".format),
+    "predicted_mb": ("tensors", "{:.0f}".format),
+    "modelled_mb": ("modelled", "{:.0f}".format),
+    "ratio": ("ratio", "{:.2f}".format),
+    "note": ("", str),
+}
 
 
 def published(path: Path = PUBLISHED) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 ceilings that a drawn data set states."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -23,6 +23,15 @@ ADDITIVE = (
     "in its FPNs or its aggregation, so that what is lent can only be added to a branch's own "
     "evidence, which the aggregation does as well (docs/mechanism.md)."
 )
+READABLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "runs": ("runs", str),
+    "strategy": ("strategy", str),
+    "maps are lent": ("maps are lent", str),
+    "seeds": ("seeds", str),
+    "mean": ("mean mIoU %", style.percent),
+    "lowest": ("lowest", style.percent),
+    "highest": ("highest", style.percent),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Group:
     """Whether branches lend each other maps, or their fused maps meet in the aggregation alone."""
     mious: tuple[float, ...]
     """0..1, one a seed."""
+    runs: tuple[str, ...] = ()
+    """Their names."""
 
     @property
     def mean(self) -> float:
@@ -64,6 +75,7 @@ def groups(entries: Sequence[Entry], mious: Mapping[str, float]) -> list[Group]:
             network=alike[0].network,
             lends=alike[0].model.spec.get("sharing") != "none",
             mious=tuple(mious[entry.name] for entry in alike),
+            runs=tuple(entry.name for entry in alike),
         )
         for alike in found.values()
         if len({entry.model.seed for entry in alike}) > 1

@@ -53,6 +53,7 @@ COLUMNS = (
     "device",
     "height_px",
     "width_px",
+    "encoder",
     "reason",
 )
 
@@ -103,6 +104,30 @@ def stated(entry: Entry) -> dict[str, Any]:
                 f"params.yaml: runs.{entry.name}.metric.leave_out names {name!r}, a class that "
                 f"{entry.model.dataset} does not have; it has {', '.join(known)}."
             )
+    return values
+
+
+def accuracies(
+    entry: Entry, split: str, splits: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """mIoU of an evaluated run on a split by each of its definitions, 0..1, under the names of the
+    columns of `runs`; empty where the split was not evaluated.
+
+    Args:
+        splits: confusion matrices by split and scene; by default those of the record's first seed.
+    """
+    scenes = (splits or entry.evaluation.get("splits", {})).get(split)
+    if not scenes:
+        return {}
+    names, ignored, rare = _class_lists(entry)
+    counts = metrics.total(scenes.values())
+    values = {
+        "miou": metrics.miou(counts, names, ignored),
+        "miou_official": metrics.miou_official(counts, names, ignored),
+        "miou_without_rare": metrics.miou(counts, names, ignored, leave_out=rare),
+    }
+    if entry.run.metric:
+        values["miou_stated"] = metrics.miou(counts, names, ignored, **stated(entry))
     return values
 
 
@@ -198,6 +223,7 @@ def _about(entry: Entry) -> dict[str, Any]:
         "run": entry.name,
         "network": entry.network,
         "strategy": entry.run.strategy,
+        "encoder": entry.model.spec.get("encoder"),
         "status": entry.status,
         "reason": entry.reason or None,
     }
@@ -211,18 +237,9 @@ def _class_lists(entry: Entry) -> tuple[list[str], list[str], list[str]]:
 def _accuracy(entry: Entry) -> dict[str, float]:
     if not entry.evaluation:
         return {}
-    names, ignored, rare = _class_lists(entry)
-    test = matrix(entry, "test")
-    values = {
-        "miou": metrics.miou(test, names, ignored),
-        "miou_official": metrics.miou_official(test, names, ignored),
-        "miou_without_rare": metrics.miou(test, names, ignored, leave_out=rare),
-        "accuracy": metrics.accuracy(test),
-    }
-    if entry.run.metric:
-        values["miou_stated"] = metrics.miou(test, names, ignored, **stated(entry))
+    values = accuracies(entry, "test") | {"accuracy": metrics.accuracy(matrix(entry, "test"))}
     if entry.evaluation["splits"].get("val"):
-        values["miou_val"] = metrics.miou(matrix(entry, "val"), names, ignored)
+        values["miou_val"] = accuracies(entry, "val")["miou"]
     return values
 
 

@@ -160,7 +160,7 @@ def _memory_axis(axes: Axes, values: list[float], strip: bool) -> tuple[float, f
     logarithmic = high > 3 * low
     if logarithmic:
         axes.set_xscale("log", base=2)
-        left, right = low / 1.25, high * 1.25
+        left, right = memory_range(values)
         edge, end = right, right * (right / left) ** 0.16
         middle = math.sqrt(edge * end)
     else:
@@ -169,9 +169,9 @@ def _memory_axis(axes: Axes, values: list[float], strip: bool) -> tuple[float, f
         edge, end = right, right + 0.16 * (right - left)
         middle = (edge + end) / 2
     axes.set_xlim(left, end if strip else right)
-    axes.xaxis.set_major_locator(FixedLocator(_byte_ticks(left, right, logarithmic)))
+    axes.xaxis.set_major_locator(FixedLocator(byte_ticks(left, right, logarithmic)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_size(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_size(value)))
     if not strip:
         return edge, edge
     axes.axvspan(edge, end, color="#f4f0ec", zorder=0, lw=0)
@@ -188,7 +188,14 @@ def _memory_axis(axes: Axes, values: list[float], strip: bool) -> tuple[float, f
     return edge, middle
 
 
-def _byte_ticks(left: float, right: float, logarithmic: bool) -> list[float]:
+def memory_range(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of a logarithmic axis with room beside the values; some range where there are
+    none."""
+    low, high = (min(values), max(values)) if len(values) else (2.0**20, float(GIB))
+    return low / 1.25, high * 1.25
+
+
+def byte_ticks(left: float, right: float, logarithmic: bool) -> list[float]:
     """Round numbers of MiB or GiB between two sizes."""
     if not logarithmic:
         unit = GIB if right > 4 * GIB else 2**20
@@ -202,7 +209,8 @@ def _byte_ticks(left: float, right: float, logarithmic: bool) -> list[float]:
     return ticks
 
 
-def _short_size(value: float) -> str:
+def short_size(value: float) -> str:
+    """Bytes for an axis, whose ticks are round numbers."""
     return f"{value / 2**20:g} MiB" if value < GIB else f"{value / GIB:g} GiB"
 
 

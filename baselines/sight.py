@@ -1,0 +1,15 @@
+"""What of an image a plain network is given."""
+
+from baselines.spec import Spec, Strategy
+from bench.method import Sight
+from bench.tiles import Box, grid
+
+
+def sights(strategy: Strategy, spec: Spec, height_px: int, width_px: int) -> tuple[Sight, ...]:
+    """The image, shrunk or not, or its patches."""
+    side = spec.size_px
+    if strategy == "patch":
+        boxes = grid(height_px, width_px, side, spec.overlap_px)
+        return (Sight("patches", tuple(boxes), boxes[0][2:]),)
+    size = (side, side) if strategy == "downsample" else (height_px, width_px)
+    return (Sight("whole image", (Box(0, 0, height_px, width_px),), size),)

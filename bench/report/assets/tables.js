@@ -1,0 +1,16 @@
+"use strict";
+// Makes every table of class `sortable` sort and filter; without scripts it is a table all the same.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const filtered = table.tBodies[0].rows.length > 8;
+    new DataTable(table, {
+      autoWidth: false,
+      info: false,
+      language: { search: "Filter" },
+      layout: { topStart: filtered ? "search" : null, topEnd: null, bottomStart: null, bottomEnd: null },
+      order: [],
+      orderDescReverse: false,
+      paging: false,
+    });
+  }
+});

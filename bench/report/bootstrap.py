@@ -1,0 +1,258 @@
+"""How far a result would move with other test scenes, and with other seeds: percentile bootstrap
+intervals of mIoU, of one run, of one class, and of the difference of two runs.
+
+A draw takes as many scenes as there are, with replacement, and reads mIoU off the sum of their
+confusion matrices, as the result itself is read off the sum of all. Every run of a data set meets
+the same draws of scenes, so that two runs are compared scene by scene: a hard scene that comes up
+twice is hard for both. Of a model with several seeds a draw takes as many seeds with replacement
+and averages over them; two runs of the same trained networks meet the same draws of seeds, others
+independent ones.
+
+The interval holds the middle 95 % of 10,000 draws. What it cannot say: `limits`.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import metrics
+
+DRAWS = 10_000
+LEVEL = 0.95
+"""Share of the draws that lie inside an interval."""
+SEED = 0
+FEW_SCENES = 10
+"""Below this an interval is told to be too short."""
+Shares = NDArray[np.float64]
+"""0..1, or NaN where nothing counts."""
+Definition = Mapping[str, Any]
+"""Arguments of `metrics.miou` after `ignored`; empty: ours."""
+Verdict = Literal["beats", "is beaten by", "cannot be told from"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a run said of every scene of one split."""
+
+    run: str
+    trained: str
+    """The networks behind it: runs of the same ones share their draws of seeds."""
+    scenes: tuple[str, ...]
+    matrices: metrics.Matrix
+    """(seeds, scenes, K + 1, K), as `metrics.confusion` counts."""
+    classes: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A result and the middle 95 % of its draws, 0..1; NaN where nothing counts."""
+
+    value: float
+    """Of all scenes, each once; the mean over seeds."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """mIoU of one run minus that of another, 0..1, over the same draws of scenes."""
+
+    first: str
+    second: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """`first` VERDICT `second`: one beats the other only where the interval leaves out 0."""
+        if self.low > 0:
+            return "beats"
+        return "is beaten by" if self.high < 0 else "cannot be told from"
+
+    @property
+    def told(self) -> bool:
+        """Whether the data can tell the two apart."""
+        return self.verdict != "cannot be told from"
+
+
+def sample(run: str, trained: str, evaluation: Mapping[str, Any], split: str = "test") -> Sample:
+    """The scenes of a good `evaluate` record.
+
+    Args:
+        trained: the line of `models` that the run is of.
+        evaluation: the record's values.
+
+    Raises:
+        KeyError: the record has no such split.
+    """
+    first = evaluation["splits"][split]
+    scenes = tuple(sorted(first))
+    by_seed = [first, *(more[split] for more in evaluation.get("other_seeds", {}).values())]
+    return Sample(
+        run=run,
+        trained=trained,
+        scenes=scenes,
+        matrices=np.array([[each[scene] for scene in scenes] for each in by_seed], np.int64),
+        classes=tuple(evaluation["classes"]),
+        ignored=tuple(evaluation["ignored"]),
+    )
+
+
+def joined(run: str, trained: str, samples: Sequence[Sample]) -> Sample:
+    """Runs that differ in their seed alone, as one run with several seeds.
+
+    Raises:
+        ValueError: they were not evaluated on the same scenes.
+    """
+    first = samples[0]
+    if not all(comparable(first, other) for other in samples):
+        raise ValueError(f"{run}: its seeds were evaluated on different scenes")
+    return Sample(
+        run=run,
+        trained=trained,
+        scenes=first.scenes,
+        matrices=np.concatenate([one.matrices for one in samples]),
+        classes=first.classes,
+        ignored=first.ignored,
+    )
+
+
+def comparable(first: Sample, second: Sample) -> bool:
+    """Whether two runs were asked the same: the same scenes and classes."""
+    return (first.scenes, first.classes, first.ignored) == (
+        second.scenes,
+        second.classes,
+        second.ignored,
+    )
+
+
+def miou(one: Sample, definition: Definition | None = None) -> float:
+    """The result itself: mIoU over all scenes, 0..1, the mean over seeds."""
+    return float(_mious(one, one.matrices.sum(1), definition).mean())
+
+
+def mious(one: Sample, definition: Definition | None = None) -> Shares:
+    """mIoU of every draw, (DRAWS,); the i-th is of the same scenes for every run of a data set."""
+    drawn = _mious(one, _drawn_matrices(one), definition)  # (seeds, DRAWS)
+    return _weighted(drawn, _drawn_seeds(one))
+
+
+def interval(one: Sample, definition: Definition | None = None) -> Interval:
+    """mIoU of a run and how far it would move."""
+    return Interval(miou(one, definition), *_middle(mious(one, definition)))
+
+
+def class_intervals(one: Sample) -> dict[str, Interval]:
+    """IoU of every class that counts and how far it would move; draws without the class are left
+    out."""
+    drawn = metrics.iou(_drawn_matrices(one), one.classes, one.ignored)  # (seeds, DRAWS, K)
+    whole = metrics.iou(one.matrices.sum(1), one.classes, one.ignored)  # (seeds, K)
+    weights = _drawn_seeds(one)
+    return {
+        name: Interval(
+            float(_weighted(whole[:, k], np.full(len(whole), 1 / len(whole)))),
+            *_middle(_weighted(drawn[..., k], weights)),
+        )
+        for k, name in enumerate(one.classes)
+        if name not in one.ignored
+    }
+
+
+def difference(first: Sample, second: Sample, definition: Definition | None = None) -> Difference:
+    """How far one run lies above another, and how far that would move.
+
+    Raises:
+        ValueError: they were not evaluated on the same scenes.
+    """
+    if not comparable(first, second):
+        raise ValueError(f"{first.run} and {second.run} were evaluated on different scenes")
+    return differences([first, second], definition)[0]
+
+
+def differences(
+    samples: Sequence[Sample], definition: Definition | None = None
+) -> list[Difference]:
+    """Every pair of runs that were asked the same, in the order given."""
+    known = [(one, miou(one, definition), mious(one, definition)) for one in samples]
+    return [
+        Difference(a.run, b.run, value_a - value_b, *_middle(drawn_a - drawn_b))
+        for (a, value_a, drawn_a), (b, value_b, drawn_b) in combinations(known, 2)
+        if comparable(a, b)
+    ]
+
+
+def limits(samples: Collection[Sample]) -> str:
+    """What the intervals of these runs mean, and what they cannot say; empty without a run."""
+    if not samples:
+        return ""
+    scenes = sorted({len(one.scenes) for one in samples})
+    seeds = sorted({len(one.matrices) for one in samples})
+    said = (
+        f"Intervals hold the middle {100 * LEVEL:.0f} % of {DRAWS:,} draws of "
+        f"{_range(scenes, 'test scene')} with replacement, the same draws for every run"
+    )
+    said += ", and of as many seeds where a model has several. " if seeds[-1] > 1 else ". "
+    if scenes[0] < FEW_SCENES:
+        said += (
+            "They cannot know scenes unlike these, and with so few they come out too short: "
+            f"of a mean over {scenes[0]} scenes they would miss the truth more often than once in "
+            "twenty (docs/statistics.md). "
+        )
+    if seeds[0] == 1:
+        said += "A model with one seed has no say on how another training would have ended. "
+    return said + "Among many pairs, one in twenty without a difference shows one by chance."
+
+
+def _mious(one: Sample, matrices: metrics.Matrix, definition: Definition | None) -> Shares:
+    return metrics.mious(matrices, one.classes, one.ignored, **(definition or {}))
+
+
+def _drawn_matrices(one: Sample) -> metrics.Matrix:
+    """(seeds, DRAWS, K + 1, K): the sum over the scenes of every draw."""
+    seeds, scenes, rows, columns = one.matrices.shape
+    times = _draws(scenes, "scenes").astype(np.float64)  # exact, and far faster than integers
+    flat = one.matrices.reshape(seeds, scenes, rows * columns).astype(np.float64)
+    summed: metrics.Matrix = np.rint(times @ flat).astype(np.int64)
+    return summed.reshape(seeds, DRAWS, rows, columns)
+
+
+def _drawn_seeds(one: Sample) -> Shares:
+    """(seeds, DRAWS): the weight of every seed in every draw."""
+    seeds = len(one.matrices)
+    return _draws(seeds, "seeds", one.trained).T / seeds
+
+
+def _draws(number: int, *purpose: str) -> NDArray[np.int64]:
+    """(DRAWS, number): how often each of `number` things is taken, as many as there are in all."""
+    digest = hashlib.sha256(" ".join(purpose).encode()).digest()
+    rng = np.random.default_rng([SEED, int.from_bytes(digest[:8], "little")])
+    return rng.multinomial(number, np.full(number, 1 / number), size=DRAWS)
+
+
+def _weighted(shares: Shares, weights: Shares) -> Shares:
+    """Mean over the first axis, of what is known."""
+    known = np.where(np.isnan(shares), 0.0, weights)
+    total = known.sum(0)
+    means: Shares = np.full(total.shape, np.nan)
+    np.divide((np.nan_to_num(shares) * known).sum(0), total, out=means, where=total > 0)
+    return means
+
+
+def _middle(draws: Shares) -> tuple[float, float]:
+    known = draws[~np.isnan(draws)]
+    if not known.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _range(numbers: Sequence[int], what: str) -> str:
+    words = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"{words} {what}{'' if numbers == [1] else 's'}"

@@ -1,0 +1,38 @@
+"""What of an image FCtL is given."""
+
+from bench.method import Sight
+from bench.tiles import Box, grid
+from fctl.spec import Spec, Strategy
+
+
+def sights(strategy: Strategy, spec: Spec, height_px: int, width_px: int) -> tuple[Sight, ...]:
+    """Patches, and what stands around each of them, as `fctl.inference` cuts it."""
+    boxes = grid(height_px, width_px, spec.patch_size, spec.overlap_px)
+    size = boxes[0][2:]
+    whole = Sight("whole image", (Box(0, 0, height_px, width_px),), spec.whole_size)
+    patches = Sight("patches", tuple(boxes), size)
+    medium = Sight("medium contexts", tuple(_around(b, spec.medium) for b in boxes), size)
+    large = Sight("large contexts", tuple(_around(b, spec.large_factor) for b in boxes), size)
+    if spec.variant == "deepglobe":
+        return {
+            "plain": (patches,),
+            "medium": (patches, medium),
+            "large": (whole,),
+            "contexts": (whole, patches, medium),
+        }[strategy]
+    return {
+        "plain": (patches,),
+        "medium": (patches, medium),
+        "large": (patches, large),
+        "contexts": (patches, medium, large),
+    }[strategy]
+
+
+def _around(box: Box, factor: float) -> Box:
+    """The window of a context: `factor` times the patch's sides, the patch in its middle."""
+    return Box(
+        box.top - int((factor - 1) * box.height / 2),
+        box.left - int((factor - 1) * box.width / 2),
+        int(factor * box.height),
+        int(factor * box.width),
+    )

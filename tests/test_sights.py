@@ -1,0 +1,100 @@
+"""What a method says that its network is given is what it is given."""
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from conftest import FCTL
+from test_contract import CASES, made, spec
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.config import Model, Run, Training
+from bench.method import sights
+from bench.tiles import shrink_image
+from fctl.inference import contexts
+from fctl.sight import sights as fctl_sights
+from fctl.spec import Strategy
+
+SIZE = (70, 90)
+IMAGE = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8, generator=torch.manual_seed(3))
+# Where images go in: children of the network, or the network itself.
+DOORS = {
+    ("baselines", "patch"): {"": "patches"},
+    ("baselines", "downsample"): {"": "whole image"},
+    ("baselines", "whole"): {"": "whole image"},
+    ("glnet", "global"): {"global_branch": "whole image"},
+    ("glnet", "local"): {"local_alone": "patches"},
+    ("glnet", "global-to-local"): {"global_branch": "whole image", "local_branch": "patches"},
+    ("glnet", "collaborative"): {"global_branch": "whole image", "local_branch": "patches"},
+    ("glnet", "coarse-to-fine"): {"global_branch": "whole image"},
+    ("isdnet", "whole"): {"backbone": "whole image (deep branch)"},
+}
+TOLD = [
+    (method, network, strategy)
+    for method, network, strategy in CASES
+    if (method, strategy) in DOORS and network in ("", "alone", "unet")
+]
+
+
+def told(strategy: str, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    model = Model("tiny", method, "nothing", settings, Training({}))
+    return {one.what: one for one in sights(Run("m", strategy), model, *SIZE)}
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), TOLD)
+def test_a_network_gets_as_many_pictures_of_the_size_that_is_told(
+    method: str, network: str, strategy: str
+) -> None:
+    model, plan, settings = made(method, network, strategy)
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    doors = DOORS[method, strategy]
+    for door in doors:
+
+        def note(module: Any, inputs: tuple[Tensor, ...], door: str = door) -> None:
+            seen.setdefault(door, []).extend([tuple(inputs[0].shape[-2:])] * len(inputs[0]))
+
+        model.get_submodule(door).register_forward_pre_hook(note)
+    with torch.inference_mode():
+        plan.predict(model, IMAGE, settings)
+    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    found = told(strategy, method, values)
+    for door, what in doors.items():
+        assert seen[door] == [found[what].input_px] * len(found[what].boxes), door
+
+
+@pytest.mark.parametrize("variant", ["inria", "deepglobe"])
+def test_every_strategy_of_fctl_tells(variant: str) -> None:
+    found = {
+        strategy: list(told(strategy, "fctl", {**FCTL, "variant": variant}))
+        for strategy in get_args(Strategy)
+    }
+    assert found["plain"] == ["patches"]
+    assert found["medium"] == ["patches", "medium contexts"]
+    assert (
+        found["large"]
+        == {
+            "inria": ["patches", "large contexts"],
+            "deepglobe": ["whole image"],
+        }[variant]
+    )
+    assert len(found["contexts"]) == 3
+
+
+@pytest.mark.parametrize("variant", ["inria", "deepglobe"])
+def test_windows_around_patches_are_those_that_fctl_cuts(variant: str) -> None:
+    settings = spec("fctl", variant)
+    patches, medium = fctl_sights("medium", settings, *SIZE)
+    far = 200  # black all around, so that a window can be cut out by its numbers
+    padded = F.pad(IMAGE, (far, far, far, far))
+    windows = [
+        padded[:, far + b.top : far + b.top + b.height, far + b.left : far + b.left + b.width]
+        for b in medium.boxes
+    ]
+    by_hand = torch.stack([shrink_image(window, medium.input_px) for window in windows])
+    assert torch.equal(by_hand, contexts(IMAGE, patches.boxes, settings.medium))
+
+
+def test_a_method_without_sights_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "sight" in name else 1)
+    assert told("contexts", "fctl", {**FCTL, "variant": "inria"}) == {}
