@@ -50,4 +50,4 @@ def whole(network: PointRend, image: Tensor, spec: Spec) -> Tensor:
     return labels_of(found[0]).to(image.device)
 
 
-STRATEGIES = {"whole": Strategy(whole)}
+STRATEGIES = {"whole": Strategy(whole, forward=scores)}

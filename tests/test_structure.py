@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
     "bench.isolated": {"bench.record"},
-    "bench.latency": {"bench.config", "bench.isolated"},
+    "bench.latency": {"bench.config", "bench.isolated", "bench.method"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
     },
