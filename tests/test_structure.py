@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
-    "bench.method": {"bench.config"},
+    "bench.method": {"bench.config", "bench.tiles"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar

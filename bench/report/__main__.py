@@ -34,6 +34,7 @@ from bench.report import (
     timing,
     tradeoff,
     verdict,
+    viewer,
     words,
 )
 from bench.report.chapter import Chapter, Frames, chapter
@@ -42,6 +43,7 @@ from bench.report.gather import Inputs, gather
 from bench.report.memory_page import Worked
 from bench.report.site import Link, Site, at, forget, write_assets
 from bench.report.successors_page import Compared
+from data.dataset import open_dataset
 
 REPORT = Path("report")
 
@@ -119,12 +121,14 @@ def _write_pages(
         published_is_drawn=_has_memory(frames.verdicts),
         train_minutes=_train_seconds(inputs) / 60,
     )
+    scenes = {one.name: _scene_pages(site, inputs, one) for one in chapters}
     datasets = [
         site.write(
             f"{suite}/datasets/{one.name}.html",
             "dataset.html.j2",
             **shared,
             chapter=one,
+            scenes=scenes[one.name],
             wrong=style.ERROR,
         )
         for one in chapters
@@ -147,7 +151,16 @@ def _write_pages(
     )
     forget(folder / suite / "datasets", datasets)
     forget(folder / suite / "runs", runs)
+    forget(folder / suite / "scenes", [one.path for pages in scenes.values() for one in pages])
     return first
+
+
+def _scene_pages(site: Site, inputs: Inputs, chapter: Chapter) -> list[viewer.Page]:
+    """Pages of all test scenes of a data set, where its images are here."""
+    if chapter.no_scenes:
+        return []
+    dataset = open_dataset(chapter.name)
+    return viewer.write(site, inputs, dataset, dataset.ids("test"))
 
 
 def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:

@@ -35,6 +35,8 @@ def render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
     """Kind -> file content, the same bytes for the same figure; `kinds`: svg, png, pdf."""
     files: dict[str, bytes] = {}
     with mpl.rc_context(style.RC):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it has done its work, and every file would do it again
         for kind in kinds:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATES[kind])

@@ -3,15 +3,13 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from bench.errors import Refusal
 from bench.report import style
@@ -21,8 +19,12 @@ from data.dataset import UNLABELLED, Dataset, read_pixels
 
 SIDE_PX = 360
 """Longest side of a tile; twice what the page shows, for sharp screens and print."""
+SHEET_PX = 240
+"""The same on the sheet."""
 PAIRS = 3
 """Runs side by side on the sheet, each with its labels and its errors."""
+_GAP_PX, _TEXT_PX = 6, 20
+_FONT = Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 UNLABELLED_RGB = (70, 70, 70)
 _NEITHER = (176, 176, 176)
 _GREYS = 24  # few levels: the faded image only has to be recognised, and the file stays small
@@ -80,49 +82,28 @@ def scene(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Scene:
 
 def sheet(found: Scene) -> bytes:
     """One PNG with all tiles of a scene, for slides and papers."""
+    height, width = _on_sheet(found.label, Image.Resampling.NEAREST).size[::-1]
     lines = -(-len(found.tiles) // PAIRS)
-    height, width = found.label.shape[:2]
-    side = 1.7  # inches of a tile's width
-    with mpl.rc_context(style.RC):
-        tall = side * height / width
-        figure = Figure(figsize=(2 * PAIRS * side, (1 + lines) * (tall + 0.2)))
-        gaps = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.2 / tall}
-        panels = figure.subplots(1 + lines, 2 * PAIRS, squeeze=False, gridspec_kw=gaps)
-        for axes in panels.flat:
-            axes.set_axis_off()
-        _show(panels[0][0], found.image, f"{found.name}: image")
-        _show(panels[0][1], found.label, "label")
-        keys = [Patch(facecolor=c, edgecolor=style.GREY, lw=0.5, label=n) for n, c in found.legend]
-        keys.append(Patch(facecolor=style.ERROR, label="wrong"))
-        panels[0][2].legend(handles=keys, loc="center left", fontsize=8, ncols=2)
-        for place, tile in enumerate(found.tiles):
-            pair = panels[1 + place // PAIRS][2 * (place % PAIRS) :]
-            if tile.labels is None or tile.errors is None:
-                _show(pair[0], np.full_like(found.label, 244), tile.run)
-                pair[0].text(
-                    0.5,
-                    0.5,
-                    tile.note,
-                    transform=pair[0].transAxes,
-                    fontsize=7,
-                    ha="center",
-                    va="center",
-                    color=style.GREY,
-                )
-                continue
-            _show(pair[0], tile.labels, tile.run)
-            _show(pair[1], tile.errors, tile.note)
-        buffer = io.BytesIO()
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=150,
-            bbox_inches="tight",
-            pad_inches=0.08,
-            metadata={"Software": None},
-        )
-    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    return png(picture)
+    wide, tall = width + _GAP_PX, height + _GAP_PX + _TEXT_PX
+    paper = Image.new("RGB", (2 * PAIRS * wide - _GAP_PX, (1 + lines) * tall), "white")
+    pen = ImageDraw.Draw(paper)
+    pen.font = ImageFont.truetype(_FONT, 12)
+
+    def put(column: int, line: int, pixels: Pixels | None, title: str, photo: bool = False) -> None:
+        x, y = column * wide, line * tall
+        pen.text((x, y + 2), title, fill=style.INK)
+        if pixels is not None:
+            how = Image.Resampling.BOX if photo else Image.Resampling.NEAREST
+            paper.paste(_on_sheet(pixels, how), (x, y + _TEXT_PX))
+
+    put(0, 0, found.image, f"{found.name}: image", photo=True)
+    put(1, 0, found.label, "label")
+    _legend(pen, (*found.legend, ("wrong", style.ERROR)), 2 * wide, _TEXT_PX)
+    for place, tile in enumerate(found.tiles):
+        column, line = 2 * (place % PAIRS), 1 + place // PAIRS
+        put(column, line, tile.labels, tile.run)
+        put(column + 1, line, tile.errors, tile.note)
+    return png(paper.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
 
 
 def png(picture: Image.Image) -> bytes:
@@ -192,6 +173,18 @@ def _errors(image: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
     return shown
 
 
-def _show(axes: Axes, pixels: Pixels, title: str) -> None:
-    axes.imshow(pixels, interpolation="nearest")
-    axes.set_title(title, fontsize=7, pad=2.5)
+def _on_sheet(pixels: Pixels, how: Image.Resampling) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    factor = min(1.0, SHEET_PX / max(picture.size))
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    return picture.resize((width, height), how)
+
+
+def _legend(
+    pen: ImageDraw.ImageDraw, keys: Sequence[tuple[str, str]], x_px: int, y_px: int
+) -> None:
+    """Two columns of coloured squares with their names."""
+    for number, (name, colour) in enumerate(keys):
+        x, y = x_px + 170 * (number % 2), y_px + 19 * (number // 2)
+        pen.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=style.GREY)
+        pen.text((x + 18, y), name, fill=style.INK)
