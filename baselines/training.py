@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from baselines.model import Colour, Network
 from baselines.spec import Spec
-from bench.learning import UNLABELLED, flip_and_turn, focal_loss
+from bench.learning import flip_and_turn, focal_loss, random_crop
 from bench.method import Phase, View
-from bench.tiles import Box, shrink_image, shrink_label
+from bench.tiles import shrink_image, shrink_label
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
@@ -29,7 +28,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if spec.train_on == "downsample":
         image, label = shrink_image(image, (side, side)), shrink_label(label, (side, side))
     else:
-        image, label = _random_crop(image, label, side, rng)
+        image, label = random_crop(image, label, side, rng)
     image, label = flip_and_turn(image, label, rng)
     return {"image": image, "label": label}
 
@@ -56,18 +55,3 @@ def backward(
     loss = torch.stack(losses).sum()
     back(loss)
     return float(loss.detach())
-
-
-def _random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A square of the image; where the image is smaller, black and unlabelled below and to the
-    right."""
-    height, width = label.shape
-    down, across = max(side - height, 0), max(side - width, 0)
-    if down or across:  # else nothing is copied: the rest of a large image is never read
-        image = F.pad(image, (0, across, 0, down))
-        label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
-        height, width = label.shape
-    top = int(torch.randint(height - side + 1, (), generator=rng))
-    left = int(torch.randint(width - side + 1, (), generator=rng))
-    box = Box(top, left, side, side)
-    return box.of(image).contiguous(), box.of(label).contiguous()

@@ -62,6 +62,20 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
     return (loss * known).sum() / (count + (count == 0))
 
 
+def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """A square of the image; where the image is smaller, black and unlabelled below and to the
+    right."""
+    height, width = label.shape
+    down, across = max(side - height, 0), max(side - width, 0)
+    if down or across:  # else nothing is copied: the rest of a large image is never read
+        image = F.pad(image, (0, across, 0, down))
+        label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
+        height, width = label.shape
+    top, left = _draw(height - side + 1, rng), _draw(width - side + 1, rng)
+    here = (..., slice(top, top + side), slice(left, left + side))
+    return image[here].contiguous(), label[here].contiguous()
+
+
 def flip_and_turn(
     image: Tensor, label: Tensor, rng: Generator, keep_canvas: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,9 @@ class Strategy:
     prepare: Callable[[nn.Module, Any], nn.Module] = lambda network, spec: network
     """(trained network in eval mode, spec) -> the one that `predict` is given. Happens once, when
     weights are loaded, and is not part of what is measured."""
+    forward: Callable[[Any, Tensor, Any], Tensor] | None = None
+    """(network, normalised image (1, 3, H, W) on its device, spec) -> scores (1, K, h, w) there:
+    the one pass of a method that takes an image whole, which papers' speed is of."""
 
 
 @dataclass(frozen=True)

@@ -77,5 +77,6 @@ STRATEGIES = {
     "whole": Strategy(
         whole,
         ("backbone", "pyramid", "reduce", "shallow", "fuse16", "fuse8", "classify"),
+        forward=scores,
     ),
 }

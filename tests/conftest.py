@@ -79,6 +79,25 @@ FCTL = {
     "head_width": 24,
     "patches_per_image": 2,
 }
+CASCADEPSP = {
+    **SMALL,
+    "base_px": 128,
+    "base_width": 64,
+    "width": 4,
+    "side_px": 48,
+    "stride_px": 48,
+    "margin_px": 4,
+    "crop_px": 64,
+}
+POINTREND = {
+    **SMALL,
+    "fpn_width": 8,
+    "head_width": 8,
+    "point_width": 8,
+    "crop_px": 128,
+    "points": 40,
+    "subdivision_points": 60,
+}
 THREE_PHASES = ["global", "global-to-local", "local-to-global"]
 
 
@@ -141,7 +160,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    for package in ("bench", "glnet", "baselines", "isdnet", "fctl", "tests"):
+    methods = ("glnet", "baselines", "isdnet", "fctl", "cascadepsp", "pointrend")
+    for package in (*methods, "bench", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/start/nothing.pt")

@@ -1,5 +1,5 @@
-"""`pytest --benchmark-only`: latency of every run of params.yaml, end to end and of the network
-alone; median, spread and megapixels a second.
+"""`pytest --benchmark-only`: latency of every run of params.yaml, end to end, of the network alone,
+and of one forward pass as papers time it; median, spread and megapixels a second.
 
 Trained weights and the first test image where they are there; else random ones and noise, on which
 latency does not depend. The stage `measure` runs these very cases."""
@@ -7,7 +7,7 @@ latency does not depend. The stage `measure` runs these very cases."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ class Ready:
     network: nn.Module
     image: Tensor
     predict: Callable[[nn.Module, Tensor], Tensor]
+    forward: Callable[[nn.Module, Tensor], Tensor] | None
     weights: str
     device: torch.device
     warm_s: float
@@ -41,63 +42,80 @@ class Ready:
 
 @lru_cache(maxsize=1)
 def ready(run: str, timed: bool) -> Ready:
-    """Both parts of a run share it, one after the other."""
+    """All parts of a run share it, one after the other."""
     device = set_up(SUITE.compute)
-    network, image, predict, weights = (timed and trained(run, device)) or untrained(
+    line = SUITE.runs[run]
+    model = SUITE.models[line.model]
+    check_strategy(run, line, model)
+    spec, strategy = spec_of(line.model, model, line), load(model.method).strategies[line.strategy]
+    network, image, weights = (timed and trained(run, device)) or untrained(
         run, device, NOISE_PX if timed else BRIEF_PX
     )
+
+    def bound(function: Any) -> Callable[[nn.Module, Tensor], Tensor]:
+        def called(network: nn.Module, image: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return function(network, image, spec)
+
+        return called
+
+    predict = bound(strategy.predict)
     with clock(device) as took:
         predict(network, image)
-    return Ready(network, image, predict, weights, device, took[0])
+    forward = bound(strategy.forward) if strategy.forward else None
+    return Ready(network, image, predict, forward, weights, device, took[0])
 
 
-def trained(run: str, device: torch.device) -> tuple[nn.Module, Tensor, Any, str] | None:
+def trained(run: str, device: torch.device) -> tuple[nn.Module, Tensor, str] | None:
     try:
         line = open_run(SUITE, run)
         network = line.network(device)
         image, _ = line.dataset.read(line.dataset.ids("test")[0])
     except Refusal:
         return None
-    return network, image, line.predict, "trained"
+    return network, image, "trained"
 
 
 def untrained(
     run: str, device: torch.device, size: tuple[int, int]
-) -> tuple[nn.Module, Tensor, Any, str]:
+) -> tuple[nn.Module, Tensor, str]:
     line = SUITE.runs[run]
     model = SUITE.models[line.model]
-    check_strategy(run, line, model)
     method, spec = load(model.method), spec_of(line.model, model, line)
     strategy = method.strategies[line.strategy]
     network = network_for(method, strategy, spec, CLASSES)
     network = strategy.prepare(network, spec).to(device)
-
-    def predict(network: nn.Module, image: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return strategy.predict(network, image, spec)
-
-    return network, torch.randint(0, 255, (3, *size), dtype=torch.uint8), predict, "random"
+    return network, torch.randint(0, 255, (3, *size), dtype=torch.uint8), "random"
 
 
-def parts() -> list[Any]:
+def cases() -> list[Any]:
     clock = pytest.mark.benchmark(timer=latency.network_clock, disable_gc=True)
     return [
-        pytest.param(part, marks=[clock] if part == "network-alone" else [], id=part)
-        for part in get_args(latency.Part)
+        pytest.param(
+            run, part, marks=[clock] if part == "network-alone" else [], id=f"{run}-{part}"
+        )
+        for run in SUITE.runs
+        for part in latency.parts(SUITE, run)
     ]
 
 
-@pytest.mark.parametrize("part", parts())
-@pytest.mark.parametrize("run", list(SUITE.runs))
-def test_latency(benchmark: Any, part: latency.Part, run: str) -> None:
+@pytest.mark.parametrize(("run", "part"), cases())
+def test_latency(benchmark: Any, run: str, part: latency.Part) -> None:
     set_up(SUITE.compute)  # each time: other tests set one thread
     it = ready(run, benchmark.enabled)
     assert torch.get_num_threads() == SUITE.compute.threads
-    height, width = it.image.shape[-2:]
-    labels = latency.time_prediction(
-        benchmark, part, lambda: it.predict(it.network, it.image), it.network, it.device, it.warm_s
+    task, source = it.predict, it.image
+    if part == "forward-alone":
+        assert it.forward is not None
+        sides = [int(latency.THEIR_SCALE * side) for side in it.image.shape[-2:]]
+        task, source = it.forward, torch.randn(1, 3, *sides, device=it.device)
+        task(it.network, source)
+    found = latency.time_prediction(
+        benchmark, part, lambda: task(it.network, source), it.network, it.device, it.warm_s
     )
-    assert labels.shape == (height, width)
+    height, width = source.shape[-2:]
+    assert all(one >= other for one, other in zip(found.shape[-2:], (height, width), strict=True))
+    assert found.dim() == (4 if part == "forward-alone" else 2)
     if benchmark.stats:
         benchmark.extra_info |= {
             "megapixels_per_s": height * width / 1e6 / benchmark.stats.stats.median,

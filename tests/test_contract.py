@@ -6,13 +6,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import FCTL, GLNET, PLAIN, THREE_PHASES
+from conftest import CASCADEPSP, FCTL, GLNET, PLAIN, POINTREND, THREE_PHASES
 from torch import nn
 
 import baselines.spec
+import cascadepsp.spec
 import fctl.spec
 import glnet.spec
 import isdnet.spec
+import pointrend.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
 
@@ -30,6 +32,12 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "isdnet":
         more.pop("sub_batch", None)  # it has no patches
         return isdnet.spec.Spec(crop_px=64, **more)
+    if method == "cascadepsp":
+        more.pop("sub_batch", None)
+        return cascadepsp.spec.Spec(**{**CASCADEPSP, **more})
+    if method == "pointrend":
+        more.pop("sub_batch", None)
+        return pointrend.spec.Spec(**{**POINTREND, **more})
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
     return baselines.spec.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
@@ -40,6 +48,8 @@ CASES = [("baselines", n, s) for n in NETWORKS for s in get_args(baselines.spec.
 CASES += [("fctl", "inria", s) for s in get_args(fctl.spec.Strategy)]
 CASES += [("fctl", "deepglobe", s) for s in ("large", "contexts")]  # the others are the same
 CASES += [("isdnet", "", s) for s in get_args(isdnet.spec.Strategy)]
+CASES += [("cascadepsp", "", s) for s in get_args(cascadepsp.spec.Strategy)]
+CASES += [("pointrend", "", s) for s in get_args(pointrend.spec.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -51,7 +61,7 @@ def made(method: str, network: str, strategy: str, **more: Any) -> tuple[nn.Modu
     return plan.prepare(network, settings), plan, settings
 
 
-@pytest.mark.parametrize("method", ["baselines", "fctl", "glnet", "isdnet"])
+@pytest.mark.parametrize("method", list(dict.fromkeys(method for method, _, _ in CASES)))
 def test_the_names_of_strategies_are_those_in_the_spec(method: str) -> None:
     named = get_args(importlib.import_module(f"{method}.spec").Strategy)
     assert tuple(load(method).strategies) == named
@@ -112,6 +122,8 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("glnet", ""),
         ("glnet", "alone"),
         ("isdnet", ""),
+        ("cascadepsp", ""),
+        ("pointrend", ""),
         *(("fctl", v) for v in FCTL_VARIANTS),
     ],
 )
@@ -160,7 +172,8 @@ def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str
 def test_an_unknown_encoder_is_one_sentence() -> None:
     from bench.errors import Refusal
 
-    for method, network in (("baselines", "unet"), ("glnet", "")):
+    for method in ("baselines", "glnet", "cascadepsp", "pointrend"):
+        network = "unet" if method == "baselines" else ""
         for encoder in ("resnet51", "tu-resnet51"):
             with pytest.raises(Refusal, match=f"no encoder '{encoder}'"):
                 load(method).build(spec(method, network, encoder=encoder), CLASSES)

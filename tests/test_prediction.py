@@ -44,7 +44,7 @@ def test_one_image_through_every_strategy(
     booked_bytes = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
     predicted = predict_memory(load(method), plan, settings, CLASSES, size, "cpu")
     assert sum(predicted.by_category.values()) == predicted.device_bytes
-    if strategy == "coarse-to-fine":  # how many patches there are depends on the image
+    if strategy in ("coarse-to-fine", "cascade"):  # how many patches there are depends on the image
         assert predicted.device_bytes >= (1 - WITHIN) * booked_bytes
     else:
         assert predicted.device_bytes == pytest.approx(booked_bytes, rel=WITHIN)

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -175,57 +176,94 @@ def predicted_record(runs: dict[str, tuple[str, str, str | None, int]]) -> Recor
 
 def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
     kinds = dict.fromkeys(("accuracy_memory", "paper_memory", "published"), "svg png pdf")
+    kinds |= dict.fromkeys((f"figure1{letter}_tiny" for letter in "abc"), "svg png pdf")
     kinds["training"] = "svg png"
-    tables = ("runs", "classes", "predicted", "prediction", "published")
+    tables = (
+        "runs",
+        "classes",
+        "ablation",
+        "latency",
+        "predicted",
+        "prediction",
+        "published",
+    )
     wanted = {
         "index.html",
-        "metrics.json",
-        *(f"figures/{name}.{kind}" for name in kinds for kind in kinds[name].split()),
-        *(f"figures/scenes/{scene}.png" for scene in SPLITS["test"]),
-        *(f"tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
+        "tiny/metrics.json",
+        "tiny/summary.json",
+        *(f"tiny/{page}.html" for page in ("index", "datasets/tiny", "memory", "about")),
+        *(f"tiny/runs/{run}.html" for run in suite_lines()["runs"]),
+        *(f"tiny/scenes/{scene}.html" for scene in SPLITS["test"]),
+        *(f"tiny/figures/{name}.{kind}" for name in kinds for kind in kinds[name].split()),
+        *(f"tiny/figures/scenes/{scene}.png" for scene in SPLITS["test"]),
+        *(f"tiny/tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
     }
     report, again = written / "report", written / "again"
-    files = [path for path in report.rglob("*") if path.is_file()]
-    assert {str(path.relative_to(report)) for path in files} == wanted
-    for name in sorted(wanted):
+    files = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
+    pictures = {name for name in files if re.match(r"tiny/scenes/[^/]+/", name)}
+    assets = {name for name in files if name.startswith("assets/")}
+    assert files - pictures - assets == wanted
+    assert pictures
+    assert {"assets/site.css", "assets/plotly-basic.LICENSE"} <= assets
+    for name in sorted(files):
         assert (report / name).read_bytes() == (again / name).read_bytes(), name
 
 
-def test_the_page_fetches_nothing_and_hides_nothing(written: Path) -> None:
-    text = (written / "report/index.html").read_text()
-    parser = Outside()
-    parser.feed(text)
-    parser.close()
-    assert parser.open == []
-    assert parser.resources == []
+def test_every_address_leads_to_a_file_of_the_site(written: Path) -> None:
+    site = (written / "report").resolve()
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        parser = Addresses()
+        parser.feed(page.read_text())
+        parser.close()
+        assert parser.open == [], page
+        assert len(parser.ids) == len(set(parser.ids)), page
+        for address in parser.addresses:
+            if not address.startswith("data:"):
+                path, _, fragment = unquote(address).partition("#")
+                target = (page.parent / path).resolve() if path else page
+                assert target.is_file(), (page, address)
+                assert target.is_relative_to(site), (page, address)
+                parser.fragments += [(target, fragment)] if fragment and "=" not in fragment else []
+        for target, fragment in parser.fragments:
+            found = set(re.findall(r'id="([^"]+)"', target.read_text()))
+            assert fragment in found, (page, target, fragment)
+
+
+def test_the_pages_hide_nothing(written: Path) -> None:
+    text = "".join(path.read_text() for path in sorted((written / "report").rglob("*.html")))
     assert "a-run-of-yesterday" not in text
     assert "Made by a formula." in text
     assert "CUDA out of memory | tried &lt;1&gt; &amp; 50% of GPU_0" in text
     assert "GLNet does not win on accuracy" in text
-    latex = (written / "report/tables/runs.tex").read_text()
+    assert "beats nearest class-mean colour, which reaches" in text
+    assert "as GLNet&#39;s released code counts" in text
+    latex = (written / "report/tiny/tables/runs.tex").read_text()
     assert r"\toprule" in latex
     assert r"mIoU \%" in latex
 
 
-class Outside(HTMLParser):
-    """What a page would fetch, and which elements are not closed."""
+class Addresses(HTMLParser):
+    """What a page refers to, what can be referred to in it, and which elements are not closed."""
 
     VOID = ("meta", "img", "br", "link", "input", "hr")
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.resources: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.fragments: list[tuple[Path, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in self.VOID:
             self.open.append(tag)
         for name, value in attrs:
-            here = (value or "").startswith(("data:", "#", "figures/", "tables/"))
-            if name in ("src", "href", "xlink:href", "srcset") and not here:
-                self.resources.append(value or "")
-            if name == "style" and value:
-                self.resources += re.findall(r"url\((?!#)[^)]*\)", value)
+            if name in ("src", "href", "xlink:href", "srcset"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -235,21 +273,16 @@ class Outside(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "style":
-            assert "@import" not in data
-            assert "url(" not in data.replace("url(#", "")
-
 
 def test_what_answers_to_a_published_row_has_a_line_of_its_own(written: Path) -> None:
-    found = pd.read_csv(written / "report/tables/published.csv")
+    found = pd.read_csv(written / "report/tiny/tables/published.csv")
     assert list(found.run) == ["unet-whole"]
     assert list(found.verdict) == ["another data set"]  # tiny is not DeepGlobe
-    assert "Published and reproduced" in (written / "report/index.html").read_text()
+    assert "Published and reproduced" in (written / "report/tiny/index.html").read_text()
 
 
 def test_runs_by_hand(written: Path) -> None:
-    folder = written / "report"
+    folder = written / "report/tiny"
     frame = pd.read_csv(folder / "tables/runs.csv").set_index("run")
     assert list(frame.index) == list(suite_lines()["runs"])
     first = (
@@ -291,8 +324,10 @@ def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) 
     (tmp_path / "data").rename(tmp_path / "gone")
     text = report(gather(suite), Path("report")).read_text()
     assert "No trained run has been evaluated" in text
-    assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in text
-    assert set(pd.read_csv("report/tables/runs.csv").status) == {"missing"}
+    about = Path("report/tiny/datasets/tiny.html").read_text()
+    assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in about
+    assert "has not been evaluated" in Path("report/tiny/runs/unet-patch.html").read_text()
+    assert set(pd.read_csv("report/tiny/tables/runs.csv").status) == {"missing"}
 
 
 def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:

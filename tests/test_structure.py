@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-METHODS = ("baselines", "fctl", "glnet", "isdnet")
+METHODS = ("baselines", "cascadepsp", "fctl", "glnet", "isdnet", "pointrend")
 OURS = ("bench", "data", *METHODS)
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
     "bench.isolated": {"bench.record"},
-    "bench.latency": {"bench.config", "bench.isolated"},
+    "bench.latency": {"bench.config", "bench.isolated", "bench.method"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
     },

@@ -29,6 +29,7 @@ from bench.report import (
     run_page,
     seeds,
     style,
+    successors_page,
     table,
     timing,
     tradeoff,
@@ -41,6 +42,7 @@ from bench.report.command import fill
 from bench.report.gather import Inputs, gather
 from bench.report.memory_page import Worked
 from bench.report.site import Link, Site, at, forget, write_assets
+from bench.report.successors_page import Compared
 from data.dataset import open_dataset
 
 REPORT = Path("report")
@@ -65,15 +67,16 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
         verdicts=verdict.rows(inputs.entries, runs),
     )
     worked = memory_page.worked(inputs)
+    compared = successors_page.compared(inputs)
     target = partial(run_page.address, suite)
     chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
-    _write_tables(folder / suite / "tables", frames, worked, chapters)
+    _write_tables(folder / suite / "tables", frames, worked, compared, chapters)
     _write_figures(folder / suite / "figures", inputs, frames, worked, chapters, meter)
     numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
     write_text(folder / suite / "metrics.json", numbers + "\n")
     overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
     write_assets(folder)
-    first = _write_pages(folder, inputs, frames, worked, chapters, meter)
+    first = _write_pages(folder, inputs, frames, worked, compared, chapters, meter)
     overview.write(folder)
     return first
 
@@ -83,6 +86,7 @@ def _write_pages(
     inputs: Inputs,
     frames: Frames,
     worked: Worked,
+    compared: Compared,
     chapters: Sequence[Chapter],
     meter: str,
 ) -> Path:
@@ -132,7 +136,12 @@ def _write_pages(
     rows = frames.runs.set_index("run", drop=False)
     runs = [run_page.write(site, inputs, entry, rows.loc[entry.name]) for entry in inputs.entries]
     own = {entry.name for entry in inputs.entries}
-    memory_page.write(site, inputs, worked, lambda run: target(run) if run in own else "", shared)
+
+    def there(run: str) -> str:
+        return target(run) if run in own else ""
+
+    memory_page.write(site, inputs, worked, there, shared)
+    successors_page.write(site, inputs, compared, there, shared)
     site.write(
         f"{suite}/about.html",
         "about.html.j2",
@@ -159,6 +168,7 @@ def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:
         Link(suite, f"{suite}/index.html"),
         *(Link(f"data: {one.name}", f"{suite}/datasets/{one.name}.html") for one in chapters),
         Link("memory", f"{suite}/memory.html"),
+        Link("successors", f"{suite}/successors.html"),
         Link("definitions and provenance", f"{suite}/about.html"),
     )
 
@@ -204,7 +214,11 @@ def _write_figures(
 
 
 def _write_tables(
-    folder: Path, frames: Frames, worked: Worked, chapters: Sequence[Chapter]
+    folder: Path,
+    frames: Frames,
+    worked: Worked,
+    compared: Compared,
+    chapters: Sequence[Chapter],
 ) -> None:
     """CSV, Markdown and LaTeX of each table that has a line; CSV alone where nobody reads it."""
     class_columns = table.class_columns(frames.classes)
@@ -223,6 +237,7 @@ def _write_tables(
         "growth": (worked.growing, {}, ""),
         "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (frames.verdicts, verdict.READABLE, "Published and reproduced."),
+        **compared.files(),
         **{
             f"seeds_{one.name}": (
                 seeds.table(one.seeded),

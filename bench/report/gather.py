@@ -71,6 +71,8 @@ class Inputs:
     """Device memory at the paper's size."""
     steps: Record | None = None
     """Memory of training steps."""
+    successors: Record | None = None
+    """Device memory of the ultra-high-resolution methods at the papers' sizes."""
 
     @property
     def datasets(self) -> list[str]:
@@ -108,6 +110,7 @@ def gather(suite: Suite) -> Inputs:
         },
         predicted=_read(record.RESULTS / "predict.json"),
         steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
+        successors=_read(record.RESULTS / "successors.json"),
     )
 
 

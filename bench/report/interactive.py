@@ -440,11 +440,15 @@ def _published(dataset: str) -> pd.DataFrame:
             "hover": [
                 f"<b>{html.escape(str(row.method))}</b>, {row.inference}: published by "
                 f"{html.escape(str(row.paper))} {row.year}<br>{row.miou_percent} % at "
-                f"{style.size(int(row.memory_mb) * MB)}, as a {row.gpu} showed"
+                f"{style.size(int(row.memory_mb) * MB)}, as {_card(row.gpu)} showed"
                 for _, row in own.iterrows()
             ],
         }
     )
+
+
+def _card(name: Any) -> str:
+    return "an unnamed card" if pd.isna(name) else f"a {name}"
 
 
 def _hover(entry: Entry, row: Any) -> str:

@@ -22,6 +22,11 @@ _COLOURS = {
     "segnet": "#8c6d31",
     "enet": "#999933",
     "icnet": "#882255",
+    "isdnet": "#117733",
+    "fctl": "#aa4499",
+    "magnet": "#661100",
+    "pointrend": "#6699cc",
+    "cascadepsp": "#888888",
     "colour": GREY,
 }
 _SPARE_COLOURS = ("#000000", "#44aa99", "#ddcc77", "#7f7f7f")
@@ -37,6 +42,11 @@ NETWORKS = {
     "pspnet": "PSPNet",
     "deeplabv3plus": "DeepLabv3+",
     "colour": "nearest class-mean colour",
+    "isdnet": "ISDNet",
+    "fctl": "FCtL",
+    "magnet": "MagNet",
+    "pointrend": "our PointRend",
+    "cascadepsp": "our CascadePSP",
 }
 _MARKERS = {
     "downsample": "v",

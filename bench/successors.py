@@ -1,0 +1,119 @@
+"""Stage `successors`: predicted memory of every ultra-high-resolution method, without a GPU.
+
+Each run of suites/deepglobe-successors.yaml that answers to a published row, and GLNet beside them,
+is worked out on fake CUDA tensors at the sizes of both data sets that the papers print memory of;
+where a method can do as its released code does, once as meant and once as released."""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import record, stage
+from bench.config import Run, Suite, read_suite
+from bench.memory import DEFINITIONS, predict_memory
+from bench.method import check_strategy, load, spec_of
+
+RESULT = record.RESULTS / "successors.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Images that papers print memory of."""
+
+    dataset: str
+    """As bench/published.csv has it."""
+    side_px: int
+    classes: int
+    ours: str
+    """The suite with GLNet's setting for it."""
+
+
+PLACES = (
+    Place("DeepGlobe", 2448, 7, "deepglobe"),
+    Place("Inria Aerial", 5000, 2, "inria"),
+)
+RIVALS = "deepglobe-successors"
+"""Their settings in inference are the same for both, but for what a published row is of."""
+GLNET = "glnet-collaborative"
+
+
+def lines(place: Place) -> Iterator[tuple[str, Suite, Run]]:
+    """(name, suite, run) of every method, GLNet first; patches go through one at a time."""
+    own = read_suite(Path(f"suites/{place.ours}.yaml"))
+    glnet = own.runs[GLNET]
+    yield GLNET, own, replace(glnet, overrides={**glnet.overrides, "sub_batch": 1})
+    rivals = read_suite(Path(f"suites/{RIVALS}.yaml"))
+    for name, run in rivals.runs.items():
+        if run.published:
+            yield name, rivals, run
+
+
+def predict(place: Place) -> list[dict[str, Any]]:
+    """Peak memory of every method at a place, once for each way that it can be done."""
+    found = []
+    for name, suite, run in lines(place):
+        model = suite.models[run.model]
+        check_strategy(name, run, model)
+        method = load(model.method)
+        # GLNet's oddities cost no memory of the device.
+        both = {"as meant": run} if name == GLNET else ways(run, spec_of(run.model, model, run))
+        for done, one in both.items():
+            spec = spec_of(run.model, model, one)
+            begun = time.perf_counter()
+            size = (place.side_px, place.side_px)
+            strategy = method.strategies[run.strategy]
+            result = predict_memory(method, strategy, spec, place.classes, size, "cuda")
+            found.append(
+                {
+                    **asdict(result),
+                    "dataset": place.dataset,
+                    "side_px": place.side_px,
+                    "run": name,
+                    "method": model.method,
+                    "done": done,
+                    "strategy": run.strategy,
+                    "published": run.published,
+                    "seconds": time.perf_counter() - begun,
+                }
+            )
+    return found
+
+
+def ways(run: Run, spec: Any) -> dict[str, Run]:
+    """How a run can be done: as its authors' released code does and as they meant it, where the
+    method tells the two apart."""
+    if not hasattr(spec, "official"):
+        return {"ours": run}
+    return {
+        done: replace(run, overrides={**run.overrides, "official": official})
+        for done, official in (("as meant", False), ("as released", True))
+    }
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Predict the device memory of every ultra-high-resolution method at 2448 x 2448 and
+    5000 x 5000 px, without a device."""
+    rows: list[dict[str, Any]] = []
+    bar = stage.progress(len(PLACES), "predict successors", "size")
+    for place in PLACES:
+        rows += predict(place)
+        bar.update()
+    bar.close()
+    record.write(
+        RESULT,
+        record.Record(
+            stage="successors",
+            name=RIVALS,
+            settings={"suites": [RIVALS, *(place.ours for place in PLACES)]},
+            values={"definition": DEFINITIONS["predicted"], "rows": rows},
+            provenance=record.provenance(),
+        ),
+    )
+    print(RESULT)
+
+
+if __name__ == "__main__":
+    stage.main(work)

@@ -1,0 +1,76 @@
+"""Masks that look as if a network had made them: what CascadePSP's refiner learns to mend."""
+
+import numpy as np
+import torch
+from contourpy import contour_generator
+from PIL import Image, ImageDraw
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+CUT = 0.1
+"""Share of a contour that is left out in one piece."""
+KEPT = 0.1
+"""Share of the vertices that are left of the rest."""
+SIZES_PX = (3, 5, 7, 9)
+"""Of the squares that a mask is dilated or eroded with."""
+OVERLAP = (0.8, 1.0)
+"""A mask is damaged until its IoU with the true one falls under a target drawn from here."""
+MOST = 200
+"""Dilations and erosions of a mask that changes too little."""
+
+
+def damaged(mask: Tensor, rng: Generator) -> Tensor:
+    """A mask (H, W) bool with coarse contours, dilated and eroded here and there at random."""
+    seed = redrawn(mask, rng)
+    target = OVERLAP[0] + (OVERLAP[1] - OVERLAP[0]) * _uniform(rng)
+    for _ in range(MOST):
+        if overlap(seed, mask) <= target:
+            break
+        _grow_or_shrink(seed, rng)
+    return seed
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    """Intersection over union of two masks; 1 where both are empty."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 1.0
+
+
+def redrawn(mask: Tensor, rng: Generator) -> Tensor:
+    """A mask (H, W) bool drawn anew from a tenth of the vertices of its contours, each of which has
+    lost a tenth of its length."""
+    inside = np.pad(mask.numpy(), 1)  # contours are closed at the edges, too
+    height, width = inside.shape
+    drawn = np.zeros((height, width), dtype=bool)
+    for line in contour_generator(z=inside.astype(np.float32)).lines(0.5):
+        vertices = np.asarray(line)[:-1]  # the last one is the first
+        points = np.roll(vertices, -_draw(len(vertices), rng), axis=0)
+        points = points[round(CUT * len(points)) :]
+        count = min(max(round(KEPT * len(points)), 3), len(points))
+        chosen = torch.randperm(len(points), generator=rng)[:count].sort().values.numpy()
+        picture = Image.new("1", (width, height))
+        corners = [(float(x), float(y)) for x, y in points[chosen]]
+        ImageDraw.Draw(picture).polygon(corners, fill=1)
+        drawn ^= np.asarray(picture)  # a contour inside another one is that of a hole
+    return torch.from_numpy(drawn[1:-1, 1:-1].copy())
+
+
+def _grow_or_shrink(mask: Tensor, rng: Generator) -> None:
+    """Dilate or erode a mask, in place, inside a random box."""
+    rows = sorted(_draw(mask.shape[0] + 1, rng) for _ in range(2))
+    columns = sorted(_draw(mask.shape[1] + 1, rng) for _ in range(2))
+    part = mask[rows[0] : rows[1], columns[0] : columns[1]]
+    if not part.numel():
+        return
+    side = SIZES_PX[_draw(len(SIZES_PX), rng)]
+    sign = 1 if _draw(2, rng) else -1
+    pooled = F.max_pool2d(sign * part[None, None].float(), side, 1, side // 2)[0, 0]
+    part.copy_(sign * pooled > 0.5)
+
+
+def _draw(below: int, rng: Generator) -> int:
+    return int(torch.randint(below, (), generator=rng))
+
+
+def _uniform(rng: Generator) -> float:
+    return float(torch.rand((), generator=rng))

@@ -1,0 +1,49 @@
+"""Every setting of CascadePSP."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Strategy = Literal["base", "cascade"]
+Phase = Literal["base", "refiner"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Spec:
+    """CascadePSP (CVPR 2020), and the base network whose labels it refines.
+
+    The refiner's defaults are those of the released code. Nothing says which base network, whose
+    refiner and which sizes the row of that name in the tables of ultra-high-resolution methods has.
+    """
+
+    encoder: str = "resnet50"
+    """Of the base network, a feature pyramid: any encoder of segmentation-models-pytorch."""
+    base_px: Annotated[int, Field(ge=32)] = 508
+    """Side of the square that the base network sees the whole image as."""
+    base_width: Annotated[int, Field(multiple_of=64)] | None = None
+    """Channels of the base network's pyramid, twice those of its head; null: as published."""
+    width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    """Channels of the refiner's first layer; all others grow with it. ImageNet weights fit 64."""
+    side_px: Annotated[int, Field(ge=16)] = 900
+    """Longer side of what the refiner sees: the shrunk mask, and then crops of it."""
+    stride_px: Annotated[int, Field(ge=1)] = 450
+    """Crops are so far apart, less `margin_px` at both ends."""
+    margin_px: Annotated[int, Field(ge=0)] = 16
+    """What is dropped at a crop's edges inside the mask."""
+    least_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """A crop with less foreground than this, or less background, is not refined."""
+    box_growth: Annotated[float, Field(ge=0)] = 0.25
+    """By how much the box of a class is longer than what it has to hold."""
+    crop_px: Annotated[int, Field(ge=32)] = 224
+    """Side of the square that a training step of the refiner sees of an image."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """(image / 255 - mean) / std goes into both networks; the defaults are ImageNet's."""
+    focal_gamma: float = 0.0
+    """Of the base network's loss; 0: cross-entropy."""
+
+    @property
+    def step_px(self) -> int:
+        """From one crop to the next."""
+        return max(self.stride_px - 2 * self.margin_px, 1)

@@ -1,0 +1,44 @@
+"""Every setting of PointRend."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Strategy = Literal["whole"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Spec:
+    """PointRend (CVPR 2020) in its form for semantic segmentation.
+
+    The defaults are those of its published Cityscapes setting, but for `crop_px`. What the row of
+    that name in the tables of ultra-high-resolution methods was made with is not known.
+    """
+
+    encoder: str = "tu-resnet50c"
+    """Any encoder of segmentation-models-pytorch; the default is a ResNet-50 with three 3 x 3
+    convolutions as stem ("v1c")."""
+    fpn_width: Annotated[int, Field(ge=4)] = 256
+    """Channels of the feature pyramid."""
+    head_width: Annotated[int, Field(ge=4)] = 128
+    """Channels of the head that makes the coarse scores."""
+    point_width: Annotated[int, Field(ge=4)] = 256
+    """Channels of the three layers that a point goes through."""
+    crop_px: Annotated[int, Field(ge=32)] = 1224
+    """Side of the square that a training step sees of an image."""
+    points: Annotated[int, Field(ge=1)] = 2048
+    """Points of an image that a training step learns from."""
+    oversampling: Annotated[float, Field(ge=1)] = 3.0
+    """So many times `points` are drawn, and the least certain of them kept."""
+    uncertain: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Share of `points` that are kept for being uncertain; the rest is drawn anew."""
+    subdivisions: Annotated[int, Field(ge=0)] = 2
+    """Times that scores, at 1/4 of the image at first, are doubled and corrected in the test."""
+    subdivision_points: Annotated[int, Field(ge=1)] = 8196
+    """Points that each correction predicts again."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""
+    focal_gamma: float = 0.0
+    """0: cross-entropy, as published."""
