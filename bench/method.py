@@ -101,6 +101,8 @@ class Sight:
     """In pixels of the image; where one leaves it there is nothing to be seen."""
     input_px: Size
     """(height, width) at which the network is given each of them."""
+    context: bool = False
+    """Whether each box stands around the one of the same place in the last sight that is none."""
 
 
 def load(name: str) -> Method:

@@ -11,8 +11,10 @@ def sights(strategy: Strategy, spec: Spec, height_px: int, width_px: int) -> tup
     size = boxes[0][2:]
     whole = Sight("whole image", (Box(0, 0, height_px, width_px),), spec.whole_size)
     patches = Sight("patches", tuple(boxes), size)
-    medium = Sight("medium contexts", tuple(_around(b, spec.medium) for b in boxes), size)
-    large = Sight("large contexts", tuple(_around(b, spec.large_factor) for b in boxes), size)
+    around = tuple(_around(box, spec.medium) for box in boxes)
+    medium = Sight("medium contexts", around, size, context=True)
+    around = tuple(_around(box, spec.large_factor) for box in boxes)
+    large = Sight("large contexts", around, size, context=True)
     if spec.variant == "deepglobe":
         return {
             "plain": (patches,),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from browser import barriers, chromium, opened
-from conftest import SPLITS, write_dataset, write_suite
+from conftest import SPLITS, model_line, write_dataset, write_suite
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
@@ -40,10 +40,12 @@ def write_pages(root: Path) -> list[Page]:
     write_dataset(root)
     lines = suite_lines()
     lines["models"]["glnet"]["spec"] = {"global_px": 40, "patch_px": 32, "overlap_px": 8}
+    lines["models"]["fctl"] = model_line("fctl", {"patch_px": 32, "overlap_px": 2}, ["medium"])
+    lines["runs"]["fctl-medium"] = {"model": "fctl", "strategy": "medium"}
     lines["runs"]["fpn-downsample"] = {"model": "fpn", "strategy": "downsample"}
     write_suite(root, lines)
-    for number, run in enumerate(("fpn-patch", "fpn-downsample", "unet-whole")):
-        write_evaluation(run, predict_scenes(run, wrong=0.1 + 0.2 * number))
+    for number, run in enumerate(("fpn-patch", "fpn-downsample", "fctl-medium", "unet-whole")):
+        write_evaluation(run, predict_scenes(run, wrong=0.1 + 0.15 * number))
     write_evaluation("glnet-collaborative", predict_scenes("glnet-collaborative", wrong=0.7))
     inputs = gather(read_suite())
     site = Site(root / "report", "tiny")
@@ -127,6 +129,12 @@ def test_a_page_holds_what_the_networks_were_given(pages: list[Page]) -> None:
         == "the whole image of 90 × 70 px shrunk to 40 × 40 px (one pixel for 2.2 × 1.8)"
     )
     assert methods["unet-whole"]["sights"][0]["given"] is None
+    contexts = methods["fctl-medium"]["sights"][1]
+    assert (
+        contexts["what"]
+        == "the medium contexts of 64 × 64 px shrunk to 32 × 32 px (one pixel for 2.0 × 2.0)"
+    )
+    assert contexts["boxes"][0] == [-16, -16, 64, 64]
     given = pages[0].path.parent / shrunk["given"]
     image = open_dataset("tiny").read(SCENE)[0]
     exact = shrink_image(image, (40, 40)).permute(1, 2, 0)
@@ -280,6 +288,10 @@ def test_menus_errors_and_what_was_given(open_page: Opened) -> None:
     assert page.locator(".over.right rect.seen").count() == 1
     assert page.locator(".under.left image").count() == 1
     assert page.locator(".under.right image").count() == 0
+    page.locator("#right").select_option("fctl-medium")
+    page.mouse.move(stage["x"] + x, stage["y"] + y + 1)
+    seen = page.eval_on_selector_all(".over.right .seen", "all => all.map(r => r.dataset.patch)")
+    assert seen == ["1-2", "1-2"]  # the last of three patches in the first row, and its context
     assert barriers(page) == []
 
 

@@ -184,6 +184,7 @@ def _sights(entry: Entry, image: Tensor, root: Path, scene: str) -> list[dict[st
         {
             "what": _in_words(sight, height, width),
             "boxes": [list(box) for box in sight.boxes],
+            "context": sight.context,
             "given": _shrunk(sight, image, root, scene),
         }
         for sight in sights(entry.run, entry.model, height, width)
@@ -201,7 +202,7 @@ def _in_words(sight: Sight, height: int, width: int) -> str:
             f"of {box.width} × {box.height} px shrunk to {size} (one pixel for "
             f"{box.width / columns:.1f} × {box.height / rows:.1f})"
         )
-    count = len(sight.boxes) if sight.what == "patches" else "the"
+    count = "the" if sight.context or len(sight.boxes) == 1 else len(sight.boxes)
     return f"{count} {sight.what} {how}"
 
 

@@ -85,13 +85,15 @@ function draw(side, given, sights) {
     ? `<image href="${given}" width="${scene.width}" height="${scene.height}" preserveAspectRatio="none"/>`
     : "";
   stage.querySelector(`.under.${side} g`).innerHTML = image;
-  const grids = sights.filter((sight) => sight.boxes.length > 1 || !sight.given);
-  stage.querySelector(`.over.${side} g`).innerHTML = grids
-    .map(({ boxes }, number) => {
+  let grid = 0; // contexts count with the grid before them
+  stage.querySelector(`.over.${side} g`).innerHTML = sights
+    .filter(({ boxes, given }) => boxes.length > 1 || !given)
+    .map(({ boxes, context }) => {
+      if (!context) grid += 1;
       const rects = boxes.map(([top, left, height, width], index) =>
-        `<rect x="${left}" y="${top}" width="${width}" height="${height}" data-index="${index}"${number ? ' class="context"' : ""}/>`);
+        `<rect x="${left}" y="${top}" width="${width}" height="${height}" data-patch="${grid}-${index}" class="${context ? "context" : "patch"}"/>`);
       const outline = boxes.map(([top, left, height, width]) => `M${left} ${top}h${width}v${height}h${-width}z`).join("");
-      return rects.join("") + (number ? "" : `<path class="halo" d="${outline}"/><path d="${outline}"/>`);
+      return rects.join("") + (context ? "" : `<path class="halo" d="${outline}"/><path d="${outline}"/>`);
     })
     .join("");
 }
@@ -126,8 +128,8 @@ function point(event) {
     const holds = ({ x: from, y: above, width, height }) =>
       x >= from.baseVal.value && y >= above.baseVal.value &&
       x < from.baseVal.value + width.baseVal.value && y < above.baseVal.value + height.baseVal.value;
-    const seen = new Set(rects.filter((rect) => !rect.matches(".context") && holds(rect)).map((rect) => rect.dataset.index));
-    for (const rect of rects) rect.classList.toggle("seen", seen.has(rect.dataset.index));
+    const seen = new Set(rects.filter((rect) => rect.matches(".patch") && holds(rect)).map((rect) => rect.dataset.patch));
+    for (const rect of rects) rect.classList.toggle("seen", seen.has(rect.dataset.patch));
   }
 }
 
