@@ -23,9 +23,14 @@ from torch import Generator, Tensor, nn
 
 from bench.config import Model, Run, strict
 from bench.errors import Refusal
+from bench.tiles import Large
 
 View = dict[str, Tensor]
 """What training sees of one image."""
+
+
+ByWindows = Callable[[Any, Large, Any], None]
+"""(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,9 @@ class Strategy:
     prepare: Callable[[nn.Module, Any], nn.Module] = lambda network, spec: network
     """(trained network in eval mode, spec) -> the one that `predict` is given. Happens once, when
     weights are loaded, and is not part of what is measured."""
+    by_windows: Callable[[Any], ByWindows | None] = lambda spec: None
+    """(spec) -> how the strategy finds the same labels of an image that lies on the disk, whatever
+    its size; None where it needs the image in memory."""
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,13 @@ ALLOWED: dict[str, set[str]] = {
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
-    "bench.method": {"bench.config"},
+    "bench.method": {"bench.config", "bench.tiles"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
     "bench.isolated": {"bench.record"},
+    "bench.large": {"bench.large.job", "bench.large.predict_file"},
     "bench.latency": {"bench.config", "bench.isolated"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
