@@ -85,8 +85,12 @@ def need(job: Job, size: Size, device: str, by_windows: bool) -> Need:
     # Loading holds the weights twice, as the file has them and as the network does.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
     passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]
-    held = psutil.Process().memory_info().rss
-    return Need(held + tensors + passing, found.reserved_bytes or 0)
+    return Need(_held_bytes() + tensors + passing, found.reserved_bytes or 0)
+
+
+def _held_bytes() -> int:
+    """By this process, its libraries above all."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _group(spec: Any, size: Size) -> Size:

@@ -4,6 +4,7 @@ Read are PNG, JPEG and TIFF (GeoTIFF, COG) of 8 bits a channel: RGB as it is, gr
 palette by its colours. Pixels that the file itself calls nodata or transparent are seen by the
 network like all others, and unlabelled in the output. Anything else is refused."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -237,8 +238,21 @@ def _driver(path: Path) -> str:
         begin = file.read(4)
     for signature, driver in SIGNATURES.items():
         if begin.startswith(signature):
+            if driver == "PNG" and not _has_end(path):
+                raise Refusal(f"{path} is cut off: it is damaged.")
             return driver
     raise Refusal(f"{path} is no PNG, JPEG or TIFF.")
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a PNG's chunks are all there: GDAL fills up what is missing at its end."""
+    with path.open("rb") as file:
+        place = 8
+        while len(chunk := os.pread(file.fileno(), 8, place)) == 8:
+            if chunk[4:] == b"IEND":
+                return True
+            place += 12 + int.from_bytes(chunk[:4])
+    return False
 
 
 def _bands(path: Path, file: Any) -> tuple[int, ...]:
