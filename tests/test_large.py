@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from conftest import scene
 from test_contract import CASES, made
 
+from bench.errors import Refusal
 from bench.large.image import LargeImage
 from bench.large.partial import Partial
 from bench.large.planes import Plane
@@ -99,3 +101,14 @@ def test_an_image_is_shrunk_exactly(side: int, tmp_path: Path) -> None:
     wanted = shrink_image(image, (side, side + 3))
     assert torch.equal(one.shrink((side, side + 3)), wanted)
     assert torch.equal(one.shrink((side, side + 3)), wanted), "what an earlier process has left"
+
+
+def test_maps_that_the_disk_cannot_hold_are_told_after_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, plan, settings = made("glnet", "", "collaborative", sub_batch=1)
+    one = large(tmp_path, picture((101, 75)))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**14))
+    with torch.inference_mode(), pytest.raises(Refusal, match="head=collapsed"):
+        plan.by_windows(settings)(network, one, settings)
+    assert not (one.partial.folder / "merged").exists()

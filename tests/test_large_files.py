@@ -20,7 +20,9 @@ from test_contract import spec
 
 from bench.config import Compute
 from bench.errors import Refusal
+from bench.isolated import Tell, ask
 from bench.large import Job, predict_file, raster
+from bench.large.growth import draw
 from bench.method import load
 
 PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -240,7 +242,7 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from bench.large import budget
 
     monkeypatch.setattr(budget, "_held_bytes", lambda: 2**28)
-    job = job_of(sub_batch=6)
+    job = job_of(sub_batch=6, size_px=256)
     needs = [
         budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes for number in (2, 3)
     ]
@@ -306,7 +308,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["killed", "7"]
+    assert done.stdout.split() == ["killed", "6"]
     killed = (tmp_path / "labels.tif").read_bytes()
     predict_file(tmp_path / "image.tif", tmp_path / "whole.tif", job_of("glnet", "collaborative"))
     assert (tmp_path / "whole.tif").read_bytes() == killed
@@ -315,3 +317,28 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         "labels.tif",
         "whole.tif",
     ]
+
+
+def peak_of(tell: Tell, folder: Path, side_px: int) -> None:
+    """In a fresh process: what labelling a drawn image holds at its peak, and what was told."""
+    torch.set_num_threads(1)
+    settings = spec("baselines", "colour", size_px=508, overlap_px=50)
+    package = load("baselines")
+    plan = package.strategies["patch"]
+    job = Job("small", "baselines", package, "patch", plan, settings, PALETTE, CPU, 0)
+    draw(folder / "image.tif", side_px)
+    done = predict_file(folder / "image.tif", folder / f"{side_px}.tif", job, silent=True)
+    tell({"peak": done.peak_rss_bytes, "predicted": done.predicted_bytes})
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """67 megapixels, whose scores alone would be 805 MB, in the memory of one."""
+    told = []
+    for side in (1024, 8192):
+        outcome = ask(peak_of, tmp_path, side, limit_s=280)
+        assert outcome.status == "ok", outcome.reason
+        told.append(outcome.told)
+    assert told[1]["peak"] < 1.1 * told[0]["peak"]
+    assert told[1]["peak"] <= told[1]["predicted"]
+    assert read(tmp_path / "8192.tif").shape == (8192, 8192)

@@ -6,6 +6,7 @@ line in pixels, and memory to a constant."""
 import argparse
 import io
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def measure(tell: Tell, run: str, seed: int | None, side_px: int) -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         image = Path(folder) / "image.tif"
         draw(image, side_px)
+        begun = time.process_time()
         done = predict_file(image, Path(folder) / "mask.tif", wanted)
+        cpu_s = time.process_time() - begun
     tell(
         {
             "run": run,
@@ -64,6 +67,7 @@ def measure(tell: Tell, run: str, seed: int | None, side_px: int) -> None:
             "sub_batch": done.sub_batch,
             "wall_s": done.seconds,
             "label_s": done.network_s,
+            "cpu_s": cpu_s,
             "megapixels_per_s": done.megapixels_per_s,
             "peak_rss_bytes": done.peak_rss_bytes,
             "predicted_bytes": done.predicted_bytes,
@@ -72,10 +76,14 @@ def measure(tell: Tell, run: str, seed: int | None, side_px: int) -> None:
     )
 
 
-def fit(table: pd.DataFrame) -> str:
-    """How near the table is to seconds = a + b x pixels, and to constant memory: one sentence."""
+def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
+    """How near the table is to seconds = a + b x pixels, and to constant memory: one sentence.
+
+    Args:
+        column: `cpu_s`, the processors' seconds, bears a machine that others use too.
+    """
     pixels = (table.height_px * table.width_px / 1e6).to_numpy(float)
-    seconds = table.wall_s.to_numpy(float)
+    seconds = table[column].to_numpy(float)
     # Errors count by their share, else the largest image alone decides.
     design = np.stack([np.ones_like(pixels), pixels], 1) / seconds[:, None]
     (begin, each), *_ = np.linalg.lstsq(design, np.ones_like(pixels), rcond=None)
@@ -83,7 +91,7 @@ def fit(table: pd.DataFrame) -> str:
     memory = table.peak_rss_bytes
     spread = memory.max() / memory.min() - 1
     return (
-        f"seconds = {begin:.1f} + {each:.3f} x megapixels, at most {off:.1%} off; peak memory "
+        f"{column} = {begin:.1f} + {each:.3f} x megapixels, at most {off:.1%} off; peak memory "
         f"{memory.min() / 2**20:.0f} to {memory.max() / 2**20:.0f} MiB, {spread:.1%} apart."
     )
 
@@ -109,6 +117,7 @@ def work(arguments: argparse.Namespace) -> None:
     print(path)
     if len(table) > 1:
         print(fit(table))
+        print(fit(table, "cpu_s"))
 
 
 def merged(path: Path, row: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """An image on the disk as strategies see it: `bench.tiles.Large`."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.errors import Refusal
 from bench.large.canvas import Canvas, Grid
 from bench.large.partial import Partial
 from bench.large.planes import Plane, Store
@@ -151,6 +153,8 @@ class LargeImage:
         for number, group in enumerate(todo[done:], done + 1):
             yield group
             bar.update(self._share(total, len(group)))
+            if number == 1 and self._shelf:
+                self._shelf.check(self._shelf.end // len(group) * total)
             if time.monotonic() - saved > SAVE_S or number == len(todo):
                 self._save(path, merger, number)
                 saved = time.monotonic()
@@ -215,6 +219,16 @@ class DiskShelf:
         """Know of what lies there."""
         self.index[first] = (offset, tuple(shape), kind)
         self.end = offset + int(np.prod(shape)) * getattr(torch, kind).itemsize
+
+    def check(self, wanted_bytes: int) -> None:
+        """Refuse, after the first group, what the disk will not hold after the last one."""
+        free = shutil.disk_usage(self.store.path.parent).free + self.end
+        if wanted_bytes > free:
+            raise Refusal(
+                f"The patches' maps need {wanted_bytes / 2**30:.1f} GiB in "
+                f"{self.store.path.parent} until the labels are done, and {free / 2**30:.1f} are "
+                "free: write to another disk, or take smaller maps (GLNet: --set head=collapsed)."
+            )
 
     def pop(self, first: Box, /) -> Tensor:
         """What lies there."""
