@@ -15,6 +15,7 @@ COMMANDS = {
     "import-fctl": ("fctl.official", "import_command"),
     "what-if": ("bench.whatif", "command"),
     "estimate": ("bench.estimate", "command"),
+    "predict": ("bench.large.command", "command"),
     "check": ("data.check", "command"),
     "report": ("bench.report.command", "command"),
     "parity": ("glnet.parity.__main__", "command"),

@@ -6,6 +6,7 @@ The file is a *suite*: tables of data sets, start weights, models (one checkpoin
 mapping here (`Model.spec`, `Source.settings`) and is checked by its owner with `strict`, so that a
 new method adds no line to this file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -234,6 +235,22 @@ def parse_setting(text: str) -> tuple[str, Any]:
     except YAMLError:
         pass
     raise Refusal(f"{text!r} is no KEY=VALUE with a value in YAML.")
+
+
+UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """`2GiB`, `512 MiB` -> bytes; `option` is how the user finds it.
+
+    Raises:
+        Refusal: it has another form.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not found or found[2] not in UNITS or not float(found[1]):
+        raise Refusal(f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB.")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:

@@ -14,7 +14,17 @@ from typing import Any, get_args
 import pandas as pd
 
 from bench import record, stage
-from bench.config import PARAMS, Model, Run, Schedule, Suite, Training, parse_setting, read_suite
+from bench.config import (
+    PARAMS,
+    Model,
+    Run,
+    Schedule,
+    Suite,
+    Training,
+    parse_bytes,
+    parse_setting,
+    read_suite,
+)
 from bench.errors import Refusal
 from bench.method import Method, check_strategy, load, spec_of
 
@@ -22,8 +32,6 @@ PAPER = Path("suites/deepglobe.yaml")
 CLASSES = 7
 MIB = 2**20
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": MIB, "gib": 2**30, "kb": 10**3, "mb": 10**6}
-UNITS |= {"gb": 10**9}
 STEPS = {"image": 32, "patch": 32, "sub_batch": 1, "batch": 1}
 """Sides go by the stride of the encoders, up to which every network pads anyway."""
 MOST = {"image": 32768, "patch": 8192, "sub_batch": 1024, "batch": 512}
@@ -112,7 +120,7 @@ def work(arguments: argparse.Namespace) -> None:
     """Print the answer."""
     stage.require_root()
     size, settings = parse_size(arguments.size), dict(map(parse_setting, arguments.set))
-    budget = parse_bytes(arguments.fit) if arguments.fit else None
+    budget = parse_bytes(arguments.fit, "--fit") if arguments.fit else None
     for name in ("batch", "classes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise Refusal(f"--{name} is {value}: give a whole number from 1.")
@@ -157,14 +165,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if min(sides) < 1:
         raise Refusal(f"--size is {text!r}: give height x width in px, for instance 2448x2448.")
     return sides
-
-
-def parse_bytes(text: str) -> int:
-    """`2GiB`, `512 MiB` -> bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if not found or found[2] not in UNITS or not float(found[1]):
-        raise Refusal(f"--fit is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB.")
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 def find(name: str, path: Path | None, strategy: str | None) -> tuple[Model, Run]:

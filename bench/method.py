@@ -27,10 +27,14 @@ from torch import Generator, Tensor, nn
 
 from bench.config import Model, Run, strict
 from bench.errors import Refusal
-from bench.tiles import Box, Size
+from bench.tiles import Box, Large, Size
 
 View = dict[str, Tensor]
 """What training sees of one image."""
+
+
+ByWindows = Callable[[Any, Large, Any], None]
+"""(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Strategy:
     forward: Callable[[Any, Tensor, Any], Tensor] | None = None
     """(network, normalised image (1, 3, H, W) on its device, spec) -> scores (1, K, h, w) there:
     the one pass of a method that takes an image whole, which papers' speed is of."""
+    by_windows: Callable[[Any], ByWindows | None] = lambda spec: None
+    """(spec) -> how the strategy finds the same labels of an image that lies on the disk, whatever
+    its size; None where it needs the image in memory."""
 
 
 @dataclass(frozen=True)

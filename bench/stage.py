@@ -75,7 +75,7 @@ def require_root(here: Path = Path()) -> None:
 
 def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = False) -> Any:
     """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
-    then. Bytes (`B`) are shown as k, M and G."""
+    then. Bytes (`B`) and pixels (`px`) are shown as k, M and G."""
     quick = sys.stderr.isatty()
     return tqdm(
         total=total or None,
@@ -83,7 +83,7 @@ def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = Fal
         disable=silent,
         desc=what,
         unit=unit,
-        unit_scale=unit == "B",
+        unit_scale=unit in ("B", "px"),
         mininterval=0.2 if quick else 15,
         maxinterval=1 if quick else 15,
     )

@@ -5,7 +5,7 @@ All geometry is plain integers that depend on sizes alone, so that it is the sam
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,63 @@ class Box(NamedTuple):
     def of(self, map: Tensor) -> Tensor:
         """The view of `map` (..., H, W) inside the box."""
         return map[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+class Shelf(Protocol):
+    """Where what a group of patches leaves for later lies, by the group's first box."""
+
+    def __setitem__(self, first: Box, kept: Tensor, /) -> None: ...
+
+    def pop(self, first: Box, /) -> Tensor:
+        """What lies there; it is asked for once."""
+        ...
+
+
+class Large(Protocol):
+    """An image that lies on the disk and is seen through windows: what a strategy is given in a
+    tensor's place, so that it is written once (`bench.large` has the only one).
+
+    Labels become sure window by window and go to the disk too: nothing that grows with the image
+    is ever in memory."""
+
+    shape: tuple[int, int, int]
+    """(3, H, W), of uint8."""
+    device: torch.device
+    """The host."""
+
+    def cut(self, boxes: Sequence[Box]) -> Tensor:
+        """As `cut`."""
+        ...
+
+    def shrink(self, size: Size) -> Tensor:
+        """As `shrink_image`, exactly."""
+        ...
+
+    def sum_up(
+        self,
+        boxes: Sequence[Box],
+        sub_batch: int,
+        score: Callable[[Sequence[Box]], Tensor],
+        dtype: torch.dtype | None,
+    ) -> None:
+        """As `scores_by_patches`, in the same order; the labels of the sums are the image's."""
+        ...
+
+    def enlarge(self, scores: Tensor, mode: str) -> None:
+        """Scores (K, h, w) of the whole image, enlarged: their labels are the image's."""
+        ...
+
+    def shelf(self) -> Shelf:
+        """A place on the disk."""
+        ...
+
+    def looks(self, groups: Iterable[Sequence[Box]], merger: "Merger") -> Iterator[Sequence[Box]]:
+        """As `looks`."""
+        ...
+
+
+Image = Tensor | Large
+"""(3, H, W) uint8 in host memory, or on the disk."""
 
 
 def starts(side_px: int, patch_px: int, overlap_px: int) -> list[int]:
@@ -99,13 +156,33 @@ def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[first : first + size]
 
 
-def cut(image: Tensor, boxes: Sequence[Box]) -> Tensor:
+def cut(image: Image, boxes: Sequence[Box]) -> Tensor:
     """The boxes of an image (C, H, W) as one batch (P, C, h, w)."""
+    if not isinstance(image, Tensor):
+        return image.cut(boxes)
     return torch.stack([box.of(image) for box in boxes])
 
 
+def shelf(image: Image) -> Shelf:
+    """Where maps of an image's patches are kept: in memory, or where the image itself lies."""
+    if not isinstance(image, Tensor):
+        return image.shelf()
+    kept: dict[Box, Tensor] = {}
+    return kept
+
+
+def looks(
+    image: Image, groups: Iterable[Sequence[Box]], merger: "Merger"
+) -> Iterator[Sequence[Box]]:
+    """The groups of patches whose maps are to be merged, one after another.
+
+    Of an image on the disk only those that an earlier process, which was killed, had not merged: it
+    finds the merger as that one left it."""
+    return iter(groups) if isinstance(image, Tensor) else image.looks(groups, merger)
+
+
 def scores_by_patches(
-    image: Tensor,
+    image: Image,
     boxes: Sequence[Box],
     sub_batch: int,
     score: Callable[[Sequence[Box]], Tensor],
@@ -125,9 +202,12 @@ def scores_by_patches(
         dtype: of the sums; None: that of the scores.
 
     Returns:
-        (K, H, W) on the host.
+        (K, H, W) on the host; of an image on the disk nothing: its labels are there too.
     """
     canvas = torch.empty(0)
+    if not isinstance(image, Tensor):
+        image.sum_up(boxes, sub_batch, score, dtype)
+        return canvas
     for group in groups(boxes, sub_batch):
         scores = score(group).to(image.device)
         if not canvas.numel():
@@ -216,9 +296,11 @@ def resize(map: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
     return F.interpolate(map, size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 
-def shrink_image(image: Tensor, size: Size) -> Tensor:
+def shrink_image(image: Image, size: Size) -> Tensor:
     """An image (3, H, W) uint8 at another size, bilinear with antialiasing in 8 bit, like
     Pillow's."""
+    if not isinstance(image, Tensor):
+        return image.shrink(size)
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 

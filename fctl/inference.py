@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.method import Strategy
+from bench.method import ByWindows, Strategy
 from bench.tiles import (
     Box,
+    Image,
+    Large,
     cut,
     grid,
     labels_of,
@@ -27,8 +29,9 @@ from fctl.spec import Spec
 
 Shrink = Callable[[Tensor, tuple[int, int]], Tensor]
 """(3, H, W) uint8 at another size. Pillow's own differs from ours by a grey level now and then."""
-Scores = Callable[[FCtL, Tensor, Spec, Shrink], Tensor]
-"""(network, image (3, H, W) uint8 on the host, spec, ..) -> scores (K, h, w) on the host."""
+Scores = Callable[[FCtL, Image, Spec, Shrink], Tensor]
+"""(network, image (3, H, W) uint8 on the host, spec, ..) -> scores (K, h, w) on the host. Of an
+image on the disk there are no scores where they would have its size."""
 
 
 def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
@@ -37,7 +40,7 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
 
 
 def contexts(
-    image: Tensor, boxes: Sequence[Box], factor: float, shrink: Shrink = shrink_image
+    image: Image, boxes: Sequence[Box], factor: float, shrink: Shrink = shrink_image
 ) -> Tensor:
     """What stands around each of P patches of one size, shrunk to that size: (P, 3, h, w) uint8.
 
@@ -56,13 +59,13 @@ def contexts(
         )
         before = (inside.left - left, inside.top - top)
         after = (width - inside.width - before[0], height - inside.height - before[1])
-        window = F.pad(inside.of(image), (before[0], after[0], before[1], after[1]))
+        window = F.pad(cut(image, [inside])[0], (before[0], after[0], before[1], after[1]))
         return shrink(window, (box.height, box.width))
 
     return torch.stack([around(box) for box in boxes])
 
 
-def scores_plain(network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
+def scores_plain(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
     """The FCN-8s alone, patch after patch (the code's mode 1)."""
 
     def score(group: Sequence[Box]) -> Tensor:
@@ -72,9 +75,7 @@ def scores_plain(network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shri
     return _by_patches(image, spec, score)
 
 
-def scores_medium(
-    network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shrink_image
-) -> Tensor:
+def scores_medium(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
     """Patches with the medium context alone, both through one VGG (mode 2)."""
 
     def score(group: Sequence[Box]) -> Tensor:
@@ -85,7 +86,7 @@ def scores_medium(
     return _by_patches(image, spec, score)
 
 
-def scores_large(network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
+def scores_large(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
     """Patches with the large context alone; in the `deepglobe` variant the small whole image
     (mode 0), whose scores have its size."""
     if spec.variant == "deepglobe":
@@ -100,7 +101,7 @@ def scores_large(network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shri
 
 
 def scores_contexts(
-    network: FCtL, image: Tensor, spec: Spec, shrink: Shrink = shrink_image
+    network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image
 ) -> Tensor:
     """Patches with both contexts (mode 3; mode 4 of the `deepglobe` variant)."""
     whole = torch.empty(0)
@@ -153,24 +154,41 @@ def by_labels(scores: Scores) -> Callable[[FCtL, Tensor, Spec], Tensor]:
     return predict
 
 
-def _by_patches(image: Tensor, spec: Spec, score: Callable[[Sequence[Box]], Tensor]) -> Tensor:
+def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
+    """The same labels of an image on the disk; None where a setting looks at all of it at once."""
+    if spec.test_time:
+        return None
+
+    def predict(network: FCtL, image: Large, spec: Spec) -> None:
+        found = scores(network, image, spec, shrink_image)
+        if found.numel():
+            image.enlarge(found, "bilinear")
+
+    return predict
+
+
+def _by_patches(image: Image, spec: Spec, score: Callable[[Sequence[Box]], Tensor]) -> Tensor:
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
     sums = torch.float64 if spec.odd("float64-scores") else None
     return scores_by_patches(image, boxes, spec.sub_batch, score, sums)
 
 
-def _whole(network: FCtL, image: Tensor, spec: Spec, shrink: Shrink) -> Tensor:
-    return network.normalise(shrink(image, spec.whole_size)[None])
+def _whole(network: FCtL, image: Image, spec: Spec, shrink: Shrink) -> Tensor:
+    size = spec.whole_size
+    small = shrink(image, size) if isinstance(image, Tensor) else image.shrink(size)
+    return network.normalise(small[None])
 
 
 IDLE = ("idle_medium", "idle_large", "idle_local", "idle_head")
+
+
+def _strategy(scores: Scores, *parts: str) -> Strategy:
+    return Strategy(by_labels(scores), parts, by_windows=lambda spec: by_windows(scores, spec))
+
+
 STRATEGIES = {
-    "plain": Strategy(by_labels(scores_plain), ("plain", "idle_plain")),
-    "medium": Strategy(
-        by_labels(scores_medium), ("medium_vgg", "medium_rest", "idle_medium", "idle_block")
-    ),
-    "large": Strategy(
-        by_labels(scores_large), ("large_vgg", "large_rest", "idle_large", "idle_block")
-    ),
-    "contexts": Strategy(by_labels(scores_contexts), ("medium_vgg", "large_vgg", "local", *IDLE)),
+    "plain": _strategy(scores_plain, "plain", "idle_plain"),
+    "medium": _strategy(scores_medium, "medium_vgg", "medium_rest", "idle_medium", "idle_block"),
+    "large": _strategy(scores_large, "large_vgg", "large_rest", "idle_large", "idle_block"),
+    "contexts": _strategy(scores_contexts, "medium_vgg", "large_vgg", "local", *IDLE),
 }

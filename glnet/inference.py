@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import Refusal
-from bench.method import Strategy
+from bench.method import ByWindows, Strategy
 from bench.tiles import (
     Box,
+    Image,
+    Large,
     Merger,
     Turning,
     bounding_box,
@@ -22,9 +24,11 @@ from bench.tiles import (
     grid,
     groups,
     labels_of,
+    looks,
     relaxed,
     resize,
     scores_by_patches,
+    shelf,
     shrink_image,
     turn,
     turn_back,
@@ -34,9 +38,10 @@ from glnet.collapsed import collapse
 from glnet.model import GLNet, Lent, Maps, Output
 from glnet.spec import Spec
 
-Scores = Callable[[GLNet, Tensor, Tensor, Spec], Tensor]
+Scores = Callable[[GLNet, Image, Tensor, Spec], Tensor]
 """(network, image (3, H, W) uint8, the same shrunk to the global branch's size, spec) -> scores
-(K, h, w); images and scores on the host."""
+(K, h, w); images and scores on the host. Of an image on the disk there are no scores where they
+would have its size."""
 
 
 def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
@@ -66,7 +71,7 @@ def lent(maps: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) ->
     return crop_all(maps[: spec.lent_kinds], boxes, size, spec.odd("loose-crops"))
 
 
-def scores_global(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+def scores_global(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The global branch alone, at 1/4 of its input."""
     height, width = spec.global_size
     if spec.odd("quarter-sides") and (height != width or height % 4):
@@ -78,7 +83,7 @@ def scores_global(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> T
     return output.logits[0].to(image.device)
 
 
-def scores_local(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+def scores_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The local branch alone, patch after patch, nothing lent."""
 
     def score(group: Sequence[Box]) -> Tensor:
@@ -89,7 +94,7 @@ def scores_local(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Te
     return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
 
 
-def scores_global_to_local(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+def scores_global_to_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The global branch runs once and lends crops of its maps to every patch (the code's mode
     2)."""
     whole: Output = network.global_branch(network.normalise(small[None]))
@@ -98,7 +103,7 @@ def scores_global_to_local(network: GLNet, image: Tensor, small: Tensor, spec: S
 
 
 def _refined(
-    network: GLNet, image: Tensor, whole: Output, boxes: Sequence[Box], spec: Spec
+    network: GLNet, image: Image, whole: Output, boxes: Sequence[Box], spec: Spec
 ) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
 
@@ -112,7 +117,7 @@ def _refined(
     return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
 
 
-def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+def scores_collaborative(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The patches' maps are merged and lent to a second global branch as well (the code's mode
     3)."""
     size = (image.shape[-2], image.shape[-1])
@@ -122,13 +127,13 @@ def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spe
     # Collapsed, the device holds one set of whole maps at a time; the official code holds both.
     beside = image.device if spec.head == "collapsed" else None
     merger = merger_of(lender, boxes, size, spec, beside)
-    kept: list[Tensor] = []  # the groups' fused maps, on the host
-    for group in groups(boxes, spec.sub_batch):
+    kept = shelf(image)  # the groups' fused maps, on the host
+    for group in looks(image, groups(boxes, spec.sub_batch), merger):
         patches = network.normalise(cut(image, group))
         around = lent(lender, group, size, spec)
         local: Output = network.local_branch(patches, around, merger.sizes(group[0]))
         merger.add(local.maps[: spec.lent_kinds], group, spec.odd("loose-crops"))
-        kept.append(local.fused.to(image.device))
+        kept[group[0]] = local.fused.to(image.device)
         del patches, around, local  # else they are alive while the next group is worked out
     del lender
     merged = [[level.to(network.mean.device) for level in kind] for kind in merger.mean()]
@@ -136,7 +141,7 @@ def scores_collaborative(network: GLNet, image: Tensor, small: Tensor, spec: Spe
     del merger, merged, whole
 
     def score(group: Sequence[Box]) -> Tensor:
-        fused = kept.pop(0).to(shared.device)
+        fused = kept.pop(group[0]).to(shared.device)
         around = crop(shared, group, size, spec.odd("loose-crops"))
         logits: Tensor = network.aggregation_borrowing(fused, around)
         return logits
@@ -155,7 +160,7 @@ def merger_of(
     return Merger(like.features, size, boxes if spec.odd("template-merge") else (), device)
 
 
-def scores_coarse_to_fine(network: GLNet, image: Tensor, small: Tensor, spec: Spec) -> Tensor:
+def scores_coarse_to_fine(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """For binary labels with little foreground: the local branch sees patches of a box alone, which
     the global branch's labels give; outside it the global branch's scores stand.
 
@@ -195,6 +200,20 @@ def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
     return predict
 
 
+def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
+    """The same labels of an image on the disk; None where a setting looks at all of it at once."""
+    if spec.test_time or spec.odd("template-merge"):
+        return None
+
+    def predict(network: GLNet, image: Large, spec: Spec) -> None:
+        small = shrink_image(image, spec.global_size)
+        found = scores(network, image, small, spec)
+        if found.numel():
+            image.enlarge(found, "nearest")
+
+    return predict
+
+
 def _turned_scores(
     scores: Scores, network: GLNet, image: Tensor, spec: Spec, turning: Turning
 ) -> Tensor:
@@ -222,7 +241,7 @@ def prepare(network: nn.Module, spec: Spec) -> nn.Module:
 
 
 def _strategy(scores: Scores, *parts: str) -> Strategy:
-    return Strategy(by_labels(scores), parts, prepare)
+    return Strategy(by_labels(scores), parts, prepare, lambda spec: by_windows(scores, spec))
 
 
 STRATEGIES = {
@@ -235,7 +254,8 @@ STRATEGIES = {
         scores_collaborative,
         *("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
     ),
-    "coarse-to-fine": _strategy(
-        scores_coarse_to_fine, "global_branch", "local_branch", "aggregation"
+    # Looks at the global branch's labels at the image's own size: no windows.
+    "coarse-to-fine": Strategy(
+        by_labels(scores_coarse_to_fine), ("global_branch", "local_branch", "aggregation"), prepare
     ),
 }

@@ -11,6 +11,7 @@ from test_contract import CLASSES, made
 
 from bench import estimate
 from bench.__main__ import main
+from bench.config import parse_bytes
 from bench.errors import Refusal
 from bench.estimate import MIB, Question, answer, fit, largest, lowered, needs, varied
 from bench.memory import predict_memory, tensors_of
@@ -178,6 +179,6 @@ def test_what_cannot_be_asked(words: list[str], said: str, monkeypatch: pytest.M
 
 def test_refusals_are_typed() -> None:
     with pytest.raises(Refusal):
-        estimate.parse_bytes("0GiB")
-    assert estimate.parse_bytes("2GiB") == 2**31
+        parse_bytes("0GiB", "--fit")
+    assert parse_bytes("2GiB", "--fit") == 2**31
     assert estimate.parse_size("100x200") == (100, 200)

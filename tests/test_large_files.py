@@ -1,0 +1,344 @@
+"""Image files in, label files out: formats, georeference, kills, memory, and what is refused."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from conftest import ROOT, scene
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.transform import Affine
+from test_contract import spec
+
+from bench.config import Compute
+from bench.errors import Refusal
+from bench.isolated import Tell, ask
+from bench.large import Job, predict_file, raster
+from bench.large.growth import draw
+from bench.method import load
+
+PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+SIZE = (101, 75)
+CPU = Compute(device="cpu", threads=1)
+
+
+def job_of(method: str = "baselines", strategy: str = "patch", **more: Any) -> Job:
+    """A small network with random weights."""
+    settings = spec(method, "unet" if method == "baselines" else "", **more)
+    package = load(method)
+    plan = package.strategies[strategy]
+    return Job("small", method, package, strategy, plan, settings, PALETTE, CPU, 0)
+
+
+def pixels(size: tuple[int, int] = SIZE) -> np.ndarray:
+    return scene(3, size)[0]
+
+
+def tiff(path: Path, bands: np.ndarray, **more: Any) -> Path:
+    """(C, H, W) as a GeoTIFF."""
+    count, height, width = bands.shape
+    profile = {"driver": "GTiff", "dtype": bands.dtype, "count": count, "height": height}
+    with raster.gdal(), rasterio.open(path, "w", **profile, width=width, **more) as file:
+        file.write(bands)
+    return path
+
+
+def in_memory(job: Job, image: np.ndarray) -> np.ndarray:
+    network, _ = job.network()
+    tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    with torch.inference_mode():
+        return job.strategy.predict(network, tensor, job.spec).numpy()
+
+
+def read(path: Path) -> np.ndarray:
+    with raster.gdal(), rasterio.open(path) as file:
+        labels: np.ndarray = file.read(1)
+        return labels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda folder: _saved(folder / "a.png", pixels()),
+        lambda folder: _saved(folder / "a.jpg", pixels(), quality=95),
+        lambda folder: _saved(folder / "a.tif", pixels()),
+        lambda folder: tiff(
+            folder / "a.tif",
+            pixels().transpose(2, 0, 1),
+            photometric="rgb",
+            tiled=True,
+            blockxsize=16,
+            blockysize=32,
+            compress="lzw",
+        ),
+    ],
+    ids=["png", "jpeg", "tiff-in-strips", "tiff-in-tiles"],
+)
+def test_formats(save: Callable[[Path], Path], suffix: str, tmp_path: Path) -> None:
+    image, output = save(tmp_path), tmp_path / f"labels{suffix}"
+    job = job_of()
+    done = predict_file(image, output, job, silent=True)
+    with Image.open(image) as picture:
+        wanted = in_memory(job, np.array(picture))
+    with Image.open(output) as labels:
+        assert labels.mode == "P"
+        palette = labels.getpalette()
+        assert palette is not None
+        assert palette[:9] == [channel for colour in PALETTE for channel in colour]
+        same = (np.array(labels) == wanted).mean()
+    assert same == 1 or (image.suffix == ".jpg" and same > 0.99)  # two decoders of JPEG
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([image.name, output.name])
+    assert (done.height_px, done.width_px, done.by_windows) == (*SIZE, True)
+
+
+def _saved(path: Path, image: np.ndarray, **more: Any) -> Path:
+    Image.fromarray(image).save(path, **more)
+    return path
+
+
+def test_a_georeference_and_nodata(tmp_path: Path) -> None:
+    bands = pixels().transpose(2, 0, 1).copy()
+    bands[:, :30, :20] = 7
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 4600000)}
+    image = tiff(tmp_path / "a.tif", bands, photometric="rgb", nodata=7, **place)
+    job = job_of()
+    predict_file(image, tmp_path / "labels.tif", job, silent=True)
+    wanted = in_memory(job, bands.transpose(1, 2, 0))
+    wanted[:30, :20] = 255
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        assert file.crs == place["crs"]
+        assert file.transform == place["transform"]
+        assert file.nodata == 255
+        assert file.colormap(1)[2] == (30, 30, 200, 255)
+        assert np.array_equal(file.read(1), wanted)
+
+
+def test_control_points(tmp_path: Path) -> None:
+    points = [GroundControlPoint(r, c, x=10 + c, y=50 - r) for r, c in ((0, 0), (0, 70), (90, 0))]
+    image = tiff(tmp_path / "a.tif", pixels().transpose(2, 0, 1), gcps=points, crs="EPSG:4326")
+    predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
+    with raster.gdal(), rasterio.open(tmp_path / "labels.tif") as file:
+        kept, system = file.gcps
+    assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
+    assert system == "EPSG:4326"
+
+
+def test_a_palette_grey_and_alpha(tmp_path: Path) -> None:
+    job = job_of()
+    grey = pixels()[..., 0]
+    few = Image.fromarray(pixels()).quantize(40)
+    few.save(tmp_path / "palette.png")
+    _saved(tmp_path / "grey.png", grey)
+    alpha = np.full((*SIZE, 1), 255, np.uint8)
+    alpha[5:9, 5:9] = 0
+    _saved(tmp_path / "alpha.png", np.concatenate([pixels(), alpha], 2))
+    for name, image in (
+        ("palette", np.array(few.convert("RGB"))),
+        ("grey", grey[..., None].repeat(3, 2)),
+        ("alpha", pixels()),
+    ):
+        predict_file(tmp_path / f"{name}.png", tmp_path / "labels.tif", job, silent=True)
+        wanted = in_memory(job, image)
+        if name == "alpha":
+            wanted[5:9, 5:9] = 255
+        assert np.array_equal(read(tmp_path / "labels.tif"), wanted), name
+
+
+def _cut_off(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "truncated-tiff": (lambda f: _cut_off(_saved(f / "a.tif", pixels())), "is damaged"),
+    "truncated-png": (lambda f: _cut_off(_saved(f / "a.png", pixels())), "is damaged"),
+    "truncated-jpeg": (lambda f: _cut_off(_saved(f / "a.jpg", pixels())), "is damaged"),
+    "text": (lambda f: _text(f / "a.png"), "no PNG, JPEG or TIFF"),
+    "missing": (lambda f: f / "a.png", "no image"),
+    "16-bit": (lambda f: tiff(f / "a.tif", np.ones((3, 9, 9), np.uint16)), "holds uint16"),
+    "1-bit": (lambda f: _of(Image.fromarray(pixels()).convert("1"), f / "a.png"), "1 bits"),
+    "cmyk-jpeg": (lambda f: _of(Image.fromarray(pixels()).convert("CMYK"), f / "a.jpg"), "CMYK"),
+    "cmyk-tiff": (lambda f: _of(Image.fromarray(pixels()).convert("CMYK"), f / "a.tif"), "CMYK"),
+    "four-bands": (lambda f: tiff(f / "a.tif", np.ones((5, 9, 9), np.uint8)), "--bands"),
+    "turned": (lambda f: _turned(f / "a.jpg"), "EXIF orientation"),
+}
+
+
+def _text(path: Path) -> Path:
+    path.write_text("GIF89a, or not")
+    return path
+
+
+def _of(picture: Image.Image, path: Path) -> Path:
+    picture.save(path)
+    return path
+
+
+def _turned(path: Path) -> Path:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.fromarray(pixels()).save(path, exif=tags)
+    return path
+
+
+@pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED)
+def test_images_that_are_refused(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=said):
+        predict_file(make(tmp_path), tmp_path / "labels.tif", job_of(), silent=True)
+    assert not (tmp_path / "labels.tif").exists()
+
+
+def test_three_bands_of_more(tmp_path: Path) -> None:
+    bands = np.concatenate([pixels().transpose(2, 0, 1)[:1] * 0, pixels().transpose(2, 0, 1)])
+    job, output = job_of(), tmp_path / "labels.png"
+    predict_file(tiff(tmp_path / "a.tif", bands), output, job, bands=(2, 3, 4), silent=True)
+    assert np.array_equal(read(output), in_memory(job, pixels()))
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("a.png", "the image itself"), ("b.gif", "ends in"), ("no/b.png", "is not there")],
+)
+def test_outputs_that_are_refused(output: str, said: str, tmp_path: Path) -> None:
+    image = _saved(tmp_path / "a.png", pixels())
+    before = image.read_bytes()
+    with pytest.raises(Refusal, match=said):
+        predict_file(image, tmp_path / output, job_of(), silent=True)
+    assert image.read_bytes() == before
+
+
+def test_files_that_must_be_decoded_whole_have_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progressive = _saved(tmp_path / "a.jpg", pixels(), progressive=True)
+    one_strip = tiff(tmp_path / "a.tif", pixels().transpose(2, 0, 1), blockysize=64)
+    assert raster.inspect(progressive).block == SIZE
+    monkeypatch.setattr(raster, "BLOCK_BYTES", 101 * 75)
+    for path in (progressive, one_strip):
+        with pytest.raises(Refusal, match=r"only be decoded \d+ x 75 px at once"):
+            raster.inspect(path)
+    assert raster.inspect(_saved(tmp_path / "b.jpg", pixels())).block[0] < 101
+
+
+def test_a_full_disk_is_told_before_and_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = _saved(tmp_path / "a.png", pixels())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(Refusal, match="are free: free some"):
+        predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
+
+
+def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.large import budget
+
+    monkeypatch.setattr(budget, "_held_bytes", lambda: 2**28)
+    job = job_of(sub_batch=6, size_px=256)
+    needs = [
+        budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes for number in (2, 3)
+    ]
+    assert needs[0] < needs[1]
+    for limit, patches in ((needs[0], 2), (needs[1] - 1, 2), (needs[1], 3)):
+        chosen, need, by_windows = budget.choose(job, (900, 900), "cpu", limit)
+        assert (chosen.spec.sub_batch, by_windows) == (patches, True)
+        assert need.bytes <= limit
+    assert needs[0] == budget.need(job.with_sub_batch(2), (9000, 9000), "cpu", True).bytes
+    with pytest.raises(Refusal, match=r"one patch at a time.*--max-memory \d"):
+        budget.choose(job, (900, 900), "cpu", 2**20)
+    whole = job_of(strategy="whole")
+    _, need, by_windows = budget.choose(whole, (50, 50), "cpu", None)
+    assert not by_windows
+    with pytest.raises(Refusal, match=r"takes an image whole.*strategy downsample or patch"):
+        budget.choose(whole, (1000, 1000), "cpu", need.bytes)
+
+
+def test_in_memory_where_there_is_no_other_way(tmp_path: Path) -> None:
+    image, job = _saved(tmp_path / "a.png", pixels()), job_of(strategy="whole")
+    done = predict_file(image, tmp_path / "labels.tif", job, silent=True)
+    assert not done.by_windows
+    assert np.array_equal(read(tmp_path / "labels.tif"), in_memory(job, pixels()))
+
+
+def test_another_process_at_the_same_output(tmp_path: Path) -> None:
+    from bench.large.partial import Partial
+
+    other = Partial(tmp_path / "labels.tif", {})
+    image = _saved(tmp_path / "a.png", pixels())
+    with pytest.raises(Refusal, match="Another process"):
+        predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
+    other.release()
+
+
+def test_other_weights_begin_anew(tmp_path: Path) -> None:
+    from bench.large.partial import Partial
+
+    begun = Partial(tmp_path / "labels.tif", {"weights": "a"})
+    begun.note("labels", 1)
+    begun.release()
+    for weights, resumed in (("a", True), ("b", False)):
+        again = Partial(tmp_path / "labels.tif", {"weights": weights})
+        assert again.resumed == resumed
+        again.release()
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    tiff(
+        tmp_path / "image.tif",
+        pixels((101, 120)).transpose(2, 0, 1),
+        photometric="rgb",
+        tiled=True,
+        blockxsize=32,
+        blockysize=32,
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/killed.py", tmp_path, "glnet", "collaborative"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["killed", "6"]
+    killed = (tmp_path / "labels.tif").read_bytes()
+    predict_file(tmp_path / "image.tif", tmp_path / "whole.tif", job_of("glnet", "collaborative"))
+    assert (tmp_path / "whole.tif").read_bytes() == killed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "image.tif",
+        "labels.tif",
+        "whole.tif",
+    ]
+
+
+def peak_of(tell: Tell, folder: Path, side_px: int) -> None:
+    """In a fresh process: what labelling a drawn image holds at its peak, and what was told."""
+    torch.set_num_threads(1)
+    settings = spec("baselines", "colour", size_px=508, overlap_px=50)
+    package = load("baselines")
+    plan = package.strategies["patch"]
+    job = Job("small", "baselines", package, "patch", plan, settings, PALETTE, CPU, 0)
+    draw(folder / "image.tif", side_px)
+    done = predict_file(folder / "image.tif", folder / f"{side_px}.tif", job, silent=True)
+    tell({"peak": done.peak_rss_bytes, "predicted": done.predicted_bytes})
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """67 megapixels, whose scores alone would be 805 MB, in the memory of one."""
+    told = []
+    for side in (1024, 8192):
+        outcome = ask(peak_of, tmp_path, side, limit_s=280)
+        assert outcome.status == "ok", outcome.reason
+        told.append(outcome.told)
+    assert told[1]["peak"] < 1.1 * told[0]["peak"]
+    assert told[1]["peak"] <= told[1]["predicted"]
+    assert read(tmp_path / "8192.tif").shape == (8192, 8192)
