@@ -79,6 +79,18 @@ FCTL = {
     "head_width": 24,
     "patches_per_image": 2,
 }
+MAGNET = {
+    **SMALL,
+    "patch_px": 40,
+    "input_px": 32,
+    "sub_batch": 3,
+    "fpn_width": 8,
+    "smooth_width": 4,
+    "refine_width": 8,
+    "fast_patches": 2,
+    "smooth_px": 3,
+    "frame_px": 4,
+}
 THREE_PHASES = ["global", "global-to-local", "local-to-global"]
 
 
@@ -141,7 +153,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    for package in ("bench", "glnet", "baselines", "isdnet", "fctl", "tests"):
+    for package in ("bench", "glnet", "baselines", "isdnet", "fctl", "magnet", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/start/nothing.pt")

@@ -6,17 +6,20 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import FCTL, GLNET, PLAIN, THREE_PHASES
+from conftest import FCTL, GLNET, MAGNET, PLAIN, THREE_PHASES
 from torch import nn
 
 import baselines.spec
 import fctl.spec
 import glnet.spec
 import isdnet.spec
+import magnet.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
 
 CLASSES = 3
+FULL_RESOLUTION = ("whole", "progressive", "fast")
+"""Strategies whose maps of the image's size lie on the card."""
 NETWORKS = get_args(baselines.spec.Network)
 FCTL_VARIANTS = ("inria", "deepglobe")
 
@@ -30,6 +33,8 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "isdnet":
         more.pop("sub_batch", None)  # it has no patches
         return isdnet.spec.Spec(crop_px=64, **more)
+    if method == "magnet":
+        return magnet.spec.Spec(**{**MAGNET, **more})
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
     return baselines.spec.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
@@ -40,6 +45,7 @@ CASES = [("baselines", n, s) for n in NETWORKS for s in get_args(baselines.spec.
 CASES += [("fctl", "inria", s) for s in get_args(fctl.spec.Strategy)]
 CASES += [("fctl", "deepglobe", s) for s in ("large", "contexts")]  # the others are the same
 CASES += [("isdnet", "", s) for s in get_args(isdnet.spec.Strategy)]
+CASES += [("magnet", "", s) for s in get_args(magnet.spec.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -51,7 +57,7 @@ def made(method: str, network: str, strategy: str, **more: Any) -> tuple[nn.Modu
     return plan.prepare(network, settings), plan, settings
 
 
-@pytest.mark.parametrize("method", ["baselines", "fctl", "glnet", "isdnet"])
+@pytest.mark.parametrize("method", ["baselines", "fctl", "glnet", "isdnet", "magnet"])
 def test_the_names_of_strategies_are_those_in_the_spec(method: str) -> None:
     named = get_args(importlib.import_module(f"{method}.spec").Strategy)
     assert tuple(load(method).strategies) == named
@@ -87,7 +93,7 @@ def test_a_card_holds_weights_and_no_full_resolution_but_in_whole(
         for side in (104, 200)
     )
     assert small.device_bytes > small.weights_bytes > 0
-    if strategy == "whole":
+    if strategy in FULL_RESOLUTION:
         assert large.device_bytes > small.device_bytes
     else:
         assert large.device_bytes == pytest.approx(small.device_bytes, rel=0.02)
@@ -112,6 +118,7 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("glnet", ""),
         ("glnet", "alone"),
         ("isdnet", ""),
+        ("magnet", ""),
         *(("fctl", v) for v in FCTL_VARIANTS),
     ],
 )
@@ -160,7 +167,7 @@ def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str
 def test_an_unknown_encoder_is_one_sentence() -> None:
     from bench.errors import Refusal
 
-    for method, network in (("baselines", "unet"), ("glnet", "")):
+    for method, network in (("baselines", "unet"), ("glnet", ""), ("magnet", "")):
         for encoder in ("resnet51", "tu-resnet51"):
             with pytest.raises(Refusal, match=f"no encoder '{encoder}'"):
                 load(method).build(spec(method, network, encoder=encoder), CLASSES)
