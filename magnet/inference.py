@@ -101,6 +101,8 @@ def _refine_scale(
     found = _from_patches(network, map[0], image, starts, boxes[0], refine, spec, ways)
     merged, inside = _merged(map[0], found, starts, boxes[0], spec, plan)
     ways.see("merged", merged)
+    if inside is not None:
+        ways.see("inside", inside)
     scores = _smooth(_worth(uncertain, merged, inside, spec), spec)
     del uncertain
     ways.see("error_score", scores)
@@ -212,8 +214,9 @@ def _merged(
             if not overwrite and inside is not counts:
                 counts[where] += 1
             number += 1
+    chosen = None if plan.patches is None else inside > 0
     merged.div_(counts.clamp_(min=1))
-    return merged, None if plan.patches is None else inside > 0
+    return merged, chosen
 
 
 def _worth(uncertain: Tensor, merged: Tensor, inside: Tensor | None, spec: Spec) -> Tensor:

@@ -48,13 +48,12 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if spec.turn:
         image, label = flip_and_turn(image, label, rng)
     if phase == "backbone":
+        box = _crop((label.shape[-2], label.shape[-1]), spec, rng)
+        image = resize_image(box.of(image), spec.input_size)
+        label = shrink_label(box.of(label), spec.input_size)
         if not spec.turn and _draw(2, rng):
             image, label = image.flip(-1), label.flip(-1)
-        box = _crop((label.shape[-2], label.shape[-1]), spec, rng)
-        return {
-            "image": resize_image(box.of(image), spec.input_size),
-            "label": shrink_label(box.of(label), spec.input_size),
-        }
+        return {"image": image.contiguous(), "label": label.contiguous()}
     later = spec.scale_sizes(label.shape[-2], label.shape[-1])[1:]
     place = _refinements(spec).index(phase) if spec.refinements > 1 else _draw(len(later), rng)
     size = later[place]

@@ -82,7 +82,7 @@ FCTL = {
 MAGNET = {
     **SMALL,
     "patch_px": 40,
-    "input_px": 32,
+    "input_px": 64,
     "sub_batch": 3,
     "fpn_width": 8,
     "smooth_width": 4,

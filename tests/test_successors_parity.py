@@ -156,7 +156,7 @@ def spoilt(folder: Path, name: str, text: str) -> Path:
     ("make", "message"),
     [
         (lambda path: path / "nothing", "There is no folder"),
-        (lambda path: path, "none of fctl, isdnet"),
+        (lambda path: path, "none of fctl, isdnet, magnet"),
         (lambda path: spoilt(path / "a", "golden_A.json", "{"), "is not JSON"),
         (lambda path: spoilt(path / "b", "golden_A.json", "[]"), "holds no table"),
         (lambda path: spoilt(path / "c", "golden_A.json", '{"config": {"h": 3}}'), "none of fctl"),
