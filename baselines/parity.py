@@ -16,7 +16,7 @@ from bench import stage
 from bench.errors import Refusal
 from bench.parity.check import table
 
-METHODS = ("fctl", "isdnet")
+METHODS = ("fctl", "isdnet", "magnet")
 """Packages with a `parity` that says which golden data is theirs; GLNet's has its own command."""
 
 

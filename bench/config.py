@@ -78,6 +78,9 @@ class Schedule:
     poly_steps: Annotated[int, Field(ge=1)] | None = None
     """The `steps` that the learning rate falls over, where a training is broken off before its
     end; null: its own."""
+    drops: tuple[int, ...] = ()
+    """Steps from which on the learning rate is a tenth of what it was, in place of its gradual
+    fall; none: it falls."""
 
 
 @dataclass(frozen=True, config=_STRICT)

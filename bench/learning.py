@@ -36,6 +36,11 @@ def poly(first: float, least: float, step: int, steps: int, power: float) -> flo
     return (first - least) * left + least
 
 
+def stepped(first: float, step: int, drops: Iterable[int]) -> float:
+    """The learning rate of a step that is divided by 10 at each of some steps."""
+    return first / 10.0 ** sum(step >= drop for drop in drops)
+
+
 def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = False) -> Tensor:
     """Mean over labelled pixels of -(1 - q) ** gamma * log q, q the probability of the true class.
 

@@ -25,7 +25,7 @@ from bench import distributed, record, stage, validation
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
-from bench.learning import adam, poly, sgd
+from bench.learning import adam, poly, sgd, stepped
 from bench.method import Method, Phase, View, load, load_weights, spec_of
 from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
 from data.dataset import Dataset, open_dataset
@@ -187,13 +187,7 @@ def _train_phase(
     title, silent = f"{name} · {phase.name}", distributed.rank() > 0
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
     for batch in _batches(views, schedule, progress.step, suite.compute.workers):
-        rate = poly(
-            schedule.learning_rate,
-            model.training.least_rate,
-            progress.step,
-            schedule.poly_steps or schedule.steps,
-            model.training.poly_power,
-        )
+        rate = _rate(model, schedule, progress.step)
         # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
         # a generator's state.
         torch.manual_seed(_seed(model.seed, phase.name, "step", progress.step, distributed.rank()))
@@ -233,6 +227,15 @@ def _train_phase(
         progress.best = None
     spent = time.perf_counter() - begun
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
+
+
+def _rate(model: Model, schedule: Schedule, step: int) -> float:
+    """The learning rate of a step."""
+    first, training = schedule.learning_rate, model.training
+    if schedule.drops:
+        return stepped(first, step, schedule.drops)
+    steps = schedule.poly_steps or schedule.steps
+    return poly(first, training.least_rate, step, steps, training.poly_power)
 
 
 def _agreed(value: float, device: torch.device) -> float:

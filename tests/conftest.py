@@ -98,6 +98,18 @@ POINTREND = {
     "points": 40,
     "subdivision_points": 60,
 }
+MAGNET = {
+    **SMALL,
+    "patch_px": 40,
+    "input_px": 64,
+    "sub_batch": 3,
+    "fpn_width": 8,
+    "smooth_width": 4,
+    "refine_width": 8,
+    "fast_patches": 2,
+    "smooth_px": 3,
+    "frame_px": 4,
+}
 THREE_PHASES = ["global", "global-to-local", "local-to-global"]
 
 
@@ -160,7 +172,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    methods = ("glnet", "baselines", "isdnet", "fctl", "cascadepsp", "pointrend")
+    methods = ("glnet", "baselines", "isdnet", "fctl", "magnet", "cascadepsp", "pointrend")
     for package in (*methods, "bench", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)

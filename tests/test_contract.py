@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import CASCADEPSP, FCTL, GLNET, PLAIN, POINTREND, THREE_PHASES
+from conftest import CASCADEPSP, FCTL, GLNET, MAGNET, PLAIN, POINTREND, THREE_PHASES
 from torch import nn
 
 import baselines.spec
@@ -14,11 +14,14 @@ import cascadepsp.spec
 import fctl.spec
 import glnet.spec
 import isdnet.spec
+import magnet.spec
 import pointrend.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
 
 CLASSES = 3
+FULL_RESOLUTION = ("whole", "progressive", "fast")
+"""Strategies whose maps of the image's size lie on the card."""
 NETWORKS = get_args(baselines.spec.Network)
 FCTL_VARIANTS = ("inria", "deepglobe")
 
@@ -38,6 +41,8 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "pointrend":
         more.pop("sub_batch", None)
         return pointrend.spec.Spec(**{**POINTREND, **more})
+    if method == "magnet":
+        return magnet.spec.Spec(**{**MAGNET, **more})
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
     return baselines.spec.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
@@ -50,6 +55,7 @@ CASES += [("fctl", "deepglobe", s) for s in ("large", "contexts")]  # the others
 CASES += [("isdnet", "", s) for s in get_args(isdnet.spec.Strategy)]
 CASES += [("cascadepsp", "", s) for s in get_args(cascadepsp.spec.Strategy)]
 CASES += [("pointrend", "", s) for s in get_args(pointrend.spec.Strategy)]
+CASES += [("magnet", "", s) for s in get_args(magnet.spec.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -97,7 +103,7 @@ def test_a_card_holds_weights_and_no_full_resolution_but_in_whole(
         for side in (104, 200)
     )
     assert small.device_bytes > small.weights_bytes > 0
-    if strategy == "whole":
+    if strategy in FULL_RESOLUTION:
         assert large.device_bytes > small.device_bytes
     else:
         assert large.device_bytes == pytest.approx(small.device_bytes, rel=0.02)
@@ -124,6 +130,7 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("isdnet", ""),
         ("cascadepsp", ""),
         ("pointrend", ""),
+        ("magnet", ""),
         *(("fctl", v) for v in FCTL_VARIANTS),
     ],
 )
@@ -172,7 +179,7 @@ def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str
 def test_an_unknown_encoder_is_one_sentence() -> None:
     from bench.errors import Refusal
 
-    for method in ("baselines", "glnet", "cascadepsp", "pointrend"):
+    for method in ("baselines", "glnet", "magnet", "cascadepsp", "pointrend"):
         network = "unet" if method == "baselines" else ""
         for encoder in ("resnet51", "tu-resnet51"):
             with pytest.raises(Refusal, match=f"no encoder '{encoder}'"):

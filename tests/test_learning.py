@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.learning import flip_and_turn, focal_loss, poly, sgd
+from bench.learning import flip_and_turn, focal_loss, poly, sgd, stepped
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
 LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual_seed(1))
@@ -60,6 +60,11 @@ def test_the_learning_rate_falls_from_the_first_to_the_least() -> None:
     halfway = 5e-5 * 0.5**0.9
     assert halfway == pytest.approx(2.679433656e-5)
     assert poly(halfway, 0, 25, 50, 0.9) == pytest.approx(poly(5e-5, 0, 75, 100, 0.9))
+
+
+def test_a_learning_rate_that_drops() -> None:
+    found = [stepped(1e-3, step, (10, 20)) for step in (0, 9, 10, 19, 20, 99)]
+    assert found == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def test_sgd_has_momentum_and_decays_weights() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-METHODS = ("baselines", "cascadepsp", "fctl", "glnet", "isdnet", "pointrend")
+METHODS = ("baselines", "cascadepsp", "fctl", "glnet", "isdnet", "magnet", "pointrend")
 OURS = ("bench", "data", *METHODS)
 FLOOR = {"bench.errors", "bench.files"}
 CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}

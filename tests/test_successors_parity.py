@@ -2,17 +2,22 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, run
 
 import fctl.parity
 import isdnet.parity
+import magnet.parity
+import magnet.spec
 from baselines import parity
 from bench.errors import Refusal
 from bench.parity import formulas
@@ -24,9 +29,11 @@ from fctl.parity import networks as fctl_networks
 from isdnet.parity import networks as isdnet_networks
 from isdnet.parity.evaluation import check_case
 from isdnet.parity.training import check_step
+from magnet.parity import networks as magnet_networks
+from magnet.parity.evaluation import check_case as check_magnet
 
 GOLDEN = Path(__file__).parent / "golden"
-ISDNET, FCTL = GOLDEN / "isdnet", GOLDEN / "fctl"
+ISDNET, FCTL, MAGNET = GOLDEN / "isdnet", GOLDEN / "fctl", GOLDEN / "magnet"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,7 +45,10 @@ def failed(checks: Sequence[Check]) -> list[str]:
     return [f"{check.quantity}: {check.difference}" for check in checks if not check.ok]
 
 
-@pytest.mark.parametrize(("folder", "package"), [(ISDNET, isdnet.parity), (FCTL, fctl.parity)])
+@pytest.mark.parametrize(
+    ("folder", "package"),
+    [(ISDNET, isdnet.parity), (FCTL, fctl.parity), (MAGNET, magnet.parity)],
+)
 def test_a_folder_is_known_by_its_files(folder: Path, package: Any) -> None:
     assert parity.of(folder) is package
 
@@ -96,6 +106,47 @@ def test_isdnet_learns_as_its_released_code_does() -> None:
     checks = check_step(path, read(path), "bn_eval", "float32")
     assert failed(checks) == []
     assert len(checks) > 200
+
+
+def test_magnet_s_weights_are_those_of_the_golden_data() -> None:
+    keys = read(MAGNET / "state_dict_keys.json")
+    for told, digest in read(MAGNET / "examples.json").items():
+        name, seed, key = re.fullmatch(r"weight (.*) seed (\d+) (.*)", told).groups()  # type: ignore[union-attr]
+        part, *number = name.split()
+        prefix = f"resnet_refine{number[0]}." if number else ""
+        values = np.asarray(magnet_networks.weight(prefix + key, keys[part][key], int(seed)))
+        louder = magnet_networks.LOUDER if key == "seg_conv.weight" else 1
+        assert fingerprint(values * np.float32(louder)) == digest, told
+
+
+def test_magnet_computes_what_its_released_code_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast, with overlapping patches that miss the last row, two refinements, and ties at 0; then
+    with a single oddity left out."""
+    path = MAGNET / "golden_B_fast.json"
+    checks = check_magnet(path, read(path), "float32")
+    assert failed(checks) == []
+    assert len(checks) > 100
+    original = magnet_networks.spec_of
+
+    def without_one(config: Any) -> Any:
+        spec = original(config)
+        odd = tuple(name for name in get_args(magnet.spec.Oddity) if name != "displaced-crops")
+        return replace(spec, official=odd)
+
+    monkeypatch.setattr("magnet.parity.evaluation.spec_of", without_one)
+    missed = failed(check_magnet(path, read(path), "float32"))
+    assert any(text.startswith("s1_coarse_crop (share)") for text in missed)
+    assert not any(text.startswith("s0_prob") for text in missed)
+
+
+def test_images_are_resized_as_opencv_does() -> None:
+    """By hand: to half the sides means, else weights of 11 bits, products cut off apart."""
+    image = torch.tensor([[[0, 10, 255, 7], [4, 4, 1, 2]]], dtype=torch.uint8)
+    half = magnet_networks.resize_as_opencv(image, (1, 2))
+    assert half.tolist() == [[[(0 + 10 + 4 + 4 + 2) // 4, (255 + 7 + 1 + 2 + 2) // 4]]]
+    wide = magnet_networks.resize_as_opencv(image, (2, 8))[0, 0].tolist()
+    # Shares of a quarter and three quarters between 0, 10, 255 and 7.
+    assert wide == [0, 3, 8, 71, 194, 193, 69, 7]
 
 
 def test_a_reducer_is_resnet_50_s() -> None:
@@ -156,7 +207,7 @@ def spoilt(folder: Path, name: str, text: str) -> Path:
     ("make", "message"),
     [
         (lambda path: path / "nothing", "There is no folder"),
-        (lambda path: path, "none of fctl, isdnet"),
+        (lambda path: path, "none of fctl, isdnet, magnet"),
         (lambda path: spoilt(path / "a", "golden_A.json", "{"), "is not JSON"),
         (lambda path: spoilt(path / "b", "golden_A.json", "[]"), "holds no table"),
         (lambda path: spoilt(path / "c", "golden_A.json", '{"config": {"h": 3}}'), "none of fctl"),

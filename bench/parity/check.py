@@ -69,7 +69,13 @@ class Comparing:
             difference = float(apart.max()) / (largest or 1)
         self.check(f"{quantity} (share)", difference, tolerance)
 
-    def statistics(self, quantity: str, ours: NDArray[Any], theirs: Mapping[str, Any]) -> None:
+    def statistics(
+        self,
+        quantity: str,
+        ours: NDArray[Any],
+        theirs: Mapping[str, Any],
+        tolerance: float = RELATIVE,
+    ) -> None:
         """Shape, mean, deviation, largest magnitude and sums of a whole array."""
         self.equal(f"{quantity}, shape", list(ours.shape), list(theirs["shape"]))
         values = ours.astype(np.float64)
@@ -85,7 +91,7 @@ class Comparing:
             if name in theirs:
                 expected = theirs[name] / (values.size if name in ("sum", "abssum") else 1)
                 off = abs(value - expected) / largest
-                self.check(f"{quantity}, {name} of all (share of the largest)", off, RELATIVE)
+                self.check(f"{quantity}, {name} of all (share of the largest)", off, tolerance)
 
     def labels(
         self,
