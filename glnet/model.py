@@ -16,7 +16,7 @@ return value. No convolution of the FPNs or of the aggregation is followed by an
 that is behind the encoders is affine: what a branch has seen itself and what it was lent are added
 up, and never multiplied (docs/mechanism.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -85,8 +85,13 @@ class FPN(nn.Module):
         self.smooth3 = nn.Conv2d(2 * fused, fused, 3, padding=1) if times[3] == 2 else None
         self.classify = nn.Conv2d(fused, classes, 3, padding=1)
 
-    def forward(self, features: list[Tensor], lent: Lent = ()) -> Output:
-        """Four encoder maps, coarse to fine, and what is lent -> maps, fused map, logits."""
+    def forward(
+        self, features: list[Tensor], lent: Lent = (), otherwise: "Pyramid | None" = None
+    ) -> Output:
+        """Four encoder maps, coarse to fine, and what is lent -> maps, fused map, logits;
+        `otherwise`: works out the same in another order (`glnet.split`)."""
+        if otherwise:
+            return otherwise(self, features, lent)
         top_down: list[Tensor] = []
         for conv, own, other in zip(self.lateral, features, _kind(lent, 0), strict=True):
             level = conv(_beside(own, other))
@@ -111,6 +116,9 @@ class FPN(nn.Module):
         return Output(maps, fused, self.classify(fused))
 
 
+Pyramid = Callable[[FPN, list[Tensor], Lent], Output]
+
+
 class Branch(nn.Module):
     """An encoder and its FPN."""
 
@@ -126,13 +134,17 @@ class Branch(nn.Module):
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, image: Tensor, lent: Lent = (), sizes: Sequence[tuple[int, int]] = ()
+        self,
+        image: Tensor,
+        lent: Lent = (),
+        sizes: Sequence[tuple[int, int]] = (),
+        otherwise: Pyramid | None = None,
     ) -> Output:
         """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each; `sizes`:
         what the four levels' maps will be resized to, which makes no difference here, but to a
-        collapsed branch it does."""
+        collapsed branch it does; `otherwise`: see `FPN`."""
         features: list[Tensor] = self.encoder(image)[-LEVELS:][::-1]
-        output: Output = self.fpn(features, lent)
+        output: Output = self.fpn(features, lent, otherwise)
         return output
 
 
@@ -146,11 +158,16 @@ class Aggregation(nn.Module):
         if spec.fpn_std is not None:
             _initialise(self.conv, spec.fpn_std)
 
-    def forward(self, local: Tensor, shared: Tensor) -> Tensor:
+    def forward(self, local: Tensor, shared: Tensor, otherwise: "Joining | None" = None) -> Tensor:
         """Fused maps (N, 4S, h, w) of patches and the global fused map's crops, of any size -> (N,
-        K, h, w)."""
+        K, h, w); `otherwise`: see `FPN`."""
+        if otherwise:
+            return otherwise(self, local, shared)
         logits: Tensor = self.conv(_beside(local, shared))
         return logits
+
+
+Joining = Callable[[Aggregation, Tensor, Tensor], Tensor]
 
 
 class GLNet(nn.Module):

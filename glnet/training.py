@@ -1,4 +1,6 @@
-"""The three phases of GLNet (section 3.3), and the local branch trained alone."""
+"""The three phases of GLNet (section 3.3), and the local branch trained alone.
+
+Branches that borrow work out what they see by `glnet.split`, to the same losses and gradients."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -26,6 +28,7 @@ from bench.tiles import (
 from glnet.inference import boxes_of, lent, merger_of
 from glnet.model import GLNet
 from glnet.spec import Spec
+from glnet.split import aggregate, pyramid
 
 Back = Callable[[Tensor], None]
 Join = Literal["mean", "sum"]
@@ -200,9 +203,10 @@ def _global_to_local(network: GLNet, view: View, spec: Spec, step: Step) -> None
     for group in _groups(view, spec):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][group])
-        local = network.local_branch(patches, lent(whole.maps, places, size, spec))
+        around = lent(whole.maps, places, size, spec)
+        local = network.local_branch(patches, around, otherwise=pyramid)
         shared = crop(whole.fused, places, size, spec.odd("loose-crops"))
-        logits = network.aggregation(local.fused, shared)
+        logits = network.aggregation(local.fused, shared, aggregate)
         label = view["labels"][group]
         loss = focal_loss(local.logits, label, spec.focal_gamma)
         loss = loss + focal_loss(logits, label, spec.focal_gamma)
@@ -226,7 +230,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             [torch.cat(level) for level in zip(*kind, strict=True)]
             for kind in zip(*merged, strict=True)
         ]
-    whole = network.global_borrowing(small, borrowed)
+    whole = network.global_borrowing(small, borrowed, otherwise=pyramid)
     # The groups' gradients gather at a copy of the fused map and join at the real one, so that the
     # branch is walked back once; the official code walks it once a group, to the same sum.
     fused = whole.fused.detach().requires_grad_()
@@ -238,7 +242,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             places = [boxes[chosen[i]] for i in group]
             local = torch.stack([kept[number][chosen[i]] for i in group])
             around = crop(fused[number : number + 1], places, size, spec.odd("loose-crops"))
-            logits = network.aggregation_borrowing(local, around)
+            logits = network.aggregation_borrowing(local, around, aggregate)
             step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
@@ -257,7 +261,8 @@ def _merged(
     for group in groups(range(len(boxes)), spec.sub_batch):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][list(group)])
-        local = network.local_branch(patches, lent(lender, places, size, spec))
+        around = lent(lender, places, size, spec)
+        local = network.local_branch(patches, around, otherwise=pyramid)
         merger.add(local.maps[: spec.lent_kinds], places, spec.odd("loose-crops"))
         kept |= {i: one for i, one in zip(group, local.fused, strict=True) if i in chosen}
     return kept, merger.mean()
