@@ -18,6 +18,7 @@ from bench.report import (
     gate,
     growth,
     page,
+    pairs,
     panels,
     paper,
     prediction,
@@ -81,6 +82,11 @@ def report(inputs: Inputs, folder: Path) -> Path:
     papers = paper.compare(inputs.predicted)
     explained = paper.explained(inputs.predicted)
     verdicts = verdict.rows(inputs.entries, runs)
+    paired = {
+        name: pairs.gathered([entry for entry in inputs.entries if entry.model.dataset == name])
+        for name in inputs.datasets
+    }
+    pair_table = pd.concat([pairs.table(name, found) for name, found in paired.items()])
     predictions = prediction.rows(inputs)
     growing = growth.points(inputs.predicted)
     slopes = growth.slopes(growing)
@@ -97,11 +103,15 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "growth": (growing, {}, ""),
         "growth_law": (slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (verdicts, verdict.READABLE, "Published and reproduced."),
+        "confusion": (table.confusions(inputs.entries), {}, ""),
+        "pairs": (pair_table, pairs.READABLE, pairs.CAPTION),
     }
     _write_tables(folder / "tables", tables)
-    numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
+    numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
     write_text(folder / "metrics.json", numbers + "\n")
-    chapters = [_chapter(inputs, name, runs, classes, meter) for name in inputs.datasets]
+    chapters = [
+        _chapter(inputs, name, runs, classes, meter, paired[name]) for name in inputs.datasets
+    ]
     drawings = {
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         "paper_memory": figures.paper_memory(papers, size),
@@ -154,7 +164,12 @@ def report(inputs: Inputs, folder: Path) -> Path:
 
 
 def _chapter(
-    inputs: Inputs, name: str, runs: pd.DataFrame, classes: pd.DataFrame, meter: str
+    inputs: Inputs,
+    name: str,
+    runs: pd.DataFrame,
+    classes: pd.DataFrame,
+    meter: str,
+    paired: pairs.Pairs,
 ) -> Chapter:
     own = table.by_accuracy(runs[runs.dataset == name])
     entries = _in_order([e for e in inputs.entries if e.model.dataset == name], list(own.run))
@@ -176,7 +191,7 @@ def _chapter(
     columns = table.class_columns(counted)
     return Chapter(
         name=name,
-        findings=words.summary(own, meter),
+        findings=words.summary(own, meter, paired),
         runs=page.run_table(own, table.run_columns(), meter),
         failures=[
             *((str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"),

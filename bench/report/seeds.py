@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import style
+from bench.report import table as tables
 from bench.report.gather import Entry
 
 ONE_VIEW = ("global", "local")
@@ -52,22 +53,45 @@ def groups(entries: Sequence[Entry], mious: Mapping[str, float]) -> list[Group]:
     Args:
         mious: 0..1 by run; runs without one are left out.
     """
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if pd.notna(mious.get(entry.name, float("nan"))):
-            same = [asdict(replace(entry.model, seed=0)), entry.run.strategy, entry.run.overrides]
-            found.setdefault(json.dumps(same, sort_keys=True), []).append(entry)
+    known = [entry for entry in entries if pd.notna(mious.get(entry.name, float("nan")))]
     return [
         Group(
-            name=_common([entry.name for entry in alike]),
-            strategy=alike[0].run.strategy,
-            network=alike[0].network,
-            lends=alike[0].model.spec.get("sharing") != "none",
-            mious=tuple(mious[entry.name] for entry in alike),
+            name=name,
+            strategy=same[0].run.strategy,
+            network=same[0].network,
+            lends=same[0].model.spec.get("sharing") != "none",
+            mious=tuple(
+                miou
+                for entry in same
+                for miou in (tables.seed_mious(entry) if entry.model.seeds else [mious[entry.name]])
+            ),
         )
-        for alike in found.values()
-        if len({entry.model.seed for entry in alike}) > 1
+        for name, same in alike(known)
+        if len(same) > 1 or len(same[0].model.trainings) > 1
     ]
+
+
+def alike(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """(what their names share, runs that differ in their seed alone), in the suite's order."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        model = replace(entry.model, seed=0, seeds=None)
+        setting = [asdict(model), entry.run.strategy, entry.run.overrides]
+        key = json.dumps(setting, sort_keys=True)
+        lines = found.setdefault(key, [])
+        if any(_seeds(entry) & _seeds(other) for other in lines):  # the very same run, once more
+            lines = found.setdefault(f"{key} {entry.name}", [])
+        lines.append(entry)
+    named: dict[str, list[Entry]] = {}
+    for same in found.values():
+        names = [entry.name for entry in same]
+        common = _common(names)
+        named[common if common not in named else ", ".join(names)] = same
+    return list(named.items())
+
+
+def _seeds(entry: Entry) -> set[int]:
+    return {one.seed for one in entry.model.trainings}
 
 
 def ceilings(entries: Iterable[Entry]) -> dict[str, float]:
@@ -177,8 +201,10 @@ def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
 
 
 def _common(names: Sequence[str]) -> str:
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    start = "".join(letters[0] for letters in alike)
+    if len(names) == 1:
+        return names[0]
+    shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in shared)
     return start.rstrip("-_. ").removesuffix("seed").rstrip("-_. ") or names[0]
 
 
