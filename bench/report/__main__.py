@@ -220,6 +220,8 @@ _SEED_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "maps are lent": ("maps are lent", str),
     "seeds": ("seeds", str),
     "mean": ("mean mIoU %", style.percent),
+    "from": ("from", style.percent),
+    "to": ("to", style.percent),
     "lowest": ("lowest", style.percent),
     "highest": ("highest", style.percent),
 }
