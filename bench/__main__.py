@@ -14,6 +14,7 @@ COMMANDS = {
     "import-isdnet": ("isdnet.official", "import_command"),
     "import-fctl": ("fctl.official", "import_command"),
     "import-magnet": ("magnet.official", "import_command"),
+    "compare": ("bench.compare.command", "command"),
     "what-if": ("bench.whatif", "command"),
     "estimate": ("bench.estimate", "command"),
     "predict": ("bench.large.command", "command"),

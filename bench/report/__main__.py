@@ -23,6 +23,7 @@ from bench.report import (
     memory_page,
     overview,
     page,
+    pairs,
     panels,
     paper,
     prediction,
@@ -62,9 +63,14 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
     frames = Frames(
         runs=runs,
         classes=table.classes(inputs.entries),
+        confusion=table.confusions(inputs.entries),
         ablation=ablation.rows(inputs.entries, runs, meter),
         timing=timing.rows(inputs.entries),
         verdicts=verdict.rows(inputs.entries, runs),
+        paired={
+            name: pairs.gathered([one for one in inputs.entries if one.model.dataset == name])
+            for name in inputs.datasets
+        },
     )
     worked = memory_page.worked(inputs)
     compared = successors_page.compared(inputs)
@@ -72,7 +78,7 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
     chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
     _write_tables(folder / suite / "tables", frames, worked, compared, chapters)
     _write_figures(folder / suite / "figures", inputs, frames, worked, chapters, meter)
-    numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
+    numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
     write_text(folder / suite / "metrics.json", numbers + "\n")
     overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
     write_assets(folder)
@@ -237,6 +243,12 @@ def _write_tables(
         "growth": (worked.growing, {}, ""),
         "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (frames.verdicts, verdict.READABLE, "Published and reproduced."),
+        "confusion": (frames.confusion, {}, ""),
+        "pairs": (
+            pd.concat([pairs.table(name, found) for name, found in frames.paired.items()]),
+            pairs.READABLE,
+            pairs.CAPTION,
+        ),
         **compared.files(),
         **{
             f"seeds_{one.name}": (

@@ -1,12 +1,12 @@
 """What the site shows of one data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from bench.errors import Refusal
-from bench.report import ablation, page, panels, seeds, table, timing, words
+from bench.report import ablation, page, pairs, panels, seeds, table, timing, words
 from bench.report.gather import Entry, Inputs
 from data.dataset import Dataset, open_dataset
 
@@ -28,6 +28,7 @@ class Chapter:
     classes: page.Table | None
     ablation: page.Table | None
     timing: page.Table | None
+    pairs: page.Table | None
     seeded: list[seeds.Group]
     """Runs that differ in their seed alone."""
     ceilings: dict[str, float]
@@ -53,12 +54,16 @@ class Frames:
     """`table.runs`."""
     classes: pd.DataFrame
     """`table.classes`."""
+    confusion: pd.DataFrame
+    """`table.confusions`."""
     ablation: pd.DataFrame
     """`ablation.rows`."""
     timing: pd.DataFrame
     """`timing.rows`."""
     verdicts: pd.DataFrame
     """`verdict.rows`."""
+    paired: Mapping[str, pairs.Pairs]
+    """Every two runs of each data set."""
 
 
 def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.Target) -> Chapter:
@@ -73,7 +78,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     counted = table.by_accuracy(frames.classes[frames.classes.dataset == name])
     counted = counted.dropna(axis="columns", how="all")
     rare = next((list(e.evaluation["rare"]) for e in entries if e.evaluation), [])
-    seeded = seeds.groups(entries, dict(zip(own.run, own.miou, strict=True)))
+    seeded = seeds.groups(entries, {one.name: table.seed_mious(one) for one in entries})
     limits = seeds.ceilings(entries)
     no_scenes, credit = "", ""
     scenes: list[panels.Scene] = []
@@ -91,7 +96,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     return Chapter(
         name=name,
         entries=entries,
-        findings=words.summary(own, meter),
+        findings=words.summary(own, meter, frames.paired[name]),
         runs=page.run_table(own, table.run_columns(), meter, target),
         failures=[
             *((str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"),
@@ -100,6 +105,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
         classes=None if counted.empty else page.heat_table(counted, columns, rare, target),
         ablation=page.plain_table(ablated, ablation.READABLE, 3, target),
         timing=page.plain_table(timed, timing.READABLE, 2, target),
+        pairs=page.plain_table(pairs.table(name, frames.paired[name]), pairs.READABLE, 2),
         seeded=seeded,
         ceilings=limits,
         mechanism=seeds.sentences(seeded, limits),

@@ -14,7 +14,7 @@ from bench.report.canvas import Figure
 from bench.report.gather import FLOOR, Entry
 from bench.report.page import Target
 from bench.report.paper import MB, published
-from bench.report.table import accuracies
+from bench.report.table import accuracies, accuracies_by_seed
 
 METERS = {
     "nvml": "seen by the card (nvml)",
@@ -107,7 +107,7 @@ def accuracy_memory(
     alone = runs.set_index("run")
     theirs = _published(dataset)
     for split in SPLITS:
-        by_run = {entry.name: _by_seed(entry, split) for entry in entries}
+        by_run = {entry.name: accuracies_by_seed(entry, split) for entry in entries}
         for definition in DEFINITIONS:
             shares = {
                 run: tuple(one[definition] for one in found if definition in one)
@@ -136,13 +136,6 @@ def accuracy_memory(
         },
         note=str(variants[shown]["note"]) if shown in variants else "",
     )
-
-
-def _by_seed(entry: Entry, split: str) -> list[dict[str, float]]:
-    """mIoU by definition, one mapping a seed that was evaluated."""
-    others = entry.evaluation.get("other_seeds", {}).values()
-    found = [accuracies(entry, split), *(accuracies(entry, split, other) for other in others)]
-    return [one for one in found if one]
 
 
 def _menu(
@@ -177,8 +170,8 @@ def _point(entry: Entry, row: Any, meter: str, shares: tuple[float, ...]) -> _Po
 
 
 def _groups(entries: Sequence[Entry], shares: Mapping[str, tuple[float, ...]]) -> list[seeds.Group]:
-    """Runs that stand in the suite once a seed."""
-    return seeds.groups(entries, {run: found[0] for run, found in shares.items() if found})
+    """Runs that stand in the suite once a seed; a line of several seeds is a point already."""
+    return [one for one in seeds.groups(entries, shares) if len(one.runs) > 1]
 
 
 def _variant(
