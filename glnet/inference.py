@@ -241,7 +241,9 @@ def prepare(network: nn.Module, spec: Spec) -> nn.Module:
 
 
 def _strategy(scores: Scores, *parts: str) -> Strategy:
-    return Strategy(by_labels(scores), parts, prepare, lambda spec: by_windows(scores, spec))
+    return Strategy(
+        by_labels(scores), parts, prepare, by_windows=lambda spec: by_windows(scores, spec)
+    )
 
 
 STRATEGIES = {

@@ -32,9 +32,10 @@ ENTRIES = [
     *(entry(f"apart-seed{n}", "collaborative", n, LIMITS, sharing="none") for n in range(2)),
     entry("once", "global", 0, LIMITS),
 ]
-MIOUS = dict(
-    zip((e.name for e in ENTRIES), (0.3, 0.4, 0.35, 0.7, 0.75, 0.8, 0.5, 0.6, 0.2), strict=True)
-)
+MIOUS = {
+    e.name: (miou,)
+    for e, miou in zip(ENTRIES, (0.3, 0.4, 0.35, 0.7, 0.75, 0.8, 0.5, 0.6, 0.2), strict=True)
+}
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
@@ -60,7 +61,7 @@ def test_what_is_said_is_worked_out() -> None:
         "With sharing switched off (the aggregation alone, apart) collaborative comes to 55.0 %: "
         "what is lent adds 20.0 points.",
     ]
-    worse = {**MIOUS, **{f"collaborative-seed{n}": 0.3 for n in range(3)}}
+    worse = {**MIOUS, **{f"collaborative-seed{n}": (0.3,) for n in range(3)}}
     said = seeds.sentences(seeds.groups(ENTRIES, worse), LIMITS)
     assert said[0].endswith("5.0 points below local.")
     assert "what is lent adds nothing. That is no accident" in said[-1]
@@ -70,7 +71,7 @@ def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
     found = seeds.groups(ENTRIES, MIOUS)
     axes = seeds.figure(found, LIMITS).axes[0]
     assert sorted(x for dots in axes.collections for x, _ in dots.get_offsets()) == sorted(
-        100 * MIOUS[e.name] for e in ENTRIES if e.name != "once"
+        100 * MIOUS[e.name][0] for e in ENTRIES if e.name != "once"
     )
     written = {text.get_text() for text in axes.texts}
     assert {"75.0", "55.0", "one patch 42.0", "everything 90.0"} <= written
@@ -89,7 +90,8 @@ def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
     both = Entry(
         "both", Run("m", "local"), model, Path(), Record("evaluate", "both", {}, values, {}), None
     )
-    (found,) = seeds.groups([both, ENTRIES[-1]], {"both": 0.8, "once": 0.2})
+    mious = {"both": table.seed_mious(both), "once": (0.2,)}
+    (found,) = seeds.groups([both, ENTRIES[-1]], mious)
     assert (found.name, found.mious) == ("both", (3 / 5, 1))
     (sample,) = pairs.gathered([both]).samples
     assert bootstrap.miou(sample) == table.runs([both]).miou[0] == pytest.approx(0.8)
