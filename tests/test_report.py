@@ -182,6 +182,7 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
     wanted = {
         "index.html",
         "metrics.json",
+        "tables/confusion.csv",
         *(f"figures/{name}.{kind}" for name in kinds for kind in kinds[name].split()),
         *(f"figures/scenes/{scene}.png" for scene in SPLITS["test"]),
         *(f"tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
