@@ -197,13 +197,18 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
         "prediction",
         "published",
         "pairs",
+        "successors",
+        "unspecified",
     )
     wanted = {
         "index.html",
         "tiny/metrics.json",
         "tiny/summary.json",
         "tiny/tables/confusion.csv",
-        *(f"tiny/{page}.html" for page in ("index", "datasets/tiny", "memory", "about")),
+        *(
+            f"tiny/{page}.html"
+            for page in ("index", "datasets/tiny", "memory", "successors", "about")
+        ),
         *(f"tiny/runs/{run}.html" for run in suite_lines()["runs"]),
         *(f"tiny/scenes/{scene}.html" for scene in SPLITS["test"]),
         *(f"tiny/figures/{name}.{kind}" for name in kinds for kind in kinds[name].split()),

@@ -29,6 +29,9 @@ DOORS = {
     ("glnet", "collaborative"): {"global_branch": "whole image", "local_branch": "patches"},
     ("glnet", "coarse-to-fine"): {"global_branch": "whole image"},
     ("isdnet", "whole"): {"backbone": "whole image (deep branch)"},
+    ("pointrend", "whole"): {"encoder": "whole image"},
+    ("cascadepsp", "base"): {"base": "whole image (base network)"},
+    ("cascadepsp", "cascade"): {"base": "whole image (base network)"},
 }
 TOLD = [
     (method, network, strategy)

@@ -163,12 +163,12 @@ SURVIVES, TURNED, UNTOLD = "survives", "is turned round", "cannot be told"
 
 
 def flagships(entries: Sequence[Entry]) -> dict[tuple[str, str], Entry]:
-    """(data set, published row) -> the run that stands for it: the first one that is not `as
-    released`."""
+    """(data set, published row) -> the run that stands for it: the first one that does nothing as
+    released and was not meant otherwise."""
     found: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         key = KNOWN.get((entry.model.method, entry.run.strategy))
-        if key and entry.evaluation and done(entry) != "as released":
+        if key and entry.evaluation and "released" not in done(entry):
             found.setdefault((entry.model.dataset, key), entry)
     return found
 
@@ -246,7 +246,7 @@ def released(entries: Sequence[Entry]) -> pd.DataFrame:
     meant = {_told_apart_from(e): e for e in entries if is_uhr(e) and done(e) == "as meant"}
     for entry in entries:
         other = meant.get(_told_apart_from(entry))
-        if done(entry) != "as released" or other is None:
+        if "released" not in done(entry) or other is None:
             continue
         line: dict[str, Any] = {
             "dataset": entry.model.dataset,
