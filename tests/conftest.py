@@ -80,7 +80,7 @@ FCTL = {
     "patches_per_image": 2,
 }
 MAGNET = {
-    **SMALL,
+    "encoder": "tu-mobilenetv2_035",
     "patch_px": 40,
     "input_px": 64,
     "sub_batch": 3,
