@@ -35,7 +35,7 @@ class Done:
     seconds: float
     """From the first look at the file to the last rename, weights and prediction included; of this
     process, where an earlier one was killed."""
-    network_s: float
+    label_s: float
     """Of these, from the first patch to the last label."""
     peak_rss_bytes: int
     """All that the process held at its peak."""
@@ -79,28 +79,31 @@ def predict_file(
     size = (source.height, source.width)
     device = set_up(job.compute)
     job, need, by_windows = choose(job, size, device.type, max_memory_bytes)
-    network, weights = job.network()
-    fingerprint = {
-        **job.fingerprint(),
-        "weights": weights,
-        "image": file_sha256(image),
-        "bands": list(source.bands),
-        "device": device.type,
-    }
     with PeakResident() as peak, _disk(output):
+        network, weights = job.network()
+        fingerprint = {
+            **job.fingerprint(),
+            "weights": weights,
+            "image": file_sha256(image),
+            "bands": list(source.bands),
+            "device": device.type,
+        }
         partial = Partial(output, fingerprint, fresh)
-        try:
-            _check_disk(output, partial, job, size)
-            network.to(device)
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.release)
+            _check_disk(output, partial, size)
             pixels, mask = _unpacked(source, partial, silent)
             labels = Plane(partial.folder / "labels", *size)
+            large = LargeImage(pixels, labels, partial, _progress(silent))
+            stack.callback(large.close)
+            if mask:
+                stack.callback(mask.store.close)
             looked = time.perf_counter()
             if "labels" not in partial.done:
-                large = LargeImage(pixels, labels, partial, _progress(silent))
-                _label(job, network, large, by_windows)
+                _label(job, network.to(device), large, by_windows)
                 labels.store.settle()
                 partial.note("labels", 1)
-            network_s = time.perf_counter() - looked
+            label_s = time.perf_counter() - looked
             result = partial.folder / f"result{suffix}"
             with contextlib.closing(_bar("writing", size, silent)) as bar:
                 raster.encode(labels, mask, source, job.palette, result, suffix, bar.update)
@@ -108,13 +111,11 @@ def predict_file(
                 os.fsync(file.fileno())
             result.replace(output)
             partial.remove()
-        finally:
-            partial.release()
     return Done(
         height_px=size[0],
         width_px=size[1],
         seconds=time.perf_counter() - begun,
-        network_s=network_s,
+        label_s=label_s,
         peak_rss_bytes=peak.peak_bytes,
         predicted_bytes=need.bytes,
         sub_batch=getattr(job.spec, "sub_batch", None),
@@ -155,7 +156,7 @@ def _check_output(image: Path, output: Path) -> str:
     return suffix
 
 
-def _check_disk(output: Path, partial: Partial, job: Job, size: tuple[int, int]) -> None:
+def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
     """Refuse what the disk cannot hold, before hours are spent: pixels, a mask, labels, and the
     labels once more as they are encoded."""
     wanted = 6 * size[0] * size[1]
