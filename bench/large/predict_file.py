@@ -55,6 +55,7 @@ def predict_file(
     job: Job,
     max_memory_bytes: int | None = None,
     bands: Sequence[int] = (),
+    cog: bool = False,
     fresh: bool = False,
     silent: bool = False,
 ) -> Done:
@@ -68,13 +69,14 @@ def predict_file(
         output: ends in .tif, .tiff or .png.
         max_memory_bytes: of this process, and of the card.
         bands: three of more, from 1.
+        cog: a GeoTIFF with overviews, laid out to be read over a network.
         fresh: forget what an earlier process has done.
 
     Raises:
         Refusal: of what is asked for something cannot be, or the disk is full.
     """
     begun = time.perf_counter()
-    suffix = _check_output(image, output)
+    driver = _check_output(image, output, cog)
     source = raster.inspect(image, bands)
     size = (source.height, source.width)
     device = set_up(job.compute)
@@ -104,9 +106,9 @@ def predict_file(
                 labels.store.settle()
                 partial.note("labels", 1)
             label_s = time.perf_counter() - looked
-            result = partial.folder / f"result{suffix}"
+            result = partial.folder / f"result{output.suffix}"
             with contextlib.closing(_bar("writing", size, silent)) as bar:
-                raster.encode(labels, mask, source, job.palette, result, suffix, bar.update)
+                raster.encode(labels, mask, source, job.palette, result, driver, bar.update)
             with result.open("rb") as file:
                 os.fsync(file.fileno())
             result.replace(output)
@@ -142,18 +144,20 @@ def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bo
         image.labels.write(0, 0, labels.numpy())
 
 
-def _check_output(image: Path, output: Path) -> str:
-    """The suffix; refuses an output that cannot be written."""
+def _check_output(image: Path, output: Path, cog: bool) -> str:
+    """The driver that writes it; refuses an output that cannot be written."""
     suffix = output.suffix.lower()
     if suffix not in raster.WRITTEN:
         raise Refusal(f"{output} is to be a label file: give a name that ends in .tif or .png.")
+    if cog and raster.WRITTEN[suffix] != "GTiff":
+        raise Refusal(f"{output} cannot be a COG: give a name that ends in .tif.")
     if not output.parent.is_dir():
         raise Refusal(f"The folder {output.parent} of {output.name} is not there: make it first.")
     if output.is_dir():
         raise Refusal(f"{output} is a folder: give the name of a file.")
     if output.exists() and image.exists() and output.samefile(image):
         raise Refusal(f"{output} is the image itself: give the labels another name.")
-    return suffix
+    return "COG" if cog else raster.WRITTEN[suffix]
 
 
 def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
