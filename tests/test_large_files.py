@@ -23,6 +23,7 @@ from bench.errors import Refusal
 from bench.isolated import Tell, ask
 from bench.large import Job, predict_file, raster
 from bench.large.growth import draw
+from bench.large.planes import Plane
 from bench.method import load
 
 PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -132,6 +133,24 @@ def test_control_points(tmp_path: Path) -> None:
     assert system == "EPSG:4326"
 
 
+def test_a_cog_keeps_labels_palette_and_place(tmp_path: Path) -> None:
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500000, 0, -10, 4600000)}
+    whole = np.kron(np.eye(30, dtype=np.uint8) + 1, np.ones((50, 40), np.uint8))
+    source = raster.inspect(
+        tiff(tmp_path / "a.tif", whole[None].repeat(3, 0), photometric="rgb", **place)
+    )
+    plane = Plane(tmp_path / "plane", *whole.shape)
+    plane.write(0, 0, whole)
+    made = tmp_path / "result.tif"
+    raster.encode(plane, None, source, PALETTE, made, "COG", lambda _: None)
+    with rasterio.open(made) as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.overviews(1)
+        assert (file.crs, file.transform) == (place["crs"], place["transform"])
+        assert file.colormap(1)[2] == (30, 30, 200, 255)
+        assert np.array_equal(file.read(1), whole)
+
+
 def test_a_palette_grey_and_alpha(tmp_path: Path) -> None:
     job = job_of()
     grey = pixels()[..., 0]
@@ -194,7 +213,7 @@ def _turned(path: Path) -> Path:
 def test_images_that_are_refused(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=said):
         predict_file(make(tmp_path), tmp_path / "labels.tif", job_of(), silent=True)
-    assert not (tmp_path / "labels.tif").exists()
+    assert {path.stem for path in tmp_path.iterdir()} <= {"a"}
 
 
 def test_three_bands_of_more(tmp_path: Path) -> None:

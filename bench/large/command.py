@@ -29,6 +29,7 @@ def command(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="for instance 2GiB: choose the sub-batch by what is predicted, or refuse",
     )
+    parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
     parser.add_argument("--fresh", action="store_true", help="do not go on where one was killed")
     parser.set_defaults(work=work)
 
@@ -50,7 +51,13 @@ def work(arguments: argparse.Namespace) -> None:
         settings,
     )
     done = predict_file(
-        arguments.image, arguments.output, wanted, limit, arguments.bands, arguments.fresh
+        arguments.image,
+        arguments.output,
+        wanted,
+        max_memory_bytes=limit,
+        bands=arguments.bands,
+        cog=arguments.cog,
+        fresh=arguments.fresh,
     )
     way = "by windows" if done.by_windows else "in memory"
     at_once = f", {done.sub_batch} patches at once" if done.sub_batch else ""

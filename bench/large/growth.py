@@ -17,7 +17,7 @@ import rasterio
 from rasterio.windows import Window
 
 from bench import record, stage
-from bench.config import read_suite
+from bench.config import parse_setting, read_suite
 from bench.errors import Refusal
 from bench.files import write_text
 from bench.isolated import Tell, ask
@@ -48,9 +48,12 @@ def draw(path: Path, side_px: int) -> None:
                 file.write(tile[:, :height, :width], window=window)
 
 
-def measure(tell: Tell, run: str, seed: int | None, side_px: int) -> None:
+def measure(
+    tell: Tell, run: str, settings: Mapping[str, Any], seed: int | None, side_px: int
+) -> None:
     """Label one drawn image; tells a row of the table."""
-    wanted = job(run, weights=seed, classes=None if seed is None else CLASSES)
+    classes = None if seed is None else CLASSES
+    wanted = job(run, weights=seed, classes=classes, settings=settings)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         image = Path(folder) / "image.tif"
         draw(image, side_px)
@@ -60,13 +63,14 @@ def measure(tell: Tell, run: str, seed: int | None, side_px: int) -> None:
     tell(
         {
             "run": run,
+            "settings": " ".join(f"{key}={value}" for key, value in settings.items()),
             "weights": "trained" if seed is None else "random",
             "height_px": done.height_px,
             "width_px": done.width_px,
             "threads": wanted.compute.threads,
             "sub_batch": done.sub_batch,
             "wall_s": done.seconds,
-            "label_s": done.network_s,
+            "label_s": done.label_s,
             "cpu_s": cpu_s,
             "megapixels_per_s": done.megapixels_per_s,
             "peak_rss_bytes": done.peak_rss_bytes,
@@ -100,14 +104,16 @@ def command(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     parser.add_argument("run", help="a key of the table runs")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of images, in px")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--random", type=int, metavar="SEED", help="random weights")
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Measure seconds and memory of a run of params.yaml against the size of an image."""
     path = record.RESULTS / "large" / read_suite().machine / f"{arguments.run}.csv"
+    settings = dict(map(parse_setting, arguments.set))
     for side in arguments.sides:
-        outcome = ask(measure, arguments.run, arguments.random, side, limit_s=LIMIT_S)
+        outcome = ask(measure, arguments.run, settings, arguments.random, side, limit_s=LIMIT_S)
         if outcome.status != "ok":
             raise Refusal(f"{arguments.run} at {side} x {side} px: {outcome.reason}")
         table = merged(path, outcome.told)

@@ -1,5 +1,6 @@
 """An image on the disk as strategies see it: `bench.tiles.Large`."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ class LargeImage:
             return torch.from_numpy(np.load(found))
         small = torch.empty(3, *size, dtype=torch.uint8)
         path = self.partial.folder / "rows"
-        with Store(path) as rows:
+        with contextlib.closing(Store(path)) as rows:
             self._shrink_rows(rows, size[1])
             for left in range(0, size[1], BLOCK_PX):
                 block = np.empty((self.shape[1], 3, min(BLOCK_PX, size[1] - left)), np.uint8)
@@ -94,8 +95,19 @@ class LargeImage:
         """Score the patches group by group; labels are written as rows of patches are done."""
         grid = Grid(boxes)
         begun = self.partial.done.get("rows", 0)
-        first = begun * len(grid.lefts)
         canvas = Canvas(grid, self.partial.folder, self._write, begun)
+        with contextlib.closing(canvas):
+            self._sum_up(canvas, sub_batch, score, dtype)
+
+    def _sum_up(
+        self,
+        canvas: Canvas,
+        sub_batch: int,
+        score: Callable[[Sequence[Box]], Tensor],
+        dtype: torch.dtype | None,
+    ) -> None:
+        boxes = canvas.grid.boxes
+        first = canvas.row * len(canvas.grid.lefts)
         bar = self._bar("labels", len(boxes), first)
         number = 0
         for group in groups(boxes, sub_batch):
@@ -113,7 +125,6 @@ class LargeImage:
                         self.partial.note("rows", canvas.row)
                 bar.update(self._share(len(boxes), number + len(group) - max(number, first)))
             number += len(group)
-        canvas.close()
         bar.close()
 
     def enlarge(self, scores: Tensor, mode: str) -> None:
@@ -189,6 +200,12 @@ class LargeImage:
                 self._shelf.restore(Box(*box), offset, shape, kind)
         looks: int = state["looks"]
         return looks
+
+    def close(self) -> None:
+        """Let go of the files."""
+        stores = [self.pixels.store, self.labels.store]
+        for store in [*stores, *([self._shelf.store] if self._shelf else [])]:
+            store.close()
 
     def _write(self, top: int, left: int, labels: Tensor) -> None:
         self.labels.write(top, left, labels.numpy())

@@ -55,7 +55,9 @@ class Partial:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Let another process at it."""
+        """Let another process at it; nothing is left where nothing was done."""
+        if not self.done:
+            self.remove()
         self._lock.release()
         if not self.folder.exists():
             Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -5,12 +5,13 @@ here leaves nothing behind but the system's page cache, which it gives back when
 
 import os
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+AT_ONCE_BYTES = 2**22
+"""Of a read, which passes through a copy."""
 
 
 class Store:
@@ -28,10 +29,11 @@ class Store:
         """
         view = array.data.cast("B")
         while view:
-            count = os.preadv(self._file, [view], offset)
-            if not count:
+            found = os.pread(self._file, min(len(view), AT_ONCE_BYTES), offset)
+            if not found:
                 raise EOFError(f"{self.path} ends before byte {offset + len(view)}")
-            view, offset = view[count:], offset + count
+            view[: len(found)] = found
+            view, offset = view[len(found) :], offset + len(found)
 
     def write(self, array: NDArray[np.generic], offset: int) -> None:
         """Write a contiguous array."""
@@ -47,17 +49,6 @@ class Store:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Plane:

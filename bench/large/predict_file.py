@@ -35,7 +35,7 @@ class Done:
     seconds: float
     """From the first look at the file to the last rename, weights and prediction included; of this
     process, where an earlier one was killed."""
-    network_s: float
+    label_s: float
     """Of these, from the first patch to the last label."""
     peak_rss_bytes: int
     """All that the process held at its peak."""
@@ -55,6 +55,7 @@ def predict_file(
     job: Job,
     max_memory_bytes: int | None = None,
     bands: Sequence[int] = (),
+    cog: bool = False,
     fresh: bool = False,
     silent: bool = False,
 ) -> Done:
@@ -68,53 +69,55 @@ def predict_file(
         output: ends in .tif, .tiff or .png.
         max_memory_bytes: of this process, and of the card.
         bands: three of more, from 1.
+        cog: a GeoTIFF with overviews, laid out to be read over a network.
         fresh: forget what an earlier process has done.
 
     Raises:
         Refusal: of what is asked for something cannot be, or the disk is full.
     """
     begun = time.perf_counter()
-    suffix = _check_output(image, output)
+    driver = _check_output(image, output, cog)
     source = raster.inspect(image, bands)
     size = (source.height, source.width)
     device = set_up(job.compute)
     job, need, by_windows = choose(job, size, device.type, max_memory_bytes)
-    network, weights = job.network()
-    fingerprint = {
-        **job.fingerprint(),
-        "weights": weights,
-        "image": file_sha256(image),
-        "bands": list(source.bands),
-        "device": device.type,
-    }
     with PeakResident() as peak, _disk(output):
+        network, weights = job.network()
+        fingerprint = {
+            **job.fingerprint(),
+            "weights": weights,
+            "image": file_sha256(image),
+            "bands": list(source.bands),
+            "device": device.type,
+        }
         partial = Partial(output, fingerprint, fresh)
-        try:
-            _check_disk(output, partial, job, size)
-            network.to(device)
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.release)
+            _check_disk(output, partial, size)
             pixels, mask = _unpacked(source, partial, silent)
             labels = Plane(partial.folder / "labels", *size)
+            large = LargeImage(pixels, labels, partial, _progress(silent))
+            stack.callback(large.close)
+            if mask:
+                stack.callback(mask.store.close)
             looked = time.perf_counter()
             if "labels" not in partial.done:
-                large = LargeImage(pixels, labels, partial, _progress(silent))
-                _label(job, network, large, by_windows)
+                _label(job, network.to(device), large, by_windows)
                 labels.store.settle()
                 partial.note("labels", 1)
-            network_s = time.perf_counter() - looked
-            result = partial.folder / f"result{suffix}"
+            label_s = time.perf_counter() - looked
+            result = partial.folder / f"result{output.suffix}"
             with contextlib.closing(_bar("writing", size, silent)) as bar:
-                raster.encode(labels, mask, source, job.palette, result, suffix, bar.update)
+                raster.encode(labels, mask, source, job.palette, result, driver, bar.update)
             with result.open("rb") as file:
                 os.fsync(file.fileno())
             result.replace(output)
             partial.remove()
-        finally:
-            partial.release()
     return Done(
         height_px=size[0],
         width_px=size[1],
         seconds=time.perf_counter() - begun,
-        network_s=network_s,
+        label_s=label_s,
         peak_rss_bytes=peak.peak_bytes,
         predicted_bytes=need.bytes,
         sub_batch=getattr(job.spec, "sub_batch", None),
@@ -141,21 +144,23 @@ def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bo
         image.labels.write(0, 0, labels.numpy())
 
 
-def _check_output(image: Path, output: Path) -> str:
-    """The suffix; refuses an output that cannot be written."""
+def _check_output(image: Path, output: Path, cog: bool) -> str:
+    """The driver that writes it; refuses an output that cannot be written."""
     suffix = output.suffix.lower()
     if suffix not in raster.WRITTEN:
         raise Refusal(f"{output} is to be a label file: give a name that ends in .tif or .png.")
+    if cog and raster.WRITTEN[suffix] != "GTiff":
+        raise Refusal(f"{output} cannot be a COG: give a name that ends in .tif.")
     if not output.parent.is_dir():
         raise Refusal(f"The folder {output.parent} of {output.name} is not there: make it first.")
     if output.is_dir():
         raise Refusal(f"{output} is a folder: give the name of a file.")
     if output.exists() and image.exists() and output.samefile(image):
         raise Refusal(f"{output} is the image itself: give the labels another name.")
-    return suffix
+    return "COG" if cog else raster.WRITTEN[suffix]
 
 
-def _check_disk(output: Path, partial: Partial, job: Job, size: tuple[int, int]) -> None:
+def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
     """Refuse what the disk cannot hold, before hours are spent: pixels, a mask, labels, and the
     labels once more as they are encoded."""
     wanted = 6 * size[0] * size[1]

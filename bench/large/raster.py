@@ -33,6 +33,8 @@ SIGNATURES = {
 }
 """First bytes of the files that are read, and their driver: no other one is let near a file."""
 WRITTEN = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
+COG = {"driver": "COG", "compress": "deflate", "overview_resampling": "mode"}
+"""With overviews, in which the most frequent label stands for those under it."""
 MIB = 2**20
 CACHE_BYTES = 16 * MIB
 """Of blocks that GDAL keeps: each is used once."""
@@ -159,7 +161,7 @@ def encode(
     source: Source,
     palette: Sequence[tuple[int, int, int]],
     path: Path,
-    suffix: str,
+    driver: str,
     advance: Advance,
 ) -> None:
     """Write labels to an image file of indices with their colours and the source's georeference,
@@ -167,7 +169,7 @@ def encode(
 
     Args:
         path: of the file; its folder holds what else is needed on the way.
-        suffix: the format, a key of `WRITTEN`.
+        driver: a value of `WRITTEN`, or `COG`.
 
     Raises:
         Refusal: it could not be written whole.
@@ -195,10 +197,11 @@ def encode(
                 for window, tile in _tiles(labels, mask):
                     file.write(tile, 1, window=window)
                     advance(tile.size)
-            if WRITTEN[suffix] == "GTiff":
+            if driver == "GTiff":
                 tiled.replace(path)
             else:
-                rasterio.shutil.copy(tiled, path, driver=WRITTEN[suffix])
+                options = COG if driver == "COG" else {"driver": driver}
+                rasterio.shutil.copy(tiled, path, **options)
                 tiled.unlink()
             _check(path, labels, mask)
     except (RasterioError, OSError) as error:
