@@ -96,5 +96,6 @@ def encoded(pixels: Pixels, colours: Sequence[Colour] | None = None) -> bytes:
     picture.putpalette([part for colour in colours for part in colour[:3]])
     opacities = bytes(colour[3] for colour in colours)
     more = {} if set(opacities) == {255} else {"transparency": opacities}
-    picture.save(buffer, "PNG", **more)
+    # Level 4 takes half the time of the default, 6, for two per cent more.
+    picture.save(buffer, "PNG", compress_level=4, **more)
     return buffer.getvalue()
