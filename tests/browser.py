@@ -23,12 +23,16 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """One browser for a module's tests."""
+    """One browser for all tests of a process; where there is none they are skipped, but for
+    BROWSER_NEEDED, which CI sets."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not path:
-        pytest.skip("no Chromium here: install it, or name it in CHROMIUM")
+        reason = "no Chromium here: install it, or name it in CHROMIUM"
+        if os.environ.get("BROWSER_NEEDED"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser
@@ -48,6 +52,7 @@ def opened(
             wrong.append(f"asks for {request.url}")
 
     page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(15_000)
     page.on("request", watch)
     page.on("requestfailed", lambda request: wrong.append(f"misses {request.url}"))
     page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SPLITS, model_line, write_dataset, write_suite
+from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -116,15 +118,21 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     return write_results(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with the same records and two reports, made once for the tests that only read."""
-    root = tmp_path_factory.mktemp("written")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        suite = write_results(root)
-        report(gather(suite), Path("report"))
-        report(gather(suite), Path("again"))
+    """A root with the same records and two reports, made once for the tests that only read, and
+    once for all processes that test."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "written"
+    with FileLock(f"{root}.lock"):
+        if not (root / "done").exists():
+            root.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(root)
+                suite = write_results(root)
+                report(gather(suite), Path("report"))
+                report(gather(suite), Path("again"))
+            (root / "done").touch()
     return root
 
 

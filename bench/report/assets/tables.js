@@ -2,7 +2,7 @@
 // Makes every table of class `sortable` sort and filter; without scripts it is a table all the same.
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll("table.sortable")) {
-    const filtered = table.tBodies[0].rows.length > 8;
+    const filtered = table.tBodies[0].rows.length > 5;
     new DataTable(table, {
       autoWidth: false,
       info: false,
