@@ -57,7 +57,9 @@ def write(root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | Non
     for level, picture in enumerate(levels):
         for column, row, tile in tiles(picture):
             path = root / name / str(level) / f"{column}_{row}.{ending}"
-            write_bytes(path, encoded(tile, colours))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not flushed one by one: there are thousands, and the page that shows them comes last.
+            path.write_bytes(encoded(tile, colours))
     return Layer(quote(name), ending, width, height, len(levels), TILE_PX)
 
 
