@@ -13,6 +13,7 @@ COMMANDS = {
     "export-official": ("glnet.official", "export_command"),
     "import-isdnet": ("isdnet.official", "import_command"),
     "import-fctl": ("fctl.official", "import_command"),
+    "compare": ("bench.compare.command", "command"),
     "what-if": ("bench.whatif", "command"),
     "estimate": ("bench.estimate", "command"),
     "check": ("data.check", "command"),

@@ -7,7 +7,7 @@ mapping here (`Model.spec`, `Source.settings`) and is checked by its owner with 
 new method adds no line to this file."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -115,6 +115,20 @@ class Model:
     """Checked by the method's `Spec`."""
     training: Training
     seed: int = 0
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    """Instead of `seed`: the line is trained once with each, one checkpoint a seed. Every seed is
+    evaluated; pictures, memory and latency are of the first."""
+
+    @property
+    def trainings(self) -> tuple["Model", ...]:
+        """The line as it is trained: once, or once a seed."""
+        if self.seeds is None:
+            return (self,)
+        return tuple(replace(self, seed=seed, seeds=None) for seed in self.seeds)
+
+    def settings(self) -> dict[str, Any]:
+        """As records keep them: `seed` or `seeds`, whichever the line has."""
+        return {k: v for k, v in asdict(self).items() if k != ("seed" if self.seeds else "seeds")}
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -209,6 +223,10 @@ def read_suite(path: Path = PARAMS) -> Suite:
     for name, model in suite.models.items():
         _known(path, f"models.{name}.dataset", model.dataset, suite.datasets)
         _known(path, f"models.{name}.start", model.start, suite.weights)
+        if model.seeds and "seed" in values["models"][name]:
+            raise Refusal(f"{path}: models.{name} has both seed and seeds: keep one of them.")
+        if model.seeds and len(set(model.seeds)) < len(model.seeds):
+            raise Refusal(f"{path}: models.{name}.seeds names a seed twice.")
     for name, run in suite.runs.items():
         _known(path, f"runs.{name}.model", run.model, suite.models)
     return suite

@@ -1,10 +1,13 @@
 """Stage `evaluate`: one line of the table `runs` -> a confusion matrix a scene, and the predicted
-labels."""
+labels; of a model with several seeds the matrices of all, and the labels of the first."""
 
 import argparse
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +17,10 @@ from bench.errors import out_of_memory
 from bench.files import file_sha256, write_bytes
 from bench.memory import clock
 from bench.metrics import confusion
-from bench.trained import device_facts, open_run, set_up
+from bench.trained import Line, device_facts, open_run, set_up
+
+Splits = dict[str, dict[str, list[list[int]]]]
+"""Confusion matrix (K + 1, K) by split and scene."""
 
 
 def evaluate(suite: Suite, name: str) -> record.Record:
@@ -24,25 +30,22 @@ def evaluate(suite: Suite, name: str) -> record.Record:
     pictures = record.RESULTS / suite.suite / "predictions" / name
     device = set_up(suite.compute)
     dataset = line.dataset
-    palette = [channel for colour in dataset.palette for channel in colour]
-    splits: dict[str, dict[str, list[list[int]]]] = {split: {} for split in suite.splits}
+    seeds = [one.seed for one in line.model.trainings]
+    by_seed: dict[int, Splits] = {}
     seconds: dict[str, float] = {}
     status: record.Status = "ok"
     reason = None
     try:
-        network = line.network(device)
-        todo = [(split, id) for split in suite.splits for id in dataset.ids(split)]
-        bar = stage.progress(len(todo), name, "image")
-        for split, id in todo:
-            image, label = dataset.read(id)
-            with clock(device) as took:
-                prediction = line.predict(network, image)
-            seconds[id] = took[0]
-            matrix = confusion(label.numpy(), prediction.numpy(), len(dataset.classes))
-            splits[split][id] = matrix.tolist()
-            if split == "test":
-                _write_labels(pictures / f"{id}.png", prediction, palette)
-            bar.update()
+        images = sum(len(dataset.ids(split)) for split in suite.splits)
+        bar = stage.progress(images * len(seeds), name, "image")
+        for seed in seeds:
+            network = line.network(device, seed)
+            first = seed == seeds[0]
+            splits, took = _count(
+                suite, line, network, device, pictures if first else None, bar.update
+            )
+            by_seed[seed] = splits
+            seconds = seconds or took
         bar.close()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -61,19 +64,47 @@ def evaluate(suite: Suite, name: str) -> record.Record:
             "ignored": list(dataset.ignored),
             "rare": list(dataset.rare),
             "ceilings": dict(dataset.ceilings),
-            "splits": splits if status == "ok" else {},
+            "splits": by_seed[seeds[0]] if status == "ok" else {},
+            **(record.other_seeds(by_seed) if status == "ok" else {}),
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "
                 "(columns), at the image's own resolution"
             ),
         },
         provenance=record.provenance(
-            seed=line.model.seed,
+            seed=seeds[0],
             data_sha256=file_sha256(dataset.root / "dataset.json"),
             seconds=seconds,
             **device_facts(device, suite.compute),
         ),
     )
+
+
+def _count(
+    suite: Suite,
+    line: Line,
+    network: torch.nn.Module,
+    device: torch.device,
+    pictures: Path | None,
+    done: Callable[[], Any],
+) -> tuple[Splits, dict[str, float]]:
+    """Confusion matrices of all scenes, and seconds a scene; labels of `test` go to `pictures`."""
+    dataset = line.dataset
+    palette = [channel for colour in dataset.palette for channel in colour]
+    splits: Splits = {split: {} for split in suite.splits}
+    seconds: dict[str, float] = {}
+    for split in suite.splits:
+        for id in dataset.ids(split):
+            image, label = dataset.read(id)
+            with clock(device) as took:
+                prediction = line.predict(network, image)
+            seconds[id] = took[0]
+            matrix = confusion(label.numpy(), prediction.numpy(), len(dataset.classes))
+            splits[split][id] = matrix.tolist()
+            if pictures is not None and split == "test":
+                _write_labels(pictures / f"{id}.png", prediction, palette)
+            done()
+    return splits, seconds
 
 
 def _write_labels(path: Path, prediction: Tensor, palette: list[int]) -> None:

@@ -40,7 +40,7 @@ def measure(suite: Suite, name: str, limit_s: float = LIMIT_S) -> record.Record:
     return record.Record(
         stage="measure",
         name=name,
-        settings={"run": asdict(run), "model": asdict(suite.models[run.model])},
+        settings={"run": asdict(run), "model": suite.models[run.model].settings()},
         status=outcome.status,
         reason=outcome.reason,
         values=outcome.told,

@@ -68,16 +68,31 @@ def read(path: Path) -> Record:
         Refusal: the file is missing, not JSON, or of another schema version.
     """
     try:
-        values = json.loads(path.read_text())
-        if values["schema"] != SCHEMA:
-            raise Refusal(
-                f"{path} has schema {values['schema']}, this code reads {SCHEMA}: run `dvc repro`."
-            )
-        return Record(**values)
+        text = path.read_text()
     except FileNotFoundError:
         raise Refusal(f"{path} is missing: run `dvc repro`.") from None
+    return parse(text, str(path), "delete it and run `dvc repro`")
+
+
+def parse(text: str, origin: str, mend: str) -> Record:
+    """The record that a file's text is.
+
+    Args:
+        origin: where the text is from.
+        mend: what to do if it is none.
+
+    Raises:
+        Refusal: it is not JSON, or of another schema version.
+    """
+    try:
+        values = json.loads(text)
+        if values["schema"] != SCHEMA:
+            raise Refusal(
+                f"{origin} has schema {values['schema']}, this code reads {SCHEMA}: {mend}."
+            )
+        return Record(**values)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise Refusal(f"{path} is no record ({error}): delete it and run `dvc repro`.") from None
+        raise Refusal(f"{origin} is no record ({error}): {mend}.") from None
 
 
 def provenance(**more: Any) -> dict[str, Any]:
@@ -97,6 +112,13 @@ def provenance(**more: Any) -> dict[str, Any]:
         "cores": os.cpu_count(),
         **more,
     }
+
+
+def other_seeds(found: Mapping[int, Any]) -> dict[str, dict[str, Any]]:
+    """What a record holds of all seeds but the first, whose findings stand where those of a model
+    with one seed do; nothing where there are no others."""
+    _, *others = found
+    return {"other_seeds": {str(seed): found[seed] for seed in others}} if others else {}
 
 
 def _is_a_suite(params: Path) -> bool:

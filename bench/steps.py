@@ -5,7 +5,6 @@ What training costs, and how far `predict_training` is to be trusted with it."""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -108,7 +107,7 @@ def work(arguments: argparse.Namespace) -> None:
         record.Record(
             stage="steps",
             name=suite.suite,
-            settings={"models": {name: asdict(model) for name, model in suite.models.items()}},
+            settings={"models": {name: model.settings() for name, model in suite.models.items()}},
             values={
                 "device": device.type,
                 "definition": DEFINITION,

@@ -1,4 +1,4 @@
-"""Stage `train`: one line of the table `models` -> one checkpoint.
+"""Stage `train`: one line of the table `models` -> one checkpoint, or one a seed.
 
 Killed at any moment, the next start goes on from the last checkpoint and ends with the same
 weights: what a step sees depends on the seed and the step's number alone, and all state that it
@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bench import distributed, record, stage, validation
+from bench import distributed, stage, validation
 from bench.config import Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
 from bench.learning import adam, poly, sgd
+from bench.learnt import Learnt, write_results
 from bench.method import Method, Phase, View, load, load_weights, spec_of
-from bench.trained import CHECKPOINTS, device_facts, load_checkpoint, save, set_up
+from bench.trained import (
+    CHECKPOINTS,
+    load_checkpoint,
+    save,
+    set_up,
+)
 from data.dataset import Dataset, open_dataset
 
 PARTIAL = CHECKPOINTS / "partial"
@@ -111,9 +116,28 @@ class Progress:
 
 
 def train(suite: Suite, name: str) -> Path:
-    """Train the model `name` of a suite, or go on where it was killed; returns the checkpoint's
-    path."""
+    """Train the model `name` of a suite with each of its seeds, or go on where it was killed;
+    returns the path of the checkpoint, or of the folder with one a seed.
+
+    What a seed has learnt stays in its progress until all are done, so that none is trained
+    twice."""
     model = pick(suite.models, name, "model")
+    learnt = {one.seed: _learn(suite, name, one, model) for one in model.trainings}
+    path = CHECKPOINTS / f"{name}.pt"
+    if distributed.rank() > 0:
+        return path
+    write_results(suite, name, model, learnt)
+    for one in model.trainings:  # an imported network has made no progress
+        _partial(name, model, one.seed).unlink(missing_ok=True)
+    return path
+
+
+def _learn(suite: Suite, name: str, model: Model, line: Model) -> Learnt:
+    """Train one model with one seed.
+
+    Args:
+        line: as the suite has it, which may have more seeds.
+    """
     spec = spec_of(name, model)
     method = load(model.method)
     dataset = open_dataset(model.dataset)
@@ -134,7 +158,8 @@ def train(suite: Suite, name: str) -> Path:
     phases = [] if imported else method.phases(network, spec)
     schedules = _schedules(name, model, phases)
 
-    progress = Progress(PARTIAL / f"{name}.pt", _fingerprint(suite, model, dataset, weights))
+    mark = _fingerprint(suite, model, dataset, weights)
+    progress = Progress(_partial(name, line, model.seed), mark)
     stand = f"{progress.fingerprint} {progress.phase} {progress.step}"
     distributed.agree(stand, "settings, code, data and checkpoints")
     for number, (phase, schedule) in enumerate(zip(phases, schedules, strict=True)):
@@ -147,14 +172,22 @@ def train(suite: Suite, name: str) -> Path:
 
     if progress.restored:  # killed between the last step and here
         progress.restore(network, None)
-    path = CHECKPOINTS / f"{name}.pt"
-    if distributed.rank() > 0:
-        return path
     network.to(memory_format=torch.contiguous_format)
-    save(path, {key: value.cpu() for key, value in network.state_dict().items()})
-    _write_results(suite, name, model, dataset, device, phases, progress)
-    progress.path.unlink(missing_ok=True)  # an imported network has made no progress
-    return path
+    return Learnt(
+        weights={key: value.cpu() for key, value in network.state_dict().items()},
+        parameters={
+            phase.name: sum(p.numel() for module in phase.trains for p in module.parameters())
+            for phase in phases
+        },
+        seconds=progress.seconds,
+        history=progress.history,
+        looks=progress.looks if model.training.validate_every else None,
+    )
+
+
+def _partial(name: str, line: Model, seed: int) -> Path:
+    """Where the progress of a model's seed is kept."""
+    return (PARTIAL / name / f"{seed}.pt") if line.seeds else PARTIAL / f"{name}.pt"
 
 
 def _train_phase(
@@ -295,7 +328,7 @@ def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) ->
     taken up."""
     sources = [*Path(model.method).rglob("*.py"), *Path("bench").glob("*.py")]
     parts = [
-        json.dumps(asdict(model), sort_keys=True),
+        json.dumps(model.settings(), sort_keys=True),
         suite.compute.precision,
         torch.__version__,
         file_sha256(dataset.root / "dataset.json"),
@@ -303,55 +336,6 @@ def _fingerprint(suite: Suite, model: Model, dataset: Dataset, weights: Path) ->
         *(file_sha256(path) for path in sorted(sources)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _write_results(
-    suite: Suite,
-    name: str,
-    model: Model,
-    dataset: Dataset,
-    device: torch.device,
-    phases: list[Phase],
-    progress: Progress,
-) -> None:
-    from dvclive.live import Live
-
-    # Written from the history at the end, so that curves of a killed and resumed training have no
-    # gap and no repetition.
-    curves = record.path_of(suite.suite, "train", name).with_suffix("")
-    with Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) as live:
-        for phase, _, loss, rate in progress.history:
-            live.log_metric(f"{phase}/loss", loss)
-            live.log_metric(f"{phase}/learning_rate", rate)
-            live.next_step()
-    record.write(
-        record.path_of(suite.suite, "train", name),
-        record.Record(
-            stage="train",
-            name=name,
-            settings={"model": asdict(model)},
-            values={
-                "phases": {
-                    phase.name: {
-                        "steps": sum(name == phase.name for name, *_ in progress.history),
-                        "seconds": progress.seconds[phase.name],
-                        "parameters": sum(
-                            p.numel() for module in phase.trains for p in module.parameters()
-                        ),
-                    }
-                    for phase in phases
-                },
-                "loss": [[phase, step, loss] for phase, step, loss, _ in progress.history],
-                **({"looks": progress.looks} if model.training.validate_every else {}),
-            },
-            provenance=record.provenance(
-                seed=model.seed,
-                data_sha256=file_sha256(dataset.root / "dataset.json"),
-                processes=distributed.size(),
-                **device_facts(device, suite.compute),
-            ),
-        ),
-    )
 
 
 def work(arguments: argparse.Namespace) -> None:

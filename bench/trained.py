@@ -32,12 +32,13 @@ class Line:
     @property
     def settings(self) -> dict[str, Any]:
         """As records keep them."""
-        return {"run": asdict(self.run), "model": asdict(self.model)}
+        return {"run": asdict(self.run), "model": self.model.settings()}
 
-    def network(self, device: torch.device) -> nn.Module:
+    def network(self, device: torch.device, seed: int | None = None) -> nn.Module:
         """The trained network in eval mode on the device, only the parts that the strategy
-        needs."""
-        path = CHECKPOINTS / f"{self.run.model}.pt"
+        needs; of the model's first seed where none is named."""
+        seed = self.model.trainings[0].seed if seed is None else seed
+        path = checkpoint_of(self.run.model, self.model, seed)
         state = load_checkpoint(path)
         classes = len(self.dataset.classes)
         network = network_for(self.method, self.strategy, self.spec, classes)
@@ -64,6 +65,13 @@ def open_run(suite: Suite, name: str) -> Line:
         strategy=method.strategies[run.strategy],
         dataset=open_dataset(model.dataset),
     )
+
+
+def checkpoint_of(name: str, model: Model, seed: int) -> Path:
+    """`checkpoints/NAME.pt`; of a model with several seeds that is a folder with one a seed, since
+    the pipeline names a model's output by its line and takes a folder for a file."""
+    path = CHECKPOINTS / f"{name}.pt"
+    return path / f"{seed}.pt" if model.seeds else path
 
 
 def set_up(compute: Compute) -> torch.device:

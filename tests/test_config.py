@@ -32,6 +32,15 @@ Change = Callable[[dict[str, Any]], object]
             lambda s: s["models"]["unet"]["training"]["phases"]["train"].pop("batch"),
             "models.unet.training.phases.train.batch is missing",
         ),
+        (lambda s: s["models"]["unet"].update(seeds=[]), "models.unet.seeds"),
+        (
+            lambda s: s["models"]["unet"].update(seeds=[1, 1]),
+            "models.unet.seeds names a seed twice",
+        ),
+        (
+            lambda s: s["models"]["unet"].update(seed=1, seeds=[1, 2]),
+            "models.unet has both seed and seeds",
+        ),
     ],
 )
 def test_every_key_is_checked(tmp_path: Path, change: Change, message: str) -> None:

@@ -22,9 +22,11 @@ from bench.config import Suite, read_suite
 from bench.errors import Refusal
 from bench.metrics import confusion
 from bench.record import Record
-from bench.report import labels, panels, pareto, style, table, words
+from bench.report import bootstrap, labels, panels, pareto, style, table, words
 from bench.report.__main__ import report
+from bench.report.bootstrap import Sample
 from bench.report.gather import gather
+from bench.report.pairs import Pairs
 from bench.report.paper import compare, published
 from data.dataset import open_dataset
 
@@ -194,11 +196,13 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
         "predicted",
         "prediction",
         "published",
+        "pairs",
     )
     wanted = {
         "index.html",
         "tiny/metrics.json",
         "tiny/summary.json",
+        "tiny/tables/confusion.csv",
         *(f"tiny/{page}.html" for page in ("index", "datasets/tiny", "memory", "about")),
         *(f"tiny/runs/{run}.html" for run in suite_lines()["runs"]),
         *(f"tiny/scenes/{scene}.html" for scene in SPLITS["test"]),
@@ -245,7 +249,7 @@ def test_the_pages_hide_nothing(written: Path) -> None:
     assert "Made by a formula." in text
     assert "CUDA out of memory | tried &lt;1&gt; &amp; 50% of GPU_0" in text
     assert "GLNet does not win on accuracy" in text
-    assert "beats nearest class-mean colour, which reaches" in text
+    assert "lies above nearest class-mean colour, which reaches" in text
     assert "as GLNet&#39;s released code counts" in text
     latex = (written / "report/tiny/tables/runs.tex").read_text()
     assert r"\toprule" in latex
@@ -320,8 +324,13 @@ def test_runs_by_hand(written: Path) -> None:
     assert frame.reason["pspnet-patch"] == "evaluate: no record; measure: RuntimeError: shapes"
     assert frame.nvml_bytes.isna().all()
     numbers = json.loads((folder / "metrics.json").read_text())
-    assert numbers["unet-patch"]["miou"] == pytest.approx(1 / 2)
-    assert numbers["deeplabv3plus-patch"] == {"status": "missing"}
+    assert numbers["miou_percent"]["unet-patch"] == pytest.approx(50)
+    assert numbers["allocated_mib"]["unet-patch"] == 40
+    assert numbers["latency_ms"]["unet-patch"] == pytest.approx(200)
+    assert "deeplabv3plus-patch" not in numbers["miou_percent"]
+    shares = pd.read_csv(folder / "tables/confusion.csv").set_index(["run", "truth", "predicted"])
+    assert shares.share["unet-patch", "red", "green"] == pytest.approx(1 / 3)
+    assert ("unet-patch", "blue", "red") not in shares.index  # no pixel is blue
     classes = pd.read_csv(folder / "tables/classes.csv").set_index("run")
     assert classes.red["unet-patch"] == 1 / 2
     assert pd.isna(classes.blue["unet-patch"])
@@ -434,15 +443,57 @@ def test_labels_cover_neither_one_another_nor_a_point() -> None:
     assert not any(box.contains(*place) for box in boxes for place in places)
 
 
-def test_a_small_gain_from_lending_is_not_called_one() -> None:
-    """One seed cannot tell two runs apart that are a point from each other."""
-    lines = [("global", 0.50), ("collaborative", 0.51)]
-    frame = pd.DataFrame([{"run": s, "strategy": s, "miou": miou} for s, miou in lines])
-    (finding,) = words._lending(frame)
-    assert "makes no difference that one seed could show" in finding.text
-    assert "collaborative is 1.0 points above" in finding.text
-    frame.loc[1, "miou"] = 0.55
-    assert "Lending features pays here" in words._lending(frame)[0].text
+def sampled(run: str, right: list[int]) -> Sample:
+    """So many of 100 pixels of either class right in each scene."""
+    counted = [[[s, 100 - s], [100 - s, s], [0, 0]] for s in right]
+    scenes = tuple(str(number) for number in range(len(right)))
+    return Sample(run, run, scenes, np.array([counted]), ("x", "y"))
+
+
+def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
+    """GLNet against a rival, its branches and the floor: by the same sentence whoever wins."""
+    alone, little, much = [20, 50, 80, 60], [21, 58, 76, 60], [25, 55, 85, 65]
+    lines = [("global", "glnet", alone), ("rival", "unet", alone), ("colour", "colour", much)]
+
+    def said(lent: list[int]) -> dict[str, str]:
+        runs = [("collaborative", "glnet", lent), *lines]
+        samples = tuple(sampled(run, right) for run, _, right in runs)
+        frame = pd.DataFrame(
+            {"run": run, "network": network, "strategy": run, "status": "ok",
+             "miou": bootstrap.miou(one), "share_of_best": 1.0}
+            for (run, network, _), one in zip(runs, samples, strict=True)
+        )  # fmt: skip
+        frame["allocated_bytes"] = [1, 2, 3, 4]
+        frame["room_bytes"] = 10
+        found = words.summary(frame, "allocated_bytes", Pairs(samples, {r: r for r, *_ in runs}))
+        return {one.topic: one.text for one in found}
+
+    small, great = said(little), said(much)
+    assert "does not win" in small["GLNet"]
+    assert "the data cannot tell collaborative from rival: +1.2 points" in small["GLNet"]
+    assert "makes no difference that the data could show" in small["Its branches"]
+    assert "cannot tell 2 of the others from it: global, rival." in small["Most accurate"]
+    assert "GLNet wins" in great["GLNet"]
+    assert "collaborative beats rival by" in great["GLNet"]
+    assert "Lending features pays here" in great["Its branches"]
+    assert "cannot tell" not in great["Most accurate"]
+    assert (
+        "Of 3 trained runs 0 beat it, 2 are beaten by it, and the data cannot tell 1"
+        in (great["The floor"])
+    )
+    assert "4 test scenes" in great["How sure this is"]
+
+
+def test_every_pair_stands_in_the_table(written: Path) -> None:
+    found = pd.read_csv(written / "report/tiny/tables/pairs.csv")
+    assert len(found) == 4 * 3 / 2 + 4  # five evaluated runs
+    one = found[(found["first"] == "unet-whole") & (found["second"] == "colour")].iloc[0]
+    assert one.verdict == "unet-whole beats colour"
+    assert 0 < one.low < one.difference < one.high
+    for kind in ("md", "tex"):
+        assert (
+            "unet-whole beats colour" in (written / f"report/tiny/tables/pairs.{kind}").read_text()
+        )
 
 
 def test_a_caption_names_the_machine() -> None:

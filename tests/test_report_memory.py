@@ -11,6 +11,7 @@ from bench.config import read_suite
 from bench.record import Record
 from bench.report import figures, gate, growth, paper, prediction, table, tradeoff, words
 from bench.report.gather import Entry, Inputs
+from bench.report.pairs import Pairs
 from bench.tiles import grid
 
 GIB = 2**30
@@ -98,15 +99,20 @@ def runs(**mious: float | None) -> pd.DataFrame:
     return frame
 
 
+def summary(frame: pd.DataFrame) -> dict[str, str]:
+    found = words.summary(frame, "allocated_bytes", Pairs((), {}))
+    return {one.topic: one.text for one in found}
+
+
 def test_little_memory_is_no_merit_of_a_run_that_hardly_segments() -> None:
     frame = runs(frugal=0.40, good=0.46, best=0.50, unknown=None)
     assert frame.share_of_best.tolist()[:3] == [0.8, 0.92, 1.0]
     assert gate.missed(frame) == ["frugal"]
-    said = {found.topic: found.text for found in words.summary(frame, "allocated_bytes")}
+    said = summary(frame)
     assert said["Least memory"].startswith("of those that reach 90 % of the best mIoU, good:")
     assert said["Quality gate"] == "1 of 3 trained runs miss 90 % of the best mIoU: frugal."
     passing = runs(good=0.46, best=0.50)
-    said = {found.topic: found.text for found in words.summary(passing, "allocated_bytes")}
+    said = summary(passing)
     assert said["Quality gate"] == "All 2 trained runs reach 90 % of the best mIoU."
 
 

@@ -1,5 +1,6 @@
 """Runs of several seeds as one, and what is said of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from bench.config import Model, Run, Training
 from bench.record import Record
-from bench.report import seeds
+from bench.report import bootstrap, pairs, seeds, table
 from bench.report.gather import Entry
 
 
@@ -44,6 +45,8 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
         ("apart", 2, False),
     ]
     assert found[1].mean == pytest.approx(0.75)
+    half = 4.303 * 0.05 / 3**0.5
+    assert found[1].interval == pytest.approx((0.75 - half, 0.75 + half))
     assert seeds.ceilings(ENTRIES) == LIMITS
     unevaluated = {name: value for name, value in MIOUS.items() if "local" not in name}
     assert [g.name for g in seeds.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
@@ -72,3 +75,39 @@ def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
     written = {text.get_text() for text in axes.texts}
     assert {"75.0", "55.0", "one patch 42.0", "everything 90.0"} <= written
     assert len(seeds.table(found)) == 3
+
+
+def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
+    values = {
+        "splits": {"test": {"a": [[3, 1], [1, 3], [0, 0]]}},
+        "other_seeds": {"7": {"test": {"a": [[4, 0], [0, 4], [0, 0]]}}},
+        "classes": ["x", "y"],
+        "ignored": [],
+        "rare": [],
+    }
+    model = Model("drawn", "glnet", "nothing", {}, Training({}), seeds=(5, 7))
+    both = Entry(
+        "both", Run("m", "local"), model, Path(), Record("evaluate", "both", {}, values, {}), None
+    )
+    (found,) = seeds.groups([both, ENTRIES[-1]], {"both": 0.8, "once": 0.2})
+    assert (found.name, found.mious) == ("both", (3 / 5, 1))
+    (sample,) = pairs.gathered([both]).samples
+    assert bootstrap.miou(sample) == table.runs([both]).miou[0] == pytest.approx(0.8)
+    assert table.runs([both]).seeds[0] == 2
+
+
+def test_runs_of_several_seeds_are_one_in_the_table_of_pairs() -> None:
+    def with_scene(one: Entry, right: int) -> Entry:
+        values = {"splits": {"test": {"a": [[right, 9 - right], [0, 9], [0, 0]]}},
+                  "classes": ["x", "y"], "ignored": []}  # fmt: skip
+        return replace(one, evaluated=Record("evaluate", one.name, {}, values, {}))
+
+    found = pairs.gathered([with_scene(one, n % 9) for n, one in enumerate(ENTRIES)])
+    assert [one.run for one in found.samples] == ["local", "collaborative", "apart", "once"]
+    one = found.between("local-seed0", "apart-seed1")
+    assert one is not None
+    assert (one.first, one.second) == ("local", "apart")
+    back = found.between("apart-seed0", "local-seed2")
+    assert back is not None
+    assert back.value == -one.value
+    assert found.between("local-seed0", "local-seed1") is None

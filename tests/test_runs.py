@@ -54,6 +54,31 @@ def test_the_floor_finds_classes_that_differ_in_colour(trained: Path) -> None:
     assert np.trace(matrix[:-1]) == matrix[:-1].sum()
 
 
+def test_every_seed_is_evaluated_and_the_first_is_shown(project: Path, edit_suite: Edit) -> None:
+    alone = {}
+    for seed in (4, 2):
+        edit_suite(lambda suite, seed=seed: suite["models"]["unet"].update(seed=seed))
+        train(read_suite(), "unet")
+        alone[seed] = evaluate(read_suite(), "unet-patch")
+        assert "other_seeds" not in alone[seed].values
+        assert alone[seed].settings["model"]["seed"] == seed
+        assert "seeds" not in alone[seed].settings["model"]
+    shown = Path("results/tiny/predictions/unet-patch/d.png")
+    last = shown.read_bytes()
+
+    edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[2, 4]))
+    train(read_suite(), "unet")
+    found = evaluate(read_suite(), "unet-patch")
+    assert found.values["splits"] == alone[2].values["splits"]
+    assert found.values["other_seeds"] == {"4": alone[4].values["splits"]}
+    assert found.settings["model"]["seeds"] == (2, 4)
+    assert found.provenance["seed"] == 2
+    assert shown.read_bytes() == last
+    line = open_run(read_suite(), "unet-patch")
+    first, named = (line.network(torch.device("cpu"), seed).state_dict() for seed in (None, 2))
+    assert all(torch.equal(first[key], named[key]) for key in first)
+
+
 def test_an_evaluation_that_runs_out_of_memory_is_a_result(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

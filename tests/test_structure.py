@@ -15,6 +15,7 @@ BELOW_STAGES = CONTRACT | {
     for name in (
         "isolated",
         "latency",
+        "learnt",
         "memory",
         "meters",
         "metrics",
@@ -33,6 +34,12 @@ READER = {"data.dataset"}
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
     "bench.errors": set(),
+    "bench.compare.command": {
+        *(f"bench.compare.{name}" for name in ("difference", "side")),
+        *(f"bench.report.{name}" for name in ("bootstrap", "style")),
+    },
+    "bench.compare.difference": {"bench.compare.side", "bench.record", "bench.report.bootstrap"},
+    "bench.compare.side": {"bench.record"},
     "bench.distributed": set(),
     "bench.files": set(),
     "bench.config": set(),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+import bench.train
 from bench import record
 from bench.config import Suite, read_suite
 from bench.errors import Refusal
@@ -105,6 +106,42 @@ def test_other_settings_do_not_take_up_old_progress(
     edit_suite(other_seed)
     mixed = weights(train(read_suite(), "unet"))
     assert same(mixed, weights(train(read_suite(), "unet")))
+
+
+def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
+    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if killed between two of them; and what one seed has left makes room for several."""
+    apart = {}
+    for seed in (1, 0):
+        edit_suite(lambda suite, seed=seed: suite["models"]["unet"].update(seed=seed))
+        apart[seed] = weights(train(read_suite(), "unet"))
+    alone = record.read(record.path_of("tiny", "train", "unet")).values
+    assert "other_seeds" not in alone
+
+    edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[1, 0]))
+    killed_at(4, monkeypatch, read_suite(), "unet")
+    steps = iter(range(10**6))
+    fed = bench.train.poly
+    monkeypatch.setattr(bench.train, "poly", lambda *given: (next(steps), fed(*given))[1])
+    folder = train(read_suite(), "unet")
+    assert next(steps) == 2 * 3 - 4, "what the first seed had learnt is not learnt again"
+    assert sorted(path.name for path in folder.iterdir()) == ["0.pt", "1.pt"]
+    assert all(same(apart[seed], weights(folder / f"{seed}.pt")) for seed in (0, 1))
+    assert not list(PARTIAL.rglob("*.pt"))
+    together = record.read(record.path_of("tiny", "train", "unet"))
+    assert list(together.values["other_seeds"]) == ["0"]
+    assert together.values["other_seeds"]["0"]["loss"] == alone["loss"]
+    assert "seed" not in together.settings["model"]
+    for seed, values in ((1, together.values), (0, together.values["other_seeds"]["0"])):
+        path = f"results/tiny/train/unet/plots/metrics/seed{seed}/train/loss.tsv"
+        losses = [row[2] for row in values["loss"][:3]]
+        assert pd.read_csv(path, sep="\t")["loss"].tolist() == pytest.approx(losses)
+
+    edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[0]))
+    assert [path.name for path in train(read_suite(), "unet").iterdir()] == ["0.pt"]
+    edit_suite(lambda suite: None)
+    assert same(apart[0], weights(train(read_suite(), "unet")))
 
 
 def test_loader_processes_do_not_change_the_weights(project: Path, edit_suite: Edit) -> None:

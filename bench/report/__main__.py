@@ -23,6 +23,7 @@ from bench.report import (
     memory_page,
     overview,
     page,
+    pairs,
     panels,
     paper,
     prediction,
@@ -63,13 +64,17 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
         ablation=ablation.rows(inputs.entries, runs, meter),
         timing=timing.rows(inputs.entries),
         verdicts=verdict.rows(inputs.entries, runs),
+        paired={
+            name: pairs.gathered([one for one in inputs.entries if one.model.dataset == name])
+            for name in inputs.datasets
+        },
     )
     worked = memory_page.worked(inputs)
     target = partial(run_page.address, suite)
     chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
-    _write_tables(folder / suite / "tables", frames, worked, chapters)
+    _write_tables(folder / suite / "tables", inputs, frames, worked, chapters)
     _write_figures(folder / suite / "figures", inputs, frames, worked, chapters, meter)
-    numbers = json.dumps(table.metrics_json(runs), indent=1, sort_keys=True, allow_nan=False)
+    numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
     write_text(folder / suite / "metrics.json", numbers + "\n")
     overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
     write_assets(folder)
@@ -207,7 +212,7 @@ def _write_figures(
 
 
 def _write_tables(
-    folder: Path, frames: Frames, worked: Worked, chapters: Sequence[Chapter]
+    folder: Path, inputs: Inputs, frames: Frames, worked: Worked, chapters: Sequence[Chapter]
 ) -> None:
     """CSV, Markdown and LaTeX of each table that has a line; CSV alone where nobody reads it."""
     class_columns = table.class_columns(frames.classes)
@@ -226,6 +231,12 @@ def _write_tables(
         "growth": (worked.growing, {}, ""),
         "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (frames.verdicts, verdict.READABLE, "Published and reproduced."),
+        "confusion": (table.confusions(inputs.entries), {}, ""),
+        "pairs": (
+            pd.concat([pairs.table(name, found) for name, found in frames.paired.items()]),
+            pairs.READABLE,
+            pairs.CAPTION,
+        ),
         **{
             f"seeds_{one.name}": (
                 seeds.table(one.seeded),

@@ -81,6 +81,10 @@ class Difference:
         """Whether the data can tell the two apart."""
         return self.verdict != "cannot be told from"
 
+    def turned(self) -> "Difference":
+        """The same, `second` minus `first`."""
+        return Difference(self.second, self.first, -self.value, -self.high, -self.low)
+
 
 def sample(run: str, trained: str, evaluation: Mapping[str, Any], split: str = "test") -> Sample:
     """The scenes of a good `evaluate` record.

@@ -308,7 +308,7 @@ def _seed_traces(
     shapes = canvas.symbols([group.strategy for group in groups])
     for group in groups:
         own = [known[run] for run in group.runs if run in known]
-        if not own:
+        if len(own) < 2:  # a run with several seeds has bars of its own
             continue
         colour = style.colours([group.network])[group.network]
         yield {

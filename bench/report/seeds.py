@@ -2,6 +2,8 @@
 ceilings that a drawn data set states."""
 
 import json
+import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
@@ -12,12 +14,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import style
+from bench.report import table as tables
 from bench.report.gather import Entry
 
 ONE_VIEW = ("global", "local")
 """Strategies of one branch alone, to which nothing is lent."""
 CHANCE = 0.02
 """mIoU by which two trainings of one model may well differ."""
+STUDENT = {
+    2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262
+}  # fmt: skip
+"""Two-sided 95 % quantiles of Student's t by number of values; of more than ten values the last,
+which is a little too wide."""
 ADDITIVE = (
     "That is no accident of training: behind the encoders GLNet is affine, without an activation "
     "in its FPNs or its aggregation, so that what is lent can only be added to a branch's own "
@@ -29,6 +37,8 @@ READABLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "maps are lent": ("maps are lent", str),
     "seeds": ("seeds", str),
     "mean": ("mean mIoU %", style.percent),
+    "from": ("from", style.percent),
+    "to": ("to", style.percent),
     "lowest": ("lowest", style.percent),
     "highest": ("highest", style.percent),
 }
@@ -53,6 +63,14 @@ class Group:
         """Over the seeds."""
         return sum(self.mious) / len(self.mious)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of that mean on these very scenes, by Student's t: where the mean of many
+        more seeds would lie, as far as so few can say."""
+        t = STUDENT[min(len(self.mious), max(STUDENT))]
+        half = t * statistics.stdev(self.mious) / math.sqrt(len(self.mious))
+        return self.mean - half, self.mean + half
+
 
 _LENT = {True: "yes", False: "no", None: style.NOTHING}
 
@@ -63,23 +81,46 @@ def groups(entries: Sequence[Entry], mious: Mapping[str, float]) -> list[Group]:
     Args:
         mious: 0..1 by run; runs without one are left out.
     """
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if pd.notna(mious.get(entry.name, float("nan"))):
-            same = [asdict(replace(entry.model, seed=0)), entry.run.strategy, entry.run.overrides]
-            found.setdefault(json.dumps(same, sort_keys=True), []).append(entry)
+    known = [entry for entry in entries if pd.notna(mious.get(entry.name, float("nan")))]
     return [
         Group(
-            name=_common([entry.name for entry in alike]),
-            strategy=alike[0].run.strategy,
-            network=alike[0].network,
-            lends=alike[0].model.spec.get("sharing") != "none",
-            mious=tuple(mious[entry.name] for entry in alike),
-            runs=tuple(entry.name for entry in alike),
+            name=name,
+            strategy=same[0].run.strategy,
+            network=same[0].network,
+            lends=same[0].model.spec.get("sharing") != "none",
+            mious=tuple(
+                miou
+                for entry in same
+                for miou in (tables.seed_mious(entry) if entry.model.seeds else [mious[entry.name]])
+            ),
+            runs=tuple(entry.name for entry in same),
         )
-        for alike in found.values()
-        if len({entry.model.seed for entry in alike}) > 1
+        for name, same in alike(known)
+        if len(same) > 1 or len(same[0].model.trainings) > 1
     ]
+
+
+def alike(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """(what their names share, runs that differ in their seed alone), in the suite's order."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        model = replace(entry.model, seed=0, seeds=None)
+        setting = [asdict(model), entry.run.strategy, entry.run.overrides]
+        key = json.dumps(setting, sort_keys=True)
+        lines = found.setdefault(key, [])
+        if any(_seeds(entry) & _seeds(other) for other in lines):  # the very same run, once more
+            lines = found.setdefault(f"{key} {entry.name}", [])
+        lines.append(entry)
+    named: dict[str, list[Entry]] = {}
+    for same in found.values():
+        names = [entry.name for entry in same]
+        common = _common(names)
+        named[common if common not in named else ", ".join(names)] = same
+    return list(named.items())
+
+
+def _seeds(entry: Entry) -> set[int]:
+    return {one.seed for one in entry.model.trainings}
 
 
 def ceilings(entries: Iterable[Entry]) -> dict[str, float]:
@@ -99,6 +140,8 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
             "maps are lent": _LENT[None if group.strategy in ONE_VIEW else group.lends],
             "seeds": len(group.mious),
             "mean": group.mean,
+            "from": group.interval[0],
+            "to": group.interval[1],
             "lowest": min(group.mious),
             "highest": max(group.mious),
         }
@@ -189,8 +232,10 @@ def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
 
 
 def _common(names: Sequence[str]) -> str:
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    start = "".join(letters[0] for letters in alike)
+    if len(names) == 1:
+        return names[0]
+    shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in shared)
     return start.rstrip("-_. ").removesuffix("seed").rstrip("-_. ") or names[0]
 
 

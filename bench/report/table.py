@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench import metrics
 from bench.errors import Refusal
-from bench.report import gate, style
+from bench.report import bootstrap, gate, style
 from bench.report.gather import Entry
 
 METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
 _INTEGERS = (
+    "seeds",
     *(f"{meter}_bytes" for meter in METERS),
     "predicted_host_bytes",
     "room_bytes",
@@ -42,6 +45,9 @@ COLUMNS = (
     "megapixels_per_s",
     "parameters",
     "accuracy",
+    "miou_low",
+    "miou_high",
+    "seeds",
     "miou_without_rare",
     "miou_val",
     "miou_stated",
@@ -74,7 +80,7 @@ def classes(entries: Sequence[Entry]) -> pd.DataFrame:
         if not entry.evaluation:
             continue
         names, ignored, _ = _class_lists(entry)
-        each = metrics.iou(matrix(entry, "test"), names, ignored)
+        each = _known_mean(metrics.iou(matrices(entry, "test"), names, ignored))
         accuracy = _accuracy(entry)
         rows.append(
             {"dataset": entry.model.dataset, "run": entry.name}
@@ -86,8 +92,22 @@ def classes(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def matrix(entry: Entry, split: str) -> metrics.Matrix:
-    """The confusion matrix (K + 1, K) of an evaluated run over all scenes of a split."""
-    return metrics.total(entry.evaluation["splits"][split].values())
+    """The confusion matrix (K + 1, K) of an evaluated run over all scenes of a split, and over all
+    seeds."""
+    total: metrics.Matrix = matrices(entry, split).sum(0)
+    return total
+
+
+def matrices(entry: Entry, split: str) -> metrics.Matrix:
+    """The confusion matrix of each seed over all scenes of a split: (seeds, K + 1, K)."""
+    seeds = [entry.evaluation["splits"], *entry.evaluation.get("other_seeds", {}).values()]
+    return np.stack([metrics.total(splits[split].values()) for splits in seeds])
+
+
+def seed_mious(entry: Entry) -> list[float]:
+    """mIoU on test of each seed of an evaluated run, 0..1."""
+    names, ignored, _ = _class_lists(entry)
+    return [float(miou) for miou in metrics.mious(matrices(entry, "test"), names, ignored)]
 
 
 def stated(entry: Entry) -> dict[str, Any]:
@@ -148,14 +168,37 @@ def axis_meter(frame: pd.DataFrame) -> str:
     return "nvml_bytes" if complete else "allocated_bytes"
 
 
-def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What `dvc metrics show` prints: by run, its status, accuracy, memory and time if known."""
-    named = ["status", "miou", "miou_official", "miou_stated", "latency_s", "network_s", "flops"]
-    meters = [f"{name}_bytes" for name in (*METERS, "predicted_host")]
-    chosen = frame.set_index("run")[[*named, *meters]]
+def confusions(entries: Sequence[Entry]) -> pd.DataFrame:
+    """One line a run, true class and predicted class: the share of the true class's pixels, 0..1,
+    over all scenes of test and all seeds; a class without pixels has no line."""
+    rows = []
+    for entry in entries:
+        if not entry.evaluation:
+            continue
+        names = _class_lists(entry)[0]
+        for name, counts in zip(names, matrix(entry, "test")[:-1], strict=True):
+            pixels = int(counts.sum())
+            rows += [
+                {"run": entry.name, "truth": name, "predicted": other, "share": int(n) / pixels}
+                for other, n in zip(names, counts, strict=True)
+                if pixels
+            ]
+    return pd.DataFrame(rows, columns=["run", "truth", "predicted", "share"])
+
+
+def metrics_json(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """What `dvc metrics` and `dvc exp show` print: accuracy, memory by the meter of the axis, and
+    time, each by run; in units that people read. tables/runs.csv has the rest, and is raw."""
+    meter = axis_meter(frame)
+    chosen = {
+        "miou_percent": ("miou", 100.0),
+        f"{meter.removesuffix('_bytes')}_mib": (meter, 2.0**-20),
+        "latency_ms": ("latency_s", 1e3),
+    }
+    known = frame.set_index("run")
     return {
-        str(run): {str(key): _plain(value) for key, value in row.items() if not pd.isna(value)}
-        for run, row in chosen.astype(object).to_dict("index").items()
+        name: {str(run): float(v) * factor for run, v in known[column].items() if pd.notna(v)}
+        for name, (column, factor) in chosen.items()
     }
 
 
@@ -177,6 +220,8 @@ def run_columns() -> Columns:
         "run": ("run", str),
         "strategy": ("strategy", str),
         "miou": ("mIoU %", style.percent),
+        "miou_low": ("from", style.percent),
+        "miou_high": ("to", style.percent),
         "miou_without_rare": ("without rare", style.percent),
         "miou_official": ("official", style.percent),
         "miou_stated": ("as stated", style.percent),
@@ -234,13 +279,40 @@ def _class_lists(entry: Entry) -> tuple[list[str], list[str], list[str]]:
     return list(values["classes"]), list(values["ignored"]), list(values["rare"])
 
 
-def _accuracy(entry: Entry) -> dict[str, float]:
+def _accuracy(entry: Entry) -> dict[str, Any]:
     if not entry.evaluation:
         return {}
-    values = accuracies(entry, "test") | {"accuracy": metrics.accuracy(matrix(entry, "test"))}
+    names, ignored, rare = _class_lists(entry)
+    test = matrices(entry, "test")
+    one = bootstrap.interval(bootstrap.sample(entry.name, entry.run.model, entry.evaluation))
+
+    def mean(of: metrics.Matrix, **definition: Any) -> float:
+        """Over the seeds."""
+        return float(metrics.mious(of, names, ignored, **definition).mean())
+
+    values = {
+        "miou": mean(test),
+        "miou_low": one.low,
+        "miou_high": one.high,
+        "seeds": len(test),
+        "miou_official": mean(test, unlabelled="false-positives", absent="zero"),
+        "miou_without_rare": mean(test, leave_out=rare),
+        "accuracy": metrics.accuracy(test.sum(0)),
+    }
+    if entry.run.metric:
+        values["miou_stated"] = mean(test, **stated(entry))
     if entry.evaluation["splits"].get("val"):
-        values["miou_val"] = accuracies(entry, "val")["miou"]
+        values["miou_val"] = mean(matrices(entry, "val"))
     return values
+
+
+def _known_mean(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the seeds that know a class; NaN where none does."""
+    known = ~np.isnan(shares)
+    means: NDArray[np.float64] = np.full(shares.shape[1:], np.nan)
+    total, number = np.where(known, shares, 0.0).sum(0), known.sum(0)
+    np.divide(total, number, out=means, where=number > 0)
+    return means
 
 
 def _cost(entry: Entry) -> dict[str, Any]:
@@ -272,7 +344,3 @@ def _spread(seconds: Sequence[float]) -> float | None:
 def _numeric(texts: pd.Series) -> bool:
     """Whether a column of texts reads as numbers, so that it stands flush right."""
     return bool(texts.map(lambda text: text[:1].isdigit() or text == style.NOTHING).all())
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value

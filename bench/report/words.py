@@ -11,12 +11,13 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import gate, pareto, style
+from bench.report import bootstrap, gate, pareto, style
 from bench.report.gather import FLOOR, Entry
+from bench.report.pairs import Pairs, points, sentence
 from bench.report.table import matrix, stated
 
-CHANCE_POINTS = 2.0
-"""Two trainings of one model with other seeds may well differ by as much."""
+NAMED = 5
+"""Runs that a sentence names; the table of pairs has them all."""
 
 _FACTS = {
     "commit": "commit",
@@ -54,35 +55,34 @@ class Beaten:
     why: str
 
 
-def summary(frame: pd.DataFrame, meter: str) -> list[Finding]:
-    """What one data set's runs say; the verdict on GLNet first.
+def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
+    """What one data set's runs say; the verdict on GLNet first. One run beats another only where
+    the interval of their difference says so.
 
     Args:
         frame: `table.runs` of one data set.
         meter: the column of memory.
+        pairs: of the same runs.
     """
     trained = frame[(frame.network != FLOOR) & frame.miou.notna()]
     if trained.empty:
         return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
     floor = floor_of(frame)
     best = _most(trained)
-    findings = _verdict(trained, meter, floor)
-    findings.append(Finding("Most accurate", f"{best.run}: {_point(best, meter)}."))
+    findings = _verdict(trained, meter, floor, pairs)
+    near = _near(best, trained, pairs)
+    findings.append(Finding("Most accurate", f"{best.run}: {_point(best, meter)}.{near}"))
     findings += _gate(trained, meter, floor)
     if floor is not None:
-        below = int((trained.miou <= floor).sum())
         findings.append(
             Finding(
                 "The floor",
                 f"{style.percent(floor)} % mIoU by nearest class-mean colour, which knows one "
-                "colour a class and no neighbourhood. "
-                + (
-                    f"Trained runs that do not beat it: {below} of {len(trained)}."
-                    if below
-                    else f"All {len(trained)} trained runs beat it."
-                ),
+                f"colour a class and no neighbourhood. {_over_the_floor(frame, trained, pairs)}",
             )
         )
+    if pairs.samples:
+        findings.append(Finding("How sure this is", bootstrap.limits(pairs.samples)))
     return findings + _unfinished(frame)
 
 
@@ -188,26 +188,44 @@ def _gate(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Findin
     return [*found, Finding("Quality gate", text)]
 
 
-def _verdict(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Finding]:
+def _near(best: Any, trained: pd.DataFrame, pairs: Pairs) -> str:
+    """Which runs the data cannot tell from the most accurate one."""
+    near = [
+        str(run)
+        for run in trained.sort_values("miou", ascending=False, kind="stable").run
+        if (one := pairs.between(best.run, run)) is not None and not one.told
+    ]
+    if not near:
+        return ""
+    named = ", ".join(near[:NAMED]) + (" ..." if len(near) > NAMED else "")
+    return f" The data cannot tell {len(near)} of the others from it: {named}."
+
+
+def _over_the_floor(frame: pd.DataFrame, trained: pd.DataFrame, pairs: Pairs) -> str:
+    """How many trained runs beat the floor, and how many it beats."""
+    floor = str(frame[(frame.network == FLOOR) & frame.miou.notna()].run.iloc[0])
+    found = [pairs.between(str(run), floor) for run in trained.run]
+    counted = Counter(one.verdict if one else None for one in found)
+    return (
+        f"Of {len(trained)} trained runs {counted['beats']} beat it, "
+        f"{counted['is beaten by']} are beaten by it, and the data cannot tell "
+        f"{len(trained) - counted['beats'] - counted['is beaten by']} from it."
+    )
+
+
+def _verdict(trained: pd.DataFrame, meter: str, floor: float | None, pairs: Pairs) -> list[Finding]:
     """GLNet against its rivals, on accuracy, on the front, and against its own branches."""
     ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
     if ours.empty or rivals.empty:
         return []
     own, rival = _most(ours), _most(rivals)
-    gap = 100 * float(own.miou - rival.miou)
     cost = ""
     if pd.notna(own[meter]) and pd.notna(rival[meter]):
-        cost = f", with {float(own[meter]) / float(rival[meter]):.2g} times its memory"
-    if gap > 0:
-        text = (
-            f"GLNet wins on accuracy: {own.run} is {gap:.1f} points above the best rival, "
-            f"{rival.run}{cost}."
-        )
-    else:
-        text = (
-            f"GLNet does not win on accuracy: its best run, {own.run}, is {-gap:.1f} points below "
-            f"{rival.run}{cost}."
-        )
+        cost = f"; it takes {float(own[meter]) / float(rival[meter]):.2g} times the rival's memory"
+    one = pairs.between(own.run, rival.run)
+    said = _apart(own, rival) if one is None else sentence(one)
+    head = "GLNet wins on accuracy" if one and one.low > 0 else "GLNet does not win on accuracy"
+    text = f"{head}; its best run against the best rival: {said}{cost}."
     front = pareto.front(trained, meter, floor)
     on_it = [str(run) for run in ours.run if run in front]
     places = (
@@ -215,7 +233,15 @@ def _verdict(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Fin
         if on_it
         else "None of its measured runs is on the Pareto front."
     )
-    return [Finding("GLNet", f"{text} {places}"), *_lending(ours)]
+    return [Finding("GLNet", f"{text} {places}"), *_lending(ours, pairs)]
+
+
+def _apart(own: Any, other: Any) -> str:
+    """Of runs that no interval was worked out for."""
+    return (
+        f"{own.run} lies {points(own.miou - other.miou)} points of mIoU from {other.run}, which "
+        "says little without the same scenes for both"
+    )
 
 
 def _most(frame: pd.DataFrame) -> Any:
@@ -223,22 +249,19 @@ def _most(frame: pd.DataFrame) -> Any:
     return frame.sort_values("miou", ascending=False, kind="stable").iloc[0]
 
 
-def _lending(ours: pd.DataFrame) -> list[Finding]:
+def _lending(ours: pd.DataFrame, pairs: Pairs) -> list[Finding]:
     """Whether GLNet's branches gain from one another."""
     together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
     alone = ours[ours.strategy.isin(["global", "local"])]
     if together.empty or alone.empty:
         return []
     both, one = _most(together), _most(alone)
-    gap = 100 * float(both.miou - one.miou)
-    gain = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
-    pays = "pays" if gap > 0 else "does not pay"
-    if abs(gap) < CHANCE_POINTS:
-        pays = "makes no difference that one seed could show"
-    text = (
-        f"Lending features {pays} here: {both.run} is {gain} the better of its branches alone, "
-        f"{one.run}."
-    )
+    found = pairs.between(both.run, one.run)
+    pays = "makes no difference that the data could show"
+    if found is not None and found.told:
+        pays = "pays" if found.value > 0 else "costs accuracy"
+    said = _apart(both, one) if found is None else sentence(found)
+    text = f"Lending features {pays} here, against the better of its branches alone: {said}."
     return [Finding("Its branches", text)]
 
 

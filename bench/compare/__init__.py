@@ -1,0 +1,1 @@
+"""Two states of the results beside each other: `glnet-bench compare A B`."""
