@@ -1,11 +1,16 @@
-"""Stage `report`: the records of the active suite -> tables, figures and one self-contained page.
+"""Stage `report`: the records of the active suite -> tables, figures and a site that opens from
+disk.
 
-gather.py    which records there are            table.py    one line a run, one line of IoU a run
-paper.py     predicted beside published memory  pareto.py   who is dominated
-verdict.py   published, ours, and a verdict
-style.py     colours, markers, units            labels.py   labels that do not overlap
-tradeoff.py  accuracy against memory            figures.py  the other figures, and their files
-panels.py    pictures of test scenes, for print   words.py    what the numbers say, in words
-viewer.py    pages of test scenes              layers.py   their pictures and tiles
-page.py      index.html out of page.html.j2
+gather.py    which records there are            table.py     one line a run, one line of IoU a run
+ablation.py  what one setting changes           timing.py    latency
+paper.py     predicted beside published memory  pareto.py    who is dominated
+verdict.py   published, ours, and a verdict     bootstrap.py  how far a result would move
+style.py     colours, markers, units            labels.py    labels that do not overlap
+tradeoff.py  accuracy against memory            figure1.py   the same at the width of a column
+figures.py   the other static figures           panels.py    sheets of every test scene
+canvas.py    what interactive figures share     interactive.py  accuracy against memory, with menus
+curves.py    interactive figures of one run     words.py     what the numbers say, in words
+chapter.py   what is shown of one data set      page.py      tables as pages show them
+run_page.py, memory_page.py, overview.py, viewer.py: the other pages
+site.py      fills templates/, copies assets/ and vendor/
 """

@@ -140,7 +140,10 @@ def _write_pages(
         for one in chapters
     ]
     rows = frames.runs.set_index("run", drop=False)
-    runs = [run_page.write(site, inputs, entry, rows.loc[entry.name]) for entry in inputs.entries]
+    runs = [
+        run_page.write(site, inputs, entry, rows.loc[entry.name], scenes[entry.model.dataset])
+        for entry in inputs.entries
+    ]
     own = {entry.name for entry in inputs.entries}
 
     def there(run: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.errors import Refusal
-from bench.report import ablation, page, pairs, panels, seeds, table, timing, words
+from bench.report import ablation, bootstrap, page, pairs, panels, seeds, table, timing, words
 from bench.report.gather import Entry, Inputs
 from data.dataset import Dataset, open_dataset
 
@@ -28,7 +28,10 @@ class Chapter:
     classes: page.Table | None
     ablation: page.Table | None
     timing: page.Table | None
-    pairs: page.Table | None
+    compared: page.Table | None
+    """Every two runs."""
+    limits: str
+    """What intervals mean here, and what they cannot say."""
     seeded: list[seeds.Group]
     """Runs that differ in their seed alone."""
     ceilings: dict[str, float]
@@ -73,6 +76,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
         meter: the column of memory.
         target: a run's page below report/.
     """
+    paired = frames.paired[name]
     own = table.by_accuracy(frames.runs[frames.runs.dataset == name])
     entries = _in_order([e for e in inputs.entries if e.model.dataset == name], list(own.run))
     counted = table.by_accuracy(frames.classes[frames.classes.dataset == name])
@@ -96,7 +100,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     return Chapter(
         name=name,
         entries=entries,
-        findings=words.summary(own, meter, frames.paired[name]),
+        findings=words.summary(own, meter, paired),
         runs=page.run_table(own, table.run_columns(), meter, target),
         failures=[
             *((str(row.run), str(row.reason)) for _, row in own.iterrows() if row.status != "ok"),
@@ -105,7 +109,8 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
         classes=None if counted.empty else page.heat_table(counted, columns, rare, target),
         ablation=page.plain_table(ablated, ablation.READABLE, 3, target),
         timing=page.plain_table(timed, timing.READABLE, 2, target),
-        pairs=page.plain_table(pairs.table(name, frames.paired[name]), pairs.READABLE, 2),
+        compared=page.plain_table(pairs.table(name, paired), pairs.READABLE, 2, target),
+        limits=bootstrap.limits(paired.samples),
         seeded=seeded,
         ceilings=limits,
         mechanism=seeds.sentences(seeded, limits),

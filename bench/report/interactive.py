@@ -119,10 +119,11 @@ def accuracy_memory(
                 points = [_point(e, alone.loc[e.name], name, shares[e.name]) for e in entries]
                 if all(point.bytes is None for point in points):
                     continue
-                said = f"peak memory, {METERS[name]}; {where if name != 'predicted' else ''}"
+                said = f"peak memory, {METERS[name]}"
+                said += f"<br>{where}" if name != "predicted" else ""
                 behind = theirs if split == "test" else theirs.iloc[:0]
                 variants[f"{name}|{split}|{definition}"] = _variant(
-                    points, _groups(entries, shares), behind, said.rstrip("; "), split, definition
+                    points, _groups(entries, shares), behind, said, split, definition
                 )
     first = meter.removesuffix("_bytes")
     menus = tuple(_menu(name, label, texts, variants, first) for name, label, texts in _CHOICES)
@@ -300,7 +301,7 @@ def _seed_traces(
     shapes = canvas.symbols([group.strategy for group in groups])
     for group in groups:
         own = [known[run] for run in group.runs if run in known]
-        if not own:
+        if len(own) < 2:  # a run with several seeds has bars of its own
             continue
         colour = style.colours([group.network])[group.network]
         yield {

@@ -52,11 +52,14 @@ def place(
             for radius in _RADII_PT
             for angle in _ANGLES
         ]
-        costs = [
-            around.cost((x, y), _box(x + dx, y + dy, width / 2, height / 2), scale) + radius
-            for radius, dx, dy in offsets
-        ]
-        _, dx, dy = offsets[costs.index(min(costs))]
+        least = math.inf
+        for radius, right, up in offsets:
+            if radius >= least:  # a place costs at least its distance: none further off is cheaper
+                break
+            box = _box(x + right, y + up, width / 2, height / 2)
+            cost = around.cost((x, y), box, scale) + radius
+            if cost < least:
+                least, dx, dy = cost, right, up
         box = _box(x + dx, y + dy, width / 2, height / 2)
         own = _box(x, y, half, half).padded(9 * scale)
         _draw(axes, label, dx / scale, dy / scale, far=not own.overlaps(box))

@@ -1,6 +1,6 @@
 """A run's page: all that its records say, and the command that makes them again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, canvas, curves, page, style, table, words
+from bench.report import bootstrap, canvas, curves, page, style, table, viewer, words
 from bench.report.gather import Entry, Inputs
-from bench.report.site import Site
+from bench.report.site import Link, Site
 
 _CLASSES: table.Columns = {
     "class": ("class", lambda name: str(name).replace("_", " ")),
@@ -47,11 +47,12 @@ def address(suite: str, run: str) -> str:
     return f"{suite}/runs/{run}.html"
 
 
-def write(site: Site, inputs: Inputs, entry: Entry, row: Any) -> Path:
+def write(site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[viewer.Page]) -> Path:
     """Write SUITE/runs/RUN.html.
 
     Args:
         row: the run's line of `table.runs`.
+        pages: of its data set's scenes.
     """
     trained = inputs.trainings.get(entry.run.model)
     intervals = _intervals(entry)
@@ -73,6 +74,11 @@ def write(site: Site, inputs: Inputs, entry: Entry, row: Any) -> Path:
             if values and values["splits"].get(split)
         ],
         scenes=page.plain_table(_scenes(entry), _SCENES, 2),
+        looks=[
+            Link(one.scene, one.showing("label", entry.name))
+            for one in pages
+            if entry.name in one.mious
+        ],
         training=training,
         phases=page.plain_table(_phases(entry, trained), _PHASES, 1),
         meters=page.plain_table(_meters(entry), _METERS, 1),

@@ -71,8 +71,9 @@ def errors(truth: Pixels, predicted: Pixels, ignored: Sequence[int]) -> Pixels:
     Args:
         ignored: classes that no mean counts.
     """
-    found = np.where(truth == predicted, RIGHT, WRONG).astype(np.uint8)
-    found[np.isin(truth, [UNLABELLED, *ignored])] = NEITHER
+    found = np.where(truth == predicted, np.uint8(RIGHT), np.uint8(WRONG))
+    for number in (UNLABELLED, *ignored):
+        found[truth == number] = NEITHER
     return found
 
 
@@ -146,7 +147,7 @@ def _colours(dataset: Dataset) -> list[Colour]:
 
 def _numbers(labels: Pixels, dataset: Dataset) -> Pixels:
     """Labels as numbers of `_colours`."""
-    return np.where(labels == UNLABELLED, len(dataset.classes), labels).astype(np.uint8)
+    return np.where(labels == UNLABELLED, np.uint8(len(dataset.classes)), labels)
 
 
 def _iou(entry: Entry, scene: str) -> list[float | None]:

@@ -108,11 +108,12 @@ function follow() {
   for (const group of stage.querySelectorAll("svg g")) group.setAttribute("transform", place);
   const edge = (share * stage.clientWidth - origin.x) / scale; // the handle, in pixels of the image
   const cut = Math.min(Math.max(edge, 0), scene.width);
-  for (const { side, tiled } of items) {
-    const [from, to] = side === "left" ? [0, cut] : [cut, scene.width];
-    tiled?.setClip(new OpenSeadragon.Rect(from, 0, to - from, scene.height));
+  // Only what is new is set: setting draws, and drawing comes back here.
+  for (const item of items.filter(({ tiled, opacity, cut: last }) => tiled && opacity && last !== cut)) {
+    const [from, to] = item.side === "left" ? [0, cut] : [cut, scene.width];
+    item.tiled.setClip(new OpenSeadragon.Rect(from, 0, to - from, scene.height));
+    item.cut = cut;
   }
-  viewer.drawer.setImageSmoothingEnabled(scale < 1);
 }
 
 /** Position and zoom, and the patches under the pointer with what else is given of them. */
@@ -131,6 +132,11 @@ function point(event) {
     const seen = new Set(rects.filter((rect) => rect.matches(".patch") && holds(rect)).map((rect) => rect.dataset.patch));
     for (const rect of rects) rect.classList.toggle("seen", seen.has(rect.dataset.patch));
   }
+}
+
+/** Pixels that are larger than the screen's are squares; only smaller ones are mixed. */
+function sharpen({ context }) {
+  context.imageSmoothingEnabled = viewport.getZoom(true) * stage.clientWidth < scene.width;
 }
 
 const zooms = {
@@ -162,6 +168,7 @@ swipe.addEventListener("input", follow);
 stage.addEventListener("pointermove", point, true);
 addEventListener("hashchange", recall);
 for (const event of ["update-viewport", "resize"]) viewer.addHandler(event, follow);
+viewer.addHandler("tile-drawing", sharpen);
 viewer.addHandler("canvas-key", (event) => {
   if ("rRfF".includes(event.originalEvent.key)) event.preventDefaultAction = true; // no turning, no mirroring
 });

@@ -1,0 +1,147 @@
+"""Interactive figures and the tables beside them, by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_suite
+from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, write_measurement
+
+from bench import record
+from bench.config import read_suite
+from bench.memory.booking import Event
+from bench.memory.course import course
+from bench.record import Record
+from bench.report import ablation, curves, figure1, interactive, pareto, table
+from bench.report.gather import Entry, gather
+from bench.report.interactive import Interactive
+from bench.report.site import at, data
+
+BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    """Two runs that were measured, and one that ran out of 128 MiB."""
+    monkeypatch.chdir(tmp_path)
+    write_suite(tmp_path, suite_lines())
+    write_evaluation("unet-patch", {"d": BAD})
+    write_measurement("unet-patch", 40 * MIB)
+    write_evaluation("glnet-collaborative", {"d": GOOD})
+    write_measurement("glnet-collaborative", 80 * MIB)
+    write_evaluation("unet-whole", {"d": GOOD})
+    lost = Record("measure", "unet-whole", {}, {"device": "cpu", "room_bytes": 128 * MIB},
+                  PROVENANCE, "oom", "out of memory")  # fmt: skip
+    record.write(record.path_of("tiny", "measure", "unet-whole", "test-machine"), lost)
+    return list(gather(read_suite()).entries)
+
+
+def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
+    runs = table.runs(entries)
+    return interactive.accuracy_memory(
+        dataset, entries, runs, "allocated_bytes", "on a desk", lambda run: f"runs/{run}.html"
+    )
+
+
+def traces(figure: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {trace["name"]: trace for trace in figure["data"]}
+
+
+def test_every_choice_is_a_figure(entries: list[Entry]) -> None:
+    found = made(entries)
+    assert set(found.content["variants"]) == {
+        f"{meter}|test|{definition}"
+        for meter in ("allocated", "predicted", "rss")
+        for definition in ("miou", "miou_official", "miou_without_rare")
+    }
+    known = {menu.name: [o.value for o in menu.options if o.known] for menu in found.menus}
+    assert known["meter"] == ["allocated", "predicted", "rss"]
+    assert known["split"] == ["test"]
+    assert [o.value for menu in found.menus for o in menu.options if o.chosen] == [
+        "allocated",
+        "test",
+        "miou",
+    ]
+    figure = traces(found.content["variants"]["allocated|test|miou"])
+    assert figure["U-Net"]["x"] == [40 * MIB]
+    assert figure["U-Net"]["y"] == pytest.approx([100 * (2 / 6 + 0) / 2], abs=1e-3)
+    assert figure["GLNet"]["y"] == [50]
+    assert figure["out of memory"]["x"] == [128 * MIB]
+    assert figure["out of memory"]["marker"]["symbol"] == ["circle-open"]
+    assert "published" not in figure
+    assert "80.0 MiB" in found.content["hover"]["glnet-collaborative"]
+    assert found.content["pages"]["unet-patch"] == "runs/unet-patch.html"
+    # From 40 to 80 MiB one sixth, then a half of no width: a twelfth of the rectangle.
+    assert "Hypervolume 0.083" in found.note
+
+
+def test_seeds_have_bars(entries: list[Entry]) -> None:
+    first = next(entry for entry in entries if entry.name == "glnet-collaborative")
+    assert first.evaluated
+    values = {**first.evaluation, "other_seeds": {"1": {"test": {"d": BAD}}}}
+    several = replace(first, evaluated=replace(first.evaluated, values=values))
+    mixed = [several if entry is first else entry for entry in entries]
+    figure = traces(made(mixed).content["variants"]["allocated|test|miou"])
+    mean = 100 * (1 / 2 + 1 / 6) / 2
+    assert figure["GLNet"]["y"] == pytest.approx([mean], abs=1e-3)
+    assert figure["GLNet"]["error_y"]["array"] == pytest.approx([50 - mean], abs=1e-3)
+    assert figure["GLNet"]["error_y"]["arrayminus"] == pytest.approx([mean - 100 / 6], abs=1e-3)
+    assert figure["U-Net"]["error_y"] == {"visible": False}
+
+
+def test_published_points_stand_behind_with_the_papers_line(entries: list[Entry]) -> None:
+    figure = made(entries, "deepglobe").content["variants"]["allocated|test|miou"]
+    theirs = traces(figure)["published"]
+    assert figure["data"][0] is theirs
+    assert 1865 * MIB in theirs["x"]
+    assert 71.6 in theirs["y"]
+    lines = [shape for shape in figure["layout"]["shapes"] if shape.get("x0") == 2 * 2**30]
+    assert len(lines) == 1
+
+
+def test_the_hypervolume_by_hand() -> None:
+    assert pareto.hypervolume([], 10) == 0
+    assert pareto.hypervolume([(2, 0.5)], 10) == pytest.approx(0.4)
+    assert pareto.hypervolume([(2, 0.5), (6, 1.0)], 10) == pytest.approx((4 * 0.5 + 4) / 10)
+    assert pareto.hypervolume([(12, 1.0)], 10) == 0
+
+
+def test_an_ablation_says_in_what_runs_differ(entries: list[Entry]) -> None:
+    frame = ablation.rows(entries, table.runs(entries), "allocated_bytes")
+    assert list(frame.run) == ["unet-whole", "unet-patch"]  # GLNet has one run
+    assert list(frame.settings) == ["strategy whole", "strategy patch"]
+    assert list(frame.difference_points) == pytest.approx([0, 100 * (1 / 6 - 1 / 2)])
+    assert frame.memory_ratio.isna().all()
+
+
+def test_the_course_of_memory_keeps_its_peak() -> None:
+    taken = [5, 3, 9, -9, -3, 1]
+    events = [Event(i, size, "cpu", "an operator", "") for i, size in enumerate(taken)]
+    kinds = ["weights", "activations", "temporaries", "temporaries", "activations", "activations"]
+    found = course(events, kinds, moments=3)  # type: ignore[arg-type]
+    assert found["events"] == [1, 2, 5]  # 8 of 5, 8; 17 of 17, 8; 6 of 5, 6
+    assert found["bytes"] == {
+        "weights": [5, 5, 5],
+        "activations": [3, 3, 1],
+        "temporaries": [0, 9, 0],
+    }
+    figure = curves.memory(found, "conv")
+    peak = traces(figure)["peak"]
+    assert peak["x"] == [2]
+    assert course([], []) == {"events": [], "bytes": {}}
+
+
+def test_a_shape_is_a_network_in_black_and_white() -> None:
+    looks = figure1._looks(["glnet", "unet", "unknown", "another"])
+    assert len({marker for marker, _ in looks.values()}) == 4
+    hollow, full = (figure1._paint(s, "o", "#123456") for s in ("whole", "patch"))
+    assert hollow["facecolor"] == "white"
+    assert full["facecolor"] == "#123456"
+    assert figure1._paint("collaborative", "*", "#123456")["edgecolor"] != "#123456"
+
+
+def test_addresses_are_relative_and_escaped() -> None:
+    assert at("tiny/runs/a.html")("assets/site.css") == "../../assets/site.css"
+    assert at("index.html")("tiny/runs/a b#c.html") == "tiny/runs/a%20b#c.html"
+    assert str(data({"a": "</script>&"})) == '{"a":"\\u003c/script\\u003e\\u0026"}'
