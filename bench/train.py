@@ -64,6 +64,8 @@ class Progress:
         self.history: list[tuple[str, int, float, float]] = []
         """(phase, step, loss, learning rate) of every step done."""
         self.seconds: dict[str, float] = {}
+        self.waiting_s: dict[str, float] = {}
+        """Of these, waiting for views that were not ready."""
         self.looks: list[validation.Look] = []
         self.best: dict[str, torch.Tensor] | None = None
         """All weights at the phase's best look."""
@@ -75,6 +77,7 @@ class Progress:
                 self.phase, self.step = state["phase"], state["step"]
                 self.history = [tuple(row) for row in state["history"]]
                 self.seconds = state["seconds"]
+                self.waiting_s = state["waiting_s"]
                 self.looks = [tuple(row) for row in state["looks"]]
                 self.best = state["best"]
 
@@ -88,6 +91,7 @@ class Progress:
             "step": self.step,
             "history": self.history,
             "seconds": self.seconds,
+            "waiting_s": self.waiting_s,
             "looks": self.looks,
             "best": self.best,
             "network": network.state_dict(),
@@ -186,7 +190,8 @@ def _train_phase(
     begun = time.perf_counter()
     title, silent = f"{name} · {phase.name}", distributed.rank() > 0
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
-    for batch in _batches(views, schedule, progress.step, suite.compute.workers):
+    batches = _batches(views, schedule, progress.step, suite.compute.workers)
+    for batch in _waited_for(batches, phase.name, progress):
         rate = poly(
             schedule.learning_rate,
             model.training.least_rate,
@@ -233,6 +238,20 @@ def _train_phase(
         progress.best = None
     spent = time.perf_counter() - begun
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
+
+
+def _waited_for(
+    batches: Iterator[list[View]], phase: str, progress: Progress
+) -> Iterator[list[View]]:
+    """The batches; what the wait for each took is added to the phase's."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        waited = time.perf_counter() - begun
+        if batch is None:
+            return
+        progress.waiting_s[phase] = progress.waiting_s.get(phase, 0.0) + waited
+        yield batch
 
 
 def _agreed(value: float, device: torch.device) -> float:
@@ -331,16 +350,7 @@ def _write_results(
             name=name,
             settings={"model": asdict(model)},
             values={
-                "phases": {
-                    phase.name: {
-                        "steps": sum(name == phase.name for name, *_ in progress.history),
-                        "seconds": progress.seconds[phase.name],
-                        "parameters": sum(
-                            p.numel() for module in phase.trains for p in module.parameters()
-                        ),
-                    }
-                    for phase in phases
-                },
+                "phases": {phase.name: _cost(phase, progress) for phase in phases},
                 "loss": [[phase, step, loss] for phase, step, loss, _ in progress.history],
                 **({"looks": progress.looks} if model.training.validate_every else {}),
             },
@@ -352,6 +362,20 @@ def _write_results(
             ),
         ),
     )
+
+
+def _cost(phase: Phase, progress: Progress) -> dict[str, float]:
+    """What one phase took; looks at val are part of its seconds."""
+    steps = sum(name == phase.name for name, *_ in progress.history)
+    seconds, waiting_s = progress.seconds[phase.name], progress.waiting_s[phase.name]
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "steps_per_s": steps / seconds,
+        "waiting_s": waiting_s,
+        "waiting_share": waiting_s / seconds,
+        "parameters": sum(p.numel() for module in phase.trains for p in module.parameters()),
+    }
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from bench.config import read_suite
 from bench.errors import Refusal
 from bench.files import write_bytes, write_text
 from bench.report import (
+    fast,
     figures,
     gate,
     growth,
@@ -94,6 +95,7 @@ def report(inputs: Inputs, folder: Path) -> Path:
         "predicted": (papers, _PAPER_COLUMNS, "Device memory, predicted and published."),
         "paper_memory": (explained, _EXPLAINED_COLUMNS, "What explains the published figures."),
         "prediction": (predictions, prediction.READABLE, "Memory, predicted and booked."),
+        "fast": (fast.rows(inputs.fast), fast.READABLE, "GLNet, plain and collapsed."),
         "growth": (growing, {}, ""),
         "growth_law": (slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (verdicts, verdict.READABLE, "Published and reproduced."),

@@ -71,6 +71,8 @@ class Inputs:
     """Device memory at the paper's size."""
     steps: Record | None = None
     """Memory of training steps."""
+    fast: Record | None = None
+    """Both paths of GLNet over one image."""
 
     @property
     def datasets(self) -> list[str]:
@@ -81,7 +83,9 @@ class Inputs:
         """Every record that there is."""
         for entry in self.entries:
             yield from (r for r in (entry.evaluated, entry.measured) if r)
-        yield from (r for r in (*self.trainings.values(), self.predicted, self.steps) if r)
+        yield from (
+            r for r in (*self.trainings.values(), self.predicted, self.steps, self.fast) if r
+        )
 
 
 def gather(suite: Suite) -> Inputs:
@@ -108,6 +112,7 @@ def gather(suite: Suite) -> Inputs:
         },
         predicted=_read(record.RESULTS / "predict.json"),
         steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
+        fast=_read(record.RESULTS / "fast" / f"{suite.machine}.json"),
     )
 
 
