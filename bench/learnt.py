@@ -24,7 +24,9 @@ class Learnt:
     parameters: Mapping[str, int]
     """That each phase trains."""
     seconds: Mapping[str, float]
-    """By phase."""
+    """By phase, looks at val included."""
+    waiting_s: Mapping[str, float]
+    """Of these, waiting for views that were not ready."""
     history: Sequence[tuple[str, int, float, float]]
     """(phase, step, loss, learning rate) of every step."""
     looks: Sequence[Look] | None
@@ -34,16 +36,22 @@ class Learnt:
     def values(self) -> dict[str, Any]:
         """As the record keeps them."""
         return {
-            "phases": {
-                phase: {
-                    "steps": sum(name == phase for name, *_ in self.history),
-                    "seconds": self.seconds[phase],
-                    "parameters": parameters,
-                }
-                for phase, parameters in self.parameters.items()
-            },
+            "phases": {phase: self._cost(phase) for phase in self.parameters},
             "loss": [[phase, step, loss] for phase, step, loss, _ in self.history],
             **({} if self.looks is None else {"looks": self.looks}),
+        }
+
+    def _cost(self, phase: str) -> dict[str, float]:
+        """What one phase took."""
+        steps = sum(name == phase for name, *_ in self.history)
+        seconds, waiting_s = self.seconds[phase], self.waiting_s[phase]
+        return {
+            "steps": steps,
+            "seconds": seconds,
+            "steps_per_s": steps / seconds,
+            "waiting_s": waiting_s,
+            "waiting_share": waiting_s / seconds,
+            "parameters": self.parameters[phase],
         }
 
 

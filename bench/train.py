@@ -69,6 +69,8 @@ class Progress:
         self.history: list[tuple[str, int, float, float]] = []
         """(phase, step, loss, learning rate) of every step done."""
         self.seconds: dict[str, float] = {}
+        self.waiting_s: dict[str, float] = {}
+        """Of these, waiting for views that were not ready."""
         self.looks: list[validation.Look] = []
         self.best: dict[str, torch.Tensor] | None = None
         """All weights at the phase's best look."""
@@ -80,6 +82,7 @@ class Progress:
                 self.phase, self.step = state["phase"], state["step"]
                 self.history = [tuple(row) for row in state["history"]]
                 self.seconds = state["seconds"]
+                self.waiting_s = state["waiting_s"]
                 self.looks = [tuple(row) for row in state["looks"]]
                 self.best = state["best"]
 
@@ -93,6 +96,7 @@ class Progress:
             "step": self.step,
             "history": self.history,
             "seconds": self.seconds,
+            "waiting_s": self.waiting_s,
             "looks": self.looks,
             "best": self.best,
             "network": network.state_dict(),
@@ -180,6 +184,7 @@ def _learn(suite: Suite, name: str, model: Model, line: Model) -> Learnt:
             for phase in phases
         },
         seconds=progress.seconds,
+        waiting_s=progress.waiting_s,
         history=progress.history,
         looks=progress.looks if model.training.validate_every else None,
     )
@@ -219,7 +224,8 @@ def _train_phase(
     begun = time.perf_counter()
     title, silent = f"{name} · {phase.name}", distributed.rank() > 0
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
-    for batch in _batches(views, schedule, progress.step, suite.compute.workers):
+    batches = _batches(views, schedule, progress.step, suite.compute.workers)
+    for batch in _waited_for(batches, phase.name, progress):
         rate = _rate(model, schedule, progress.step)
         # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
         # a generator's state.
@@ -269,6 +275,20 @@ def _rate(model: Model, schedule: Schedule, step: int) -> float:
         return stepped(first, step, schedule.drops)
     steps = schedule.poly_steps or schedule.steps
     return poly(first, training.least_rate, step, steps, training.poly_power)
+
+
+def _waited_for(
+    batches: Iterator[list[View]], phase: str, progress: Progress
+) -> Iterator[list[View]]:
+    """The batches; what the wait for each took is added to the phase's."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        waited = time.perf_counter() - begun
+        if batch is None:
+            return
+        progress.waiting_s[phase] = progress.waiting_s.get(phase, 0.0) + waited
+        yield batch
 
 
 def _agreed(value: float, device: torch.device) -> float:

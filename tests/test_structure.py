@@ -95,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.parity.formulas": set(),
     "bench.parity.golden": set(),
     "bench.paper_memory": {"bench.config", "bench.memory", "bench.method"},
+    "bench.pace": {"bench.memory.prediction", *BELOW_STAGES},
     "bench.steps": {
         *BELOW_STAGES,
         *READER,

@@ -15,6 +15,7 @@ from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import (
     ablation,
+    fast,
     figure1,
     figures,
     gate,
@@ -243,6 +244,7 @@ def _write_tables(
             "What explains the published figures.",
         ),
         "prediction": (worked.predictions, prediction.READABLE, "Memory, predicted and booked."),
+        "fast": (worked.fast, fast.READABLE, "GLNet, plain and collapsed."),
         "growth": (worked.growing, {}, ""),
         "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),
         "published": (frames.verdicts, verdict.READABLE, "Published and reproduced."),

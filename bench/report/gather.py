@@ -73,6 +73,8 @@ class Inputs:
     """Memory of training steps."""
     successors: Record | None = None
     """Device memory of the ultra-high-resolution methods at the papers' sizes."""
+    fast: Record | None = None
+    """Both paths of GLNet over one image."""
 
     @property
     def datasets(self) -> list[str]:
@@ -83,7 +85,9 @@ class Inputs:
         """Every record that there is."""
         for entry in self.entries:
             yield from (r for r in (entry.evaluated, entry.measured) if r)
-        yield from (r for r in (*self.trainings.values(), self.predicted, self.steps) if r)
+        yield from (
+            r for r in (*self.trainings.values(), self.predicted, self.steps, self.fast) if r
+        )
 
 
 def gather(suite: Suite) -> Inputs:
@@ -111,6 +115,7 @@ def gather(suite: Suite) -> Inputs:
         predicted=_read(record.RESULTS / "predict.json"),
         steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
         successors=_read(record.RESULTS / "successors.json"),
+        fast=_read(record.RESULTS / "fast" / f"{suite.machine}.json"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import growth, paper, prediction
+from bench.report import fast, growth, paper, prediction
 from bench.report.gather import Inputs
 from bench.report.page import Target, plain_table
 from bench.report.site import Site
@@ -28,6 +28,8 @@ class Worked:
     """`growth.points`."""
     slopes: pd.DataFrame
     """`growth.slopes`."""
+    fast: pd.DataFrame
+    """`fast.rows`."""
 
 
 def worked(inputs: Inputs) -> Worked:
@@ -39,6 +41,7 @@ def worked(inputs: Inputs) -> Worked:
         predictions=prediction.rows(inputs),
         growing=growing,
         slopes=growth.slopes(growing),
+        fast=fast.rows(inputs.fast),
     )
 
 
@@ -71,4 +74,5 @@ def write(
         slopes=plain_table(found.slopes, growth.readable(), 1),
         predictions=plain_table(found.predictions, prediction.READABLE, 2, target),
         within=prediction.within(found.predictions),
+        fast=plain_table(found.fast, fast.READABLE, 1),
     )
