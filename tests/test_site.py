@@ -52,7 +52,7 @@ def test_the_meter_changes_the_axis(home: BrowserPage) -> None:
     def shown() -> tuple[str, list[float]]:
         place = home.locator("[data-figure]")
         axis = place.evaluate("one => one.layout.xaxis.title.text")
-        sizes = place.evaluate("one => one.data.find(t => t.name === 'GLNet').x")
+        sizes = place.evaluate("one => one.data.find(t => t.customdata && t.name === 'GLNet').x")
         return axis, sizes
 
     mib = 2**20

@@ -252,10 +252,14 @@ def _network_traces(known: Sequence[_Point], front: set[str]) -> Iterator[dict[s
     shapes = canvas.symbols([p.strategy for p in known])
     for network, colour in colours.items():
         own = [p for p in known if p.network == network]
+        name = style.network_name(network)
+        yield _key(name, colour, "circle") | {"legendgroup": network}
         yield {
             "type": "scatter",
             "mode": "markers+text",
-            "name": style.network_name(network),
+            "name": name,
+            "legendgroup": network,
+            "showlegend": False,
             "x": [p.bytes for p in own],
             "y": [_rounded(p.percent) for p in own],
             "customdata": [p.run for p in own],
@@ -377,15 +381,20 @@ def _published_trace(theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _strategy_keys(strategies: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Which shape is which strategy, for the legend alone."""
     for name, symbol in canvas.symbols(strategies).items():
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": [None],
-            "y": [None],
-            "hoverinfo": "skip",
-            "marker": {"color": style.GREY, "size": 10, "symbol": symbol},
-        }
+        yield _key(name, style.GREY, symbol)
+
+
+def _key(name: str, colour: str, symbol: str) -> dict[str, Any]:
+    """A line of the legend and nothing else."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [None],
+        "y": [None],
+        "hoverinfo": "skip",
+        "marker": {"color": colour, "size": 10, "symbol": symbol},
+    }
 
 
 def _lines(
