@@ -112,6 +112,8 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
     assert {"rss", "allocated", "predicted"} <= set(meters)
     assert all(meter["bytes"] > 0 and meter["definition"] for meter in meters.values())
     assert meters["predicted"]["bytes"] == pytest.approx(meters["allocated"]["bytes"], rel=0.02)
+    alive = meters["predicted"]["course"]["bytes"].values()
+    assert max(map(sum, zip(*alive, strict=True))) == meters["predicted"]["bytes"]
     assert (found.values["height_px"], found.values["width_px"]) == (70, 90)
     assert 0 < found.values["room_bytes"] <= psutil.virtual_memory().total
     for part, seconds in (("end-to-end", "latency_s"), ("network-alone", "network_s")):
