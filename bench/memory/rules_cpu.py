@@ -181,7 +181,8 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
         columns = _columns(shape, gradient, source.shape[0])
         return [Moment([*copies, to_source, to_weight, columns])]
     if shape.channels_last:
-        return _backward_channels_last(shape, [*copies, shape.copy(weight)], to_source, to_weight)
+        copies.append(shape.copy(weight))
+        return _backward_channels_last(shape, gradient, copies, to_source, to_weight)
     moments: list[Moment] = []
     blocked_source, blocked_gradient = shape.blocked_source(), shape.blocked(gradient)
     reordered = shape.blocked(source)
@@ -201,11 +202,13 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
 
 
 def _backward_channels_last(
-    shape: Shape, copies: Sequence[int], to_source: int, to_weight: int
+    shape: Shape, gradient: Tensor, copies: Sequence[int], to_source: int, to_weight: int
 ) -> list[Moment]:
     """Measured of depthwise ones with kernels of 3, 5 and 7, strides and dilations of 1 and 2: in
     NHWC there is a depthwise kernel for the source unless dilated, and one for the weights up to
-    3 x 3 and not dilated; where both stride and dilation are above 1 neither pads."""
+    3 x 3 and not dilated; where both stride and dilation are above 1 neither pads. Without AVX-512
+    weights of a dilated one, or of one whose kernel is larger than its source, come by im2col
+    instead."""
     first = shape.weights(outputs=shape.groups > 1)
     second = shape.weights()
     if shape.depthwise and not (shape.dilated and shape.strided):
@@ -213,10 +216,21 @@ def _backward_channels_last(
             first = shape.unblocked()
         if shape.dilated or shape.kernel > 9:
             second = shape.unblocked()
+    smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
+    if shape.depthwise and not shape.transposed and block() == 8 and (shape.dilated or smaller):
+        second = _gathered_weights(shape, gradient)
     moments = [Moment([*copies, to_source, second, to_weight, to_weight])]
     if to_source:
         moments.insert(0, Moment([*copies, to_source, first]))
     return moments
+
+
+def _gathered_weights(shape: Shape, gradient: Tensor) -> int:
+    """Bytes that the weights of a depthwise convolution take by im2col: each thread has columns and
+    source of one channel, and four times the weights (measured)."""
+    pixels = shape.kernel * gradient[0, 0].numel() + shape.source[0, 0].numel()
+    each = 4 * _bytes(shape.weight) + pixels * shape.source.element_size()
+    return shape.threads * each
 
 
 def _resize(use: Use, bilinear: bool = False) -> list[Moment]:

@@ -9,6 +9,7 @@ style.py     colours, markers, units            labels.py    labels that do not 
 tradeoff.py  accuracy against memory            figure1.py   the same at the width of a column
 figures.py   the other static figures           panels.py    sheets of every test scene
 canvas.py    what interactive figures share     interactive.py  accuracy against memory, with menus
+traces.py    what stands in it
 curves.py    interactive figures of one run     words.py     what the numbers say, in words
 chapter.py   what is shown of one data set      page.py      tables as pages show them
 run_page.py, memory_page.py, overview.py, viewer.py: the other pages

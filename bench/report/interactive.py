@@ -3,18 +3,19 @@ definition of mIoU that they choose. Every choice is made here, whole; the page 
 
 import html
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bench.report import canvas, gate, pareto, seeds, style, tradeoff
+from bench.report import canvas, pareto, seeds, style, traces, tradeoff
 from bench.report.canvas import Figure
 from bench.report.gather import FLOOR, Entry
 from bench.report.page import Target
 from bench.report.paper import MB, published
 from bench.report.table import accuracies, accuracies_by_seed
+from bench.report.traces import Point
 
 METERS = {
     "nvml": "seen by the card (nvml)",
@@ -30,8 +31,6 @@ DEFINITIONS = {
     "miou_without_rare": "without rare classes",
     "miou_stated": "as stated by the run",
 }
-PAPER_BYTES = 2**31
-"""The line of 2 GiB that the paper draws."""
 _CHOICES = (("meter", "memory", METERS), ("split", "split", SPLITS),
             ("definition", "accuracy", DEFINITIONS))  # fmt: skip
 
@@ -66,24 +65,6 @@ class Interactive:
     run."""
     note: str
     """Of the variant that is shown first."""
-
-
-@dataclass(frozen=True)
-class _Point:
-    run: str
-    network: str
-    strategy: str
-    bytes: float | None
-    """None: not measured by this meter."""
-    shares: tuple[float, ...]
-    """mIoU 0..1, one a seed; none: not evaluated."""
-    out_of_memory: bool
-    room: float | None
-
-    @property
-    def percent(self) -> float | None:
-        """Mean over the seeds."""
-        return 100 * sum(self.shares) / len(self.shares) if self.shares else None
 
 
 def accuracy_memory(
@@ -157,9 +138,9 @@ def _menu(
     )  # fmt: skip
 
 
-def _point(entry: Entry, row: Any, meter: str, shares: tuple[float, ...]) -> _Point:
+def _point(entry: Entry, row: Any, meter: str, shares: tuple[float, ...]) -> Point:
     size = row[f"{meter}_bytes"]
-    return _Point(
+    return Point(
         run=entry.name,
         network=entry.network,
         strategy=entry.run.strategy,
@@ -176,7 +157,7 @@ def _groups(entries: Sequence[Entry], shares: Mapping[str, tuple[float, ...]]) -
 
 
 def _variant(
-    points: Sequence[_Point],
+    points: Sequence[Point],
     groups: Sequence[seeds.Group],
     theirs: pd.DataFrame,
     memory: str,
@@ -196,19 +177,19 @@ def _variant(
     widths = [*(p.bytes for p in known if p.bytes is not None), *theirs.bytes]
     rooms = [p.room for p in lost if p.room is not None]
     left, right = tradeoff.memory_range([*widths, *rooms])
-    traces = [
-        *_published_trace(theirs),
-        *_front_trace(front, right),
-        *_network_traces(known, {p.run for p in front}),
-        *_seed_traces(groups, {p.run: p for p in known}),
-        *_lost_trace(lost, bottom + 0.3 * pad),
-        *_strategy_keys([p.strategy for p in [*known, *lost]]),
+    drawn = [
+        *traces.of_published(theirs),
+        *traces.of_front(front, right),
+        *traces.of_networks(known, {p.run for p in front}),
+        *traces.of_seeds(groups, {p.run: p for p in known}),
+        *traces.of_lost(lost, bottom + 0.3 * pad),
+        *traces.strategy_keys([p.strategy for p in [*known, *lost]]),
     ]
     ticks = tradeoff.byte_ticks(left, right, logarithmic=True)
-    shapes = list(_lines(heights, floor, left, right))
+    shapes = list(traces.lines(heights, floor, left, right))
     name = DEFINITIONS[definition].partition(":")[0]
     return {
-        "data": traces,
+        "data": drawn,
         "layout": canvas.layout(
             {
                 "type": "log",
@@ -224,7 +205,7 @@ def _variant(
     }
 
 
-def _front(known: Sequence[_Point], floor: float | None) -> list[_Point]:
+def _front(known: Sequence[Point], floor: float | None) -> list[Point]:
     frame = pd.DataFrame(
         {"run": p.run, "bytes": p.bytes, "miou": p.percent} for p in known
     ).reindex(columns=["run", "bytes", "miou"])
@@ -232,7 +213,7 @@ def _front(known: Sequence[_Point], floor: float | None) -> list[_Point]:
     return [by_name[run] for run in pareto.front(frame, "bytes", floor)]
 
 
-def _note(front: Sequence[_Point], known: Sequence[_Point]) -> str:
+def _note(front: Sequence[Point], known: Sequence[Point]) -> str:
     """The front and its hypervolume in words."""
     if not front:
         return "No run is on a Pareto front: none is both measured and above the floor."
@@ -245,191 +226,6 @@ def _note(front: Sequence[_Point], known: Sequence[_Point]) -> str:
         f"Pareto front: {listed}. Hypervolume {volume:.3f}: the share that the front dominates of "
         f"the rectangle up to 100 % and to {style.size(reference)}, the most that a run here takes."
     )
-
-
-def _network_traces(known: Sequence[_Point], front: set[str]) -> Iterator[dict[str, Any]]:
-    colours = style.colours(p.network for p in known)
-    shapes = canvas.symbols([p.strategy for p in known])
-    for network, colour in colours.items():
-        own = [p for p in known if p.network == network]
-        name = style.network_name(network)
-        yield _key(name, colour, "circle") | {"legendgroup": network}
-        yield {
-            "type": "scatter",
-            "mode": "markers+text",
-            "name": name,
-            "legendgroup": network,
-            "showlegend": False,
-            "x": [p.bytes for p in own],
-            "y": [_rounded(p.percent) for p in own],
-            "customdata": [p.run for p in own],
-            "text": [f"<b>{html.escape(p.run)}</b>" if p.run in front else "" for p in own],
-            "textposition": "top center",
-            "textfont": {"size": 11},
-            "cliponaxis": False,
-            "error_y": _spread([p.shares for p in own], colour),
-            "marker": {
-                "color": colour,
-                "size": 12,
-                "symbol": [shapes[p.strategy] for p in own],
-                "opacity": [1 if p.run in front else 0.6 for p in own],
-                "line": {
-                    "color": [style.INK if p.run in front else "#ffffff" for p in own],
-                    "width": 1,
-                },
-            },
-        }
-
-
-def _spread(shares: Sequence[tuple[float, ...]], colour: str) -> dict[str, Any]:
-    """Bars from the lowest to the highest seed; none where there is one seed."""
-    if all(len(each) < 2 for each in shares):
-        return {"visible": False}
-    means = [100 * sum(each) / len(each) for each in shares]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [_rounded(100 * max(e) - m) for e, m in zip(shares, means, strict=True)],
-        "arrayminus": [_rounded(m - 100 * min(e)) for e, m in zip(shares, means, strict=True)],
-        "color": colour,
-        "thickness": 1.5,
-        "width": 5,
-    }
-
-
-def _seed_traces(
-    groups: Sequence[seeds.Group], known: Mapping[str, _Point]
-) -> Iterator[dict[str, Any]]:
-    """The mean of runs that differ in their seed alone, with bars from the lowest to the
-    highest."""
-    shapes = canvas.symbols([group.strategy for group in groups])
-    for group in groups:
-        own = [known[run] for run in group.runs if run in known]
-        if len(own) < 2:  # a run with several seeds has bars of its own
-            continue
-        colour = style.colours([group.network])[group.network]
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": f"{group.name}: mean of seeds",
-            "showlegend": False,
-            "x": [sum(p.bytes or 0.0 for p in own) / len(own)],
-            "y": [_rounded(100 * group.mean)],
-            "hovertemplate": (
-                f"<b>{html.escape(group.name)}</b><br>mean of {len(group.mious)} seeds "
-                "%{y:.1f} %<extra></extra>"
-            ),
-            "error_y": _spread([group.mious], colour),
-            "marker": {
-                "color": "#ffffff",
-                "size": 13,
-                "symbol": shapes[group.strategy],
-                "line": {"color": colour, "width": 2.5},
-            },
-        }
-
-
-def _lost_trace(lost: Sequence[_Point], bottom: float) -> Iterator[dict[str, Any]]:
-    """Open markers at all that the device has; without an accuracy at the foot."""
-    if not lost:
-        return
-    colours = style.colours(p.network for p in lost)
-    shapes = canvas.symbols([p.strategy for p in lost])
-    yield {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "out of memory",
-        "x": [p.room for p in lost],
-        "y": [_rounded(p.percent if p.shares else bottom) for p in lost],
-        "customdata": [p.run for p in lost],
-        "marker": {
-            "color": [colours[p.network] for p in lost],
-            "size": 12,
-            "symbol": [f"{shapes[p.strategy]}-open" for p in lost],
-            "line": {"width": 2},
-        },
-    }
-
-
-def _front_trace(front: Sequence[_Point], right: float) -> Iterator[dict[str, Any]]:
-    if front:
-        yield {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Pareto front",
-            "hoverinfo": "skip",
-            "line": {"color": style.INK, "shape": "hv", "width": 1.2},
-            "x": [*(p.bytes for p in front), right],
-            "y": [_rounded(p.percent) for p in (*front, front[-1])],
-        }
-
-
-def _published_trace(theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    if len(theirs):
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "published",
-            "x": [int(size) for size in theirs.bytes],
-            "y": [_rounded(100 * share) for share in theirs.miou],
-            "hovertext": list(theirs.hover),
-            "hoverinfo": "text",
-            "marker": {"color": "#c3c8ce", "size": 9, "symbol": "circle"},
-        }
-
-
-def _strategy_keys(strategies: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Which shape is which strategy, for the legend alone."""
-    for name, symbol in canvas.symbols(strategies).items():
-        yield _key(name, style.GREY, symbol)
-
-
-def _key(name: str, colour: str, symbol: str) -> dict[str, Any]:
-    """A line of the legend and nothing else."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [None],
-        "y": [None],
-        "hoverinfo": "skip",
-        "marker": {"color": colour, "size": 10, "symbol": symbol},
-    }
-
-
-def _lines(
-    heights: Sequence[float], floor: float | None, left: float, right: float
-) -> Iterator[dict[str, Any]]:
-    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
-    label: dict[str, Any] = {"textposition": "end", "yanchor": "bottom", "padding": 2}
-    label["font"] = {"size": 11, "color": style.GREY}
-    if heights:
-        at = _rounded(gate.SHARE * max(heights))
-        line = {"color": style.GREY, "width": 1, "dash": "dot"}
-        text = f"{100 * gate.SHARE:.0f} % of the best"
-        yield {**across, "y0": at, "y1": at, "line": line, "label": {**label, "text": text}}
-    if floor is not None:
-        at = _rounded(floor)
-        line = {"color": style.GREY, "width": 1, "dash": "dash"}
-        text = "floor: class-mean colour"
-        yield {**across, "y0": at, "y1": at, "line": line, "label": {**label, "text": text}}
-    if left <= PAPER_BYTES <= right:
-        yield {
-            "type": "line",
-            "yref": "paper",
-            "x0": PAPER_BYTES,
-            "x1": PAPER_BYTES,
-            "y0": 0,
-            "y1": 1,
-            "layer": "below",
-            "line": {"color": style.ERROR, "width": 1.2, "dash": "dash"},
-            "label": {
-                "text": "2 GiB, the paper’s line",
-                "textposition": "end",
-                "textangle": -90,
-                "font": {"size": 11, "color": style.ERROR},
-            },
-        }
 
 
 def _published(dataset: str) -> pd.DataFrame:
@@ -490,7 +286,3 @@ def _hover(entry: Entry, row: Any) -> str:
         lines.append(f"commit {str(facts.get('commit', ''))[:10]}{seed}")
     escaped = "<br>".join(html.escape(line) for line in lines)
     return f"<b>{html.escape(entry.name)}</b><br>{escaped}<br><i>click: its page</i>"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
