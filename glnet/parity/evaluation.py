@@ -28,7 +28,10 @@ MODES: dict[int, Scores] = {
     3: scores_collaborative,
 }
 NOISE = 3
-"""A difference of so many times the official code's own float32 noise is none."""
+"""A difference of so many times the official code's own float32 noise is none,"""
+NOISE_ELSEWHERE = 10
+"""and in float32 so many times where convolutions add up in another order than they did there, with
+AVX-512 (with AVX2 8 are seen). Equality itself is what float64 shows, everywhere alike."""
 RELATIVE = 1e-5
 """Of an array's largest magnitude, where no noise was measured; and of sums over whole arrays."""
 FEATURES = ("c5", "c4", "c3", "c2")
@@ -41,6 +44,7 @@ def check_case(case: Case, mode: int, dtype: str) -> list[Check]:
     """All comparisons of one case in one mode and precision."""
     network = network_of(case.setting, mode, FLOAT[dtype])
     image, small, label = pictures(case.setting, case.setting.seed)
+    times = NOISE if dtype == "float64" or _same_order() else NOISE_ELSEWHERE
     inputs = {
         "image_sha256": image.permute(1, 2, 0).numpy(),
         "image_glb_resized_sha256": small.permute(1, 2, 0).numpy(),
@@ -61,7 +65,7 @@ def check_case(case: Case, mode: int, dtype: str) -> list[Check]:
     for name, whole in found.items():
         key = f"m{mode}_{name}"
         if name.startswith("pred"):
-            checks.append(_check_labels(check, case, key, name, whole, found))
+            checks.append(_check_labels(check, case, key, name, whole, found, times))
             continue
         noise = case.noise.get(key, {}).get("max_abs_diff")
         stats = golden["stats"].get(name, {})
@@ -69,7 +73,7 @@ def check_case(case: Case, mode: int, dtype: str) -> list[Check]:
             ours = _sampled(name, whole)
             theirs = case.arrays[key]
             largest = stats.get("absmax", float(np.abs(theirs).max()))
-            tolerance = RELATIVE * largest if noise is None else NOISE * noise
+            tolerance = RELATIVE * largest if noise is None else times * noise
             same = ours.shape == theirs.shape
             difference = float(np.abs(ours - theirs).max()) if same else float("inf")
             checks.append(check(name, difference, tolerance))
@@ -81,7 +85,7 @@ def check_case(case: Case, mode: int, dtype: str) -> list[Check]:
         if prediction in found and name in golden["confusion"]:
             ours = confusion(label.numpy(), found[prediction], case.setting.classes)[:-1]
             moved = np.abs(ours - np.array(golden["confusion"][name])).sum() / 2
-            allowed = _pixels(case, f"m{mode}_{prediction}")
+            allowed = _pixels(case, f"m{mode}_{prediction}", times)
             checks.append(check(f"confusion {name} (pixels)", float(moved), allowed))
     return checks
 
@@ -175,7 +179,13 @@ def _statistics(whole: NDArray[Any]) -> dict[str, float]:
 
 
 def _check_labels(
-    check: Any, case: Case, key: str, name: str, ours: NDArray[Any], found: Found
+    check: Any,
+    case: Case,
+    key: str,
+    name: str,
+    ours: NDArray[Any],
+    found: Found,
+    times: int,
 ) -> Check:
     """Labels that differ, but for those whose two best scores tie within the noise."""
     if key not in case.arrays:
@@ -186,14 +196,20 @@ def _check_labels(
     noise = case.noise.get(f"{key[:2]}_{scores}", {}).get("max_abs_diff", 0)
     whole = torch.from_numpy(found[scores]).reshape(-1, *found[scores].shape[-2:])
     best = resize(whole[None], ours.shape, "nearest")[0].topk(2, dim=0).values
-    tied = (best[0] - best[1]).numpy() <= 2 * NOISE * noise
+    tied = (best[0] - best[1]).numpy() <= 2 * times * noise
     wrong = int((differing & ~tied).sum())
     return check(f"{name} (pixels that no tie explains)", float(wrong), 0)  # type: ignore[no-any-return]
 
 
-def _pixels(case: Case, key: str) -> float:
+def _same_order() -> bool:
+    """Whether this processor's convolutions add up in the order of those that the golden data came
+    from."""
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def _pixels(case: Case, key: str, times: int) -> float:
     """How many labels the official code itself changes between float32 and float64."""
-    return float(NOISE * case.noise.get(key, {}).get("pixels_different", 0))
+    return float(times * case.noise.get(key, {}).get("pixels_different", 0))
 
 
 def _arrays(**tensors: Tensor) -> Found:
