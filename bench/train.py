@@ -226,7 +226,7 @@ def _train_phase(
     bar = stage.progress(schedule.steps, title, "step", progress.step, silent)
     batches = _batches(views, schedule, progress.step, suite.compute.workers)
     for batch in _waited_for(batches, phase.name, progress):
-        rate = _rate(model, schedule, progress.step)
+        rate = rate_of(model, schedule, progress.step)
         # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
         # a generator's state.
         torch.manual_seed(_seed(model.seed, phase.name, "step", progress.step, distributed.rank()))
@@ -268,7 +268,7 @@ def _train_phase(
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
 
 
-def _rate(model: Model, schedule: Schedule, step: int) -> float:
+def rate_of(model: Model, schedule: Schedule, step: int) -> float:
     """The learning rate of a step."""
     first, training = schedule.learning_rate, model.training
     if schedule.drops:

@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import scene
-from test_contract import CASES, made
+from test_contract import CASES, made, spec
 
 from bench.errors import Refusal
 from bench.large.image import LargeImage
 from bench.large.partial import Partial
 from bench.large.planes import Plane
+from bench.method import load
 from bench.tiles import shrink_image
 
+IN_MEMORY = ("cascadepsp", "isdnet", "magnet", "pointrend")
+"""Methods whose networks see more of an image at once than a patch."""
 BY_WINDOWS = [
     (method, network, strategy)
     for method, network, strategy in CASES
-    if strategy not in ("whole", "coarse-to-fine")
+    if method not in IN_MEMORY
+    and strategy not in ("whole", "coarse-to-fine")
     and (method != "baselines" or network in ("enet", "colour"))  # others differ in nothing here
 ]
 NAMES = [f"{network or method}-{strategy}" for method, network, strategy in BY_WINDOWS]
@@ -66,6 +70,12 @@ def both(
     found = one.labels.read(0, 0, *image.shape[1:])[..., 0]
     one.partial.release()
     return torch.from_numpy(found), wanted
+
+
+@pytest.mark.parametrize("method", IN_MEMORY)
+def test_what_needs_the_image_in_memory_says_so(method: str) -> None:
+    strategies = load(method).strategies.values()
+    assert [plan.by_windows(spec(method)) for plan in strategies] == [None] * len(strategies)
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), BY_WINDOWS, ids=NAMES)

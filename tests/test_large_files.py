@@ -70,7 +70,7 @@ def read(path: Path) -> np.ndarray:
     "save",
     [
         lambda folder: _saved(folder / "a.png", pixels()),
-        lambda folder: _saved(folder / "a.jpg", pixels(), quality=95),
+        lambda folder: _saved(folder / "a.jpg", pixels(), quality=95, subsampling=0),
         lambda folder: _saved(folder / "a.tif", pixels()),
         lambda folder: tiff(
             folder / "a.tif",

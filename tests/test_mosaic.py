@@ -348,11 +348,14 @@ def test_the_suites_networks_see_what_the_ceilings_are_worked_out_for() -> None:
     settings = suite.datasets["mosaic"].settings
     strict(Settings, settings, "suite")
     views = {"patch_px", "overlap_px", "global_px"}
-    # MagNet's patches do not overlap; what it shrinks the whole image to, it enlarges none of.
-    own = {"input_px": settings["global_px"], "patch_px": settings["patch_px"]}
+    # What others shrink the whole image to has other names; ISDNet and PointRend see all of it.
+    whole = dict.fromkeys(("input_px", "whole_px", "base_px"), settings["global_px"])
+    expected = {name: settings[name] for name in views} | whole
     for model in suite.models.values():
-        expected = own if model.method == "magnet" else {name: settings[name] for name in views}
-        assert expected.items() <= model.spec.items()
+        given = expected.keys() & model.spec.keys()
+        assert {name: model.spec[name] for name in given} == {n: expected[n] for n in given}
+        assert given >= views or model.method != "glnet"
+        assert given or model.method in ("isdnet", "pointrend")
     assert settings["overlap_px"] == 0
     for run in suite.runs.values():
-        assert not {*views, "input_px"} & run.overrides.keys()
+        assert not expected.keys() & run.overrides.keys()
