@@ -194,6 +194,8 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
         if shape.kernel == 1 and shape.strided:  # no blocked kernel: a second copy on the way back
             moments.append(Moment([*copies, reordered, to_source, to_source]))
     inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
+    if _by_columns(shape):
+        inside = [_column_bytes(shape, gradient)]
     moments += [
         Moment([*copies, to_source, *inside]),
         Moment([*copies, to_source, shape.weights(), to_weight]),
@@ -216,21 +218,33 @@ def _backward_channels_last(
             first = shape.unblocked()
         if shape.dilated or shape.kernel > 9:
             second = shape.unblocked()
-    smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
-    if shape.depthwise and not shape.transposed and block() == 8 and (shape.dilated or smaller):
-        second = _gathered_weights(shape, gradient)
+    if _by_columns(shape):
+        second = _column_bytes(shape, gradient)
     moments = [Moment([*copies, to_source, second, to_weight, to_weight])]
     if to_source:
         moments.insert(0, Moment([*copies, to_source, first]))
     return moments
 
 
-def _gathered_weights(shape: Shape, gradient: Tensor) -> int:
-    """Bytes that the weights of a depthwise convolution take by im2col: each thread has columns and
-    source of one channel, and four times the weights (measured)."""
-    pixels = shape.kernel * gradient[0, 0].numel() + shape.source[0, 0].numel()
-    each = 4 * _bytes(shape.weight) + pixels * shape.source.element_size()
-    return shape.threads * each
+def _by_columns(shape: Shape) -> bool:
+    """Whether the gradient of the weights comes by im2col, which without AVX-512 it does where a
+    convolution is dilated, and in NHWC where a depthwise kernel is larger than its source."""
+    if shape.transposed or block() > 8:
+        return False
+    if shape.groups > 1 and not (shape.depthwise and shape.channels_last):
+        return False
+    smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
+    return shape.dilated or (shape.depthwise and smaller)
+
+
+def _column_bytes(shape: Shape, gradient: Tensor) -> int:
+    """What that takes (measured): columns of one image, in NHWC its source, and four times the
+    weights; of a depthwise one each thread has those of one channel."""
+    weights, image = 4 * _bytes(shape.weight), _bytes(shape.source[0])
+    columns = _columns(shape, gradient, 1)
+    if shape.depthwise:
+        return shape.threads * (weights + (columns + image) // shape.inputs)
+    return weights + columns + (image if shape.channels_last else 0)
 
 
 def _resize(use: Use, bilinear: bool = False) -> list[Moment]:
