@@ -162,6 +162,19 @@ def test_a_ranking_survives_is_turned_round_or_cannot_be_told() -> None:
     assert any("ISDNet over GLNet" in sentence for sentence in said)
 
 
+def test_a_run_that_has_not_learnt_is_asked_for_no_ranking() -> None:
+    floor = entry("colour", "colour", "whole", [HARD] * 12)
+    found = successors.ranking([floor, GLNET, ISDNET, FCTL])
+    told = {(row.better, row.worse): row.verdict for row in found.itertuples()}
+    assert told == {
+        ("ISDNet", "GLNet G<->L"): successors.UNLEARNT,
+        ("FCtL", "GLNet G<->L"): "is turned round",
+        ("FCtL", "ISDNet"): successors.UNLEARNT,
+    }
+    said = successors.sentences(found, successors.released([]), memory(None))
+    assert said[1].startswith("2 are not asked")
+
+
 def test_released_and_meant_are_compared_where_they_differ_in_nothing_else() -> None:
     found = successors.released([GLNET, ISDNET, RELEASED, FCTL])
     (row,) = found.to_dict("records")

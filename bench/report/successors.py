@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.report import bootstrap, style
 from bench.report.bootstrap import Difference, Interval, Sample
-from bench.report.gather import Entry
+from bench.report.gather import FLOOR, Entry
 from bench.report.paper import MB, published
 from bench.report.successors_memory import KNOWN, WITHIN
 from bench.report.table import Columns
@@ -160,6 +160,8 @@ RANKING: Columns = {
     "verdict": ("the published ranking", str),
 }
 SURVIVES, TURNED, UNTOLD = "survives", "is turned round", "cannot be told"
+UNLEARNT = "is not asked: one has not learnt"
+"""A run that is not above nearest class-mean colour says nothing of its method."""
 
 
 def flagships(entries: Sequence[Entry]) -> dict[tuple[str, str], Entry]:
@@ -177,6 +179,11 @@ def ranking(entries: Sequence[Entry]) -> pd.DataFrame:
     """Every pair of methods that papers rank on DeepGlobe, and what is left of it here: points of
     mIoU with the paired interval of their difference."""
     points = published_points()
+    floors = {
+        entry.model.dataset: bootstrap.miou(sample(entry))
+        for entry in entries
+        if entry.network == FLOOR and entry.evaluation
+    }
     lines = []
     for (first, one), (second, other) in combinations(flagships(entries).items(), 2):
         if first[0] != second[0] or points[first[1]] == points[second[1]]:
@@ -187,6 +194,7 @@ def ranking(entries: Sequence[Entry]) -> pd.DataFrame:
         if not bootstrap.comparable(*samples):
             continue
         found = bootstrap.difference(*samples)
+        learnt = min(map(bootstrap.miou, samples)) > floors.get(first[0], 0.0)
         lines.append(
             {
                 "dataset": first[0],
@@ -196,7 +204,7 @@ def ranking(entries: Sequence[Entry]) -> pd.DataFrame:
                 "points": 100 * found.value,
                 "low_points": 100 * found.low,
                 "high_points": 100 * found.high,
-                "verdict": survival(found),
+                "verdict": survival(found) if learnt else UNLEARNT,
             }
         )
     return pd.DataFrame(lines, columns=list(RANKING_COLUMNS))
@@ -327,6 +335,11 @@ def sentences(ranks: pd.DataFrame, pairs: pd.DataFrame, predicted: pd.DataFrame)
             f"{counts.get(SURVIVES, 0)} survive, {counts.get(TURNED, 0)} are turned round, and of "
             f"{counts.get(UNTOLD, 0)} the scenes cannot tell."
         )
+        if counts.get(UNLEARNT, 0):
+            said.append(
+                f"{counts[UNLEARNT]} are not asked: a run in them is not above nearest class-mean "
+                "colour, and says nothing of its method."
+            )
         said += [
             f"Turned round on {name}: {row['better']} over {row['worse']}, published by "
             f"{row['published_points']:.1f} points, here {row['points']:+.1f} "
