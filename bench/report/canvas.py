@@ -23,6 +23,8 @@ _SYMBOLS = {
     "h": "hexagon",
     "p": "pentagon",
     "8": "octagon",
+    "d": "diamond-tall",
+    "H": "hexagon2",
 }
 
 

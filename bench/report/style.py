@@ -56,8 +56,14 @@ _MARKERS = {
     "local": "D",
     "global-to-local": "P",
     "collaborative": "*",
+    "contexts": "X",
+    "progressive": "h",
+    "fast": "p",
+    "coarse": "<",
+    "cascade": "8",
+    "base": ">",
 }
-_SPARE_MARKERS = ("X", "h", "<", ">", "p", "8")
+_SPARE_MARKERS = ("d", "H")
 NOTHING = "–"
 
 # Text stays text in SVG, so that the page's own typeface sets it; a fixed salt and no dates make

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -18,7 +19,9 @@ from bench.report.gather import FLOOR
 
 GIB = 2**30
 METER_NAMES = {"allocated_bytes": "tensors alive", "nvml_bytes": "seen by the card"}
-_BOLD = {"weight": "bold", "size": 9}
+_BOLD: Any = {"weight": "bold", "size": 9}
+LEGEND_ROWS = 27
+"""As many as stand beside a panel; more take a second column."""
 _AREAS = {"*": 190, "P": 110, "X": 110}  # as large to the eye as the others' 75
 
 
@@ -55,7 +58,7 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
             axes.set_title(f"mIoU on {name} (test), %", fontweight="bold", pad=10)
             axes.set_title("up and to the left is better  ↖", loc="right", color=style.GREY)
             axes.set_xlabel(f"peak memory ({METER_NAMES.get(meter, meter)}), {where}")
-        _legends(panels[0], frame)
+        _legend(figure, frame)
         figure.draw_without_rendering()  # lays out: only now has every point its place
         for axes, (named, points, line) in zip(panels, to_label, strict=False):
             labels.place(axes, named, points, soft=line)
@@ -223,27 +226,30 @@ def _along(steps: Sequence[_Place]) -> list[_Place]:
     return found
 
 
-def _legends(axes: Axes, frame: pd.DataFrame) -> None:
-    trained = frame[frame.network != FLOOR]
-    networks, strategies = style.colours(trained.network), style.markers(trained.strategy)
-    by_network = [_key("o", colour, style.network_name(name)) for name, colour in networks.items()]
-    by_strategy = [_key(marker, style.GREY, name) for name, marker in strategies.items()]
+def _legend(figure: Figure, frame: pd.DataFrame) -> None:
+    # What was not evaluated is in no panel, but for what ran out of memory.
+    drawn = frame[(frame.network != FLOOR) & (frame.miou.notna() | (frame.status == "oom"))]
+    networks, strategies = style.colours(drawn.network), style.markers(drawn.strategy)
     # The lines are named here: inside the axes are the runs' names.
-    by_strategy += [
+    handles = [
+        _title("network"),
+        *(_key("o", colour, style.network_name(name)) for name, colour in networks.items()),
+        _title("strategy"),
+        *(_key(marker, style.GREY, name) for name, marker in strategies.items()),
         Line2D([], [], color=style.INK, alpha=0.55, lw=1, label="Pareto front"),
         Line2D([], [], label=f"{100 * gate.SHARE:.0f} % of the best", **_GATE_LINE),
     ]
     if words.floor_of(frame) is not None:
-        by_strategy.append(Line2D([], [], label="class-mean colour", **_FLOOR_LINE))
-    place: dict[str, Any] = {
-        "loc": "upper left",
-        "alignment": "left",
-        "title_fontproperties": _BOLD,
-    }
-    first = axes.legend(handles=by_network, title="network", bbox_to_anchor=(1.01, 1), **place)
-    axes.add_artist(first)  # else the next one replaces it
-    below = 1 - 0.12 - 0.043 * len(by_network)
-    axes.legend(handles=by_strategy, title="strategy", bbox_to_anchor=(1.01, below), **place)
+        handles.append(Line2D([], [], label="class-mean colour", **_FLOOR_LINE))
+    columns = -(-len(handles) // LEGEND_ROWS)
+    legend = figure.legend(handles=handles, loc="outside right upper", ncols=columns)
+    for text in legend.get_texts():
+        if text.get_text() in ("network", "strategy"):
+            text.set_fontproperties(FontProperties(**_BOLD))
+
+
+def _title(text: str) -> Line2D:
+    return Line2D([], [], ls="", label=text)
 
 
 def _key(marker: str, colour: str, label: str) -> Line2D:
