@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 from bench.errors import Refusal
 
 PARAMS = Path("params.yaml")
+CHECKPOINTS = Path("checkpoints")
 
 T = TypeVar("T")
 FolderName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
@@ -241,6 +242,13 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise Refusal(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
     return table[name]
+
+
+def checkpoint_of(name: str, model: Model, seed: int) -> Path:
+    """`checkpoints/NAME.pt`; of a model with several seeds that is a folder with one a seed, since
+    the pipeline names a model's output by its line and takes a folder for a file."""
+    path = CHECKPOINTS / f"{name}.pt"
+    return path / f"{seed}.pt" if model.seeds else path
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

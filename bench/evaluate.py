@@ -1,4 +1,4 @@
-"""Stage `evaluate`: one line of the table `runs` -> a confusion matrix a scene, and the predicted
+"""Stage `evaluate`: the table `runs` -> of each line a confusion matrix a scene, and the predicted
 labels; of a model with several seeds the matrices of all, and the labels of the first."""
 
 import argparse
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import record, stage
+from bench import record, stage, standing
 from bench.config import Suite, read_suite
 from bench.errors import out_of_memory
 from bench.files import file_sha256, write_bytes
@@ -116,12 +116,14 @@ def _write_labels(path: Path, prediction: Tensor, palette: list[int]) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Evaluate one run of params.yaml on its splits."""
+    """Evaluate runs of params.yaml on their splits; all of them if none is named."""
     suite = read_suite()
-    path = record.path_of(suite.suite, "evaluate", arguments.run)
-    record.write(path, evaluate(suite, arguments.run))
-    print(path)
+    for name in standing.asked(suite, "evaluate", arguments):
+        path = record.path_of(suite.suite, "evaluate", name)
+        record.write(path, evaluate(suite, name))
+        standing.stamp(suite, "evaluate", name)
+        print(path)
 
 
 if __name__ == "__main__":
-    stage.main(work, run="a key of the table runs")
+    stage.main(work, standing.arguments)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from bench import distributed, record
-from bench.config import Model, Suite
+from bench.config import CHECKPOINTS, Model, Suite, checkpoint_of
 from bench.files import file_sha256
-from bench.trained import CHECKPOINTS, checkpoint_of, device_facts, save, set_up
+from bench.trained import device_facts, save, set_up
 from bench.validation import Look
 from data.dataset import open_dataset
 

@@ -1,5 +1,5 @@
-"""Stage `measure`: one line of the table `runs` -> peak memory by every meter that the machine has,
-and latency.
+"""Stage `measure`: the table `runs` -> of each line, peak memory by every meter that the machine
+has, and latency.
 
 Memory and latency are asked for in a process each, so that nothing earlier is in either, and what a
 process dies of is a result."""
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import record, stage
+from bench import record, stage, standing
 from bench.config import Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.isolated import Outcome, Tell, ask
@@ -77,6 +77,8 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
         record.write(paths[-1], result)
         if result.status == "failed":
             failed[name] = result.reason
+        else:
+            standing.stamp(suite, "measure", name)
         bar.update()
     bar.close()
     if failed:
@@ -89,12 +91,13 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
 def work(arguments: argparse.Namespace) -> None:
     """Measure memory and latency of runs of params.yaml; of all of them if none is named."""
     suite = read_suite()
-    for path in measure_all(suite, arguments.run or list(suite.runs), arguments.limit):
+    names = standing.asked(suite, "measure", arguments)
+    for path in measure_all(suite, names, arguments.limit):
         print(path)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", nargs="*", help="keys of the table runs")
+    standing.arguments(parser)
     parser.add_argument(
         "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a process may take"
     )

@@ -21,14 +21,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bench import distributed, stage, validation
-from bench.config import Model, Schedule, Suite, pick, read_suite
+from bench.config import CHECKPOINTS, Model, Schedule, Suite, pick, read_suite
 from bench.errors import Refusal
 from bench.files import file_sha256
 from bench.learning import adam, poly, sgd, stepped
 from bench.learnt import Learnt, write_results
 from bench.method import Method, Phase, View, load, load_weights, spec_of
 from bench.trained import (
-    CHECKPOINTS,
     load_checkpoint,
     save,
     set_up,

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.config import Compute, Model, Run, Suite, pick
+from bench.config import Compute, Model, Run, Suite, checkpoint_of, pick
 from bench.errors import Refusal
 from bench.files import write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
 from data.dataset import Dataset, open_dataset
-
-CHECKPOINTS = Path("checkpoints")
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,6 @@ def open_run(suite: Suite, name: str) -> Line:
         strategy=method.strategies[run.strategy],
         dataset=open_dataset(model.dataset),
     )
-
-
-def checkpoint_of(name: str, model: Model, seed: int) -> Path:
-    """`checkpoints/NAME.pt`; of a model with several seeds that is a folder with one a seed, since
-    the pipeline names a model's output by its line and takes a folder for a file."""
-    path = CHECKPOINTS / f"{name}.pt"
-    return path / f"{seed}.pt" if model.seeds else path
 
 
 def set_up(compute: Compute) -> torch.device:

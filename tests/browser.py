@@ -23,10 +23,9 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests of a process; where there is none they are skipped, but for
-    BROWSER_NEEDED, which CI sets."""
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser; where there is none, tests are skipped, but for BROWSER_NEEDED, which CI sets."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not path:
         reason = "no Chromium here: install it, or name it in CHROMIUM"

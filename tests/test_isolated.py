@@ -121,10 +121,11 @@ def test_the_kernel_counts_its_kills() -> None:
 
 
 def test_a_process_that_takes_too_long_is_ended() -> None:
+    ask(answers, 7, limit_s=60)  # the server is up: what follows is the limit of the work alone
     begun = time.monotonic()
-    found = ask(sleeps, limit_s=3)
-    assert time.monotonic() - begun < 30
-    assert (found.status, found.reason) == ("failed", "not done within 3 s")
+    found = ask(sleeps, limit_s=10)
+    assert time.monotonic() - begun < 40
+    assert (found.status, found.reason) == ("failed", "not done within 10 s")
     assert found.told == {"first": 1}
 
 

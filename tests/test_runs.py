@@ -1,5 +1,7 @@
 """Evaluating and measuring a trained run, on the tiny data set."""
 
+import argparse
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import latency, record
+from bench import evaluate as evaluation
+from bench import latency, record, standing
 from bench import measure as measuring
 from bench.config import read_suite
 from bench.errors import Refusal
@@ -199,3 +202,48 @@ def test_the_data_set_names_its_splits(project: Path) -> None:
     Path("data/prepared/tiny/dataset.json").write_text("{")
     with pytest.raises(Refusal, match="is damaged"):
         open_dataset("tiny")
+
+
+def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
+    trained: Path, edit_suite: Edit
+) -> None:
+    def left() -> list[str]:
+        return standing.outstanding(read_suite(), "evaluate")
+
+    few = {"colour": {"model": "colour", "strategy": "whole"}}
+    few["unet"] = {"model": "unet", "strategy": "patch"}
+    edit_suite(lambda suite: suite.update(runs=few))
+    for path in ("evaluate/of-yesterday.json", "predictions/of-yesterday/d.png"):
+        stray = record.RESULTS / "tiny" / path
+        stray.parent.mkdir(parents=True)
+        stray.touch()
+    run_stage(evaluation, "colour")
+    assert left() == ["unet"]
+    assert not list((record.RESULTS / "tiny").rglob("*of-yesterday*"))
+
+    run_stage(evaluation, "--missing")
+    found = record.path_of("tiny", "evaluate", "colour"), record.path_of("tiny", "evaluate", "unet")
+    before = found[0].stat().st_mtime_ns
+    assert left() == []
+    train(read_suite(), "unet")  # the same weights again, but it has been trained anew
+    Path("results/tiny/predictions/colour/d.png").write_bytes(b"another picture")
+    assert left() == ["colour", "unet"]
+    run_stage(evaluation, "--missing")
+    assert left() == []
+    assert found[0].stat().st_mtime_ns > before
+
+    found[1].unlink()
+    assert left() == ["unet"]
+    shutil.rmtree(standing.STAMPS)  # a clone's records were made elsewhere
+    assert left() == ["colour", "unet"]
+    edit_suite(lambda suite: suite.update(runs=few, splits=["test"]))
+    run_stage(evaluation, "--missing")
+    edit_suite(lambda suite: suite.update(runs=few))
+    assert left() == ["colour", "unet"]
+
+
+def run_stage(module: Any, *arguments: str) -> None:
+    """What `python -m MODULE ARGUMENTS` does after it has parsed them."""
+    parser = argparse.ArgumentParser()
+    standing.arguments(parser)
+    module.work(parser.parse_args(arguments))

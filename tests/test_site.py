@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import barriers, chromium, opened
+from browser import barriers, opened
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as BrowserPage
 from test_report import written
 
-__all__ = ["chromium", "written"]
+__all__ = ["written"]
 PAGES = (
     "index.html",
     "tiny/index.html",

@@ -25,6 +25,7 @@ BELOW_STAGES = CONTRACT | {
         "parity.golden",
         "record",
         "stage",
+        "standing",
         "trained",
         "validation",
     )
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.metrics": set(),
     "bench.record": set(),
     "bench.stage": set(),
+    "bench.standing": {"bench.config", "bench.record"},
     "bench.method": {"bench.config", "bench.tiles"},
     # The ceilings that it states are those of the grid of patches that methods are given.
     "data.mosaic": {"bench.tiles", *READER},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import barriers, chromium, opened
+from browser import barriers, opened
 from conftest import SPLITS, model_line, write_dataset, write_suite
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,7 +29,6 @@ from bench.report.viewer import NEITHER, RIGHT, WRONG, Page
 from bench.tiles import grid, shrink_image
 from data.dataset import open_dataset
 
-__all__ = ["chromium"]
 SCENE = SPLITS["test"][0]
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (70, 70, 70))  # and what has no label
 

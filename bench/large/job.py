@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.config import PARAMS, Compute, pick, read_suite
+from bench.config import CHECKPOINTS, PARAMS, Compute, pick, read_suite
 from bench.errors import Refusal
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
-from bench.trained import CHECKPOINTS, load_checkpoint
+from bench.trained import load_checkpoint
 from data.dataset import PREPARED, open_dataset
 
 MOST_CLASSES = 254

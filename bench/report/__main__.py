@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bench import metrics, stage
 from bench.config import read_suite
@@ -77,14 +78,16 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
     compared = successors_page.compared(inputs)
     target = partial(run_page.address, suite)
     chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
-    _write_tables(folder / suite / "tables", frames, worked, compared, chapters)
-    _write_figures(folder / suite / "figures", inputs, frames, worked, chapters, meter)
-    numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
-    write_text(folder / suite / "metrics.json", numbers + "\n")
-    overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
-    write_assets(folder)
-    first = _write_pages(folder, inputs, frames, worked, compared, chapters, meter)
-    overview.write(folder)
+    drawn = folder / suite / "figures"
+    with figures.written(_figures(inputs, frames, worked, chapters, meter), drawn):
+        _write_sheets(drawn / "scenes", chapters)
+        _write_tables(folder / suite / "tables", frames, worked, compared, chapters)
+        numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
+        write_text(folder / suite / "metrics.json", numbers + "\n")
+        overview.summarise(folder / suite / overview.SUMMARY, inputs.suite, chapters)
+        write_assets(folder)
+        first = _write_pages(folder, inputs, frames, worked, compared, chapters, meter)
+        overview.write(folder)
     return first
 
 
@@ -183,18 +186,17 @@ def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:
     )
 
 
-def _write_figures(
-    folder: Path,
+def _figures(
     inputs: Inputs,
     frames: Frames,
     worked: Worked,
     chapters: Sequence[Chapter],
     meter: str,
-) -> None:
-    """Every static figure, and the sheets of scenes."""
+) -> dict[str, Figure]:
+    """Every static figure by its name."""
     runs, where = frames.runs, words.where(frames.runs, inputs.records())
     size = memory_page.paper_size(inputs)
-    drawings = {
+    return {
         "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
         **{
             f"figure1{letter}_{one.name}": figure1.figure(
@@ -214,13 +216,13 @@ def _write_figures(
         ),
         **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
     }
-    for name, figure in drawings.items():
-        kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
-        for kind, content in figures.render(figure, kinds).items():
-            write_bytes(folder / f"{name}.{kind}", content)
+
+
+def _write_sheets(folder: Path, chapters: Sequence[Chapter]) -> None:
+    """Each scene that is shown, with what every run makes of it."""
     for one in chapters:
         for scene in one.scenes:
-            write_bytes(folder / "scenes" / f"{scene.name}.png", panels.sheet(scene))
+            write_bytes(folder / f"{scene.name}.png", panels.sheet(scene))
 
 
 def _write_tables(

@@ -1,7 +1,12 @@
 """The static figures. Each function returns a matplotlib figure; `render` makes files of it."""
 
 import io
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.files import write_bytes
 from bench.record import Record
 from bench.report import style
 
@@ -42,6 +48,43 @@ def render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
             figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATES[kind])
             files[kind] = buffer.getvalue()
     return files
+
+
+@contextmanager
+def written(drawings: Mapping[str, Figure], folder: Path) -> Iterator[None]:
+    """Make files of figures, NAME.KIND below `folder`, while the block does something else; they
+    are there at its end. The curves of training have no PDF: too many points for it.
+
+    Processes are forked that have the figures already, so this is for a program with one thread;
+    where there is no fork, or only one core, the files are made first."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if "fork" not in get_all_start_methods() or cores < 2 or sys.platform != "linux":
+        for name in drawings:
+            _write(drawings, folder, name)
+        yield
+        return
+    with get_context("fork").Pool(min(cores, len(drawings)), _inherit, (drawings, folder)) as pool:
+        under_way = pool.map_async(_write_inherited, drawings, chunksize=1)
+        yield
+        under_way.get()
+
+
+_inherited: tuple[Mapping[str, Figure], Path]
+
+
+def _inherit(drawings: Mapping[str, Figure], folder: Path) -> None:
+    global _inherited
+    _inherited = drawings, folder
+
+
+def _write_inherited(name: str) -> None:
+    _write(*_inherited, name)
+
+
+def _write(drawings: Mapping[str, Figure], folder: Path, name: str) -> None:
+    kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
+    for kind, content in render(drawings[name], kinds).items():
+        write_bytes(folder / f"{name}.{kind}", content)
 
 
 def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:

@@ -233,8 +233,8 @@ def _commands(inputs: Inputs, entry: Entry, trained: Record | None) -> list[tupl
     if len(commits) == 1:
         found.append((f"git checkout {commits.pop()}", "the code that its records were made with"))
     found.append((f"cp suites/{suite}.yaml params.yaml", "its suite"))
-    found.append(
-        (f"dvc repro evaluate@{entry.name} measure@{entry.name}", "data, training and both records")
-    )
+    found.append((f"dvc repro train@{entry.run.model}", "data and training"))
+    found.append((f"python -m bench.evaluate {entry.name}", "its labels"))
+    found.append((f"python -m bench.measure {entry.name}", "its memory and latency"))
     found.append((f"glnet-bench estimate {entry.name}", "its memory, without data or a device"))
     return found
