@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
@@ -63,7 +64,11 @@ def written(drawings: Mapping[str, Figure], folder: Path) -> Iterator[None]:
             _write(drawings, folder, name)
         yield
         return
-    with get_context("fork").Pool(min(cores, len(drawings)), _inherit, (drawings, folder)) as pool:
+    with warnings.catch_warnings():
+        # From Python 3.12 on it warns of threads, of which there are those of a library at rest.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool = get_context("fork").Pool(min(cores, len(drawings)), _inherit, (drawings, folder))
+    with pool:
         under_way = pool.map_async(_write_inherited, drawings, chunksize=1)
         yield
         under_way.get()
