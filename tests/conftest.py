@@ -99,7 +99,7 @@ POINTREND = {
     "subdivision_points": 60,
 }
 MAGNET = {
-    "encoder": "tu-mobilenetv2_035",
+    **SMALL,
     "patch_px": 40,
     "input_px": 64,
     "sub_batch": 3,

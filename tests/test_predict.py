@@ -57,7 +57,7 @@ def test_every_row_of_the_paper_has_a_run() -> None:
 
 def test_a_strategy_that_does_not_exist_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     values = tiny_suite()
-    values["runs"]["colour"]["strategy"] = "global"
+    values["runs"] = {"colour": {**values["runs"]["colour"], "strategy": "global"}}
     write_suite(tmp_path, values)
     with pytest.raises(Refusal, match=r"runs\.colour\.strategy"):
         predict(read_suite(tmp_path / "params.yaml"), (64, 64), 3)
