@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
         least, most = latency.ROUNDS[part]
         assert least <= len(found.values[seconds]) <= most
         assert min(found.values[seconds]) > 0
-    # Taken in turn on a machine that others use: only the extremes can be compared.
-    assert min(found.values["network_s"]) < max(found.values["latency_s"])
+    # The two are timed one after the other: what else a machine does then can only add to either.
+    assert min(found.values["network_s"]) < statistics.median(found.values["latency_s"])
     assert found.provenance["machine"] == "test-machine"
     assert found.provenance["threads"] == 1
 
