@@ -71,6 +71,7 @@ def _predict(
     from bench.latency import NetworkClock, wait
     from bench.memory import PeakResident, clock
     from bench.method import load, network_for
+    from bench.noise import noise
     from bench.trained import device_facts, set_up
 
     device = set_up(suite.compute)
@@ -81,8 +82,8 @@ def _predict(
         network = strategy.prepare(network, spec).to(device)
         inside = NetworkClock()
         with torch.inference_mode():
-            strategy.predict(network, _noise(min(side_px, 256)), spec)
-            image = _noise(side_px)
+            strategy.predict(network, noise(min(side_px, 256), SEED), spec)
+            image = noise(side_px, SEED)
             wait(device)
             worked = time.process_time()
             with inside.watching(network, device), clock(device) as took:
@@ -99,19 +100,6 @@ def _predict(
             "device": device_facts(device, suite.compute),
         }
     )
-
-
-def _noise(side_px: int) -> Any:
-    """An image that differs everywhere, from patch to patch as from pixel to pixel."""
-    import torch
-    from torch.nn import functional as F
-
-    rng = torch.Generator().manual_seed(SEED)
-    image = torch.zeros(1, 3, side_px, side_px)
-    for cells in (4, 32, 256):
-        coarse = torch.rand(1, 3, cells, cells, generator=rng)
-        image += F.interpolate(coarse, (side_px, side_px), mode="bilinear")
-    return (image[0] / 3 * 255).to(torch.uint8)
 
 
 def _foretold(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str, int]:

@@ -51,34 +51,41 @@ def lines(place: Place) -> Iterator[tuple[str, Suite, Run]]:
             yield name, rivals, run
 
 
+def cases(place: Place) -> Iterator[tuple[str, Suite, str, Run]]:
+    """(name, suite, how it is done, run) of every method, once for each way that it can be done."""
+    for name, suite, run in lines(place):
+        # GLNet's oddities cost no memory of the device.
+        spec = spec_of(run.model, suite.models[run.model], run)
+        both = {"as meant": run} if name == GLNET else ways(run, spec)
+        for done, one in both.items():
+            yield name, suite, done, one
+
+
 def predict(place: Place) -> list[dict[str, Any]]:
     """Peak memory of every method at a place, once for each way that it can be done."""
     found = []
-    for name, suite, run in lines(place):
+    for name, suite, done, run in cases(place):
         model = suite.models[run.model]
         check_strategy(name, run, model)
         method = load(model.method)
-        # GLNet's oddities cost no memory of the device.
-        both = {"as meant": run} if name == GLNET else ways(run, spec_of(run.model, model, run))
-        for done, one in both.items():
-            spec = spec_of(run.model, model, one)
-            begun = time.perf_counter()
-            size = (place.side_px, place.side_px)
-            strategy = method.strategies[run.strategy]
-            result = predict_memory(method, strategy, spec, place.classes, size, "cuda")
-            found.append(
-                {
-                    **asdict(result),
-                    "dataset": place.dataset,
-                    "side_px": place.side_px,
-                    "run": name,
-                    "method": model.method,
-                    "done": done,
-                    "strategy": run.strategy,
-                    "published": run.published,
-                    "seconds": time.perf_counter() - begun,
-                }
-            )
+        spec = spec_of(run.model, model, run)
+        begun = time.perf_counter()
+        size = (place.side_px, place.side_px)
+        strategy = method.strategies[run.strategy]
+        result = predict_memory(method, strategy, spec, place.classes, size, "cuda")
+        found.append(
+            {
+                **asdict(result),
+                "dataset": place.dataset,
+                "side_px": place.side_px,
+                "run": name,
+                "method": model.method,
+                "done": done,
+                "strategy": run.strategy,
+                "published": run.published,
+                "seconds": time.perf_counter() - begun,
+            }
+        )
     return found
 
 

@@ -19,6 +19,7 @@ BELOW_STAGES = CONTRACT | {
         "memory",
         "meters",
         "metrics",
+        "noise",
         "paper_memory",
         "parity.check",
         "parity.formulas",
@@ -34,6 +35,7 @@ READER = {"data.dataset"}
 
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
+    "bench.card": {"bench.predict", "bench.successors", *BELOW_STAGES},  # the same rows
     "bench.errors": set(),
     "bench.compare.command": {
         *(f"bench.compare.{name}" for name in ("difference", "side")),

@@ -1,0 +1,295 @@
+"""What the published settings take on a real card, beside what is predicted without one.
+
+Every run of suites/deepglobe.yaml and every ultra-high-resolution method at the papers' image sizes
+(the rows of the stages `predict` and `successors`), with random weights, over an image of noise: no
+data set is needed. Memory is asked for in a process each; seconds are taken in one process, one run
+after another, with nothing else at work.
+
+No stage of the pipeline, since few machines have such a card: the record
+`results/card/MACHINE.json` is made when there is one, is kept in git like any other, and the report
+takes up all that there are."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bench import predict, record, stage, successors
+from bench.config import Compute, Run, Suite, read_suite
+from bench.errors import Refusal
+from bench.isolated import Outcome, Tell, ask
+
+FOLDER = record.RESULTS / "card"
+PRELOAD = ("bench.meters", "bench.noise", "segmentation_models_pytorch")
+LIMIT_S = 300.0
+"""Seconds that memory of one run may take."""
+ENOUGH_S = 1.0
+ROUNDS = 5
+"""Predictions that are timed of a run; fewer once they took `ENOUGH_S` together."""
+DEFINITION = (
+    "one image of noise at several scales, random weights, patches one at a time; meters: of the "
+    "first prediction of its process, as in the stage `measure`; wall_s: seconds of each further "
+    "prediction, image in host memory to labels in host memory, the card having finished at both "
+    "ends; forward_s: of a forward pass alone over normal noise at .8 of the sides, where a method "
+    "sees an image in one pass"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run at an image size."""
+
+    dataset: str
+    """Whose papers print memory of this size, as bench/published.csv has it."""
+    side_px: int
+    classes: int
+    name: str
+    done: str
+    """As the stages `predict` and `successors` tell ways of doing a run apart; empty for `predict`,
+    which has one."""
+    suite: Suite
+    run: Run
+
+    @property
+    def key(self) -> str:
+        """Unique among all cases."""
+        return " ".join(filter(None, (self.dataset, self.name, self.done)))
+
+
+def cases() -> Iterator[Case]:
+    """Every run that answers to a published row, at the size that it is published of, and GLNet
+    with its heads collapsed."""
+    suite = read_suite(predict.SUITE)
+    side = predict.SIZE_PX[0]
+    for name, run in suite.runs.items():
+        if run.published:
+            yield Case("DeepGlobe", side, predict.CLASSES, name, "", suite, run)
+    plain = suite.runs[successors.GLNET]
+    collapsed = replace(plain, overrides={**plain.overrides, "head": "collapsed"})
+    yield Case("DeepGlobe", side, predict.CLASSES, "glnet-collapsed", "", suite, collapsed)
+    for place in successors.PLACES:
+        for name, suite, done, run in successors.cases(place):
+            yield Case(place.dataset, place.side_px, place.classes, name, done, suite, run)
+
+
+def weigh(case: Case, compute: Compute) -> dict[str, Any]:
+    """What every meter says of the first prediction of a case; running out of memory is a
+    result."""
+    outcome = ask(_weigh, case, compute, limit_s=LIMIT_S, preload=PRELOAD)
+    return {"status": outcome.status, "reason": outcome.reason, **outcome.told}
+
+
+def _weigh(tell: Tell, case: Case, compute: Compute) -> None:
+    """In a process of its own."""
+    from bench import meters
+    from bench.memory import DEFINITIONS
+    from bench.noise import noise
+    from bench.trained import device_facts, set_up
+
+    device = set_up(compute)
+    prediction = _Prediction(case)
+
+    def first() -> Any:
+        network = prediction.network().to(device)
+        image = noise(case.side_px)
+        prediction.labels(network, image)
+        return network, image
+
+    found = meters.on_card(first, device)
+    defined = {
+        meter: {**said, "definition": DEFINITIONS[meter]} for meter, said in found.meters.items()
+    }
+    tell({"meters": defined, "missing": found.missing, "device": device_facts(device, compute)})
+
+
+class _Prediction:
+    """How the network of a case is made and used."""
+
+    def __init__(self, case: Case) -> None:
+        from bench.method import load, spec_of
+
+        model = case.suite.models[case.run.model]
+        self.method = load(model.method)
+        self.spec = spec_of(case.run.model, model, case.run)
+        self.strategy = self.method.strategies[case.run.strategy]
+        self.classes = case.classes
+
+    def network(self) -> Any:
+        """With random weights, in eval mode."""
+        from bench.method import network_for
+
+        network = network_for(self.method, self.strategy, self.spec, self.classes)
+        return self.strategy.prepare(network, self.spec)
+
+    def labels(self, network: Any, image: Any) -> Any:
+        """Of an image."""
+        import torch
+
+        with torch.inference_mode():
+            return self.strategy.predict(network, image, self.spec)
+
+    def scores(self, network: Any, image: Any) -> Any:
+        """Of a normalised image on the card, in one pass."""
+        import torch
+
+        assert self.strategy.forward is not None
+        with torch.inference_mode():
+            return self.strategy.forward(network, image, self.spec)
+
+
+def time_all(found: Mapping[str, Case], compute: Compute) -> dict[str, dict[str, Any]]:
+    """Seconds of every case, one after another in one process; by key."""
+    limit = LIMIT_S * max(1, len(found))
+    outcome: Outcome = ask(_time, dict(found), compute, limit_s=limit, preload=PRELOAD)
+    if outcome.status == "failed" and not outcome.told:
+        raise Refusal(f"Nothing could be timed: {outcome.reason}.")
+    return outcome.told
+
+
+def _time(tell: Tell, found: Mapping[str, Case], compute: Compute) -> None:
+    """In a process of its own: tells seconds by key."""
+    import torch
+
+    from bench.errors import out_of_memory
+    from bench.trained import set_up
+
+    device = set_up(compute)
+    bar = stage.progress(len(found), "time", "run")
+    for key, case in found.items():
+        try:
+            tell({key: _seconds(case, device)})
+        except Exception as error:  # the next one may fit
+            if not out_of_memory(error):
+                raise
+            tell({key: {"reason": str(error).split("\n", 1)[0]}})
+        torch.cuda.empty_cache()
+        bar.update()
+    bar.close()
+
+
+def _seconds(case: Case, device: Any) -> dict[str, Any]:
+    import torch
+
+    from bench.latency import THEIR_SCALE
+    from bench.noise import noise
+
+    prediction = _Prediction(case)
+    with torch.device(device):  # random numbers come faster there
+        network = prediction.network().to(device)
+    image = noise(case.side_px)
+    told = {"wall_s": _repeated(lambda: prediction.labels(network, image), device)}
+    if prediction.strategy.forward:
+        side = round(case.side_px * THEIR_SCALE)
+        source = torch.randn(1, 3, side, side, device=device)
+        told["forward_s"] = _repeated(lambda: prediction.scores(network, source), device)
+    return told
+
+
+def _repeated(work: Any, device: Any) -> list[float]:
+    """Seconds of each repetition but the first, which warms up."""
+    from bench.memory import clock
+
+    work()
+    seconds: list[float] = []
+    while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
+        with clock(device) as took:
+            work()
+        seconds += took
+    return seconds
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Measure on this machine's card what the published settings take: memory by every meter, and
+    seconds."""
+    import torch
+
+    suite = read_suite()
+    compute = replace(suite.compute, device="cuda")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if not torch.cuda.is_available():
+        raise Refusal(
+            "torch sees no CUDA device here: what is predicted without one is in "
+            f"{predict.RESULT} and {successors.RESULT}."
+        )
+    chosen = {case.key: case for case in cases() if _wanted(case, arguments.only)}
+    if not chosen:
+        raise Refusal(f"No run matches {arguments.only!r}: leave --only out to see them all.")
+    rows = weigh_all(chosen, compute, arguments.jobs)
+    seconds = time_all(_fitting(chosen, rows), compute)
+    path = FOLDER / f"{arguments.machine or suite.machine}.json"
+    facts: dict[str, Any] = next(
+        (row.pop("device") for row in rows.values() if "device" in row), {}
+    )
+    for row in rows.values():
+        row.pop("device", None)
+    record.write(
+        path,
+        record.Record(
+            stage="card",
+            name=path.stem,
+            settings={"compute": asdict(compute), "jobs": arguments.jobs},
+            values={
+                "definition": DEFINITION,
+                "rows": [
+                    {**_told(case), **rows[key], **seconds.get(key, {})}
+                    for key, case in chosen.items()
+                ],
+            },
+            provenance=record.provenance(machine=path.stem, **facts),
+        ),
+    )
+    print(path)
+
+
+def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, dict[str, Any]]:
+    """Memory of every case, by key; `jobs` processes at once."""
+    bar = stage.progress(len(chosen), "weigh", "run")
+
+    def one(case: Case) -> dict[str, Any]:
+        row = weigh(case, compute)
+        bar.update()
+        return row
+
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = list(pool.map(one, chosen.values()))
+    bar.close()
+    return dict(zip(chosen, rows, strict=True))
+
+
+def _fitting(chosen: Mapping[str, Case], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Case]:
+    return {key: case for key, case in chosen.items() if rows[key]["status"] == "ok"}
+
+
+def _wanted(case: Case, only: str | None) -> bool:
+    return only is None or re.search(only, case.key) is not None
+
+
+def _told(case: Case) -> dict[str, Any]:
+    """What a record says of a case."""
+    return {
+        "dataset": case.dataset,
+        "side_px": case.side_px,
+        "run": case.name,
+        "done": case.done,
+        "method": case.suite.models[case.run.model].method,
+        "strategy": case.run.strategy,
+        "published": case.run.published,
+    }
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--machine", metavar="NAME", help="instead of what params.yaml has")
+    parser.add_argument("--only", metavar="PATTERN", help="runs whose name this expression finds")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes that weigh at once; more than one where NVML tells what each holds",
+    )
+
+
+if __name__ == "__main__":
+    stage.main(work, _arguments)

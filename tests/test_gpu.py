@@ -1,0 +1,115 @@
+"""What only a card can show: that the device code gives what the host's gives, and that predicted
+memory is what CUDA's allocator says. Run wherever there is a card, with `pytest -m gpu`."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, spec
+
+from bench import card
+from bench.config import Compute
+from bench.memory import predict_memory
+from bench.method import load
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+SIZE = (200, 150)
+LEARNING = [
+    *(("baselines", n) for n in NETWORKS if n != "colour"),  # which learns without a gradient
+    ("glnet", ""),
+    ("glnet", "alone"),
+    ("isdnet", ""),
+    ("cascadepsp", ""),
+    ("pointrend", ""),
+    ("magnet", ""),
+    *(("fctl", v) for v in FCTL_VARIANTS),
+]
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TF32: a difference shall be a mistake."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+def test_labels_are_those_of_the_host(method: str, network: str, strategy: str) -> None:
+    image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
+    model, plan, settings = made(method, network, strategy)
+    with torch.inference_mode():
+        on_host = plan.predict(model, image, settings)
+        on_card = plan.predict(model.to("cuda"), image, settings)
+    assert on_card.device.type == "cpu"
+    assert (on_host == on_card).float().mean() > 0.995  # rounding breaks ties
+
+
+@pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
+def test_predicted_memory_is_what_the_allocator_says(
+    method: str, network: str, strategy: str
+) -> None:
+    """But for cuDNN's workspaces, which only add."""
+    image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
+    model, plan, settings = made(method, network, strategy)
+    package = load(method)
+    predicted = predict_memory(package, plan, settings, CLASSES, SIZE, "cuda")
+    torch.cuda.empty_cache()
+    there = torch.cuda.memory_allocated()
+    model.to("cuda")
+    with torch.inference_mode():
+        plan.predict(model, image, settings)  # handles of the libraries
+        torch.cuda.synchronize()
+        extra = torch.cuda.memory_allocated() - there
+        weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+        torch.cuda.reset_peak_memory_stats()
+        plan.predict(model, image, settings)
+    seen = torch.cuda.max_memory_allocated() - there - max(0, extra - weights)
+    assert predicted.allocated_bytes is not None
+    assert seen >= 0.9 * predicted.allocated_bytes
+
+
+@pytest.mark.parametrize(("method", "network"), LEARNING)
+def test_a_training_step_is_that_of_the_host(method: str, network: str) -> None:
+    package, settings = load(method), spec(method, network)
+    found: dict[str, list[Any]] = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = package.build(settings, CLASSES).to(device)
+        found[device] = []
+        for phase in package.phases(model, settings):
+            phase.begin()
+            model.eval().requires_grad_(False)
+            for module in phase.trains:
+                module.train().requires_grad_(True)
+            for dropped in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+                dropped.eval()  # draws differ by device
+            rng = torch.Generator().manual_seed(1)
+            views = [
+                package.view(
+                    torch.randint(0, 255, (3, 150, 170), dtype=torch.uint8, generator=rng),
+                    torch.randint(0, CLASSES, (150, 170), dtype=torch.uint8, generator=rng),
+                    settings,
+                    phase.name,
+                    rng,
+                )
+                for _ in range(2)
+            ]
+            views = [{k: v.to(device) for k, v in view.items()} for view in views]
+            loss = package.backward(model, views, settings, phase.name, torch.Tensor.backward)
+            found[device].append(float(loss))
+            model.zero_grad(set_to_none=True)
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=0.01)
+
+
+def test_a_published_setting_is_weighed_and_timed() -> None:
+    chosen = {case.key: case for case in card.cases() if case.name == "enet-whole"}
+    compute = Compute(device="cuda")
+    rows = card.weigh_all(chosen, compute, jobs=1)
+    seconds = card.time_all(chosen, compute)
+    for key in chosen:
+        meters = rows[key]["meters"]
+        assert rows[key]["status"] == "ok"
+        assert meters["allocated"]["bytes"] <= meters["reserved"]["bytes"]
+        assert min(seconds[key]["wall_s"]) > 0
