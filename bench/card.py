@@ -15,20 +15,25 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bench import predict, record, stage, successors
 from bench.config import Compute, Run, Suite, read_suite
 from bench.errors import Refusal
-from bench.isolated import Outcome, Tell, ask
+from bench.isolated import Tell, ask
 
 FOLDER = record.RESULTS / "card"
 PRELOAD = ("bench.meters", "bench.noise", "segmentation_models_pytorch")
 LIMIT_S = 300.0
 """Seconds that memory of one run may take."""
-ENOUGH_S = 1.0
+TIMING_S = 1800.0
+"""Seconds that the timing of all may take."""
+ENOUGH_S = 0.5
 ROUNDS = 5
 """Predictions that are timed of a run; fewer once they took `ENOUGH_S` together."""
+WEIGHED = ("status", "reason", "meters", "missing", "device")
+"""What `weigh` finds out."""
 DEFINITION = (
     "one image of noise at several scales, random weights, patches one at a time; meters: of the "
     "first prediction of its process, as in the stage `measure`; wall_s: seconds of each further "
@@ -140,11 +145,17 @@ class _Prediction:
             return self.strategy.forward(network, image, self.spec)
 
 
-def time_all(found: Mapping[str, Case], compute: Compute) -> dict[str, dict[str, Any]]:
-    """Seconds of every case, one after another in one process; by key."""
-    limit = LIMIT_S * max(1, len(found))
-    outcome: Outcome = ask(_time, dict(found), compute, limit_s=limit, preload=PRELOAD)
-    if outcome.status == "failed" and not outcome.told:
+def time_all(
+    found: Mapping[str, Case], compute: Compute, limit_s: float = TIMING_S
+) -> dict[str, dict[str, Any]]:
+    """Seconds of every case, one after another in one process, by key; without those that there
+    was no time for.
+
+    Raises:
+        Refusal: nothing could be timed.
+    """
+    outcome = ask(_time, dict(found), compute, limit_s=limit_s, preload=PRELOAD)
+    if found and not outcome.told:
         raise Refusal(f"Nothing could be timed: {outcome.reason}.")
     return outcome.told
 
@@ -217,31 +228,32 @@ def work(arguments: argparse.Namespace) -> None:
     chosen = {case.key: case for case in cases() if _wanted(case, arguments.only)}
     if not chosen:
         raise Refusal(f"No run matches {arguments.only!r}: leave --only out to see them all.")
-    rows = weigh_all(chosen, compute, arguments.jobs)
-    seconds = time_all(_fitting(chosen, rows), compute)
     path = FOLDER / f"{arguments.machine or suite.machine}.json"
-    facts: dict[str, Any] = next(
-        (row.pop("device") for row in rows.values() if "device" in row), {}
-    )
-    for row in rows.values():
-        row.pop("device", None)
-    record.write(
-        path,
-        record.Record(
-            stage="card",
-            name=path.stem,
-            settings={"compute": asdict(compute), "jobs": arguments.jobs},
-            values={
-                "definition": DEFINITION,
-                "rows": [
-                    {**_told(case), **rows[key], **seconds.get(key, {})}
-                    for key, case in chosen.items()
-                ],
-            },
-            provenance=record.provenance(machine=path.stem, **facts),
-        ),
-    )
+    rows = _weighed(path) if arguments.timing else weigh_all(chosen, compute, arguments.jobs)
+    chosen = {key: case for key, case in chosen.items() if key in rows}
+    facts = [row["device"] for row in rows.values() if "device" in row]
+    settings = {"compute": asdict(compute), "jobs": arguments.jobs}
+
+    def write(seconds: Mapping[str, Mapping[str, Any]]) -> None:
+        found = [
+            {"key": key, **_told(case), **rows[key], **seconds.get(key, {})}
+            for key, case in chosen.items()
+        ]
+        provenance = record.provenance(machine=path.stem, **(facts[0] if facts else {}))
+        values = {"definition": DEFINITION, "rows": found}
+        record.write(path, record.Record("card", path.stem, settings, values, provenance))
+
+    write({})  # so that memory is kept, whatever becomes of time
+    fitting = {key: case for key, case in chosen.items() if rows[key]["status"] == "ok"}
+    if arguments.time_limit > 0:
+        write(time_all(fitting, compute, arguments.time_limit))
     print(path)
+
+
+def _weighed(path: Path) -> dict[str, dict[str, Any]]:
+    """Memory of every case that the record at `path` holds, by key."""
+    rows = record.read(path).values["rows"]
+    return {row["key"]: {name: row[name] for name in WEIGHED if name in row} for row in rows}
 
 
 def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, dict[str, Any]]:
@@ -257,10 +269,6 @@ def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[s
         rows = list(pool.map(one, chosen.values()))
     bar.close()
     return dict(zip(chosen, rows, strict=True))
-
-
-def _fitting(chosen: Mapping[str, Case], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Case]:
-    return {key: case for key, case in chosen.items() if rows[key]["status"] == "ok"}
 
 
 def _wanted(case: Case, only: str | None) -> bool:
@@ -288,6 +296,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         help="processes that weigh at once; more than one where NVML tells what each holds",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=TIMING_S,
+        metavar="S",
+        help="seconds for timing; a run that is not reached by then has no time in the record",
+    )
+    parser.add_argument(
+        "--timing", action="store_true", help="time anew what the record has been weighed of"
     )
 
 

@@ -41,6 +41,9 @@ class Compute:
     workers: int = 0
     """Loader processes that cut the training views; 0 = the training process itself. Does not
     change the result."""
+    jobs: int = 1
+    """Runs whose memory is measured at once. More than one is for a card that has room for them all
+    and whose NVML tells what each process holds; on a CPU they are in each other's way."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,12 @@ DEFINITIONS: dict[Part, str] = {
         "image in one pass"
     ),
 }
+WORDS: dict[Part, str] = {
+    "end-to-end": "latency",
+    "network-alone": "network",
+    "forward-alone": "forward",
+}
+"""What records call them."""
 BENCHMARK = Path("tests/test_benchmark.py")
 ROUNDS: dict[Part, tuple[int, int]] = {
     "end-to-end": (3, 5),
@@ -135,17 +141,18 @@ def time_prediction(
         return benchmark.pedantic(waited, rounds=rounds)
 
 
-def time_run(tell: Tell, suite: Suite, name: str) -> None:
-    """Latency of one run, by `pytest --benchmark-only` of its cases.
+def time_runs(tell: Tell, suite: Suite, names: Sequence[str]) -> None:
+    """Latency of runs, one after another, by `pytest --benchmark-only` of their cases.
 
-    Tells seconds of every round (`latency_s`, `network_s` and, where a method sees an image in one
-    pass, `forward_s`), and their definitions.
+    Tells, by run, seconds of every round (`latency_s`, `network_s` and, where a method sees an
+    image in one pass, `forward_s`), and their definitions.
 
     Raises:
-        Refusal: the benchmark failed.
+        Refusal: the benchmark of some failed; what the others took is told all the same.
     """
     import pytest
 
+    wanted = {name: parts(suite, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "benchmark.json"
         printed = io.StringIO()
@@ -159,29 +166,37 @@ def time_run(tell: Tell, suite: Suite, name: str) -> None:
                     *("-c", os.devnull, "--rootdir", ".", "--quiet", "--assert=plain"),
                     *("-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider"),
                     *("--benchmark-only", f"--benchmark-json={found}"),
-                    *(f"{BENCHMARK}::test_latency[{name}-{part}]" for part in parts(suite, name)),
+                    *(
+                        f"{BENCHMARK}::test_latency[{name}-{part}]"
+                        for name, its_parts in wanted.items()
+                        for part in its_parts
+                    ),
                 ]
             )
-        if code != pytest.ExitCode.OK:
-            last = printed.getvalue().strip().splitlines() or [f"pytest ended with {code}"]
-            raise Refusal(f"The benchmark of {name} failed: {last[-1]}")
-        cases = json.loads(found.read_text())["benchmarks"]
-    seconds = {case["params"]["part"]: case["stats"]["data"] for case in cases}
-    tell(
-        {
-            "latency_s": seconds["end-to-end"],
-            "latency_definition": DEFINITIONS["end-to-end"],
-            "network_s": seconds["network-alone"],
-            "network_definition": DEFINITIONS["network-alone"],
-        }
-    )
-    if "forward-alone" in seconds:
-        tell(
-            {
-                "forward_s": seconds["forward-alone"],
-                "forward_definition": DEFINITIONS["forward-alone"],
-            }
+        cases = json.loads(found.read_text() or "{}")["benchmarks"] if found.exists() else []
+    seconds: dict[str, dict[Part, list[float]]] = {}
+    for case in cases:
+        its = seconds.setdefault(case["params"]["run"], {})
+        its[case["params"]["part"]] = case["stats"]["data"]
+    whole = [name for name in names if set(seconds.get(name, ())) == set(wanted[name])]
+    tell({name: _told(seconds[name]) for name in whole})
+    if code != pytest.ExitCode.OK or len(whole) < len(names):
+        last = printed.getvalue().strip().splitlines() or [f"pytest ended with {code}"]
+        failed = ", ".join(name for name in names if name not in whole)
+        raise Refusal(f"The benchmark of {failed} failed: {last[-1]}")
+
+
+def _told(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:
+    """As records keep them."""
+    return {
+        key: value
+        for part, word in WORDS.items()
+        if part in seconds
+        for key, value in (
+            (f"{word}_s", seconds[part]),
+            (f"{word}_definition", DEFINITIONS[part]),
         )
+    }
 
 
 def parts(suite: Suite, name: str) -> list[Part]:

@@ -1,12 +1,13 @@
 """Stage `measure`: the table `runs` -> of each line, peak memory by every meter that the machine
 has, and latency.
 
-Memory and latency are asked for in a process each, so that nothing earlier is in either, and what a
-process dies of is a result."""
+Memory is asked for in a process a run, so that nothing earlier is in it, and what a process dies of
+is a result; latency, which counts from the second prediction on, in one process for several."""
 
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from bench.errors import Refusal
 from bench.isolated import Outcome, Tell, ask
 
 LIMIT_S = 900.0
-"""Seconds that memory, and then latency, of one run may take."""
+"""Seconds that memory, and then latency, of a run may take."""
+TOGETHER = 8
+"""Runs whose records are written at once: what is lost where somebody ends the program."""
 PRELOAD = (
     "bench.meters",
     "bench.latency",
@@ -25,25 +28,72 @@ PRELOAD = (
 )
 
 
-def measure(suite: Suite, name: str, limit_s: float = LIMIT_S) -> record.Record:
-    """Measure one image, the first of `test`; running out of memory is a result."""
-    run = pick(suite.runs, name, "run")
+def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
+    """Measure several runs, each on one image, the first of `test`, and write their records;
+    running out of memory is a result.
+
+    Raises:
+        Refusal: some failed; all the others are measured and written all the same.
+    """
+    for name in names:
+        pick(suite.runs, name, "run")
     # NVML counts cards by bus; CUDA shall do the same. Both are read when torch is loaded.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    memory = ask(_weigh, suite, name, limit_s=limit_s, preload=PRELOAD)
-    outcome = memory
-    if memory.status == "ok":
-        latency = ask(_time, suite, name, limit_s=limit_s, preload=PRELOAD)
-        outcome = Outcome(latency.status, latency.reason, memory.told | latency.told)
-    device = outcome.told.pop("provenance", {})
+    paths: list[Path] = []
+    failed: dict[str, str | None] = {}
+    bar = stage.progress(len(names), "measure", "run", silent=len(names) == 1)
+    for first in range(0, len(names), TOGETHER):
+        group = names[first : first + TOGETHER]
+        for name, outcome in _outcomes(suite, group, limit_s).items():
+            paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
+            record.write(paths[-1], _record(suite, name, outcome))
+            if outcome.status == "failed":
+                failed[name] = outcome.reason
+            else:
+                standing.stamp(suite, "measure", name)
+            bar.update()
+    bar.close()
+    if failed:
+        first_one, reason = next(iter(failed.items()))
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise Refusal(f"Measuring {first_one}{more} failed, its record says so too: {reason}")
+    return paths
+
+
+def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, Outcome]:
+    """Memory of some runs, as many at once as the suite says, then latency of those that had
+    enough, one after another; by run."""
+
+    def weigh(name: str) -> Outcome:
+        return ask(_weigh, suite, name, limit_s=limit_s, preload=PRELOAD)
+
+    with ThreadPoolExecutor(suite.compute.jobs) as pool:
+        found = dict(zip(names, pool.map(weigh, names), strict=True))
+    left = [name for name in names if found[name].status == "ok"]
+    if not left:
+        return found
+    timed = ask(_time, suite, left, limit_s=limit_s * len(left), preload=PRELOAD)
+    for name in left:
+        one = Outcome(told=timed.told.get(name, {}))
+        if not one.told:  # whichever it was that ended the process they shared
+            one = ask(_time, suite, [name], limit_s=limit_s, preload=PRELOAD)
+            one.told = one.told.get(name, {})
+        found[name] = Outcome(one.status, one.reason, found[name].told | one.told)
+    return found
+
+
+def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
+    run = suite.runs[name]
+    values = dict(outcome.told)
+    device = values.pop("provenance", {})
     return record.Record(
         stage="measure",
         name=name,
         settings={"run": asdict(run), "model": suite.models[run.model].settings()},
         status=outcome.status,
         reason=outcome.reason,
-        values=outcome.told,
+        values=values,
         provenance=record.provenance(machine=suite.machine, **device),
     )
 
@@ -55,37 +105,11 @@ def _weigh(tell: Tell, suite: Suite, name: str) -> None:
     meters.weigh(tell, suite, name)
 
 
-def _time(tell: Tell, suite: Suite, name: str) -> None:
-    """In a process of its own: latency."""
+def _time(tell: Tell, suite: Suite, names: Sequence[str]) -> None:
+    """In another process: latency."""
     from bench import latency
 
-    latency.time_run(tell, suite, name)
-
-
-def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
-    """Measure several runs and write their records.
-
-    Raises:
-        Refusal: some failed; all the others are measured and written all the same.
-    """
-    paths: list[Path] = []
-    failed: dict[str, str | None] = {}
-    bar = stage.progress(len(names), "measure", "run", silent=len(names) == 1)
-    for name in names:
-        result = measure(suite, name, limit_s)
-        paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
-        record.write(paths[-1], result)
-        if result.status == "failed":
-            failed[name] = result.reason
-        else:
-            standing.stamp(suite, "measure", name)
-        bar.update()
-    bar.close()
-    if failed:
-        first, reason = next(iter(failed.items()))
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise Refusal(f"Measuring {first}{more} failed, its record says so too: {reason}")
-    return paths
+    latency.time_runs(tell, suite, names)
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -99,7 +123,7 @@ def work(arguments: argparse.Namespace) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     standing.arguments(parser)
     parser.add_argument(
-        "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a process may take"
+        "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a run may take"
     )
 
 

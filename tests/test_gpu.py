@@ -1,10 +1,14 @@
 """What only a card can show: that the device code gives what the host's gives, and that predicted
 memory is what CUDA's allocator says. Run wherever there is a card, with `pytest -m gpu`."""
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, spec
 
 from bench import card
@@ -17,6 +21,25 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
 SIZE = (200, 150)
+MIB = 2**20
+DROPOUTS = (torch.nn.Dropout, torch.nn.Dropout2d)
+METERS = """
+import json, time
+import torch
+from bench.memory import CardSampler
+with CardSampler() as card:
+    torch.zeros(1, device="cuda")
+    card.mark_idle()
+    torch.cuda.reset_peak_memory_stats()
+    block = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    time.sleep(5 * card.interval_s)
+    del block
+print(json.dumps({
+    "missing": card.missing, "idle": card.idle_bytes, "peak": card.peak_bytes, "how": card.how,
+    "allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved(),
+}))
+"""
 LEARNING = [
     *(("baselines", n) for n in NETWORKS if n != "colour"),  # which learns without a gradient
     ("glnet", ""),
@@ -62,7 +85,7 @@ def test_predicted_memory_is_what_the_allocator_says(
         plan.predict(model, image, settings)  # handles of the libraries
         torch.cuda.synchronize()
         extra = torch.cuda.memory_allocated() - there
-        weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+        weights = sum(-(-t.nbytes // 512) * 512 for t in (*model.parameters(), *model.buffers()))
         torch.cuda.reset_peak_memory_stats()
         plan.predict(model, image, settings)
     seen = torch.cuda.max_memory_allocated() - there - max(0, extra - weights)
@@ -83,7 +106,7 @@ def test_a_training_step_is_that_of_the_host(method: str, network: str) -> None:
             model.eval().requires_grad_(False)
             for module in phase.trains:
                 module.train().requires_grad_(True)
-            for dropped in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+            for dropped in (m for m in model.modules() if isinstance(m, DROPOUTS)):
                 dropped.eval()  # draws differ by device
             rng = torch.Generator().manual_seed(1)
             views = [
@@ -101,6 +124,20 @@ def test_a_training_step_is_that_of_the_host(method: str, network: str) -> None:
             found[device].append(float(loss))
             model.zero_grad(set_to_none=True)
     assert found["cuda"] == pytest.approx(found["cpu"], rel=0.01)
+
+
+def test_meters_on_a_card() -> None:
+    """Order of the meters on real hardware: tensors <= reserved <= what the card saw. In a process
+    of its own, for a stand-in of NVML may be in this one."""
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", METERS], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+    )
+    assert not found["missing"]
+    assert 256 * MIB <= found["allocated"] <= found["reserved"]
+    assert found["peak"] - found["idle"] >= 250 * MIB
+    assert found["idle"] >= 100 * MIB, "a context takes some"
 
 
 def test_a_published_setting_is_weighed_and_timed() -> None:

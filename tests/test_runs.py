@@ -147,6 +147,25 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
     assert record.read(folder / "unet-whole.json").status == "oom"
 
 
+def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(work: Any, suite: Any, whom: str | list[str], **_: Any) -> Outcome:
+        if isinstance(whom, str):
+            return Outcome(told={"meters": {"rss": {"bytes": 7}}})
+        told = {"unet-whole": {"latency_s": [0.5]}} if whom != ["unet-patch"] else {}
+        status: Any = "failed" if "unet-patch" in whom else "ok"
+        return Outcome(status, "the process ended with signal 11", told)
+
+    monkeypatch.setattr(measuring, "ask", asked)
+    with pytest.raises(Refusal, match=r"Measuring unet-patch failed, .* signal 11"):
+        measure_all(read_suite(), ["unet-patch", "unet-whole"])
+    folder = Path("results/tiny/measure/test-machine")
+    lost, kept = (record.read(folder / f"{name}.json") for name in ("unet-patch", "unet-whole"))
+    assert (lost.status, lost.values) == ("failed", {"meters": {"rss": {"bytes": 7}}})
+    assert (kept.status, kept.values["latency_s"]) == ("ok", [0.5])
+
+
 def test_memory_is_weighed_where_it_is_asked_for(trained: Path) -> None:
     told: dict[str, Any] = {}
     weigh(told.update, read_suite(), "colour")

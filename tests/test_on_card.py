@@ -1,0 +1,121 @@
+"""The published settings on a real card: all but the card."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import card, record
+from bench.card import Case
+from bench.config import Compute
+from bench.errors import Refusal
+
+
+@pytest.fixture
+def with_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """What is asked of a card that is not there: the keys that are weighed, then those timed."""
+    asked: list[list[str]] = []
+
+    def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, Any]:
+        asked.append(list(chosen))
+        meters = {"allocated": {"bytes": 7}}
+        row = {"status": "ok", "reason": None, "meters": meters, "device": {"device": "cuda"}}
+        lost = {"status": "oom", "reason": "full", "device": {"device": "cuda"}}
+        return {key: dict(row if index else lost) for index, key in enumerate(chosen)}
+
+    def time_all(found: Mapping[str, Case], compute: Compute, limit_s: float) -> dict[str, Any]:
+        asked.append(list(found))
+        return {key: {"wall_s": [0.5]} for key in list(found)[:1]}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(card, "weigh_all", weigh_all)
+    monkeypatch.setattr(card, "time_all", time_all)
+    monkeypatch.setattr(card, "FOLDER", tmp_path)
+    return asked
+
+
+def arguments(*words: str) -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    card._arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_every_published_run_is_a_case_once() -> None:
+    found = list(card.cases())
+    assert len({case.key for case in found}) == len(found)
+    named = {(case.dataset, case.name, case.done) for case in found}
+    predicted = record.read(record.RESULTS / "successors.json").values["rows"]
+    assert {(row["dataset"], row["run"], row["done"]) for row in predicted} <= named
+    paper = record.read(record.RESULTS / "predict.json").values["runs"]
+    published = {("DeepGlobe", name, "") for name, run in paper.items() if run["published"]}
+    assert published <= named
+    assert ("DeepGlobe", "glnet-collapsed", "") in named
+
+
+def test_the_record_holds_memory_of_all_and_seconds_of_those_that_fit(
+    with_card: list[list[str]], tmp_path: Path
+) -> None:
+    card.work(arguments("--machine", "big", "--only", "fctl"))
+    weighed, timed = with_card
+    assert timed == weighed[1:], "the first was out of memory"
+    found = record.read(tmp_path / "big.json")
+    rows = found.values["rows"]
+    assert [row["status"] for row in rows] == ["oom", *["ok"] * (len(rows) - 1)]
+    assert [row.get("wall_s") for row in rows][:3] == [None, [0.5], None]
+    assert found.provenance["device"] == "cuda"
+    assert all("fctl" in row["run"] for row in rows)
+
+
+def test_memory_of_the_record_is_kept_where_only_time_is_asked_for(
+    with_card: list[list[str]], tmp_path: Path
+) -> None:
+    card.work(arguments("--machine", "big", "--only", "isdnet", "--time-limit", "0"))
+    before = json.loads((tmp_path / "big.json").read_text())["values"]["rows"]
+    assert len(with_card) == 1
+    card.work(arguments("--machine", "big", "--timing"))
+    after = json.loads((tmp_path / "big.json").read_text())["values"]["rows"]
+    assert with_card[1] == [row["key"] for row in before[1:]]
+    assert [row.pop("wall_s", None) for row in after][:3] == [None, [0.5], None]
+    assert before == after
+
+
+def test_without_a_card_it_says_where_to_look() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a card here")
+    with pytest.raises(Refusal, match=r"no CUDA device here: .* results/predict\.json"):
+        card.work(arguments())
+
+
+def test_a_pattern_that_finds_nothing_is_told(with_card: list[list[str]]) -> None:
+    with pytest.raises(Refusal, match="No run matches 'nothing'"):
+        card.work(arguments("--only", "nothing"))
+
+
+@pytest.mark.parametrize("name", ["isdnet", "fctl", "glnet-collapsed"])
+def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, and of a small image."""
+    monkeypatch.setattr(card, "ROUNDS", 2)
+    case = replace(next(case for case in card.cases() if case.name == name), side_px=96)
+    monkeypatch.setattr(card, "_Prediction", small(card._Prediction))
+    found = card._seconds(case, torch.device("cpu"))
+    assert 1 <= len(found["wall_s"]) <= 2
+    assert ("forward_s" in found) == (name == "isdnet")
+
+
+def small(kind: Any) -> Any:
+    """Patches of a few pixels."""
+
+    class Small(kind):  # type: ignore[misc]
+        def __init__(self, case: Case) -> None:
+            super().__init__(case)
+            sizes = {"patch_px": 64, "overlap_px": 0, "global_px": 64, "whole_px": 64}
+            own = {key: px for key, px in sizes.items() if hasattr(self.spec, key)}
+            self.spec = replace(self.spec, **own)
+
+    return Small
