@@ -70,11 +70,8 @@ def cases() -> Iterator[Case]:
     suite = read_suite(predict.SUITE)
     side = predict.SIZE_PX[0]
     for name, run in suite.runs.items():
-        if run.published:
+        if run.published or "head" in run.overrides:
             yield Case("DeepGlobe", side, predict.CLASSES, name, "", suite, run)
-    plain = suite.runs[successors.GLNET]
-    collapsed = replace(plain, overrides={**plain.overrides, "head": "collapsed"})
-    yield Case("DeepGlobe", side, predict.CLASSES, "glnet-collapsed", "", suite, collapsed)
     for place in successors.PLACES:
         for name, suite, done, run in successors.cases(place):
             yield Case(place.dataset, place.side_px, place.classes, name, done, suite, run)

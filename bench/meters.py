@@ -20,6 +20,7 @@ from bench.memory import (
 )
 from bench.memory.account import account
 from bench.memory.booking import bytes_of
+from bench.memory.cards import blas_bytes
 from bench.memory.course import course
 from bench.trained import Line, device_facts, open_run, set_up
 
@@ -56,7 +57,9 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
 
     def predict(size: tuple[int, int], keep: Keep | None = None) -> Prediction:
         classes, on = len(line.dataset.classes), device.type
-        return predict_memory(line.method, line.strategy, line.spec, classes, size, on, keep)
+        return predict_memory(
+            line.method, line.strategy, line.spec, classes, size, on, keep, tf32=on == "cuda"
+        )
 
     alive: dict[str, Any] = {}
 
@@ -66,9 +69,12 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
     predicted = predict(size, note)
     meters["predicted"] = {
         "bytes": predicted.device_bytes,
+        "told_bytes": told_by_allocator(predicted, device),
         "host_bytes": predicted.host_bytes,
         "reserved_bytes": predicted.reserved_bytes,
         "allocated_bytes": predicted.allocated_bytes,
+        "tf32_reserved_bytes": predicted.tf32_reserved_bytes,
+        "tf32_allocated_bytes": predicted.tf32_allocated_bytes,
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
@@ -103,10 +109,24 @@ def _compared(
     return {
         "height_px": height,
         "width_px": width,
-        # As rounded up by CUDA's allocator, which counts what it gives and not what it is asked.
-        "predicted_bytes": predicted.allocated_bytes or predicted.device_bytes,
+        "predicted_bytes": told_by_allocator(predicted, device),
         "booked_bytes": booked_bytes(lambda: line.predict(network, part), network, part, device),
     }
+
+
+def told_by_allocator(predicted: Prediction, device: torch.device, threads: int = 1) -> int:
+    """What the device's allocator should say of a prediction. CUDA's rounds up, counts what it
+    gives and not what it is asked, and gives cuBLAS its workspace, which was there before.
+
+    Args:
+        threads: of the host, that gave the card matrix products: each has a workspace."""
+    if device.type == "cpu":
+        return predicted.device_bytes
+    # torch allows TF32 in convolutions, if nobody forbids it, and cards have it from Ampere on.
+    tf32 = torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
+    told = predicted.tf32_allocated_bytes if tf32 else predicted.allocated_bytes
+    assert told is not None
+    return told + threads * blas_bytes(torch.cuda.get_device_name(device))
 
 
 def booked_bytes(

@@ -49,7 +49,7 @@ def predict(suite: Suite, size: tuple[int, int], classes: int) -> dict[str, dict
         method = load(model.method)
         begun = time.perf_counter()
         result = predict_memory(
-            method, method.strategies[run.strategy], spec, classes, size, "cuda"
+            method, method.strategies[run.strategy], spec, classes, size, "cuda", tf32=True
         )
         runs[name] = {
             **asdict(result),

@@ -15,6 +15,7 @@ from bench.memory import DEFINITIONS, tensors_of
 from bench.memory.account import account
 from bench.memory.booking import bytes_of
 from bench.memory.prediction import STEPS, begin, predict_training, step, views_of
+from bench.meters import told_by_allocator
 from bench.method import Method, Phase, load, spec_of
 from bench.trained import device_facts, set_up
 from data.dataset import open_dataset
@@ -42,13 +43,21 @@ def weigh_steps(suite: Suite, name: str, device: torch.device) -> dict[str, dict
     decay = model.training.weight_decay
     kind = model.training.optimiser
     predicted = predict_training(
-        method, spec, classes, size, batch, device.type, decay, optimiser=kind
+        method,
+        spec,
+        classes,
+        size,
+        batch,
+        device.type,
+        decay,
+        optimiser=kind,
+        tf32=device.type == "cuda",
     )
     network = method.build(spec, classes).to(device).to(memory_format=torch.channels_last)
     found = {}
     for phase in method.phases(network, spec):
-        # As rounded up by CUDA's allocator, which counts what it gives and not what it is asked.
-        told = predicted[phase.name].allocated_bytes or predicted[phase.name].device_bytes
+        # torch's autograd works in a thread of its own.
+        told = told_by_allocator(predicted[phase.name], device, threads=2)
         found[phase.name] = {
             "height_px": size[0],
             "width_px": size[1],
@@ -91,10 +100,17 @@ def _booked(
     return there + booked.peak_bytes
 
 
+def _warm_up(device: torch.device) -> None:
+    """Libraries have taken what they keep before anything is booked."""
+    some = torch.zeros(8, 8, device=device, requires_grad=True)
+    (some @ some).sum().backward()  # type: ignore[no-untyped-call]
+
+
 def work(arguments: argparse.Namespace) -> None:
     """Weigh a training step of every model of params.yaml, and predict it."""
     suite = read_suite()
     device = set_up(suite.compute)
+    _warm_up(device)
     found: dict[str, Mapping[str, Any]] = {}
     bar = stage.progress(len(suite.models), "weigh training steps", "model")
     for name in suite.models:

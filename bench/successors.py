@@ -72,7 +72,7 @@ def predict(place: Place) -> list[dict[str, Any]]:
         begun = time.perf_counter()
         size = (place.side_px, place.side_px)
         strategy = method.strategies[run.strategy]
-        result = predict_memory(method, strategy, spec, place.classes, size, "cuda")
+        result = predict_memory(method, strategy, spec, place.classes, size, "cuda", tf32=True)
         found.append(
             {
                 **asdict(result),

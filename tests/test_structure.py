@@ -17,6 +17,7 @@ BELOW_STAGES = CONTRACT | {
         "latency",
         "learnt",
         "memory",
+        "memory.cards",
         "meters",
         "metrics",
         "noise",
@@ -85,13 +86,14 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.rules_cpu": {"bench.memory.booking"},
     "bench.memory.rules_cuda": {"bench.memory.booking"},
     "bench.estimate": {"bench.report.style", *BELOW_STAGES}
-    | {f"bench.memory.{name}" for name in ("booking", "cards", "prediction")},
+    | {f"bench.memory.{name}" for name in ("booking", "prediction")},
     "bench.meters": {
         "bench.config",
         "bench.isolated",
         "bench.memory",
         "bench.memory.account",
         "bench.memory.booking",
+        "bench.memory.cards",
         "bench.memory.course",
         "bench.trained",
     },

@@ -39,6 +39,9 @@ class Moment(NamedTuple):
     """Bytes of each block that is gone when the operator returns."""
     results: bool = False
     """Whether the operator's results are there as well."""
+    apart: str = ""
+    """Not every device of the type takes these blocks: they are booked where somebody asks for
+    them by this name, as of a device of the type's name with this behind it."""
 
 
 class Use(NamedTuple):
@@ -99,6 +102,7 @@ class Booking(TorchDispatchMode):
         network: nn.Module | None = None,
         rules: Mapping[str, Rules] | None = None,
         stands_for: Mapping[str, str] | None = None,
+        apart: str = "",
     ) -> None:
         """
         Args:
@@ -106,6 +110,7 @@ class Booking(TorchDispatchMode):
             network: whose modules shall be named.
             rules: what operators take inside, by device type.
             stands_for: device types that are booked, and ruled, as another one.
+            apart: the moments of this name are booked as well (`Moment.apart`).
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.now: dict[str, int] = defaultdict(int)
@@ -124,6 +129,7 @@ class Booking(TorchDispatchMode):
         self._seen: Any = WeakIdKeyDictionary()
         self._rules = rules or {}
         self._stands_for = stands_for or {}
+        self._apart = {"", apart}
         self._modules = Modules(network) if network else None
         self.add(existing, "weights")
 
@@ -162,12 +168,12 @@ class Booking(TorchDispatchMode):
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:
             if not moment.results:
-                self._pass(moment, self._device(made[0]), operator, module)
+                self._pass(moment, self._place(moment, made[0]), operator, module)
         for leaf in made:
             self._book(leaf, operator, module, self.category)
         for moment in moments:
             if moment.results:
-                self._pass(moment, self._device(made[0]), operator, module)
+                self._pass(moment, self._place(moment, made[0]), operator, module)
         return result
 
     def peak_of(self, device: str) -> Peak:
@@ -262,10 +268,14 @@ class Booking(TorchDispatchMode):
         if not made:
             return []
         rule = self._rules.get(self._device(made[0]), {}).get(func._schema.name)
-        return rule(Use(args, kwargs, result)) if rule else []
+        found = rule(Use(args, kwargs, result)) if rule else []
+        return [moment for moment in found if moment.apart in self._apart]
 
     def _device(self, tensor: Tensor) -> str:
         return self._stands_for.get(tensor.device.type, tensor.device.type)
+
+    def _place(self, moment: Moment, made: Tensor) -> str:
+        return f"{self._device(made)} {moment.apart}".strip()
 
     def _pass(self, moment: Moment, device: str, operator: str, module: str) -> None:
         """Blocks that are taken together and given back."""

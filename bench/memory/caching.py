@@ -163,16 +163,22 @@ def segment_size(size: int) -> int:
     return -(-size // ROUND_LARGE) * ROUND_LARGE
 
 
-def play(events: Iterable[Event], device: str, capacity_bytes: int | None = None) -> Held:
+def play(
+    events: Iterable[Event], device: str, capacity_bytes: int | None = None, apart: str = ""
+) -> Held:
     """What the allocator of `device` would hold at most over a recorded sequence.
+
+    Args:
+        apart: blocks that were booked apart under this name are taken as well.
 
     Raises:
         OutOfMemoryError: with `capacity_bytes`, the sequence does not fit.
     """
     allocator = CachingAllocator(capacity_bytes)
+    places = {device, f"{device} {apart}".strip()}
     blocks: dict[int, Block | None] = {}
     for event in events:
-        if event.device != device or event.bytes == 0:
+        if event.device not in places or event.bytes == 0:
             continue
         if event.bytes > 0:
             blocks[event.block] = allocator.allocate(event.bytes)

@@ -1,8 +1,8 @@
-"""What a card holds besides the allocator's segments: the CUDA context, and cuDNN's workspaces.
+"""What a card holds besides what is predicted: the CUDA context, and libraries' workspaces.
 
-Neither can be worked out: the context depends on driver, card and the kernels that were loaded, a
-workspace on the algorithm that cuDNN picks. So each is one constant a card family, assumed until
-records of that card say better."""
+The context can't be worked out: it depends on driver, card and the kernels that were loaded. Nor
+can all of cuDNN's workspaces, which depend on the algorithm that it picks. So each is one constant
+a card family, assumed until records of that card say better."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,8 +23,28 @@ class Card:
     source: str
 
 
+BLAS_BYTES = (4096 * 2 + 16 * 8) * 2**10
+"""Of cuBLAS's workspace, which torch takes from its allocator with the first matrix product and
+keeps (CUDABlas.cpp, :4096:2:16:8)."""
+HOPPER_BLAS_BYTES = 32 * MIB
+HOPPER = ("H100", "H200", "GH200", "H800", "H20")
+
+
+def blas_bytes(name: str) -> int:
+    """cuBLAS's workspace on the card `name`, of one thread's handle; a training step has two, for
+    autograd works in a thread of its own."""
+    return HOPPER_BLAS_BYTES if any(family in name for family in HOPPER) else BLAS_BYTES
+
+
 # A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and others are given back.
 CARDS = (
+    Card(
+        "H100",
+        686 * MIB,
+        0,
+        True,
+        "results/card/h100.json: 686 to 688 MiB beside the segments in 50 runs, driver 580.159",
+    ),
     Card(
         "RTX 6000 Ada",
         426 * MIB,
@@ -48,8 +68,9 @@ def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
 
     Args:
         measurements: values of records of the stage `measure`; those of the same card that are
-            not in doubt replace what is assumed: the context by what the idle process held, the
-            workspace by what the allocator held above its predicted segments, each the median.
+            not in doubt replace what is assumed: the context by what the process held beside the
+            allocator's segments, the workspace by what these were above the predicted ones, each
+            the median.
     """
     own = [
         values["meters"]
@@ -60,15 +81,21 @@ def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
     ]
     if own:
         extra = [
-            max(meters["reserved"]["bytes"] - meters["predicted"]["reserved_bytes"], 0)
+            max(meters["reserved"]["bytes"] - segments, 0)
             for meters in own
-            if meters["predicted"].get("reserved_bytes")
+            if (segments := _predicted_segments(meters["predicted"]))
         ]
         return Card(
             family=name,
-            context_bytes=int(median(meters["nvml"]["idle_bytes"] for meters in own)),
+            context_bytes=int(
+                median(meters["nvml"]["bytes"] - meters["reserved"]["bytes"] for meters in own)
+            ),
             workspace_bytes=int(median(extra)) if extra else 0,
             measured=True,
             source=f"{len(own)} records of this card",
         )
     return next((card for card in CARDS if card.family in name), CARDS[-1])
+
+
+def _predicted_segments(predicted: Mapping[str, Any]) -> int | None:
+    return predicted.get("tf32_reserved_bytes") or predicted.get("reserved_bytes")

@@ -12,7 +12,7 @@ from bench.memory.booking import Booking, Rules, bytes_of, tensors_of
 from bench.memory.caching import play
 from bench.memory.replay import replaying
 from bench.memory.rules_cpu import CPU
-from bench.memory.rules_cuda import CUDA
+from bench.memory.rules_cuda import CUDA, TF32
 from bench.method import Method, Phase, Strategy, View, network_for
 
 RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
@@ -39,6 +39,11 @@ class Prediction:
     """What CUDA's caching allocator would hold; None on the CPU, whose allocator keeps nothing."""
     allocated_bytes: int | None
     """What torch.cuda.max_memory_allocated would say; None on the CPU."""
+    tf32_reserved_bytes: int | None
+    """As `reserved_bytes`, on a card with TF32, whose convolutions copy into NHWC
+    (`rules_cuda.TF32`); None where it was not asked for."""
+    tf32_allocated_bytes: int | None
+    """As `allocated_bytes`, there."""
     parameters: int
     flops: int
     """Of convolutions and matrix products, a multiplication and an addition counting as two."""
@@ -52,6 +57,7 @@ def predict_memory(
     size: tuple[int, int],
     device: str,
     keep: Callable[[str, Booking], None] | None = None,
+    tf32: bool = False,
 ) -> Prediction:
     """Peak memory of one prediction, on fake tensors.
 
@@ -59,6 +65,7 @@ def predict_memory(
         size: (H, W) of the image in pixels.
         device: `cuda` needs no card.
         keep: is given `inference` and what was booked.
+        tf32: on a CUDA device, work out as well what one with TF32 takes besides.
     """
     with torch.device("meta"):
         network = network_for(method, strategy, spec, classes)
@@ -67,13 +74,13 @@ def predict_memory(
     with FakeTensorMode(), torch.inference_mode():
         _refill(network, device)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
-        booking = Booking(tensors_of(network), network, RULES)
+        booking = Booking(tensors_of(network), network, RULES, apart=TF32 if tf32 else "")
         booking.add([image], "inputs")
         with booking, replaying(network, booking):
             strategy.predict(network, image, spec)
     if keep:
         keep("inference", booking)
-    return replace(_prediction(booking, network, device), parameters=parameters)
+    return replace(_prediction(booking, network, device, tf32), parameters=parameters)
 
 
 def predict_training(
@@ -86,6 +93,7 @@ def predict_training(
     weight_decay: float = 0.0,
     keep: Callable[[str, Booking], None] | None = None,
     optimiser: str = "adam",
+    tf32: bool = False,
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
@@ -102,6 +110,7 @@ def predict_training(
         device: `cuda` needs no card.
         keep: is given each phase's name and what was booked.
         optimiser: `adam` or `sgd`.
+        tf32: as in `predict_memory`.
     """
     with torch.device("meta"):
         network = method.build(spec, classes).to(memory_format=torch.channels_last)
@@ -118,7 +127,8 @@ def predict_training(
                 }
                 for view in real
             ]
-            booking = Booking(tensors_of(network), network, RULES, {"cpu": device})
+            apart = TF32 if tf32 else ""
+            booking = Booking(tensors_of(network), network, RULES, {"cpu": device}, apart)
             booking.add((value for view in views for value in view.values()), "inputs")
             foreach = device == "cuda"
             moving = begin(network, phase, weight_decay, foreach, optimiser)
@@ -127,7 +137,7 @@ def predict_training(
                     step(method, network, views, spec, phase, moving, booking)
             if keep:
                 keep(phase.name, booking)
-            found[phase.name] = _prediction(booking, network, device)
+            found[phase.name] = _prediction(booking, network, device, tf32)
             if device != "cpu":  # the host holds the views that were copied from it
                 seen_bytes = bytes_of(value for view in real for value in view.values())
                 found[phase.name] = replace(found[phase.name], host_bytes=seen_bytes)
@@ -205,9 +215,10 @@ def step(
     optimiser.zero_grad()
 
 
-def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction:
+def _prediction(booking: Booking, network: nn.Module, device: str, tf32: bool) -> Prediction:
     peak = booking.peak_of(device)
     held = play(booking.events, device) if device == "cuda" else None
+    copied = play(booking.events, device, apart=TF32) if device == "cuda" and tf32 else None
     return Prediction(
         device_bytes=peak.bytes,
         host_bytes=booking.peak["cpu"],
@@ -217,6 +228,8 @@ def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction
         by_category=peak.by_category,
         reserved_bytes=held.reserved_bytes if held else None,
         allocated_bytes=held.allocated_bytes if held else None,
+        tf32_reserved_bytes=copied.reserved_bytes if copied else None,
+        tf32_allocated_bytes=copied.allocated_bytes if copied else None,
         parameters=sum(p.numel() for p in network.parameters()),
         flops=booking.flops,
     )

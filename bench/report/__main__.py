@@ -23,6 +23,7 @@ from bench.report import (
     growth,
     interactive,
     memory_page,
+    on_card,
     overview,
     page,
     pairs,
@@ -208,6 +209,7 @@ def _figures(
         "paper_memory": figures.paper_memory(worked.papers, size),
         "training": figures.training(inputs.trainings),
         **({"paper_model": figures.paper_model(worked.explained)} if len(worked.explained) else {}),
+        **({"on_card": on_card.figure(worked.on_card)} if len(worked.on_card) else {}),
         **({"growth": growth.figure(worked.growing)} if len(worked.growing) else {}),
         **(
             {"published": figures.published(frames.verdicts)}
@@ -246,6 +248,7 @@ def _write_tables(
             "What explains the published figures.",
         ),
         "prediction": (worked.predictions, prediction.READABLE, "Memory, predicted and booked."),
+        "on_card": (worked.on_card, on_card.READABLE, "Published settings on a card."),
         "fast": (worked.fast, fast.READABLE, "GLNet, plain and collapsed."),
         "growth": (worked.growing, {}, ""),
         "growth_law": (worked.slopes, growth.readable(), "Growth with the number of pixels."),

@@ -75,6 +75,8 @@ class Inputs:
     """Device memory of the ultra-high-resolution methods at the papers' sizes."""
     fast: Record | None = None
     """Both paths of GLNet over one image."""
+    cards: tuple[Record, ...] = ()
+    """What published settings took on real cards."""
 
     @property
     def datasets(self) -> list[str]:
@@ -86,7 +88,9 @@ class Inputs:
         for entry in self.entries:
             yield from (r for r in (entry.evaluated, entry.measured) if r)
         yield from (
-            r for r in (*self.trainings.values(), self.predicted, self.steps, self.fast) if r
+            r
+            for r in (*self.trainings.values(), self.predicted, self.steps, self.fast, *self.cards)
+            if r
         )
 
 
@@ -116,6 +120,7 @@ def gather(suite: Suite) -> Inputs:
         steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
         successors=_read(record.RESULTS / "successors.json"),
         fast=_read(record.RESULTS / "fast" / f"{suite.machine}.json"),
+        cards=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
     )
 
 

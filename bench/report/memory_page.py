@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import fast, growth, paper, prediction
+from bench.report import fast, growth, on_card, paper, prediction
 from bench.report.gather import Inputs
 from bench.report.page import Target, plain_table
 from bench.report.site import Site
@@ -30,6 +30,8 @@ class Worked:
     """`growth.slopes`."""
     fast: pd.DataFrame
     """`fast.rows`."""
+    on_card: pd.DataFrame
+    """`on_card.rows`."""
 
 
 def worked(inputs: Inputs) -> Worked:
@@ -42,6 +44,7 @@ def worked(inputs: Inputs) -> Worked:
         growing=growing,
         slopes=growth.slopes(growing),
         fast=fast.rows(inputs.fast),
+        on_card=on_card.rows(inputs.cards, inputs.predicted, inputs.successors),
     )
 
 
@@ -75,4 +78,6 @@ def write(
         predictions=plain_table(found.predictions, prediction.READABLE, 2, target),
         within=prediction.within(found.predictions),
         fast=plain_table(found.fast, fast.READABLE, 1),
+        on_card=plain_table(found.on_card, on_card.READABLE, 4),
+        on_card_words=on_card.words(found.on_card),
     )

@@ -63,7 +63,8 @@ def _inference(name: str, measured: Record | None) -> list[dict[str, Any]]:
     whole = {
         "height_px": values["height_px"],
         "width_px": values["width_px"],
-        "predicted_bytes": meters["predicted"].get("allocated_bytes")
+        "predicted_bytes": meters["predicted"].get("told_bytes")
+        or meters["predicted"].get("allocated_bytes")
         or meters["predicted"]["bytes"],
         "booked_bytes": meters["allocated"]["bytes"],
     }

@@ -214,7 +214,8 @@ def byte_ticks(left: float, right: float, logarithmic: bool) -> list[float]:
 
 def short_size(value: float) -> str:
     """Bytes for an axis, whose ticks are round numbers."""
-    return f"{value / 2**20:g} MiB" if value < GIB else f"{value / GIB:g} GiB"
+    whole = value >= GIB and value * 4 % GIB == 0
+    return f"{value / GIB:g} GiB" if whole else f"{value / 2**20:g} MiB"
 
 
 def _along(steps: Sequence[_Place]) -> list[_Place]:
