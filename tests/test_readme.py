@@ -26,9 +26,11 @@ def test_the_table_is_the_committed_one() -> None:
     # As committed: a reproduction on another machine may differ, and is not the README's matter.
     table = run("git", "show", "HEAD:report/earthcover-long/tables/runs.csv", cwd=ROOT).stdout
     runs = pd.read_csv(io.StringIO(table)).set_index("run")
-    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    number = r" ([\d.]+) \|"
+    rows = re.findall(rf"^\| ([\w-]+) \|{number * 4}$", README, re.MULTILINE)
     assert len(rows) >= 5
-    for name, miou, memory, latency in rows:
+    for name, miou, memory, seen, latency in rows:
         assert 100 * runs.miou[name] == pytest.approx(float(miou), abs=0.051)
         assert runs.allocated_bytes[name] / 2**20 == pytest.approx(float(memory), abs=0.51)
+        assert runs.nvml_bytes[name] / 2**20 == pytest.approx(float(seen), abs=0.51)
         assert 1000 * runs.latency_s[name] == pytest.approx(float(latency), abs=0.51)

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
         assert least <= len(found.values[seconds]) <= most
         assert min(found.values[seconds]) > 0
     # The two are timed one after the other: what else a machine does then can only add to either.
-    assert min(found.values["network_s"]) < statistics.median(found.values["latency_s"])
+    assert min(found.values["network_s"]) < max(found.values["latency_s"])
     assert found.provenance["machine"] == "test-machine"
     assert found.provenance["threads"] == 1
 
