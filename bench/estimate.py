@@ -271,6 +271,7 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
         kept: gets events and their categories (`Booking.timeline`), by phase.
     """
     from bench.memory import Booking, predict_memory, predict_training
+    from bench.memory.cards import blas_bytes, has_tf32
 
     method = lowered(load(question.model.method), question.precision, question.training)
 
@@ -280,27 +281,31 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
 
     keep = note if kept is not None else None
     spec, device = question.spec, question.device
+    classes, size = question.classes, question.size
+    tf32 = device == "cuda" and has_tf32(question.card)
     if question.training:
         decay = question.model.training.weight_decay
         found = predict_training(
-            method, spec, question.classes, question.size, question.batch, device, decay, keep=keep
+            method, spec, classes, size, question.batch, device, decay, keep=keep, tf32=tf32
         )
     else:
         strategy = method.strategies[question.run.strategy]
-        one = predict_memory(
-            method, strategy, spec, question.classes, question.size, device, keep=keep
-        )
+        one = predict_memory(method, strategy, spec, classes, size, device, keep=keep, tf32=tf32)
         found = {"inference": one}
     card = known_card(question.card)
     beside = card.context_bytes + card.workspace_bytes
+    handles = (2 if question.training else 1) * blas_bytes(question.card)
+
+    def reserved(one: Any) -> int | None:
+        held = one.tf32_reserved_bytes if tf32 else one.reserved_bytes
+        return None if held is None else held + handles
+
     return [
         Answer(
             phase=phase,
             tensors_bytes=one.device_bytes,
-            reserved_bytes=one.reserved_bytes,
-            shown_bytes=one.device_bytes
-            if one.reserved_bytes is None
-            else one.reserved_bytes + beside,
+            reserved_bytes=reserved(one),
+            shown_bytes=one.device_bytes if (held := reserved(one)) is None else held + beside,
             host_bytes=one.host_bytes,
             by_category=one.by_category,
             operator=one.at,

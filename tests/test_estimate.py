@@ -1,6 +1,7 @@
 """Questions about memory: what is needed, and what fits."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_a_card_shows_its_context_too() -> None:
     assert found.reserved_bytes is not None
     assert found.reserved_bytes >= found.tensors_bytes
     assert found.shown_bytes > found.reserved_bytes + 100 * MIB
+
+
+def test_a_card_with_tf32_holds_copies_that_an_older_one_does_not() -> None:
+    asked = question("unet", "whole", device="cuda")
+    old, new = (
+        answer(replace(asked, card=card))[0].reserved_bytes
+        for card in ("GeForce GTX 1080 Ti", "NVIDIA A100-SXM4-80GB")
+    )
+    assert old is not None
+    assert new is not None
+    assert new > old
 
 
 def test_what_is_said_to_fit_fits_and_the_next_does_not() -> None:

@@ -13,7 +13,7 @@ from bench import card, record
 from bench.memory import predict_memory
 from bench.memory.booking import Booking, tensors_of
 from bench.memory.caching import play
-from bench.memory.cards import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes
+from bench.memory.cards import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory.rules_cuda import CUDA, TF32
 from bench.method import load, spec_of
 from bench.record import Record
@@ -108,6 +108,27 @@ def test_an_h100_said_so(key: str) -> None:
 def test_cublas_has_more_on_hopper() -> None:
     assert blas_bytes("NVIDIA H100 80GB HBM3") == HOPPER_BLAS_BYTES == 32 * 2**20
     assert blas_bytes("NVIDIA A100-SXM4-80GB") == BLAS_BYTES == 8_519_680
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [
+        ("", True),
+        ("NVIDIA A100-SXM4-80GB", True),
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA GeForce RTX 3090", True),
+        ("NVIDIA RTX 6000 Ada Generation", True),
+        ("NVIDIA L4", True),
+        ("GeForce GTX 1080 Ti", False),
+        ("NVIDIA GeForce RTX 2080 Ti", False),
+        ("Quadro RTX 6000", False),
+        ("Tesla V100-SXM2-32GB", False),
+        ("Tesla T4", False),
+        ("NVIDIA T4", False),
+    ],
+)
+def test_which_cards_have_tf32(name: str, has: bool) -> None:
+    assert has_tf32(name) == has
 
 
 @pytest.fixture

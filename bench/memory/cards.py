@@ -4,6 +4,7 @@ The context can't be worked out: it depends on driver, card and the kernels that
 can all of cuDNN's workspaces, which depend on the algorithm that it picks. So each is one constant
 a card family, assumed until records of that card say better."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -34,6 +35,15 @@ def blas_bytes(name: str) -> int:
     """cuBLAS's workspace on the card `name`, of one thread's handle; a training step has two, for
     autograd works in a thread of its own."""
     return HOPPER_BLAS_BYTES if any(family in name for family in HOPPER) else BLAS_BYTES
+
+
+WITHOUT_TF32 = r"\b(GTX|TITAN|Quadro|RTX 20\d0|Tesla|[TV]\d+|[KMP]\d+|GV100)\b"
+
+
+def has_tf32(name: str) -> bool:
+    """Whether the card `name` is of Ampere or later, as far as its name tells; a card without a
+    name is taken to be."""
+    return not re.search(WITHOUT_TF32, name)
 
 
 # A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and others are given back.
