@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,19 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
     assert min(found.values["network_s"]) < max(found.values["latency_s"])
     assert found.provenance["machine"] == "test-machine"
     assert found.provenance["threads"] == 1
+
+
+def test_the_networks_clock_goes_within_the_predictions(trained: Path) -> None:
+    """Of one prediction, so that nothing else that a machine does can tell."""
+    line = open_run(read_suite(), "unet-patch")
+    network = line.network(torch.device("cpu"))
+    image, _ = line.dataset.read("d")
+    inside = latency.NetworkClock()
+    with inside.watching(network, torch.device("cpu")):
+        begun = time.perf_counter()
+        line.predict(network, image)
+        took = time.perf_counter() - begun
+    assert 0 < inside.seconds < took
 
 
 def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
