@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import barriers, opened
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Locator, expect
 from playwright.sync_api import Page as BrowserPage
 from test_report import written
 
@@ -85,18 +85,22 @@ def test_a_click_on_a_point_opens_its_run(home: BrowserPage) -> None:
 def test_tables_sort_by_number_and_filter(home: BrowserPage) -> None:
     table = home.locator("table.sortable").first
 
-    def column(number: int) -> list[str]:
-        return table.locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+    def column(number: int) -> Locator:
+        return table.locator(f"tbody tr td:nth-child({number})")
 
     names = [text.strip() for text in table.locator("thead th").all_inner_texts()]
     memory = 1 + names.index("allocated")
-    table.locator("thead th").nth(memory - 1).click()
-    sizes = [float(text.split(" ")[0]) for text in column(memory) if "MiB" in text]
-    assert sizes == sorted(sizes)
+    heading = table.locator("thead th").nth(memory - 1)
+    unsorted = column(memory).all_inner_texts()
+    sizes = sorted(float(text.split(" ")[0]) for text in unsorted if "MiB" in text)
     assert len(sizes) == 3
-    assert table.locator("thead th").nth(memory - 1).get_attribute("aria-sort") == "ascending"
+    heading.click()
+    # The table is drawn anew after the click has returned, so that its state is waited for.
+    blank = ["–"] * (len(unsorted) - len(sizes))
+    expect(column(memory)).to_have_text([*blank, *(f"{size} MiB" for size in sizes)])
+    expect(heading).to_have_attribute("aria-sort", "ascending")
     home.get_by_label("Filter").first.fill("glnet")
-    assert column(1) == ["glnet-collaborative"]
+    expect(column(1)).to_have_text(["glnet-collaborative"])
 
 
 def test_a_print_holds_the_figure(chromium: Browser, written: Path) -> None:
