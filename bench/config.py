@@ -42,8 +42,9 @@ class Compute:
     """Loader processes that cut the training views; 0 = the training process itself. Does not
     change the result."""
     jobs: int = 1
-    """Runs whose memory is measured at once. More than one is for a card that has room for them all
-    and whose NVML tells what each process holds; on a CPU they are in each other's way."""
+    """Runs whose memory is measured at once, each in a process of its own; the device has to have
+    room for them all, and a card's NVML to tell what each process holds. Latency is taken of one
+    after another, whatever this is."""
 
 
 @dataclass(frozen=True, config=_STRICT)

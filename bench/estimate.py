@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from bench import record, stage
+from bench.cards import blas_bytes, card_for, has_tf32
 from bench.config import (
     PARAMS,
     Model,
@@ -271,7 +272,6 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
         kept: gets events and their categories (`Booking.timeline`), by phase.
     """
     from bench.memory import Booking, predict_memory, predict_training
-    from bench.memory.cards import blas_bytes, has_tf32
 
     method = lowered(load(question.model.method), question.precision, question.training)
 
@@ -317,8 +317,6 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
 
 def known_card(name: str) -> Any:
     """What the card `name` holds besides: from this project's own records of it, else assumed."""
-    from bench.memory.cards import card_for
-
     found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
     return card_for(name, [one.values for one in found if one.status == "ok"])
 

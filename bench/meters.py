@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.cards import blas_bytes
 from bench.config import Suite
 from bench.isolated import Tell, host_limit_bytes
 from bench.memory import (
@@ -20,7 +21,6 @@ from bench.memory import (
 )
 from bench.memory.account import account
 from bench.memory.booking import bytes_of
-from bench.memory.cards import blas_bytes
 from bench.memory.course import course
 from bench.trained import Line, device_facts, open_run, set_up
 

@@ -26,6 +26,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from bench.config import Run, Suite, read_suite
 from bench.memory import predict_memory
 from bench.method import load, spec_of
+from bench.spread import spread
 
 MB = 2**20
 """The paper read gpustat, whose MB are MiB."""
@@ -179,11 +180,15 @@ def published_rows(
         for run in suite.runs.values():
             if run.published in known:
                 answers.setdefault(str(run.published), (suite, run))
-    before = {row.row: row for row in worked_out if row.network not in variant}
-    return [
-        before.get(key) or _row(*answer, float(known[key]), variant)
+    rows = {row.row: row for row in worked_out if row.network not in variant}
+    tasks = {
+        key: (*answer, float(known[key]), variant)
         for key, answer in answers.items()
-    ]
+        if key not in rows
+    }
+    title = "explain what is published"
+    rows |= zip(tasks, spread(_row, list(tasks.values()), title, "row"), strict=True)
+    return [rows[key] for key in answers]
 
 
 def _row(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import paper_memory, record, stage
-from bench.config import Suite, read_suite
+from bench.config import Run, Suite, read_suite
 from bench.memory import DEFINITIONS, predict_memory
 from bench.method import check_strategy, load, spec_of
+from bench.spread import spread
 from bench.tiles import Box, grid
 
 SUITE = Path("suites/deepglobe.yaml")
@@ -40,28 +41,28 @@ RESULT = record.RESULTS / "predict.json"
 def predict(suite: Suite, size: tuple[int, int], classes: int) -> dict[str, dict[str, Any]]:
     """Peak memory on a CUDA device of every run of a suite, for an image of `size` (H, W) px, by
     run."""
-    runs: dict[str, dict[str, Any]] = {}
-    bar = stage.progress(len(suite.runs), "predict memory", "run")
-    for name, run in suite.runs.items():
-        model = suite.models[run.model]
-        check_strategy(name, run, model)
-        spec = spec_of(run.model, model, run)
-        method = load(model.method)
-        begun = time.perf_counter()
-        result = predict_memory(
-            method, method.strategies[run.strategy], spec, classes, size, "cuda", tf32=True
-        )
-        runs[name] = {
-            **asdict(result),
-            "method": model.method,
-            "network": getattr(spec, "network", model.method),
-            "strategy": run.strategy,
-            "published": run.published,
-            "seconds": time.perf_counter() - begun,
-        }
-        bar.update()
-    bar.close()
-    return runs
+    tasks = [(suite, name, size, classes) for name in suite.runs]
+    return dict(zip(suite.runs, spread(_predicted, tasks, "predict memory", "run"), strict=True))
+
+
+def _predicted(suite: Suite, name: str, size: tuple[int, int], classes: int) -> dict[str, Any]:
+    run = suite.runs[name]
+    model = suite.models[run.model]
+    check_strategy(name, run, model)
+    spec = spec_of(run.model, model, run)
+    method = load(model.method)
+    begun = time.perf_counter()
+    result = predict_memory(
+        method, method.strategies[run.strategy], spec, classes, size, "cuda", tf32=True
+    )
+    return {
+        **asdict(result),
+        "method": model.method,
+        "network": getattr(spec, "network", model.method),
+        "strategy": run.strategy,
+        "published": run.published,
+        "seconds": time.perf_counter() - begun,
+    }
 
 
 def scale(suite: Suite, names: Sequence[str], classes: int) -> dict[str, list[dict[str, int]]]:
@@ -70,32 +71,27 @@ def scale(suite: Suite, names: Sequence[str], classes: int) -> dict[str, list[di
 
     A strategy that works by patches is worked out up to `MOST_PATCHES`; of larger images only the
     number of patches is told, since every further one costs what those before cost."""
-    found: dict[str, list[dict[str, int]]] = {}
-    bar = stage.progress(len(names) * len(SIDES_PX), "predict growth", "size")
-    for name in names:
-        run = suite.runs[name]
-        model = suite.models[run.model]
-        spec = spec_of(run.model, model, run)
-        method = load(model.method)
-        strategy = method.strategies[run.strategy]
-        found[name] = []
-        for side in SIDES_PX:
-            patches = len(_grid(spec, side)) if run.strategy in BY_PATCHES else 0
-            found[name].append({"side_px": side, "patches": patches})
-            bar.update()
-            if patches > MOST_PATCHES:
-                continue
-            result = predict_memory(method, strategy, spec, classes, (side, side), "cuda")
-            found[name][-1].update(
-                {
-                    "device_bytes": result.device_bytes,
-                    "reserved_bytes": result.reserved_bytes or 0,
-                    "host_bytes": result.host_bytes,
-                    "flops": result.flops,
-                }
-            )
-    bar.close()
-    return found
+    tasks = [(suite, suite.runs[name], side, classes) for name in names for side in SIDES_PX]
+    found = iter(spread(_grown, tasks, "predict growth", "size"))
+    return {name: [next(found) for _ in SIDES_PX] for name in names}
+
+
+def _grown(suite: Suite, run: Run, side: int, classes: int) -> dict[str, int]:
+    model = suite.models[run.model]
+    spec = spec_of(run.model, model, run)
+    patches = len(_grid(spec, side)) if run.strategy in BY_PATCHES else 0
+    row = {"side_px": side, "patches": patches}
+    if patches > MOST_PATCHES:
+        return row
+    method = load(model.method)
+    strategy = method.strategies[run.strategy]
+    result = predict_memory(method, strategy, spec, classes, (side, side), "cuda")
+    return row | {
+        "device_bytes": result.device_bytes,
+        "reserved_bytes": result.reserved_bytes or 0,
+        "host_bytes": result.host_bytes,
+        "flops": result.flops,
+    }
 
 
 def _grid(spec: Any, side: int) -> list[Box]:

@@ -6,7 +6,7 @@ where a method can do as its released code does, once as meant and once as relea
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bench import record, stage
 from bench.config import Run, Suite, read_suite
 from bench.memory import DEFINITIONS, predict_memory
 from bench.method import check_strategy, load, spec_of
+from bench.spread import spread
 
 RESULT = record.RESULTS / "successors.json"
 
@@ -61,32 +62,32 @@ def cases(place: Place) -> Iterator[tuple[str, Suite, str, Run]]:
             yield name, suite, done, one
 
 
-def predict(place: Place) -> list[dict[str, Any]]:
-    """Peak memory of every method at a place, once for each way that it can be done."""
-    found = []
-    for name, suite, done, run in cases(place):
-        model = suite.models[run.model]
-        check_strategy(name, run, model)
-        method = load(model.method)
-        spec = spec_of(run.model, model, run)
-        begun = time.perf_counter()
-        size = (place.side_px, place.side_px)
-        strategy = method.strategies[run.strategy]
-        result = predict_memory(method, strategy, spec, place.classes, size, "cuda", tf32=True)
-        found.append(
-            {
-                **asdict(result),
-                "dataset": place.dataset,
-                "side_px": place.side_px,
-                "run": name,
-                "method": model.method,
-                "done": done,
-                "strategy": run.strategy,
-                "published": run.published,
-                "seconds": time.perf_counter() - begun,
-            }
-        )
-    return found
+def predict(places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Peak memory of every method at every place, once for each way that it can be done."""
+    tasks = [(place, *case) for place in places for case in cases(place)]
+    return spread(_predicted, tasks, "predict successors", "way")
+
+
+def _predicted(place: Place, name: str, suite: Suite, done: str, run: Run) -> dict[str, Any]:
+    model = suite.models[run.model]
+    check_strategy(name, run, model)
+    method = load(model.method)
+    spec = spec_of(run.model, model, run)
+    begun = time.perf_counter()
+    size = (place.side_px, place.side_px)
+    strategy = method.strategies[run.strategy]
+    result = predict_memory(method, strategy, spec, place.classes, size, "cuda", tf32=True)
+    return {
+        **asdict(result),
+        "dataset": place.dataset,
+        "side_px": place.side_px,
+        "run": name,
+        "method": model.method,
+        "done": done,
+        "strategy": run.strategy,
+        "published": run.published,
+        "seconds": time.perf_counter() - begun,
+    }
 
 
 def ways(run: Run, spec: Any) -> dict[str, Run]:
@@ -103,12 +104,7 @@ def ways(run: Run, spec: Any) -> dict[str, Run]:
 def work(arguments: argparse.Namespace) -> None:
     """Predict the device memory of every ultra-high-resolution method at 2448 x 2448 and
     5000 x 5000 px, without a device."""
-    rows: list[dict[str, Any]] = []
-    bar = stage.progress(len(PLACES), "predict successors", "size")
-    for place in PLACES:
-        rows += predict(place)
-        bar.update()
-    bar.close()
+    rows = predict(PLACES)
     record.write(
         RESULT,
         record.Record(

@@ -12,14 +12,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from bench.errors import Refusal
+
+if TYPE_CHECKING:  # torch takes seconds to import, and who only looks at pictures does not need it
+    from torch import Tensor
 
 PREPARED = Path("data/prepared")
 UNLABELLED = 255
@@ -85,9 +87,9 @@ class Dataset:
             )
         return list(self.splits[split])
 
-    def read(
+    def arrays(
         self, id: str, window: tuple[int, int, int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """One image and its label, or a window of both, in memory.
 
         Args:
@@ -112,14 +114,25 @@ class Dataset:
             image, label = image[place], label[place]
         image, label = np.array(image), np.array(label)
         check_values(label, len(self.classes), self._file("labels", id))
+        return image, label
+
+    def read(
+        self, id: str, window: tuple[int, int, int, int] | None = None
+    ) -> "tuple[Tensor, Tensor]":
+        """As `arrays`, as tensors."""
+        import torch
+
+        image, label = self.arrays(id, window)
         return torch.from_numpy(image), torch.from_numpy(label)
 
-    def mapped(self, id: str) -> tuple[Tensor, Tensor]:
+    def mapped(self, id: str) -> "tuple[Tensor, Tensor]":
         """As `read`, but pixels come from the disk when they are touched, and only those; for
         training, which looks at a patch.
 
         Values are not checked (`prepare` has done that). What is written into the tensors does not
         reach the file. The memory is given back with the last tensor that looks at it."""
+        import torch
+
         image, label = self._arrays(id)
         return torch.from_numpy(image), torch.from_numpy(label)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bench.cards import CARDS, card_for
 from bench.memory.booking import Event
 from bench.memory.caching import (
     CachingAllocator,
@@ -12,7 +13,6 @@ from bench.memory.caching import (
     round_size,
     segment_size,
 )
-from bench.memory.cards import CARDS, card_for
 
 KIB, MIB = 2**10, 2**20
 

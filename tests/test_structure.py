@@ -13,11 +13,11 @@ CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning"
 BELOW_STAGES = CONTRACT | {
     f"bench.{name}"
     for name in (
+        "cards",
         "isolated",
         "latency",
         "learnt",
         "memory",
-        "memory.cards",
         "meters",
         "metrics",
         "noise",
@@ -26,6 +26,7 @@ BELOW_STAGES = CONTRACT | {
         "parity.formulas",
         "parity.golden",
         "record",
+        "spread",
         "stage",
         "standing",
         "trained",
@@ -69,7 +70,6 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.caching": {"bench.memory.booking"},
     "bench.memory.card": set(),
     "bench.memory.course": {"bench.memory.booking"},
-    "bench.memory.cards": set(),
     "bench.memory.prediction": {
         f"bench.{name}"
         for name in (
@@ -87,20 +87,22 @@ ALLOWED: dict[str, set[str]] = {
     "bench.memory.rules_cuda": {"bench.memory.booking"},
     "bench.estimate": {"bench.report.style", *BELOW_STAGES}
     | {f"bench.memory.{name}" for name in ("booking", "prediction")},
+    "bench.cards": set(),
     "bench.meters": {
+        "bench.cards",
         "bench.config",
         "bench.isolated",
         "bench.memory",
         "bench.memory.account",
         "bench.memory.booking",
-        "bench.memory.cards",
         "bench.memory.course",
         "bench.trained",
     },
     "bench.parity.check": {"bench.parity.golden"},
     "bench.parity.formulas": set(),
     "bench.parity.golden": set(),
-    "bench.paper_memory": {"bench.config", "bench.memory", "bench.method"},
+    "bench.paper_memory": {"bench.config", "bench.memory", "bench.method", "bench.spread"},
+    "bench.spread": {"bench.stage"},
     "bench.pace": {"bench.memory.prediction", *BELOW_STAGES},
     "bench.steps": {
         *BELOW_STAGES,

@@ -73,7 +73,7 @@ def test_released_idle_weights_are_a_prediction_of_their_own(
     monkeypatch.chdir(ROOT)
     small = [one for one in lines(PLACES[0]) if one[0] in ("isdnet", "pointrend")]
     monkeypatch.setattr("bench.successors.lines", lambda place: small)
-    found = predict(Place("DeepGlobe", 256, 7, "deepglobe"))
+    found = predict([Place("DeepGlobe", 256, 7, "deepglobe")])
     assert [(one["run"], one["done"]) for one in found] == [
         ("isdnet", "as meant"),
         ("isdnet", "as released"),

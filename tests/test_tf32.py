@@ -10,10 +10,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import card, record
+from bench.cards import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory import predict_memory
 from bench.memory.booking import Booking, tensors_of
 from bench.memory.caching import play
-from bench.memory.cards import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory.rules_cuda import CUDA, TF32
 from bench.method import load, spec_of
 from bench.record import Record

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench import metrics, stage
 from bench.config import read_suite
@@ -193,31 +192,32 @@ def _figures(
     worked: Worked,
     chapters: Sequence[Chapter],
     meter: str,
-) -> dict[str, Figure]:
-    """Every static figure by its name."""
+) -> dict[str, figures.Drawing]:
+    """What draws each static figure, by its name; what takes longest comes first."""
     runs, where = frames.runs, words.where(frames.runs, inputs.records())
     size = memory_page.paper_size(inputs)
-    return {
-        "accuracy_memory": tradeoff.accuracy_memory(runs, meter, where),
-        **{
-            f"figure1{letter}_{one.name}": figure1.figure(
-                letter, runs[runs.dataset == one.name], meter, where
-            )
-            for one in chapters
-            for letter, _ in figure1.PANELS
-        },
-        "paper_memory": figures.paper_memory(worked.papers, size),
-        "training": figures.training(inputs.trainings),
-        **({"paper_model": figures.paper_model(worked.explained)} if len(worked.explained) else {}),
-        **({"on_card": on_card.figure(worked.on_card)} if len(worked.on_card) else {}),
-        **({"growth": growth.figure(worked.growing)} if len(worked.growing) else {}),
-        **(
-            {"published": figures.published(frames.verdicts)}
-            if _has_memory(frames.verdicts)
-            else {}
-        ),
-        **{f"seeds_{c.name}": seeds.figure(c.seeded, c.ceilings) for c in chapters if c.seeded},
+    drawn: dict[str, figures.Drawing] = {
+        "training": partial(figures.training, inputs.trainings),
+        "accuracy_memory": partial(tradeoff.accuracy_memory, runs, meter, where),
+        "paper_memory": partial(figures.paper_memory, worked.papers, size),
     }
+    if len(worked.on_card):
+        drawn["on_card"] = partial(on_card.figure, worked.on_card)
+    if len(worked.growing):
+        drawn["growth"] = partial(growth.figure, worked.growing)
+    if len(worked.explained):
+        drawn["paper_model"] = partial(figures.paper_model, worked.explained)
+    if _has_memory(frames.verdicts):
+        drawn["published"] = partial(figures.published, frames.verdicts)
+    for one in chapters:
+        own = runs[runs.dataset == one.name]
+        for letter, _ in figure1.PANELS:
+            drawn[f"figure1{letter}_{one.name}"] = partial(
+                figure1.figure, letter, own, meter, where
+            )
+        if one.seeded:
+            drawn[f"seeds_{one.name}"] = partial(seeds.figure, one.seeded, one.ceilings)
+    return drawn
 
 
 def _write_sheets(folder: Path, chapters: Sequence[Chapter]) -> None:

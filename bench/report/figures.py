@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -20,6 +23,7 @@ from bench.files import write_bytes
 from bench.record import Record
 from bench.report import style
 
+Drawing = Callable[[], Figure]
 GIB = 2**30
 # Hollow, so that it is seen around a prediction that hits it.
 _PUBLISHED: dict[str, Any] = {
@@ -31,6 +35,12 @@ _PUBLISHED: dict[str, Any] = {
     "zorder": 4,
 }
 COLUMNS = 4
+PNG_DPI = 200
+_CANVASES: Mapping[str, Any] = {
+    "svg": FigureCanvasSVG,
+    "png": FigureCanvasAgg,
+    "pdf": FigureCanvasPdf,
+}
 _NO_DATES: dict[str, dict[str, None]] = {
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
     "png": {"Software": None},
@@ -45,18 +55,21 @@ def render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # it has done its work, and every file would do it again
         for kind in kinds:
+            if kind == "png":
+                figure.set_dpi(PNG_DPI)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATES[kind])
+            # Not savefig, which draws once for nothing before it draws.
+            getattr(_CANVASES[kind](figure), f"print_{kind}")(buffer, metadata=_NO_DATES[kind])
             files[kind] = buffer.getvalue()
     return files
 
 
 @contextmanager
-def written(drawings: Mapping[str, Figure], folder: Path) -> Iterator[None]:
-    """Make files of figures, NAME.KIND below `folder`, while the block does something else; they
-    are there at its end. The curves of training have no PDF: too many points for it.
+def written(drawings: Mapping[str, Drawing], folder: Path) -> Iterator[None]:
+    """Draw figures and make files of them, NAME.KIND below `folder`, while the block does something
+    else; they are there at its end. The curves of training have no PDF: too many points for it.
 
-    Processes are forked that have the figures already, so this is for a program with one thread;
+    Processes are forked that have what is drawn already, so this is for a program with one thread;
     where there is no fork, or only one core, the files are made first."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if "fork" not in get_all_start_methods() or cores < 2 or sys.platform != "linux":
@@ -74,10 +87,10 @@ def written(drawings: Mapping[str, Figure], folder: Path) -> Iterator[None]:
         under_way.get()
 
 
-_inherited: tuple[Mapping[str, Figure], Path]
+_inherited: tuple[Mapping[str, Drawing], Path]
 
 
-def _inherit(drawings: Mapping[str, Figure], folder: Path) -> None:
+def _inherit(drawings: Mapping[str, Drawing], folder: Path) -> None:
     global _inherited
     _inherited = drawings, folder
 
@@ -86,9 +99,9 @@ def _write_inherited(name: str) -> None:
     _write(*_inherited, name)
 
 
-def _write(drawings: Mapping[str, Figure], folder: Path, name: str) -> None:
+def _write(drawings: Mapping[str, Drawing], folder: Path, name: str) -> None:
     kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
-    for kind, content in render(drawings[name], kinds).items():
+    for kind, content in render(drawings[name](), kinds).items():
         write_bytes(folder / f"{name}.{kind}", content)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.memory.cards import blas_bytes
+from bench.cards import blas_bytes
 from bench.record import Record
 from bench.report import style
 from bench.report.paper import MB, published

@@ -62,8 +62,8 @@ def scene(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Scene:
     Raises:
         Refusal: a prediction does not fit its label.
     """
-    image_tensor, label_tensor = dataset.read(name)
-    photo, truth = image_tensor.permute(1, 2, 0).numpy(), label_tensor.numpy()
+    image, truth = dataset.arrays(name)
+    photo = image.transpose(1, 2, 0)
     colours = _palette(dataset)
     small = _shrunk(photo, Image.Resampling.BOX)
     small_truth = _shrunk(truth, Image.Resampling.NEAREST)

@@ -10,24 +10,24 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
-from torch import Tensor
 
 from bench import metrics
 from bench.files import write_bytes
-from bench.method import Sight, sights
 from bench.report import layers, panels, style
 from bench.report.gather import Entry, Inputs
 from bench.report.layers import Colour, Layer, Pixels
 from bench.report.site import Site
 from bench.report.table import scene_miou
-from bench.tiles import shrink_image
 from data.dataset import UNLABELLED, Dataset
+
+if TYPE_CHECKING:  # imports torch, which is not awaited before the figures are under way
+    from bench.method import Sight
 
 RIGHT, WRONG, NEITHER = range(3)
 """Pixels of an error map; neither: unlabelled, or of a class that no mean counts."""
@@ -85,8 +85,7 @@ def _write(
     scene: str,
     scenes: Sequence[str],
 ) -> Page:
-    image, label = dataset.read(scene)
-    truth = label.numpy()
+    image, truth = dataset.arrays(scene)
     colours = _colours(dataset)
     root = site.folder / suite / "scenes"
     shutil.rmtree(root / scene, ignore_errors=True)  # runs that the suite no longer has
@@ -120,7 +119,7 @@ def _write(
     content = {
         "width": truth.shape[1],
         "height": truth.shape[0],
-        "image": asdict(picture("image", image.permute(1, 2, 0).numpy())),
+        "image": asdict(picture("image", image.transpose(1, 2, 0))),
         "label": asdict(picture("label", _numbers(truth, dataset), colours)),
         "methods": methods,
     }
@@ -178,8 +177,10 @@ def _classes(dataset: Dataset, truth: Pixels, colours: Sequence[Colour]) -> list
     ]
 
 
-def _sights(entry: Entry, image: Tensor, root: Path, scene: str) -> list[dict[str, Any]]:
+def _sights(entry: Entry, image: Pixels, root: Path, scene: str) -> list[dict[str, Any]]:
     """What the run's network was given; of a shrunk image the very pixels."""
+    from bench.method import sights
+
     height, width = image.shape[-2:]
     return [
         {
@@ -192,7 +193,7 @@ def _sights(entry: Entry, image: Tensor, root: Path, scene: str) -> list[dict[st
     ]
 
 
-def _in_words(sight: Sight, height: int, width: int) -> str:
+def _in_words(sight: "Sight", height: int, width: int) -> str:
     box = sight.boxes[0]
     rows, columns = sight.input_px
     size = f"{columns} × {rows} px"
@@ -207,7 +208,7 @@ def _in_words(sight: Sight, height: int, width: int) -> str:
     return f"{count} {sight.what} {how}"
 
 
-def _shrunk(sight: Sight, image: Tensor, root: Path, scene: str) -> str | None:
+def _shrunk(sight: "Sight", image: Pixels, root: Path, scene: str) -> str | None:
     """Address of the shrunk image that the network is given, or nothing where it is not shrunk.
 
     A PNG, so that every pixel is what it was for the network.
@@ -217,6 +218,10 @@ def _shrunk(sight: Sight, image: Tensor, root: Path, scene: str) -> str | None:
         return None
     name = f"{scene}/given-{sight.input_px[1]}x{sight.input_px[0]}.png"
     if not (root / name).exists():
-        small = shrink_image(image, sight.input_px).permute(1, 2, 0).numpy()
+        import torch
+
+        from bench.tiles import shrink_image
+
+        small = shrink_image(torch.from_numpy(image), sight.input_px).permute(1, 2, 0).numpy()
         write_bytes(root / name, panels.png(Image.fromarray(small)))
     return quote(name)
