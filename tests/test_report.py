@@ -480,7 +480,7 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
     assert "cannot tell 2 of the others from it: global, rival." in small["Most accurate"]
     assert "GLNet wins" in great["GLNet"]
     assert "collaborative beats rival by" in great["GLNet"]
-    assert "Lending features pays here" in great["Its branches"]
+    assert "Joining its branches pays here" in great["Its branches"]
     assert "cannot tell" not in great["Most accurate"]
     assert (
         "Of 3 trained runs 0 beat it, 2 are beaten by it, and the data cannot tell 1"

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from bench.config import Model, Run, Training, read_suite
 from bench.record import Record
-from bench.report import successors
+from bench.report import bootstrap, successors
 from bench.report.gather import Entry
 from bench.report.paper import published
 from bench.report.successors_memory import KNOWN, memory, verdict
@@ -173,6 +173,16 @@ def test_a_run_that_has_not_learnt_is_asked_for_no_ranking() -> None:
     }
     said = successors.sentences(found, successors.released([]), memory(None))
     assert said[1].startswith("2 are not asked")
+
+
+def test_who_says_the_same_everywhere_has_not_learnt() -> None:
+    same = entry("i", "isdnet", "whole", [[[10, 0], [10, 0]]] * 12)
+    assert bootstrap.one_answer(successors.sample(same)) == pytest.approx(0.25)
+    assert bootstrap.one_answer(successors.sample(GLNET)) == pytest.approx(0.25)
+    found = successors.ranking([GLNET, same, FCTL])
+    told = {(row.better, row.worse): row.verdict for row in found.itertuples()}
+    assert told[("ISDNet", "GLNet G<->L")] == told[("FCtL", "ISDNet")] == successors.UNLEARNT
+    assert told[("FCtL", "GLNet G<->L")] == "is turned round"
 
 
 def test_released_and_meant_are_compared_where_they_differ_in_nothing_else() -> None:

@@ -13,7 +13,7 @@ The interval holds the middle 95 % of 10,000 draws. What it cannot say: `limits`
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -140,6 +140,14 @@ def comparable(first: Sample, second: Sample) -> bool:
 def miou(one: Sample, definition: Definition | None = None) -> float:
     """The result itself: mIoU over all scenes, 0..1, the mean over seeds."""
     return float(_mious(one, one.matrices.sum(1), definition).mean())
+
+
+def one_answer(one: Sample) -> float:
+    """mIoU on the same scenes of the best single class said everywhere, 0..1: what nobody has to
+    learn."""
+    counts = one.matrices.sum(-1, keepdims=True)
+    says = np.eye(len(one.classes), dtype=counts.dtype)
+    return max(miou(replace(one, matrices=counts * answer)) for answer in says)
 
 
 def mious(one: Sample, definition: Definition | None = None) -> Shares:

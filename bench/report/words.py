@@ -250,7 +250,7 @@ def _most(frame: pd.DataFrame) -> Any:
 
 
 def _lending(ours: pd.DataFrame, pairs: Pairs) -> list[Finding]:
-    """Whether GLNet's branches gain from one another."""
+    """Whether GLNet's branches are better together."""
     together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
     alone = ours[ours.strategy.isin(["global", "local"])]
     if together.empty or alone.empty:
@@ -261,7 +261,8 @@ def _lending(ours: pd.DataFrame, pairs: Pairs) -> list[Finding]:
     if found is not None and found.told:
         pays = "pays" if found.value > 0 else "costs accuracy"
     said = _apart(both, one) if found is None else sentence(found)
-    text = f"Lending features {pays} here, against the better of its branches alone: {said}."
+    # Not "lending": the best run may be one in which the aggregation alone joins them.
+    text = f"Joining its branches {pays} here, against the better of them alone: {said}."
     return [Finding("Its branches", text)]
 
 
