@@ -3,6 +3,7 @@ sentence."""
 
 import argparse
 import errno
+import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -61,6 +62,8 @@ def in_one_sentence(work: Callable[[], None]) -> None:
         sys.exit(f"error: {error.strerror or error}{place}.")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.freeze()  # else the interpreter, at its end, goes through all that torch made: a second
 
 
 def require_root(here: Path = Path()) -> None:

@@ -31,6 +31,7 @@ from glnet.stencil import (
     Stencil,
     inner,
     inside,
+    mix,
     mixing_of,
     resizing,
     shrunk,
@@ -284,7 +285,7 @@ class Sampler(nn.Module):
             seen = [
                 shrinking @ taps(resizing(cells, full, map), n) for cells, full, shrinking in axes
             ]
-            return spread(F.conv2d(map, cast(Tensor, mixing)), *seen)
+            return spread(mix(map, cast(Tensor, mixing)), *seen)
 
         smooth1 = lent(self.first, given[1], 1) + self.bias1[:, None, None]
         smooth2 = lent(self.both, given[1], 2) + lent(self.second, given[2], 1)

@@ -48,14 +48,14 @@ class _Ringed(nn.Module):
 
         def together(kernels: Tensor) -> Tensor:
             # A kernel of its own for each distance to the border: these become channels.
-            return kernels.flatten(end_dim=-4).contiguous()
+            return kernels.flatten(end_dim=-4).contiguous(memory_format=torch.channels_last)
 
         self.register_buffer("top", together(derivative[first, middle, :, :, near, :]))
         self.register_buffer("bottom", together(derivative[last, middle, :, :, far, :]))
         self.register_buffer("left", together(derivative[middle, first, :, :, :, near].mT))
         self.register_buffer("right", together(derivative[middle, last, :, :, :, far].mT))
         corners = [
-            together(derivative[rows, columns, :, :, up, along]).flatten(1)
+            derivative[rows, columns, :, :, up, along].flatten(end_dim=-4).flatten(1)
             for rows, up in ((first, near), (last, far))
             for columns, along in ((first, near), (last, far))
         ]
@@ -70,18 +70,19 @@ class _Ringed(nn.Module):
         self, out: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
     ) -> Tensor:
         """Write the ring of `out` (N, M, H, W), from the outermost 2 n - 1 rows and columns of what
-        goes in: (N, C, 2 n - 1, W), (N, C, H, 2 n - 1)."""
+        goes in: (N, C, 2 n - 1, W), and laid on their sides, (N, C, 2 n - 1, H)."""
         n, ring, reach = self.n, self.n - 1, self.least
 
         def along(strip: Tensor, kernels: Tensor) -> Tensor:
+            strip = strip.contiguous(memory_format=torch.channels_last)
             found = F.conv2d(strip, kernels, padding=(0, n))[:, :, 0]
             found = _split(found, 1, (ring, self.channels)).transpose(1, 2)
             return found if self.bias is None else found + self.bias[:, None, None]
 
         out[..., :ring, :] = along(top, self.top)
         out[..., -ring:, :] = along(bottom, self.bottom)
-        out[..., :ring] = along(left.mT.contiguous(), self.left).mT
-        out[..., -ring:] = along(right.mT.contiguous(), self.right).mT
+        out[..., :ring] = along(left, self.left).mT
+        out[..., -ring:] = along(right, self.right).mT
         first, last = slice(ring), slice(-ring, None)
         ends = [(rows, columns) for rows in (first, last) for columns in (first, last)]
         blocks = (top[..., :reach], top[..., -reach:], bottom[..., :reach], bottom[..., -reach:])
@@ -118,8 +119,8 @@ class Stencil(_Ringed):
         if self.n < 2:
             return out
         reach = self.least
-        edges = map[..., :reach, :], map[..., -reach:, :], map[..., :reach], map[..., -reach:]
-        return self.put_ring(out, *edges)
+        edges = [(one[..., :reach, :], one[..., -reach:, :]) for one in (map, map.mT)]
+        return self.put_ring(out, *edges[0], *edges[1])
 
 
 SIGNS = ((1, 0), (1, 1), (1, -1), (0, -1))
@@ -197,16 +198,17 @@ class Enlarged(_Ringed):
         Returns:
             (N, M, H, W).
         """
-        out = spread(F.conv2d(map, self.mixing), taps(rows, self.n), taps(columns, self.n))
+        out = spread(mix(map, self.mixing), taps(rows, self.n), taps(columns, self.n))
         if self.n < 2:
             return out
         reach = self.least
+        map = map.contiguous()  # else each channel is copied and multiplied by itself
         return self.put_ring(
             out,
             rows[:reach] @ map @ columns.T,
             rows[-reach:] @ map @ columns.T,
-            rows @ (map @ columns[:reach].T),
-            rows @ (map @ columns[-reach:].T),
+            columns[:reach] @ map.mT @ rows.T,
+            columns[-reach:] @ map.mT @ rows.T,
         )
 
 
@@ -221,6 +223,12 @@ def mixing_of(chain: Chain) -> Tensor:
     (M taps taps, C, 1, 1), a column's taps together."""
     kernel = inner(chain)
     return kernel.permute(0, 3, 2, 1).reshape(-1, kernel.shape[1], 1, 1)
+
+
+def mix(map: Tensor, mixing: Tensor) -> Tensor:
+    """A 1 x 1 convolution as the matrix product that it is, whose channels come one after another
+    in memory, as `spread` wants them: (N, C, h, w) -> (N, M taps taps, h, w)."""
+    return _split(mixing.flatten(1) @ map.flatten(2), 2, map.shape[2:])
 
 
 def spread(mixed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
