@@ -43,8 +43,8 @@ class Compute:
     change the result."""
     jobs: int = 1
     """Runs whose memory is measured at once, each in a process of its own; the device has to have
-    room for them all, and a card's NVML to tell what each process holds. Latency is taken of one
-    after another, whatever this is."""
+    room for them all, and a card's NVML to tell what each process holds. They share `threads`.
+    Latency is taken of one after another, with all threads, whatever this is."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.validation": {"bench.method", "bench.metrics", *READER},
     "bench.isolated": {"bench.record"},
     "bench.large": {"bench.large.job", "bench.large.predict_file"},
-    "bench.latency": {"bench.config", "bench.isolated", "bench.method"},
+    "bench.latency": {"bench.config", "bench.isolated", "bench.method", "bench.trained"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
     },
