@@ -42,9 +42,15 @@ class Compute:
     """Loader processes that cut the training views; 0 = the training process itself. Does not
     change the result."""
     jobs: int = 1
-    """Runs whose memory is measured at once, each in a process of its own; the device has to have
-    room for them all, and a card's NVML to tell what each process holds. They share `threads`.
-    Latency is taken of one after another, with all threads, whatever this is."""
+    """Runs that are evaluated at once, and whose memory is measured at once, each in a process of
+    its own; the device has to have room for them all, and a card's NVML to tell what each process
+    holds. They share `threads`. Training is one after another, and so is the taking of latency,
+    with all threads, whatever this is."""
+
+    def shared(self, jobs: int) -> "Compute":
+        """For each of so many processes at once: its part of the threads. With more threads than
+        cores, each waits for one that does not run: up to three times as long as in turn."""
+        return replace(self, threads=max(1, self.threads // jobs))
 
 
 @dataclass(frozen=True, config=_STRICT)

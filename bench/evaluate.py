@@ -1,127 +1,44 @@
 """Stage `evaluate`: the table `runs` -> of each line a confusion matrix a scene, and the predicted
-labels; of a model with several seeds the matrices of all, and the labels of the first."""
+labels."""
 
 import argparse
-import io
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from PIL import Image
-from torch import Tensor
 
 from bench import record, stage, standing
 from bench.config import Suite, read_suite
-from bench.errors import out_of_memory
-from bench.files import file_sha256, write_bytes
-from bench.memory import clock
-from bench.metrics import confusion
-from bench.trained import Line, device_facts, open_run, set_up
+from bench.spread import spread
 
-Splits = dict[str, dict[str, list[list[int]]]]
-"""Confusion matrix (K + 1, K) by split and scene."""
+PRELOAD = ("bench.evaluation", "segmentation_models_pytorch")
 
 
-def evaluate(suite: Suite, name: str) -> record.Record:
-    """Predict every image of the suite's splits at its own resolution; keep what was predicted for
-    `test`."""
-    line = open_run(suite, name)
-    pictures = record.RESULTS / suite.suite / "predictions" / name
-    device = set_up(suite.compute)
-    dataset = line.dataset
-    seeds = [one.seed for one in line.model.trainings]
-    by_seed: dict[int, Splits] = {}
-    seconds: dict[str, float] = {}
-    status: record.Status = "ok"
-    reason = None
-    try:
-        images = sum(len(dataset.ids(split)) for split in suite.splits)
-        bar = stage.progress(images * len(seeds), name, "image")
-        for seed in seeds:
-            network = line.network(device, seed)
-            first = seed == seeds[0]
-            splits, took = _count(
-                suite, line, network, device, pictures if first else None, bar.update
-            )
-            by_seed[seed] = splits
-            seconds = seconds or took
-        bar.close()
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        status, reason = "oom", str(error).split("\n", 1)[0]
-        pictures.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
-    return record.Record(
-        stage="evaluate",
-        name=name,
-        settings=line.settings,
-        status=status,
-        reason=reason,
-        values={
-            "dataset": dataset.name,
-            "classes": list(dataset.classes),
-            "ignored": list(dataset.ignored),
-            "rare": list(dataset.rare),
-            "ceilings": dict(dataset.ceilings),
-            "splits": by_seed[seeds[0]] if status == "ok" else {},
-            **(record.other_seeds(by_seed) if status == "ok" else {}),
-            "definition": (
-                "pixels by true class (rows; the last one: unlabelled) and predicted class "
-                "(columns), at the image's own resolution"
-            ),
-        },
-        provenance=record.provenance(
-            seed=seeds[0],
-            data_sha256=file_sha256(dataset.root / "dataset.json"),
-            seconds=seconds,
-            **device_facts(device, suite.compute),
-        ),
+def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
+    """Evaluate several runs, as many at once as the suite says, and write their records."""
+    jobs = min(suite.compute.jobs, len(names))
+    return spread(
+        _evaluate,
+        [(suite, name, jobs) for name in names],
+        "evaluate",
+        "run",
+        jobs=jobs,
+        preload=PRELOAD,
     )
 
 
-def _count(
-    suite: Suite,
-    line: Line,
-    network: torch.nn.Module,
-    device: torch.device,
-    pictures: Path | None,
-    done: Callable[[], Any],
-) -> tuple[Splits, dict[str, float]]:
-    """Confusion matrices of all scenes, and seconds a scene; labels of `test` go to `pictures`."""
-    dataset = line.dataset
-    palette = [channel for colour in dataset.palette for channel in colour]
-    splits: Splits = {split: {} for split in suite.splits}
-    seconds: dict[str, float] = {}
-    for split in suite.splits:
-        for id in dataset.ids(split):
-            image, label = dataset.read(id)
-            with clock(device) as took:
-                prediction = line.predict(network, image)
-            seconds[id] = took[0]
-            matrix = confusion(label.numpy(), prediction.numpy(), len(dataset.classes))
-            splits[split][id] = matrix.tolist()
-            if pictures is not None and split == "test":
-                _write_labels(pictures / f"{id}.png", prediction, palette)
-            done()
-    return splits, seconds
+def _evaluate(suite: Suite, name: str, jobs: int) -> Path:
+    from bench.evaluation import evaluate
 
-
-def _write_labels(path: Path, prediction: Tensor, palette: list[int]) -> None:
-    picture = Image.fromarray(prediction.numpy(), mode="P")
-    picture.putpalette(palette + [0] * (768 - len(palette)))  # all 256: else fewer bits are kept
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    write_bytes(path, buffer.getvalue())
+    path = record.path_of(suite.suite, "evaluate", name)
+    share = replace(suite, compute=suite.compute.shared(jobs))
+    record.write(path, evaluate(share, name, silent=jobs > 1))
+    standing.stamp(suite, "evaluate", name)
+    return path
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Evaluate runs of params.yaml on their splits; all of them if none is named."""
     suite = read_suite()
-    for name in standing.asked(suite, "evaluate", arguments):
-        path = record.path_of(suite.suite, "evaluate", name)
-        record.write(path, evaluate(suite, name))
-        standing.stamp(suite, "evaluate", name)
+    for path in evaluate_all(suite, standing.asked(suite, "evaluate", arguments)):
         print(path)
 
 

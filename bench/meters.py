@@ -39,9 +39,7 @@ def weigh(tell: Tell, suite: Suite, name: str) -> None:
     happens and how much memory there is, so that this is known of a run for which it is not enough.
     """
     device = set_up(suite.compute)
-    # Runs that are weighed at once share the threads: with more threads than cores, each waits for
-    # one that does not run, which took up to three times as long as one run after another.
-    threads = max(1, suite.compute.threads // suite.compute.jobs)
+    threads = suite.compute.shared(suite.compute.jobs).threads
     torch.set_num_threads(threads)
     room = host_limit_bytes() if device.type == "cpu" else card_bytes()
     tell({"device": device.type, "room_bytes": room, "memory_threads": threads})

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import evaluate as evaluation
+from bench import evaluate as stage_evaluate
 from bench import latency, record, standing
 from bench import measure as measuring
 from bench.config import read_suite
 from bench.errors import Refusal
-from bench.evaluate import evaluate
+from bench.evaluation import evaluate
 from bench.isolated import Outcome
 from bench.measure import measure_all
 from bench.meters import weigh
@@ -80,6 +80,31 @@ def test_every_seed_is_evaluated_and_the_first_is_shown(project: Path, edit_suit
     line = open_run(read_suite(), "unet-patch")
     first, named = (line.network(torch.device("cpu"), seed).state_dict() for seed in (None, 2))
     assert all(torch.equal(first[key], named[key]) for key in first)
+
+
+def test_runs_that_are_evaluated_at_once_are_as_they_are_alone(
+    trained: Path, edit_suite: Edit
+) -> None:
+    few = {"colour": {"model": "colour", "strategy": "whole"}}
+    few["unet"] = {"model": "unet", "strategy": "patch"}
+    edit_suite(lambda suite: suite.update(runs=few))
+    suite = read_suite()
+    alone = {name: evaluate(suite, name).values for name in few}
+    two = {"device": "cpu", "threads": 2, "jobs": 2}
+    edit_suite(lambda suite: suite.update(runs=few, compute=two))
+    run_stage(stage_evaluate)
+    for name in few:
+        found = record.read(record.path_of("tiny", "evaluate", name))
+        assert found.values == alone[name]
+        assert found.provenance["threads"] == 1
+    assert not standing.outstanding(read_suite(), "evaluate")
+
+    # One that cannot be done ends the stage with its sentence; what the other found is kept.
+    shutil.rmtree(record.RESULTS / "tiny/evaluate")
+    Path("checkpoints/unet.pt").write_bytes(b"damaged")
+    with pytest.raises(Refusal, match=r"unet\.pt cannot be read"):
+        run_stage(stage_evaluate)
+    assert standing.outstanding(read_suite(), "evaluate") == ["unet"]
 
 
 def test_an_evaluation_that_runs_out_of_memory_is_a_result(
@@ -252,18 +277,18 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
         stray = record.RESULTS / "tiny" / path
         stray.parent.mkdir(parents=True)
         stray.touch()
-    run_stage(evaluation, "colour")
+    run_stage(stage_evaluate, "colour")
     assert left() == ["unet"]
     assert not list((record.RESULTS / "tiny").rglob("*of-yesterday*"))
 
-    run_stage(evaluation, "--missing")
+    run_stage(stage_evaluate, "--missing")
     found = record.path_of("tiny", "evaluate", "colour"), record.path_of("tiny", "evaluate", "unet")
     before = found[0].stat().st_mtime_ns
     assert left() == []
     train(read_suite(), "unet")  # the same weights again, but it has been trained anew
     Path("results/tiny/predictions/colour/d.png").write_bytes(b"another picture")
     assert left() == ["colour", "unet"]
-    run_stage(evaluation, "--missing")
+    run_stage(stage_evaluate, "--missing")
     assert left() == []
     assert found[0].stat().st_mtime_ns > before
 
@@ -272,7 +297,7 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
     shutil.rmtree(standing.STAMPS)  # a clone's records were made elsewhere
     assert left() == ["colour", "unet"]
     edit_suite(lambda suite: suite.update(runs=few, splits=["test"]))
-    run_stage(evaluation, "--missing")
+    run_stage(stage_evaluate, "--missing")
     edit_suite(lambda suite: suite.update(runs=few))
     assert left() == ["colour", "unet"]
 

@@ -1,6 +1,7 @@
 """Work over all cores: in order, and an error of one is the error of all."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -45,3 +46,14 @@ def test_an_error_ends_it_and_says_what_it_was(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="3 is odd"):
         spread(refuse_odd, tasks, "look", "number")
     assert len(list(tmp_path.iterdir())) < len(tasks) // 2, "the rest is not waited for"
+
+
+def end_suddenly(number: int) -> int:
+    if number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_process_that_was_killed_is_told_in_a_sentence() -> None:
+    with pytest.raises(Refusal, match=r"A process of `look` was killed.*2 are too many at once"):
+        spread(end_suddenly, [(0,), (1,)], "look", "number", jobs=2)

@@ -14,6 +14,7 @@ BELOW_STAGES = CONTRACT | {
     f"bench.{name}"
     for name in (
         "cards",
+        "evaluation",
         "isolated",
         "latency",
         "learnt",
@@ -59,6 +60,9 @@ ALLOWED: dict[str, set[str]] = {
     "data.mosaic": {"bench.tiles", *READER},
     "data.fetch": {"bench.stage"},  # its progress bar
     "bench.validation": {"bench.method", "bench.metrics", *READER},
+    "bench.evaluation": {
+        *(f"bench.{name}" for name in ("config", "memory", "metrics", "record", "stage", "trained"))
+    },
     "bench.isolated": {"bench.record"},
     "bench.large": {"bench.large.job", "bench.large.predict_file"},
     "bench.latency": {"bench.config", "bench.isolated", "bench.method", "bench.trained"},

@@ -239,7 +239,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_suite: Edit) -> None:
     """As the released GLNet is: no phase, no step, but a checkpoint and a record as of any."""
-    from bench.evaluate import evaluate
+    from bench.evaluation import evaluate
 
     trained = weights(train(read_suite(), "glnet"))
     torch.save(trained, "checkpoints/start/imported.pt")
