@@ -15,9 +15,10 @@ PRELOAD = ("bench.evaluation", "segmentation_models_pytorch")
 def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
     """Evaluate several runs, as many at once as the suite says, and write their records."""
     jobs = min(suite.compute.jobs, len(names))
+    # Suites begin with what is simple: what takes long shall not be left to the end.
     return spread(
         _evaluate,
-        [(suite, name, jobs) for name in names],
+        [(suite, name, jobs) for name in reversed(names)],
         "evaluate",
         "run",
         jobs=jobs,

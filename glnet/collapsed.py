@@ -16,13 +16,14 @@ but for the fused map, which no one needs to see: a local branch gives the patch
 scores, K channels, and a global one what the aggregation's taps make of it, 9 K."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.tiles import resize
+from glnet.end import FINEST, End, Halves, Last, Size, laid, size_of
 from glnet.folding import fold
 from glnet.model import FPN, LEVELS, Aggregation, Branch, GLNet, Lent, Maps, Output
 from glnet.stencil import (
@@ -39,17 +40,7 @@ from glnet.stencil import (
     taps,
 )
 
-Size = tuple[int, int]
-FINEST = LEVELS - 1
 BORROWERS = {"global_branch": "local_branch", "local_branch": "global_borrowing"}
-
-
-class Last(NamedTuple):
-    """The convolution behind the fused map."""
-
-    weight: Tensor
-    """(M, 4 S, 3, 3) or (M, 4 S, 1, 1)."""
-    bias: Tensor | None = None
 
 
 def collapse(network: GLNet) -> nn.Module:
@@ -148,14 +139,6 @@ class CollapsedBranch(nn.Module):
         return output
 
 
-class Halves(NamedTuple):
-    """One convolution of a feature pyramid."""
-
-    own: Tensor
-    lent: Tensor | None
-    bias: Tensor
-
-
 class Head(nn.Module):
     """A feature pyramid, and what is behind its fused map."""
 
@@ -206,13 +189,13 @@ class Head(nn.Module):
 
     def forward(self, features: list[Tensor], lent: Lent, sizes: Sequence[Size]) -> Output:
         """Encoder maps, coarse to fine, which are used up, and lent maps of any size."""
-        fine = _size(features[FINEST])
+        fine = size_of(features[FINEST])
         ends = {name: cast(End, end) for name, end in self.ends.items()}
         out = {name: end.constant(features[FINEST]) for name, end in ends.items()}
         maps = Maps([], [], [], [])
         for level in range(LEVELS):
             feature, features[level] = features[level], features[level].new_empty(0)
-            size, given = _size(feature), [kind[level] for kind in lent]
+            size, given = size_of(feature), [kind[level] for kind in lent]
             if self.lent_on:
                 seen = resize(feature, sizes[level]) if sizes else feature
                 maps.features.append(self.lent_on[level](seen))
@@ -238,7 +221,8 @@ class Head(nn.Module):
             if len(given) > 1:
                 smooth2 += laid(self.smooth2_lent[level], given[2], size)
             for name, end in ends.items():
-                out[name] = out[name] + end.level(level, smooth2, given, fine)
+                last = given[3] if len(given) > 3 else None
+                out[name] = out[name] + end.level(level, smooth2, last, fine)
             for kind, one in zip(maps[1:], (top_down, smooth1, smooth2), strict=True):
                 kind.append(one)
         nothing = torch.empty(0)
@@ -278,7 +262,7 @@ class Sampler(nn.Module):
         """The top-down map and the two smoothed ones, each (N, any, *size)."""
         axes = [
             (cells, full, resizing(full, side, top_down))
-            for cells, full, side in zip(_size(given[1]), _size(top_down), size, strict=True)
+            for cells, full, side in zip(size_of(given[1]), size_of(top_down), size, strict=True)
         ]
 
         def lent(mixing: Tensor | nn.Module, map: Tensor, n: int) -> Tensor:
@@ -303,107 +287,6 @@ class Sampler(nn.Module):
         return [centre, smooth1, smooth2]
 
 
-class End(nn.Module):
-    """From the smoothed maps of every level to what is behind the fused map."""
-
-    def __init__(
-        self,
-        fpn: FPN,
-        last: Last,
-        finest: tuple[Halves, Halves] | None,
-        borrowing: type[Enlarged] | type[Stencil],
-    ) -> None:
-        """`finest`: the two smoothing convolutions of the finest level, where what lies between
-        them and the end is asked for by nobody else."""
-        super().__init__()
-        join, width = fpn.smooth3, cast(nn.Conv2d, fpn.smooth2[0]).out_channels
-        if join is None:
-            own = [[part] for part in torch.split(last.weight, width, 1)]
-            lent: list[list[Tensor]] = []
-            constants = []
-        else:
-            parts = [[part, last.weight] for part in torch.split(join.weight, width, 1)]
-            own, lent = parts[::2], parts[1::2]
-            constants = [[_column(join.bias), last.weight]]
-        # The finest level is enlarged no more, unless it is lent as a crop.
-        self.own = nn.ModuleList(
-            (Stencil if level == FINEST else Enlarged)(chain) for level, chain in enumerate(own)
-        )
-        self.lent = nn.ModuleList(
-            (borrowing if level == FINEST else Enlarged)(chain) for level, chain in enumerate(lent)
-        )
-        self.constants = nn.ModuleList(Stencil(chain) for chain in constants)
-        self.register_buffer("bias", last.bias)
-        self.through = False
-        if finest is None:
-            return
-        first, second = finest
-        chain = [first.own, second.own, *own[FINEST]]
-        # Nine taps twice, or more taps at once to fewer channels: what costs clearly less.
-        multiplied = last.weight.shape[0] * (1 + sum(w.shape[-1] - 1 for w in chain)) ** 2
-        if multiplied > 0.8 * 9 * (len(first.own) + len(second.own)):
-            return
-        self.through = True
-        self.at_once_own = Stencil(chain)
-        self.at_once_constants = nn.ModuleList(
-            Stencil(chain)
-            for chain in (
-                [_column(first.bias), second.own, *own[FINEST]],
-                [_column(second.bias), *own[FINEST]],
-            )
-        )
-        if first.lent is not None and second.lent is not None:
-            self.at_once_first = borrowing([first.lent, second.own, *own[FINEST]])
-            self.at_once_second = borrowing([second.lent, *own[FINEST]])
-
-    @property
-    def least(self) -> int:
-        """The smallest side of the finest map that `at_once` can take."""
-        return self.at_once_own.least
-
-    def constant(self, like: Tensor) -> Tensor:
-        """What biases make of it: (1, M, H, W), or of a size that is as good."""
-        one = like.new_ones(1, 1, *like.shape[-2:])
-        out = sum((stencil(one) for stencil in self.constants), like.new_zeros(1, 1, 1, 1))
-        return out if self.bias is None else out + cast(Tensor, self.bias)[:, None, None]
-
-    def level(self, level: int, smooth2: Tensor, given: Sequence[Tensor], fine: Size) -> Tensor:
-        """What one level's last maps add: (N, M, H, W) at the finest size."""
-        out = laid(self.own[level], smooth2, fine)
-        if len(given) > 3:
-            out += laid(self.lent[level], given[3], _size(smooth2), fine)
-        return out
-
-    def at_once(self, top_down: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """What the finest level adds, from the map before it is smoothed."""
-        size = _size(top_down)
-        out: Tensor = self.at_once_own(top_down)
-        one = out.new_ones(1, 1, *size)
-        for stencil in self.at_once_constants:
-            out += stencil(one)
-        if len(given) > 3:
-            out += laid(self.at_once_first, given[1], size)
-            out += laid(self.at_once_second, given[2], size)
-            out += laid(self.lent[FINEST], given[3], size)
-        return out
-
-
-def laid(stencil: nn.Module, map: Tensor, *sizes: Size) -> Tensor:
-    """A stencil on a map; if it takes an enlarged one, one resized to each of `sizes` in turn."""
-    if not isinstance(stencil, Enlarged):
-        out: Tensor = stencil(map)
-        return out
-    matrices = []
-    for axis in (0, 1):
-        cells, matrix = _size(map)[axis], None
-        for size in sizes:
-            one = resizing(cells, size[axis], map)
-            cells, matrix = size[axis], one if matrix is None else one @ matrix
-        matrices.append(cast(Tensor, matrix))
-    enlarged: Tensor = stencil(map, *matrices)
-    return enlarged
-
-
 def _halves(conv: nn.Module, borrows: bool) -> Halves:
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
@@ -411,13 +294,3 @@ def _halves(conv: nn.Module, borrows: bool) -> Halves:
         return Halves(conv.weight, None, conv.bias)
     own, lent = conv.weight.chunk(2, 1)
     return Halves(own, lent, conv.bias)
-
-
-def _column(bias: Tensor | None) -> Tensor:
-    """A bias as a convolution of a map of ones."""
-    assert bias is not None
-    return bias[:, None, None, None]
-
-
-def _size(map: Tensor) -> Size:
-    return map.shape[-2], map.shape[-1]

@@ -7,22 +7,27 @@ for each tap of the kernel, and these are enlarged and added up. Lent crops have
 positions of what they are laid beside; and as nothing is learnt behind them in the phase that they
 come from, no gradient is worked out for them.
 
-Unlike `glnet.collapsed` this forms every map that a loss reads, and leaves every weight a leaf, so
-that a step's losses and gradients are those of `glnet.model`, up to rounding."""
+Behind a branch that learns nothing more, neither its fused map is formed: what the aggregation
+makes of it is a stencil of its last maps, composed anew at each step, through which gradients come
+back to the aggregation.
 
-from collections.abc import Sequence
+Unlike `glnet.collapsed` this forms every other map that a loss reads, and leaves every weight a
+leaf, so that a step's losses and gradients are those of `glnet.model`, up to rounding."""
+
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import grad
 
 from bench.tiles import resize
+from glnet.end import End, Last, Size, size_of
 from glnet.model import FPN, LEVELS, Aggregation, Lent, Maps, Output
-from glnet.stencil import resizing, taps
+from glnet.stencil import Enlarged, resizing, taps
 
-Size = tuple[int, int]
 Part = tuple[Tensor, Sequence[Size]]
 """A map, and the sizes that it is resized to, one after the other, before it reaches the last."""
 
@@ -30,10 +35,24 @@ Part = tuple[Tensor, Sequence[Size]]
 def pyramid(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
     """`FPN.forward`: four encoder maps, coarse to fine, and what is lent -> maps, fused map,
     logits."""
-    maps = Maps(features, [], [], [])
+    maps = levels(fpn, features, lent).maps
+    fine = size_of(features[LEVELS - 1])
     last: list[Part] = []
+    for level, map in enumerate(maps.smooth2):
+        last.append((map, ()))
+        last += [(kind[level], (size_of(map),)) for kind in lent[3:]]
+    if fpn.smooth3 is None:
+        fused = torch.cat([resize(map, fine) for map, _ in last], 1)
+    else:
+        fused = mixed(fpn.smooth3, last, fine)
+    return Output(maps, fused, fpn.classify(fused))
+
+
+def levels(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
+    """`FPN.forward`, but that only maps are formed, and nothing behind the smoothed ones."""
+    maps = Maps(features, [], [], [])
     for level, feature in enumerate(features):
-        size, given = _size(feature), [kind[level] for kind in lent]
+        size, given = size_of(feature), [kind[level] for kind in lent]
         seen = mixed(fpn.lateral[level], _beside(feature, given[:1]), size)
         if level:
             seen = seen + resize(maps.top_down[-1], size)
@@ -44,18 +63,51 @@ def pyramid(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
         ):
             seen = mixed(convs[level], _beside(seen, other), size)
             kind.append(seen)
-        last += [(seen, ()), *((map, (size,)) for map in given[3:])]
-    fine = _size(features[LEVELS - 1])
-    if fpn.smooth3 is None:
-        fused = torch.cat([resize(map, fine) for map, _ in last], 1)
-    else:
-        fused = mixed(fpn.smooth3, last, fine)
-    return Output(maps, fused, fpn.classify(fused))
+    nothing = features[0].new_empty(0)
+    return Output(maps, nothing, nothing)
 
 
 def aggregate(aggregation: Aggregation, local: Tensor, shared: Tensor) -> Tensor:
     """`Aggregation.forward`: fused maps of patches, and crops of the global one -> scores."""
-    return mixed(aggregation.conv, _beside(local, [shared]), _size(local))
+    return mixed(aggregation.conv, _beside(local, [shared]), size_of(local))
+
+
+class Composed:
+    """An aggregation behind a local branch that learns nothing more, for one optimiser step.
+
+    What it makes of the branch's last maps is worked out with kernels composed of its own and of
+    those that fuse them. Gradients of the kernels gather over the groups of patches, and go on to
+    the aggregation together."""
+
+    def __init__(self, fpn: FPN, aggregation: Aggregation) -> None:
+        local, self.shared = aggregation.conv.weight.chunk(2, 1)
+        with torch.autocast(local.device.type, enabled=False):
+            self.end = End(fpn, Last(local, aggregation.conv.bias), None, Enlarged)
+        self.kernels: list[tuple[Tensor, Tensor]] = []
+        for module in self.end.modules():
+            for name, composed in list(module.named_buffers(recurse=False)):
+                if composed.requires_grad:
+                    leaf = composed.detach().requires_grad_()
+                    setattr(module, name, leaf)
+                    self.kernels.append((composed, leaf))
+
+    def scores(self, last: Sequence[Tensor], lent: Sequence[Tensor], shared: Tensor) -> Tensor:
+        """Scores (N, K, h, w) of patches.
+
+        Args:
+            last: the local branch's last maps, four levels; `lent`: those that it was lent, if any.
+            shared: crops (N, 4 S, any, any) of the global fused map.
+        """
+        fine = size_of(last[-1])
+        out = self.end.constant(last[-1]) + _sum([self.shared], None, [(shared, ())], fine)
+        for level, map in enumerate(last):
+            out = out + self.end.level(level, map, lent[level] if lent else None, fine)
+        return out
+
+    def walk_back(self, back: Callable[[Tensor], None]) -> None:
+        """From the kernels' gradients to the aggregation's."""
+        gathered = [(one * leaf.grad).sum() for one, leaf in self.kernels if leaf.grad is not None]
+        back(cast(Tensor, sum(gathered)))
 
 
 def mixed(conv: nn.Module, parts: Sequence[Part], size: Size) -> Tensor:
@@ -63,6 +115,12 @@ def mixed(conv: nn.Module, parts: Sequence[Part], size: Size) -> Tensor:
     (N, M, H, W)."""
     conv = cast(nn.Conv2d, conv)
     weights = torch.split(conv.weight, [map.shape[1] for map, _ in parts], 1)
+    return _sum(weights, conv.bias, parts, size)
+
+
+def _sum(
+    weights: Sequence[Tensor], bias: Tensor | None, parts: Sequence[Part], size: Size
+) -> Tensor:
     out: Tensor | None = None
     enlarged: list[Tensor] = []
     for (map, sizes), weight in zip(parts, weights, strict=True):
@@ -71,12 +129,11 @@ def mixed(conv: nn.Module, parts: Sequence[Part], size: Size) -> Tensor:
             continue
         for one in (*sizes, size):
             map = resize(map, one)
-        bias = conv.bias if out is None else None
-        found = F.conv2d(map, weight, bias, padding=conv.padding)
+        found = convolved(map, weight, bias if out is None else None)
         out = found if out is None else out.add_(found)
-    assert out is not None, "what a branch has seen itself has the size that is asked for"
     for found in enlarged:
-        out = out.add_(found)
+        out = found if out is None else out.add_(found)
+    assert out is not None
     return out
 
 
@@ -106,9 +163,54 @@ def of_enlarged(map: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> T
     return tall.view(count, len(rows), len(columns), -1).permute(0, 3, 1, 2)
 
 
+def convolved(map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution of stride 1, padded to keep the size, of a map (N, C, H, W) in NHWC.
+
+    The gradient of its weights is worked out on maps in NCHW where that pays: on a CPU without
+    AVX-512, for which oneDNN has a slow kernel in NHWC (a third to half as fast)."""
+    if _slow_in_nhwc(map, weight):
+        found: Tensor = _LearntInNCHW.apply(map, weight, bias)
+        return found
+    return F.conv2d(map, weight, bias, padding=weight.shape[-1] // 2)
+
+
+class _LearntInNCHW(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(map, weight)
+        return F.conv2d(map, weight, bias, padding=weight.shape[-1] // 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        map, weight = ctx.saved_tensors
+        padding = weight.shape[-1] // 2
+        to_map = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_map = grad.conv2d_input(map.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
+        if ctx.needs_input_grad[2]:
+            to_bias = gradient.sum((0, 2, 3))
+        if ctx.needs_input_grad[1]:
+            flat = gradient.contiguous()
+            to_weight = grad.conv2d_weight(map.contiguous(), weight.shape, flat, padding=padding)  # type: ignore[no-untyped-call]
+        return to_map, to_weight, to_bias
+
+
+def _slow_in_nhwc(map: Tensor, weight: Tensor) -> bool:
+    many = min(weight.shape[:2]) >= 64 and map.shape[-2] * map.shape[-1] >= 64 * 64
+    return (
+        many
+        and weight.shape[-1] > 1
+        and weight.requires_grad
+        and torch.is_grad_enabled()
+        and map.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
+
+
 def _pays(map: Tensor, weight: Tensor, size: Size) -> bool:
     """Whether mixing before enlarging takes less than half of the multiplications."""
-    (height, width), kernel = _size(map), weight.shape[-1]
+    (height, width), kernel = size_of(map), weight.shape[-1]
     channels, lines = weight.shape[1], size[1]
     before = kernel * height * (kernel * width * (channels + lines) + size[0] * lines)
     return 2 * before < kernel**2 * size[0] * lines * channels
@@ -118,7 +220,7 @@ def _resizings(map: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     """The matrices (H, h) and (W, w) of bilinear resizing to each of `sizes` in turn."""
     found = []
     for axis in (0, 1):
-        matrix = resizing(_size(map)[axis], sizes[0][axis], map)
+        matrix = resizing(size_of(map)[axis], sizes[0][axis], map)
         for one, other in pairwise(sizes):
             matrix = resizing(one[axis], other[axis], map) @ matrix
         found.append(matrix)
@@ -127,7 +229,3 @@ def _resizings(map: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
 
 def _beside(own: Tensor, given: Sequence[Tensor]) -> list[Part]:
     return [(own, ()), *((map, ()) for map in given)]
-
-
-def _size(map: Tensor) -> Size:
-    return map.shape[-2], map.shape[-1]

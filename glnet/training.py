@@ -28,10 +28,12 @@ from bench.tiles import (
 from glnet.inference import boxes_of, lent, merger_of
 from glnet.model import GLNet
 from glnet.spec import Spec
-from glnet.split import aggregate, pyramid
+from glnet.split import Composed, aggregate, levels, pyramid
 
 Back = Callable[[Tensor], None]
 Join = Literal["mean", "sum"]
+Kept = tuple[list[Tensor], list[Tensor]]
+"""A patch's last maps, four levels, and those that it was lent, if any."""
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
@@ -234,16 +236,21 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
     # The groups' gradients gather at a copy of the fused map and join at the real one, so that the
     # branch is walked back once; the official code walks it once a group, to the same sum.
     fused = whole.fused.detach().requires_grad_()
+    aggregation = Composed(network.local_branch.fpn, network.aggregation_borrowing)
     label = torch.stack([view["global_label"] for view in views])
     own = focal_loss(whole.logits, label, spec.focal_gamma, whole_batch=True)
     for number, view in enumerate(views):
         boxes, size, chosen = _boxes(view), _size(view), view["chosen"].tolist()
         for group in _groups(view, spec):
             places = [boxes[chosen[i]] for i in group]
-            local = torch.stack([kept[number][chosen[i]] for i in group])
+            last, given = (
+                [torch.stack(level) for level in zip(*kind, strict=True)]
+                for kind in zip(*(kept[number][chosen[i]] for i in group), strict=True)
+            )
             around = crop(fused[number : number + 1], places, size, spec.odd("loose-crops"))
-            logits = network.aggregation_borrowing(local, around, aggregate)
+            logits = aggregation.scores(last, given, around)
             step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
+    aggregation.walk_back(step.back)
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
     # This one is a mean over images, also where those of the groups add up over processes.
@@ -252,19 +259,22 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
 
 def _merged(
     network: GLNet, view: View, small: Tensor, spec: Spec
-) -> tuple[dict[int, Tensor], list[list[Tensor]]]:
-    """The fused maps of the patches that are learnt from, and the merged maps of all."""
+) -> tuple[dict[int, Kept], list[list[Tensor]]]:
+    """The last maps of the patches that are learnt from, and the merged maps of all."""
     boxes, size, chosen = _boxes(view), _size(view), set(view["chosen"].tolist())
-    lender = network.global_branch(small).maps
+    lender = network.global_branch(small, otherwise=levels).maps
     merger = merger_of(lender, boxes, size, spec)
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Kept] = {}
     for group in groups(range(len(boxes)), spec.sub_batch):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][list(group)])
         around = lent(lender, places, size, spec)
-        local = network.local_branch(patches, around, otherwise=pyramid)
+        local = network.local_branch(patches, around, otherwise=levels)
         merger.add(local.maps[: spec.lent_kinds], places, spec.odd("loose-crops"))
-        kept |= {i: one for i, one in zip(group, local.fused, strict=True) if i in chosen}
+        last, given = local.maps.smooth2, [map for kind in around[3:] for map in kind]
+        for n, i in enumerate(group):
+            if i in chosen:
+                kept[i] = [map[n] for map in last], [map[n] for map in given]
     return kept, merger.mean()
 
 

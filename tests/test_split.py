@@ -1,5 +1,6 @@
 """Training by split convolutions, against the convolutions of doubled maps that it stands for."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 import glnet.split
 import glnet.training
-from glnet.model import GLNet, build
+from glnet.model import FPN, Aggregation, GLNet, build
 from glnet.spec import Spec
-from glnet.split import of_enlarged
+from glnet.split import convolved, of_enlarged
 from glnet.stencil import resizing
 
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -38,6 +39,72 @@ def test_a_convolution_of_an_enlarged_map(
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("learnt", [(True, True, True), (False, True, True), (True, True, False)])
+def test_a_convolution_that_learns_in_another_layout(
+    learnt: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    map = torch.randn(2, 6, 7, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
+    weight = torch.randn(5, 12, 3, 3, dtype=torch.float64)
+    leaves = [
+        one.requires_grad_(needed)
+        for one, needed in zip(
+            (map, weight, torch.randn(5, dtype=torch.float64)), learnt, strict=True
+        )
+    ]
+    back = torch.randn(2, 5, 7, 9, dtype=torch.float64)
+    gradients = []
+    for slow in (False, True):
+        monkeypatch.setattr(glnet.split, "_slow_in_nhwc", lambda map, weight, slow=slow: slow)
+        found = convolved(map, weight[:, 6:], leaves[2])
+        assert ("LearntInNCHW" in type(found.grad_fn).__name__) == slow
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        gradients.append([found, *torch.autograd.grad(found, wanted, back)])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_where_a_layout_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    map, weight = torch.zeros(1, 64, 64, 64), torch.zeros(64, 64, 3, 3, requires_grad=True)
+    for capability, slow in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda is_=capability: is_)
+        assert glnet.split._slow_in_nhwc(map, weight) == slow
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not glnet.split._slow_in_nhwc(map, weight.detach())
+    assert not glnet.split._slow_in_nhwc(map[..., :32], weight)
+    assert not glnet.split._slow_in_nhwc(map, weight[:32])
+    assert not glnet.split._slow_in_nhwc(map, weight[..., :1, :1])
+    with torch.no_grad():
+        assert not glnet.split._slow_in_nhwc(map, weight)
+
+
+class Formed:
+    """`Composed`, with a fused map that is formed as `glnet.model` does."""
+
+    def __init__(self, fpn: FPN, aggregation: Aggregation) -> None:
+        self.fpn, self.aggregation = fpn, aggregation
+
+    def scores(self, last: Sequence[Tensor], lent: Sequence[Tensor], shared: Tensor) -> Tensor:
+        size = last[-1].shape[-2:]
+
+        def enlarged(map: Tensor, size: torch.Size) -> Tensor:
+            return nn.functional.interpolate(map, size, mode="bilinear", align_corners=False)
+
+        maps = []
+        for level, own in enumerate(last):
+            maps.append(enlarged(own, size))
+            if lent:
+                maps.append(enlarged(enlarged(lent[level], own.shape[-2:]), size))
+        fused = torch.cat(maps, 1)
+        if self.fpn.smooth3 is not None:
+            fused = self.fpn.smooth3(fused)
+        scores: Tensor = self.aggregation(fused, shared)
+        return scores
+
+    def walk_back(self, back: Callable[[Tensor], None]) -> None:
+        """Gradients have come to the aggregation with each group."""
 
 
 def step(network: GLNet, spec: Spec, phase: str) -> tuple[float, dict[str, Tensor]]:
@@ -87,6 +154,8 @@ def test_losses_and_gradients_of_a_step(
     loss, gradients = step(network, spec, phase)
     assert mixed_first, "some map is mixed at its own size"
     monkeypatch.setattr(glnet.training, "pyramid", None)
+    monkeypatch.setattr(glnet.training, "levels", None)
+    monkeypatch.setattr(glnet.training, "Composed", Formed)
     monkeypatch.setattr(glnet.training, "aggregate", None)
     mixed_first.clear()
     expected, theirs = step(network, spec, phase)
