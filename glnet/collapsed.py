@@ -160,10 +160,12 @@ class Head(nn.Module):
             for kind, convs in enumerate((fpn.lateral, fpn.smooth1, fpn.smooth2))
         ]
         self.lateral = nn.ModuleList(Stencil([half.own], half.bias) for half in steps[0])
-        # At the finest level, memory counts more than multiplications.
+        # At the finest level, memory counts more than multiplications; the image is seen but once.
         self.smooth1, self.smooth2 = (
             nn.ModuleList(
-                (Stencil if level == FINEST else Minimal)([half.own], half.bias)
+                Minimal(half.own, half.bias)
+                if patches and level != FINEST
+                else Stencil([half.own], half.bias)
                 for level, half in enumerate(kind)
             )
             for kind in steps[1:]

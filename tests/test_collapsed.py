@@ -152,7 +152,7 @@ def test_minimal_filtering_is_the_convolution(size: tuple[int, int]) -> None:
     map = torch.randn(2, 5, *size, dtype=torch.float64)
     weight, bias = torch.randn(4, 5, 3, 3, dtype=torch.float64), torch.randn(4).double()
     expected = nn.functional.conv2d(map, weight, bias, padding=1)
-    assert torch.allclose(Minimal([weight], bias)(map), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(Minimal(weight, bias)(map), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("cells", "side"), [(127, 26), (64, 13), (21, 7), (20, 5)])

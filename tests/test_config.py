@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, tiny_suite, write_suite
 
-from bench.config import read_suite
+from bench.config import Compute, read_suite
 from bench.errors import Refusal
 from bench.method import check_strategy, spec_of
 
@@ -98,3 +98,8 @@ def test_the_suites_that_come_along_are_right(path: Path) -> None:
 
 def test_the_active_suite_is_earthcover() -> None:
     assert (ROOT / "params.yaml").read_text() == (ROOT / "suites/earthcover.yaml").read_text()
+
+
+@pytest.mark.parametrize(("threads", "jobs", "each"), [(8, 2, 4), (2, 2, 1), (2, 8, 1), (3, 1, 3)])
+def test_processes_at_once_share_the_threads(threads: int, jobs: int, each: int) -> None:
+    assert Compute(threads=threads).shared(jobs).threads == each
