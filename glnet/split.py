@@ -14,7 +14,7 @@ back to the aggregation.
 Unlike `glnet.collapsed` this forms every other map that a loss reads, and leaves every weight a
 leaf, so that a step's losses and gradients are those of `glnet.model`, up to rounding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -104,10 +104,11 @@ class Composed:
             out = out + self.end.level(level, map, lent[level] if lent else None, fine)
         return out
 
-    def walk_back(self, back: Callable[[Tensor], None]) -> None:
+    def walk_back(self) -> None:
         """From the kernels' gradients to the aggregation's."""
-        gathered = [(one * leaf.grad).sum() for one, leaf in self.kernels if leaf.grad is not None]
-        back(cast(Tensor, sum(gathered)))
+        met = [(one, leaf.grad) for one, leaf in self.kernels if leaf.grad is not None]
+        kernels, gradients = zip(*met, strict=True)
+        torch.autograd.backward(kernels, gradients)
 
 
 def mixed(conv: nn.Module, parts: Sequence[Part], size: Size) -> Tensor:

@@ -250,7 +250,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             around = crop(fused[number : number + 1], places, size, spec.odd("loose-crops"))
             logits = aggregation.scores(last, given, around)
             step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
-    aggregation.walk_back(step.back)
+    aggregation.walk_back()
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
     # This one is a mean over images, also where those of the groups add up over processes.

@@ -1,6 +1,6 @@
 """Training by split convolutions, against the convolutions of doubled maps that it stands for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -103,7 +103,7 @@ class Formed:
         scores: Tensor = self.aggregation(fused, shared)
         return scores
 
-    def walk_back(self, back: Callable[[Tensor], None]) -> None:
+    def walk_back(self) -> None:
         """Gradients have come to the aggregation with each group."""
 
 
