@@ -4,23 +4,23 @@ import argparse
 import importlib
 from collections.abc import Callable
 
-from bench import stage
+from bench import cli
 
 # Command -> module and function; the function adds its arguments to the parser it is given and sets
 # `work`, and its docstring is the help text.
 COMMANDS = {
-    "import-official": ("glnet.official", "import_command"),
-    "export-official": ("glnet.official", "export_command"),
-    "import-isdnet": ("isdnet.official", "import_command"),
-    "import-fctl": ("fctl.official", "import_command"),
-    "import-magnet": ("magnet.official", "import_command"),
-    "compare": ("bench.compare.command", "command"),
-    "what-if": ("bench.whatif", "command"),
-    "estimate": ("bench.estimate", "command"),
-    "predict": ("bench.large.command", "command"),
+    "import-official": ("reference.glnet.checkpoint", "import_command"),
+    "export-official": ("reference.glnet.checkpoint", "export_command"),
+    "import-isdnet": ("reference.isdnet.checkpoint", "import_command"),
+    "import-fctl": ("reference.fctl.checkpoint", "import_command"),
+    "import-magnet": ("reference.magnet.checkpoint", "import_command"),
+    "compare": ("bench.commands.compare", "command"),
+    "what-if": ("bench.commands.what_if", "command"),
+    "estimate": ("bench.commands.estimate", "command"),
+    "predict": ("bench.commands.predict", "command"),
     "check": ("data.check", "command"),
-    "report": ("bench.report.command", "command"),
-    "parity": ("glnet.parity.__main__", "command"),
+    "report": ("bench.commands.report", "command"),
+    "parity": ("reference.glnet.__main__", "command"),
 }
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         arguments = parser.parse_args()
         arguments.work(arguments)
 
-    stage.in_one_sentence(begin)
+    cli.report_errors(begin)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bench.errors import Refusal
+from bench.errors import UserError
 
 PARAMS = Path("params.yaml")
 CHECKPOINTS = Path("checkpoints")
@@ -26,6 +26,23 @@ T = TypeVar("T")
 FolderName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 _STRICT = ConfigDict(extra="forbid")
 Split = Literal["train", "val", "test"]
+
+
+MOVED_METHODS = {
+    "baselines": "baselines/generic",
+    "cascadepsp": "baselines/cascadepsp",
+    "fctl": "baselines/fctl",
+    "isdnet": "baselines/isdnet",
+    "magnet": "baselines/magnet",
+    "pointrend": "baselines/pointrend",
+}
+"""Where the packages of methods were before -> where they are. Suites and records that name the old
+place are still read."""
+
+
+def current_method(method: str) -> str:
+    """The folder of a method that a suite or a record may know by an earlier name."""
+    return MOVED_METHODS.get(method, method)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -118,12 +135,13 @@ class Training:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Model:
+class ModelConfig:
     """One trained network = one checkpoint."""
 
     dataset: str
-    method: str
-    """Package with spec.py, model.py, training.py and inference.py, for instance `glnet`."""
+    method: Annotated[str, AfterValidator(current_method)]
+    """Folder with spec.py, model.py, training.py and inference.py, for instance `glnet` or
+    `baselines/isdnet`."""
     start: str
     """Key of the table `weights`."""
     spec: dict[str, Any]
@@ -135,7 +153,7 @@ class Model:
     evaluated; pictures, memory and latency are of the first."""
 
     @property
-    def trainings(self) -> tuple["Model", ...]:
+    def trainings(self) -> tuple["ModelConfig", ...]:
         """The line as it is trained: once, or once a seed."""
         if self.seeds is None:
             return (self,)
@@ -161,7 +179,7 @@ class Metric:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Run:
+class RunConfig:
     """One trained model x one strategy = one point of the figure."""
 
     model: str
@@ -185,8 +203,8 @@ class Suite:
     see hardware."""
     datasets: dict[str, Source]
     weights: dict[str, Weights]
-    models: dict[str, Model]
-    runs: dict[str, Run]
+    models: dict[str, ModelConfig]
+    runs: dict[str, RunConfig]
     compute: Compute = Compute()
     splits: tuple[Split, ...] = ("val", "test")
     """Splits that every run is evaluated on. `val` picks settings, `test` reports."""
@@ -203,7 +221,7 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         where: how the user finds them, for instance `params.yaml: models.unet-patch.spec`.
 
     Raises:
-        Refusal: names the first offending key with its full path, and what is allowed.
+        UserError: names the first offending key with its full path, and what is allowed.
     """
     try:
         return TypeAdapter(kind).validate_python(dict(values))
@@ -217,7 +235,7 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             unknown: "is unknown (a typo?)",
         }.get(first["type"], f"is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")
         more = len(error.errors()) - 1
-        raise Refusal(
+        raise UserError(
             f"{where}: the key {key} {what}{f'; {more} more follow' if more else ''}."
         ) from None
 
@@ -227,21 +245,21 @@ def read_suite(path: Path = PARAMS) -> Suite:
     try:
         values = YAML(typ="safe").load(path.read_text())
     except FileNotFoundError:
-        raise Refusal(
+        raise UserError(
             f"There is no {path} here: change to the project's root or copy one of suites/ to it."
         ) from None
     except YAMLError as error:
-        raise Refusal(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise Refusal(f"{path} holds no table of settings; suites/ has complete examples.")
+        raise UserError(f"{path} holds no table of settings; suites/ has complete examples.")
     suite = strict(Suite, values, str(path))
     for name, model in suite.models.items():
         _known(path, f"models.{name}.dataset", model.dataset, suite.datasets)
         _known(path, f"models.{name}.start", model.start, suite.weights)
         if model.seeds and "seed" in values["models"][name]:
-            raise Refusal(f"{path}: models.{name} has both seed and seeds: keep one of them.")
+            raise UserError(f"{path}: models.{name} has both seed and seeds: keep one of them.")
         if model.seeds and len(set(model.seeds)) < len(model.seeds):
-            raise Refusal(f"{path}: models.{name}.seeds names a seed twice.")
+            raise UserError(f"{path}: models.{name}.seeds names a seed twice.")
     for name, run in suite.runs.items():
         _known(path, f"runs.{name}.model", run.model, suite.models)
     return suite
@@ -250,11 +268,11 @@ def read_suite(path: Path = PARAMS) -> Suite:
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or a refusal that lists what there is."""
     if name not in table:
-        raise Refusal(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
+        raise UserError(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
     return table[name]
 
 
-def checkpoint_of(name: str, model: Model, seed: int) -> Path:
+def checkpoint_of(name: str, model: ModelConfig, seed: int) -> Path:
     """`checkpoints/NAME.pt`; of a model with several seeds that is a folder with one a seed, since
     the pipeline names a model's output by its line and takes a folder for a file."""
     path = CHECKPOINTS / f"{name}.pt"
@@ -265,7 +283,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`key=value` with the value in YAML.
 
     Raises:
-        Refusal: it has another form.
+        UserError: it has another form.
     """
     key, equals, value = text.partition("=")
     try:
@@ -273,7 +291,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
             return key, YAML(typ="safe").load(value)
     except YAMLError:
         pass
-    raise Refusal(f"{text!r} is no KEY=VALUE with a value in YAML.")
+    raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
 
 
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -284,16 +302,18 @@ def parse_bytes(text: str, option: str) -> int:
     """`2GiB`, `512 MiB` -> bytes; `option` is how the user finds it.
 
     Raises:
-        Refusal: it has another form.
+        UserError: it has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     if not found or found[2] not in UNITS or not float(found[1]):
-        raise Refusal(f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB.")
+        raise UserError(
+            f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB."
+        )
     return int(float(found[1]) * UNITS[found[2]])
 
 
 def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:
     if name not in table:
-        raise Refusal(
+        raise UserError(
             f"{path}: {key} is {name!r}, which no line defines; there is {', '.join(table)}."
         )

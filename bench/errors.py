@@ -1,11 +1,11 @@
 """The one exception that is meant for a person, and what tells that memory ran out."""
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """Something a user can mend: the message is one sentence that names what is wrong and what to
     do.
 
-    Stages print it without a traceback and exit with status 1 (`bench.stage.main`); every other
+    Stages print it without a traceback and exit with status 1 (`bench.cli.main`); every other
     exception is a bug of ours and keeps its traceback."""
 
 

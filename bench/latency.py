@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from bench.config import Suite
-from bench.errors import Refusal
-from bench.isolated import Tell
+from bench.errors import UserError
 from bench.method import check_strategy, load
-from bench.trained import set_up
+from bench.parallel.isolated import Report
+from bench.run import set_up
 
 Part = Literal["end-to-end", "network-alone", "forward-alone"]
 DEFINITIONS: dict[Part, str] = {
@@ -158,14 +158,14 @@ def at_once(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def time_runs(tell: Tell, suite: Suite, names: Sequence[str]) -> None:
+def time_runs(report: Report, suite: Suite, names: Sequence[str]) -> None:
     """Latency of runs, one after another, by `pytest --benchmark-only` of their cases.
 
     Tells, by run, seconds of every round (`latency_s`, `network_s` and, where a method sees an
     image in one pass, `forward_s`), and their definitions.
 
     Raises:
-        Refusal: the benchmark of some failed; what the others took is told all the same.
+        UserError: the benchmark of some failed; what the others took is told all the same.
     """
     import pytest
 
@@ -200,11 +200,11 @@ def time_runs(tell: Tell, suite: Suite, names: Sequence[str]) -> None:
         if NETWORK in case["extra_info"]:
             its["network-alone"] = case["extra_info"][NETWORK]
     whole = [name for name in names if set(seconds.get(name, ())) == set(wanted[name])]
-    tell({name: _told(seconds[name]) for name in whole})
+    report({name: _told(seconds[name]) for name in whole})
     if code != pytest.ExitCode.OK or len(whole) < len(names):
         last = printed.getvalue().strip().splitlines() or [f"pytest ended with {code}"]
         failed = ", ".join(name for name in names if name not in whole)
-        raise Refusal(f"The benchmark of {failed} failed: {last[-1]}")
+        raise UserError(f"The benchmark of {failed} failed: {last[-1]}")
 
 
 def _told(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from typing import Any, Literal, get_args
 
 from torch import Generator, Tensor, nn
 
-from bench.config import Model, Run, strict
-from bench.errors import Refusal
-from bench.tiles import Box, Large, Size
+from bench.config import ModelConfig, RunConfig, strict
+from bench.errors import UserError
+from bench.tiling import Box, Large, Size
 
 View = dict[str, Tensor]
 """What training sees of one image."""
@@ -49,7 +49,7 @@ class Phase:
     whole_batch: bool = False
     """All images of a step pass `trains` in one forward, so that batch norm sees them together;
     else they pass one after another. Says how several processes are to act as one; a loss over the
-    whole batch is told so too (`bench.learning.focal_loss`)."""
+    whole batch is told so too (`bench.optim.focal_loss`)."""
     gradients: Literal["mean", "sum"] = "mean"
     """How those of several processes join: as the loss is a mean or a sum over images."""
     judged_by: str = ""
@@ -84,7 +84,7 @@ class Method:
     """The functions of one method package."""
 
     build: Callable[[Any, int], nn.Module]
-    """(spec, number of classes) -> network with random weights; a Refusal where there is none."""
+    """(spec, number of classes) -> network with random weights; a UserError where there is none."""
     start: Callable[[nn.Module, Mapping[str, Tensor]], None]
     """(network, encoder's state dict): start weights for every encoder in it."""
     phases: Callable[[nn.Module, Any], list[Phase]]
@@ -98,7 +98,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Sight:
+class NetworkInput:
     """One way in which a strategy gives an image to its network: windows of it, each at one
     size."""
 
@@ -114,9 +114,9 @@ class Sight:
 
 def load(name: str) -> Method:
     """The method package `name`; imports torch and the networks (seconds)."""
-    _require(name)
+    package = package_of(name)
     model, training, inference = (
-        importlib.import_module(f"{name}.{part}") for part in ("model", "training", "inference")
+        importlib.import_module(f"{package}.{part}") for part in ("model", "training", "inference")
     )
     return Method(
         build=_refusing(model.build),
@@ -136,7 +136,7 @@ def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn
         try:
             return build(spec, classes)
         except ValueError as error:
-            raise Refusal(f"The network cannot be built: {error}") from None
+            raise UserError(f"The network cannot be built: {error}") from None
 
     return checked
 
@@ -150,37 +150,38 @@ def _refusing_start(
         try:
             start(network, state)
         except ValueError as error:
-            raise Refusal(f"The network cannot take its start weights: {error}") from None
+            raise UserError(f"The network cannot take its start weights: {error}") from None
 
     return checked
 
 
-def spec_of(name: str, model: Model, run: Run | None = None) -> Any:
+def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
     """The checked `Spec` of a model line, with the overrides of a run line; imports nothing
     heavy."""
-    _require(model.method)
-    module = importlib.import_module(f"{model.method}.spec")
+    module = importlib.import_module(f"{package_of(model.method)}.spec")
     values = {**model.spec, **(run.overrides if run else {})}
     return strict(module.Spec, values, f"params.yaml: models.{name}.spec")
 
 
-def sights(run: Run, model: Model, height_px: int, width_px: int) -> tuple[Sight, ...]:
+def network_inputs(
+    run: RunConfig, model: ModelConfig, height_px: int, width_px: int
+) -> tuple[NetworkInput, ...]:
     """What a run's network is given of an image; nothing where its method does not tell. Does not
     import the networks of smp (seconds)."""
     spec = spec_of(run.model, model, run)
-    if importlib.util.find_spec(f"{model.method}.sight") is None:
+    package = package_of(model.method)
+    if importlib.util.find_spec(f"{package}.inputs") is None:
         return ()
-    module = importlib.import_module(f"{model.method}.sight")
-    found: tuple[Sight, ...] = module.sights(run.strategy, spec, height_px, width_px)
+    module = importlib.import_module(f"{package}.inputs")
+    found: tuple[NetworkInput, ...] = module.network_inputs(run.strategy, spec, height_px, width_px)
     return found
 
 
-def check_strategy(name: str, run: Run, model: Model) -> None:
+def check_strategy(name: str, run: RunConfig, model: ModelConfig) -> None:
     """Refuse a run whose strategy its method does not have."""
-    _require(model.method)
-    known = get_args(importlib.import_module(f"{model.method}.spec").Strategy)
+    known = get_args(importlib.import_module(f"{package_of(model.method)}.spec").Strategy)
     if run.strategy not in known:
-        raise Refusal(
+        raise UserError(
             f"params.yaml: runs.{name}.strategy is {run.strategy!r}; "
             f"method {model.method} has {', '.join(known)}."
         )
@@ -205,15 +206,27 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], origin: str) -
         key for key in own if own[key].shape != state[key].shape
     ]
     if wrong:
-        raise Refusal(
+        raise UserError(
             f"{origin} does not fit the network ({len(wrong)} keys differ, first {wrong[0]}): "
             "train it again with `dvc repro`."
         )
     network.load_state_dict(dict(state))
 
 
-def _require(name: str) -> None:
-    # find_spec imports the parent of a dotted name, so that the parent is asked for first.
-    found = name.isidentifier() and importlib.util.find_spec(name)
-    if not found or importlib.util.find_spec(f"{name}.spec") is None:
-        raise Refusal(f"params.yaml names the method {name!r}, but there is no package {name}/.")
+def package_of(method: str) -> str:
+    """The package of a method: `baselines/isdnet` -> `baselines.isdnet`.
+
+    Raises:
+        UserError: there is no such package.
+    """
+    package = method.replace("/", ".")
+    parents = [package[:i] for i, letter in enumerate(package) if letter == "."]
+    # find_spec imports the parent of a dotted name, so that each parent is asked for first.
+    for name in (*parents, package, f"{package}.spec"):
+        sound = all(part.isidentifier() for part in name.split("."))
+        if not sound or importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"params.yaml names the method {method!r}, but there is no folder {method}/ "
+                "with a spec.py."
+            )
+    return package

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import Refusal
+from bench.config import current_method
+from bench.errors import UserError
 from bench.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 knew methods by the packages that they were in before: `config.MOVED_METHODS`."""
 RESULTS = Path("results")
 Status = Literal["ok", "oom", "failed"]
 
@@ -65,12 +67,12 @@ def read(path: Path) -> Record:
     """The record in `path`.
 
     Raises:
-        Refusal: the file is missing, not JSON, or of another schema version.
+        UserError: the file is missing, not JSON, or of another schema version.
     """
     try:
         text = path.read_text()
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing: run `dvc repro`.") from None
+        raise UserError(f"{path} is missing: run `dvc repro`.") from None
     return parse(text, str(path), "delete it and run `dvc repro`")
 
 
@@ -82,17 +84,33 @@ def parse(text: str, origin: str, mend: str) -> Record:
         mend: what to do if it is none.
 
     Raises:
-        Refusal: it is not JSON, or of another schema version.
+        UserError: it is not JSON, or of another schema version.
     """
     try:
         values = json.loads(text)
+        if values["schema"] == 1:
+            values = {**_with_current_methods(values), "schema": SCHEMA}
         if values["schema"] != SCHEMA:
-            raise Refusal(
+            raise UserError(
                 f"{origin} has schema {values['schema']}, this code reads {SCHEMA}: {mend}."
             )
         return Record(**values)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise Refusal(f"{origin} is no record ({error}): {mend}.") from None
+        raise UserError(f"{origin} is no record ({error}): {mend}.") from None
+
+
+def _with_current_methods(value: Any) -> Any:
+    """A record's content with every `method` named as it is now."""
+    if isinstance(value, list):
+        return [_with_current_methods(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: current_method(inner)
+        if key == "method" and isinstance(inner, str)
+        else _with_current_methods(inner)
+        for key, inner in value.items()
+    }
 
 
 def provenance(**more: Any) -> dict[str, Any]:

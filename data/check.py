@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bench import stage
+from bench import cli
 from bench.config import read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import PREPARED, UNLABELLED, About, Pair, check_values
-from data.inspection import Facts, facts, leaks, oddities, shares
+from data.inspection import Facts, facts, leaks, quirks, shares
 from data.labels import Entry, Survey, is_turned
 from data.source import open_source
 
@@ -51,7 +51,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
             pair = entry.read() if isinstance(entry, Entry) else entry
             where = entry.label if isinstance(entry, Entry) else Path(entry.id)
             check_values(pair.label, len(about.classes), where)
-        except Refusal as refusal:
+        except UserError as refusal:
             errors.append(str(refusal))
             continue
         if isinstance(entry, Entry):
@@ -62,7 +62,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
         if len(shown) < SHOWN:
             shown.append((pair.id, thumb(pair, about)))
     (errors if about.leaks_refused else warnings).extend(leaks(checked))
-    return Findings(checked, errors, warnings + oddities(about, checked), thumbs)
+    return Findings(checked, errors, warnings + quirks(about, checked), thumbs)
 
 
 def table(about: About, found: Findings) -> str:
@@ -138,7 +138,7 @@ def work(arguments: argparse.Namespace) -> None:
     survey: Survey | None = source.survey(settings, raw) if hasattr(source, "survey") else None
     entries: Iterable[Entry | Pair] = survey.entries if survey else source.pairs(settings, raw)
     count = len(survey.entries) if survey else 0
-    found = look(about, stage.walked(entries, count, name, "image"), survey)
+    found = look(about, cli.with_progress(entries, count, name, "image"), survey)
     print(table(about, found))
     if found.thumbs:
         path = PREPARED / f"{name}.contact.png"
@@ -146,7 +146,7 @@ def work(arguments: argparse.Namespace) -> None:
         sheet(about, found).save(path)
         print(f"some images with their labels: {path}")
     if found.errors:
-        raise Refusal(
+        raise UserError(
             f"Data set {name} cannot be prepared as it is: mend the {len(found.errors)} errors "
             "above; nothing was changed."
         )
@@ -159,9 +159,9 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 
 def _in_root(arguments: argparse.Namespace) -> None:
-    stage.require_root()
+    cli.require_root()
     work(arguments)
 
 
 if __name__ == "__main__":
-    stage.main(work, dataset="a key of the table datasets")
+    cli.main(work, dataset="a key of the table datasets")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.errors import Refusal
+from bench.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and who only looks at pictures does not need it
     from torch import Tensor
@@ -82,7 +82,7 @@ class Dataset:
     def ids(self, split: str) -> list[str]:
         """The image ids of a split, in a fixed order."""
         if split not in self.splits:
-            raise Refusal(
+            raise UserError(
                 f"Data set {self.name} has no split {split!r}; it has {', '.join(self.splits)}."
             )
         return list(self.splits[split])
@@ -100,7 +100,7 @@ class Dataset:
             image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
 
         Raises:
-            Refusal: a file is missing or damaged, or the label does not fit the image or the
+            UserError: a file is missing or damaged, or the label does not fit the image or the
                 classes.
             ValueError: the window leaves the image.
         """
@@ -143,7 +143,7 @@ class Dataset:
         """(3, H, W) and (H, W), on the disk."""
         image, label = self._array("images", id), self._array("labels", id)
         if image.ndim != 3 or image.shape[0] != 3:
-            raise Refusal(
+            raise UserError(
                 f"{self._file('images', id)} is no RGB image (its shape is {image.shape}): "
                 "run `dvc repro prepare`."
             )
@@ -156,13 +156,13 @@ class Dataset:
             # Copy on write: torch wants an array that it may write to.
             array: NDArray[np.uint8] = np.load(path, mmap_mode="c")
         except FileNotFoundError:
-            raise Refusal(f"{path} is missing: run `dvc repro prepare`.") from None
+            raise UserError(f"{path} is missing: run `dvc repro prepare`.") from None
         except (ValueError, EOFError, OSError) as error:
-            raise Refusal(
+            raise UserError(
                 f"{path} is damaged ({error}): delete it and run `dvc repro prepare`."
             ) from None
         if array.dtype != np.uint8:
-            raise Refusal(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
+            raise UserError(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
         return array
 
 
@@ -170,20 +170,20 @@ def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
     """All pixels of an image file, decoded to the end, as an array of its own (H, W[, 3]) uint8.
 
     Raises:
-        Refusal: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices
+        UserError: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices
             count as `L`).
     """
     try:
         with Image.open(path) as picture:
             if picture.mode != mode and not (mode == "L" and picture.mode == "P"):
-                raise Refusal(
+                raise UserError(
                     f"{path} has mode {picture.mode}, {mode} is needed: run `dvc repro prepare`."
                 )
             return np.array(picture)
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing: run `dvc repro prepare`.") from None
+        raise UserError(f"{path} is missing: run `dvc repro prepare`.") from None
     except (OSError, SyntaxError) as error:  # Pillow's words for truncated and for damaged files
-        raise Refusal(
+        raise UserError(
             f"{path} cannot be decoded ({error}): delete it and run `dvc repro prepare`."
         ) from None
 
@@ -191,7 +191,7 @@ def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
 def check_sizes(image: tuple[int, ...], label: tuple[int, ...], path: Path) -> None:
     """Refuse a label of another (H, W) than its image; `path` is the label's."""
     if image != label:
-        raise Refusal(
+        raise UserError(
             f"{path} is {' x '.join(map(str, label))} px, its image {' x '.join(map(str, image))}."
         )
 
@@ -200,7 +200,7 @@ def check_values(label: NDArray[np.uint8], classes: int, path: Path) -> None:
     """Refuse a label with a value that is neither a class nor 255."""
     wrong = label[(label >= classes) & (label != UNLABELLED)]
     if wrong.size:
-        raise Refusal(
+        raise UserError(
             f"{path} has label {int(wrong.min())} in {wrong.size} px, only 0 to {classes - 1} and "
             "255 are allowed."
         )
@@ -217,9 +217,9 @@ def open_folder(folder: Path) -> Dataset:
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing: run `dvc repro prepare@{folder.name}`.") from None
+        raise UserError(f"{path} is missing: run `dvc repro prepare@{folder.name}`.") from None
     except json.JSONDecodeError as error:
-        raise Refusal(
+        raise UserError(
             f"{path} is damaged ({error}): run `dvc repro prepare@{folder.name}`."
         ) from None
     return Dataset(

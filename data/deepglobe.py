@@ -10,7 +10,7 @@ from typing import Annotated
 import pydantic
 from pydantic import ConfigDict, Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import Patience, Remote, fetch, workshop_of
 from data.kaggle import URL, credentials
@@ -82,14 +82,14 @@ def download(settings: Settings, raw: Path) -> None:
     """The lists, and the images unless they are there: from an archive in `raw`, else from Kaggle.
 
     Raises:
-        Refusal: there is neither an archive nor a token, or images are missing.
+        UserError: there is neither an archive nor a token, or images are missing.
     """
     workshop = workshop_of(raw)
     fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
     if _folder(raw) is None:
         archives = archives_in(raw)
         if len(archives) > 1:
-            raise Refusal(f"{raw} holds several archives: leave the one with the images there.")
+            raise UserError(f"{raw} holds several archives: leave the one with the images there.")
         if archives:
             unpack(archives[0], raw / "unpacked", _wanted, LARGEST_BYTES)
         else:
@@ -102,7 +102,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """Every labelled image of every split.
 
     Raises:
-        Refusal: an image or a list is missing or not the one expected.
+        UserError: an image or a list is missing or not the one expected.
     """
     yield from read_squares(survey(settings, raw).sound(), settings.side_px, "DeepGlobe")
 
@@ -113,7 +113,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
     divided = published(LISTS, raw, "_sat.jpg")
     folder = _folder(raw)
     if folder is None:
-        raise Refusal(f"{raw} holds no {' or '.join(FOLDERS)} folder: run `dvc repro download`.")
+        raise UserError(f"{raw} holds no {' or '.join(FOLDERS)} folder: run `dvc repro download`.")
     entries = [
         Entry(split, id, folder / f"{id}_sat.jpg", folder / f"{id}_mask.png", rule)
         for split in NAMES
@@ -141,7 +141,7 @@ def _wanted(name: str) -> bool:
 def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
     auth = credentials()
     if auth is None:
-        raise Refusal(
+        raise UserError(
             f"{raw} holds no images, and there is no Kaggle token: set KAGGLE_USERNAME and "
             "KAGGLE_KEY or save your account's kaggle.json in ~/.kaggle, or put the data set's zip "
             f"file or its train folder into {raw}."

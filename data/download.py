@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import stage
+from bench import cli
 from bench.config import read_suite
 from data.fetch import alone
 from data.source import open_source
@@ -17,4 +17,4 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.main(work, dataset="a key of the table datasets")
+    cli.main(work, dataset="a key of the table datasets")

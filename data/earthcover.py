@@ -127,7 +127,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """The scenes, cut out of the two maps.
 
     Raises:
-        Refusal: one of the maps is missing or not the one expected.
+        UserError: one of the maps is missing or not the one expected.
     """
     image = Image.fromarray(read_pixels(require(IMAGE, raw), "RGB"))
     label = class_map()[read_pixels(require(LABEL, raw), "L")]

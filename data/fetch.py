@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field
 from requests.auth import AuthBase
 
-from bench import stage
-from bench.errors import Refusal
+from bench import cli
+from bench.errors import UserError
 from bench.files import file_sha256, write_text
 
 PIECE_BYTES = 2**16
@@ -103,7 +103,7 @@ def fetch(
         auth: goes to the server of `remote.url` alone, not to where it redirects.
 
     Raises:
-        Refusal: the server refuses, is not reached, keeps failing, or sends something else than is
+        UserError: the server refuses, is not reached, keeps failing, or sends something else than is
             expected. Blocks that have come are kept, unless they belong to something else.
         OSError: the disk is full; what has come is kept.
     """
@@ -121,7 +121,7 @@ def fetch(
             differing = "is a web page"
     if differing:
         part.unlink()
-        raise Refusal(
+        raise UserError(
             f"{remote.name} from {shown(remote.url)} {differing}: nothing was kept; {remote.hint}."
         )
     part.replace(target)
@@ -184,7 +184,7 @@ class _Download:
                 return self._once()
             except _Changed:
                 self._forget()
-        raise Refusal(
+        raise UserError(
             f"{shown(self.remote.url)} changes while it is fetched: nothing was kept; try it later."
         )
 
@@ -344,8 +344,8 @@ class _Download:
                 if self.stop.wait(wait_s):
                     return None
 
-    def _refused(self, what: str, hint: str | None = None) -> Refusal:
-        return Refusal(f"{shown(self.remote.url)} {what}: {hint or self.remote.hint}.")
+    def _refused(self, what: str, hint: str | None = None) -> UserError:
+        return UserError(f"{shown(self.remote.url)} {what}: {hint or self.remote.hint}.")
 
     def _check_length(self, missing_bytes: int) -> None:
         expected = self.remote.size_bytes
@@ -353,7 +353,7 @@ class _Download:
             raise self._refused(f"offers {self.total} bytes where {expected} are expected")
         free = shutil.disk_usage(self.part.parent).free
         if missing_bytes > free:
-            raise Refusal(
+            raise UserError(
                 f"{self.remote.name} needs {missing_bytes / 2**30:.1f} GiB more, but "
                 f"{self.part.parent} has {free / 2**30:.1f} GiB free: free some space."
             )
@@ -385,7 +385,7 @@ class _Download:
         return session
 
     def _bar(self, total: int, done: int) -> Any:
-        return stage.progress(total, self.remote.name, "B", done)
+        return cli.progress(total, self.remote.name, "B", done)
 
 
 def _content_range(response: requests.Response) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import ConfigDict, Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import UNLABELLED, About, Pair
 from data.labels import FORMATS, UNKNOWN, Colour, Entry, Rule, Survey, by_colours, by_ids
 from data.splits import NAMES, Splits, own
@@ -60,15 +60,15 @@ def about(settings: Settings) -> About:
     """What the data set is, but for its splits and pixels.
 
     Raises:
-        Refusal: two classes have one name, or `ignored` or `rare` name none.
+        UserError: two classes have one name, or `ignored` or `rare` name none.
     """
     names = [one.name for one in settings.classes]
     for name in names:
         if names.count(name) > 1:
-            raise Refusal(f"Two classes are called {name!r}.")
+            raise UserError(f"Two classes are called {name!r}.")
     for name in (*settings.ignored, *settings.rare):
         if name not in names:
-            raise Refusal(
+            raise UserError(
                 f"{name!r} is ignored or rare, but no class; there is {', '.join(names)}."
             )
     _rule(settings)
@@ -99,7 +99,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
     """What lies in data/raw/NAME, and all that is wrong with it at first sight.
 
     Raises:
-        Refusal: a folder is missing or empty, or the settings contradict themselves.
+        UserError: a folder is missing or empty, or the settings contradict themselves.
     """
     rule = _rule(settings)
     problems: list[str] = []
@@ -125,7 +125,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
 def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> dict[str, Path]:
     """Pictures of a folder by the name that image and label share."""
     if not folder.is_dir():
-        raise Refusal(
+        raise UserError(
             f"{folder} is missing: put PNG, JPEG or TIFF files there, images in images/ and their "
             "labels under the same names in labels/."
         )
@@ -143,7 +143,7 @@ def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> 
             continue
         found[id] = folded[id.casefold()] = path
     if not found:
-        raise Refusal(f"{folder} holds no PNG, JPEG or TIFF called *{suffix}.")
+        raise UserError(f"{folder} holds no PNG, JPEG or TIFF called *{suffix}.")
     return found
 
 
@@ -153,14 +153,16 @@ def _rule(settings: Settings) -> Rule:
     numbers = [one for one in settings.unlabelled if not isinstance(one, tuple)]
     if settings.labels == "colours":
         if numbers:
-            raise Refusal(f"Labels are colours, but {numbers[0]} is a number: give it as a colour.")
+            raise UserError(
+                f"Labels are colours, but {numbers[0]} is a number: give it as a colour."
+            )
         return by_colours([one.colour for one in settings.classes], colours, settings.tolerance)
     if colours:
-        raise Refusal(f"Labels are ids, but {colours[0]} is a colour: give it as a number.")
+        raise UserError(f"Labels are ids, but {colours[0]} is a colour: give it as a number.")
     ids = dict.fromkeys(numbers, UNLABELLED)
     for index, one in enumerate(settings.classes):
         number = index if one.id is None else one.id
         if number in ids:
-            raise Refusal(f"The number {number} has two meanings, one of them {one.name!r}.")
+            raise UserError(f"The number {number} has two meanings, one of them {one.name!r}.")
         ids[number] = index
     return by_ids(ids)

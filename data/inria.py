@@ -11,7 +11,7 @@ from typing import Annotated
 import pydantic
 from pydantic import ConfigDict, Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
 from data.labels import Entry, Survey, by_ids, missing, read_squares
@@ -87,7 +87,7 @@ def download(settings: Settings, raw: Path) -> None:
     """The lists, and the labelled tiles unless they are there.
 
     Raises:
-        Refusal: a volume cannot be fetched or is not the one expected, or tiles are missing.
+        UserError: a volume cannot be fetched or is not the one expected, or tiles are missing.
     """
     workshop = workshop_of(raw)
     fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
@@ -112,7 +112,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """Every labelled tile of every split.
 
     Raises:
-        Refusal: a tile or a list is missing or not the one expected.
+        UserError: a tile or a list is missing or not the one expected.
     """
     yield from read_squares(survey(settings, raw).sound(), settings.side_px, "Inria Aerial")
 
@@ -122,7 +122,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
     divided = published(LISTS, raw, "_sat.tif")
     folder = _folder(raw)
     if folder is None:
-        raise Refusal(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
+        raise UserError(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
     rule = by_ids({0: 0, 255: 1})
     entries = [
         Entry(split, id, folder / f"images/{id}.tif", folder / f"gt/{id}.tif", rule)
@@ -144,7 +144,7 @@ def _folder(raw: Path) -> Path | None:
 def _unpack(archives: list[Path], raw: Path, workshop: Path) -> None:
     """The 7z holds one zip, which holds the tiles; a zip may also have been put by itself."""
     if len(archives) > 1:
-        raise Refusal(f"{raw} holds several archives: leave the one with the tiles there.")
+        raise UserError(f"{raw} holds several archives: leave the one with the tiles there.")
     archive = archives[0]
     if archive.suffix.lower() == ".zip":
         unpack(archive, raw / "unpacked", _is_tile, LARGEST_BYTES)
@@ -153,7 +153,7 @@ def _unpack(archives: list[Path], raw: Path, workshop: Path) -> None:
     unpack(archive, inner, lambda name: name.lower().endswith(".zip"), LARGEST_BYTES)
     zips = [path for path in sorted(inner.rglob("*")) if path.is_file()]
     if len(zips) != 1:
-        raise Refusal(f"{archive} holds {len(zips)} zip files where one is expected.")
+        raise UserError(f"{archive} holds {len(zips)} zip files where one is expected.")
     unpack(zips[0], raw / "unpacked", _is_tile, LARGEST_BYTES)
     shutil.rmtree(inner)
 

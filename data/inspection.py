@@ -66,7 +66,7 @@ def leaks(checked: Facts) -> list[str]:
     return found
 
 
-def oddities(about: About, checked: Facts) -> list[str]:
+def quirks(about: About, checked: Facts) -> list[str]:
     """What is strange about a data set but no obstacle; each a sentence."""
     found = []
     seen: dict[tuple[str, str], str] = {}

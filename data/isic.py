@@ -12,7 +12,7 @@ from pathlib import Path
 import pydantic
 from pydantic import ConfigDict
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
 from data.labels import Entry, Survey, by_ids
@@ -79,7 +79,7 @@ def download(settings: Settings, raw: Path) -> None:
     """Images and masks, unless they are there.
 
     Raises:
-        Refusal: an archive cannot be fetched or is not what is expected, or images are missing.
+        UserError: an archive cannot be fetched or is not what is expected, or images are missing.
     """
     workshop = workshop_of(raw)
     for part in PARTS:
@@ -119,7 +119,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
     images, labels = (_files(raw, part) for part in PARTS)
     if not images or not labels:
         missing = PARTS[0].name if not images else PARTS[1].name
-        raise Refusal(f"{raw} holds no {missing}: run `dvc repro download`.")
+        raise UserError(f"{raw} holds no {missing}: run `dvc repro download`.")
     problems = [f"{images[id]} has no mask." for id in sorted(images.keys() - labels.keys())]
     problems += [f"{labels[id]} has no image." for id in sorted(labels.keys() - images.keys())]
     if len(images) != IMAGES:

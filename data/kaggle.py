@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from bench.errors import Refusal
+from bench.errors import UserError
 
 URL = "https://www.kaggle.com/api/v1/datasets/download"
 
@@ -32,7 +32,7 @@ def credentials() -> AuthBase | None:
     KAGGLE_CONFIG_DIR or ~/.kaggle; None where there are none.
 
     Raises:
-        Refusal: kaggle.json is damaged; its content is never told.
+        UserError: kaggle.json is damaged; its content is never told.
     """
     if token := os.environ.get("KAGGLE_API_TOKEN"):
         return _Bearer(token)
@@ -47,7 +47,7 @@ def credentials() -> AuthBase | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise Refusal(
+        raise UserError(
             f"{path} is not what Kaggle gives as a token: fetch a new one from your account's page."
         ) from None
     if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data.dataset import UNLABELLED, Pair, check_sizes
 
 Level = Annotated[int, Field(ge=0, le=255)]
@@ -71,7 +71,7 @@ class Survey:
         if self.problems:
             more = len(self.problems) - 1
             rest = f" ({more} more: `glnet-bench check` lists them)" if more else ""
-            raise Refusal(f"{self.problems[0].removesuffix('.')}{rest}.")
+            raise UserError(f"{self.problems[0].removesuffix('.')}{rest}.")
         return self.entries
 
 
@@ -91,7 +91,7 @@ def read_squares(entries: Iterable[Entry], side_px: int, name: str) -> Iterator[
         pair = entry.read()
         height, width = pair.label.shape
         if (height, width) != (side_px, side_px):
-            raise Refusal(
+            raise UserError(
                 f"{entry.image} is {height} x {width} px, but {name} has {side_px} x {side_px}: it "
                 "is of another or a changed copy."
             )
@@ -102,14 +102,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """An image as (H, W, 3) uint8 RGB.
 
     Raises:
-        Refusal: it cannot be decoded to its end, is no PNG, JPEG or TIFF or another than its name
+        UserError: it cannot be decoded to its end, is no PNG, JPEG or TIFF or another than its name
             says, has more than 8 bits a channel, or transparent pixels, or other bands than grey or
             RGB.
     """
     with _opened(path) as picture:
         picture = _opaque(path, picture)
         if picture.mode not in ("RGB", "L"):
-            raise Refusal(
+            raise UserError(
                 f"{path} has the bands {picture.mode}: save it as 8-bit RGB or grey "
                 "(of more bands keep the three that are to be seen)."
             )
@@ -128,14 +128,14 @@ def by_colours(
         tolerance: grey levels that each channel may be off, 0..127.
 
     Raises:
-        Refusal: two colours are so close that a pixel could belong to both.
+        UserError: two colours are so close that a pixel could belong to both.
     """
     known = [*enumerate(colours), *((UNLABELLED, colour) for colour in unlabelled)]
     for place, (_, one) in enumerate(known):
         for _, other in known[:place]:
             apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
             if apart <= 2 * tolerance:
-                raise Refusal(
+                raise UserError(
                     f"The colours {one} and {other} are {apart} grey levels apart, which leaves a "
                     f"choice at a tolerance of {tolerance}: lower it or change a colour."
                 )
@@ -148,13 +148,13 @@ def by_colours(
         with _opened(path) as picture:
             picture = _opaque(path, picture)
             if picture.mode not in ("RGB", "L"):
-                raise Refusal(f"{path} has the bands {picture.mode}: save it as 8-bit RGB.")
+                raise UserError(f"{path} has the bands {picture.mode}: save it as 8-bit RGB.")
             pixels = np.array(picture.convert("RGB"))
         label: NDArray[np.uint8] = table[pixels[..., 0], pixels[..., 1], pixels[..., 2]]
         wrong = label == UNKNOWN
         if wrong.any():
             colour = tuple(pixels[wrong][0].tolist())
-            raise Refusal(
+            raise UserError(
                 f"{path} has {_px(wrong)} whose colour is within {tolerance} grey levels of no "
                 f"class, the first {colour} at {_place(wrong)}: name the colour among the classes "
                 "or as unlabelled, or raise the tolerance."
@@ -179,7 +179,7 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
     def rule(path: Path) -> NDArray[np.uint8]:
         with _opened(path, deep=True) as picture:
             if FORMATS.get(path.suffix.lower()) == "JPEG":
-                raise Refusal(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
+                raise UserError(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
             if picture.mode == "P":
                 pixels = np.array(picture)  # the numbers, whatever the palette shows
             elif picture.mode in ("1", "I", "I;16", "I;16B", "I;16L"):
@@ -190,7 +190,7 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
         label: NDArray[np.uint8] = table[np.where(outside, 0, pixels)]
         wrong = outside | (label == UNKNOWN)
         if wrong.any():
-            raise Refusal(
+            raise UserError(
                 f"{path} has {_px(wrong)} with a number that is no class, the first "
                 f"{int(pixels[wrong][0])} at {_place(wrong)}; known are {numbers}: list it among "
                 "the classes or as unlabelled."
@@ -209,12 +209,12 @@ def is_turned(path: Path) -> bool:
 def _grey(path: Path, picture: Image.Image) -> NDArray[Any]:
     pixels = np.array(picture)
     if picture.mode == "RGB" and not (pixels == pixels[..., :1]).all():
-        raise Refusal(
+        raise UserError(
             f"{path} is an RGB mask where numbers are due: set `labels: colours` and give every "
             "class its colour."
         )
     if picture.mode not in ("RGB", "L"):
-        raise Refusal(f"{path} has the bands {picture.mode} where numbers of classes are due.")
+        raise UserError(f"{path} has the bands {picture.mode} where numbers of classes are due.")
     return pixels if pixels.ndim == 2 else pixels[..., 0]
 
 
@@ -226,29 +226,29 @@ def _opened(path: Path, deep: bool = False, turn: bool = True) -> Iterator[Image
         Image.MAX_IMAGE_PIXELS = None  # ours is the limit below: large images are what this is for
         with Image.open(path) as picture:
             if picture.width * picture.height > LARGEST_PX:
-                raise Refusal(
+                raise UserError(
                     f"{path} says it has {picture.width} x {picture.height} px, more than "
                     "can be held: cut it into tiles."
                 )
             wanted = FORMATS.get(path.suffix.lower())
             if picture.format != wanted:
-                raise Refusal(
+                raise UserError(
                     f"{path} is a {picture.format} by its content, not a {wanted or 'known format'}"
                     ": name it by what it is (PNG, JPEG and TIFF are read)."
                 )
             if not deep and _bits(path, picture) > 8:
-                raise Refusal(
+                raise UserError(
                     f"{path} has {_bits(path, picture)} bits a channel: save it with 8, scaled as "
                     "it is to be seen."
                 )
             picture.load()
             yield ImageOps.exif_transpose(picture) if turn else picture
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing.") from None
+        raise UserError(f"{path} is missing.") from None
     # Pillow's words for truncated and damaged files and for those that are no pictures.
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
-        raise Refusal(
+        raise UserError(
             f"{path} cannot be decoded ({reason}): it is cut short, damaged or no picture."
         ) from None
     finally:
@@ -277,7 +277,7 @@ def _opaque(path: Path, picture: Image.Image) -> Image.Image:
         return picture
     hidden = np.array(picture.getchannel("A")) < 255
     if hidden.any():
-        raise Refusal(
+        raise UserError(
             f"{path} has {_px(hidden)} that are transparent, the first at {_place(hidden)}: save "
             "it without an alpha channel."
         )

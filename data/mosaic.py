@@ -29,9 +29,9 @@ import pydantic
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import write_text
-from bench.tiles import Box, grid
+from bench.tiling import Box, grid
 from data.dataset import UNLABELLED, About, Pair
 
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -137,23 +137,23 @@ def check(settings: Settings) -> None:
     """Refuse settings with which lines would show, or labels at 1/4 would miss them."""
     size, side = settings.size_px, settings.global_px
     if size not in (8 * side, 16 * side, 32 * side):
-        raise Refusal(
+        raise UserError(
             f"Mosaic: size_px is {size}, but must be 8, 16 or 32 times global_px ({side}), so that "
             "the shrunken image does not show the lines."
         )
     if size < 2 * settings.beacon_spacing_px:
-        raise Refusal(
+        raise UserError(
             f"Mosaic: beacon_spacing_px is {settings.beacon_spacing_px}, but must be at most half "
             f"of size_px ({size}), so that an image has both colours."
         )
     if settings.overlap_px >= settings.patch_px:
-        raise Refusal(
+        raise UserError(
             f"Mosaic: overlap_px is {settings.overlap_px}, but must be less than patch_px "
             f"({settings.patch_px})."
         )
     wrong = [box.left for box in _boxes(settings) if box.left % BLOCK_PX]
     if wrong:
-        raise Refusal(
+        raise UserError(
             f"Mosaic: a patch begins at {wrong[0]} px, but all must at multiples of {BLOCK_PX}, "
             "where the cells of labels at 1/4 begin: change patch_px or overlap_px."
         )

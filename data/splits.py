@@ -9,7 +9,7 @@ from typing import Annotated
 import pydantic
 from pydantic import ConfigDict, Field
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import file_sha256
 from data.fetch import Patience, Remote, fetch
 
@@ -45,16 +45,16 @@ def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[
     every version, and one image more moves only those at the borders.
 
     Raises:
-        Refusal: the shares do not add up to 1, or leave a split that has one without an image.
+        UserError: the shares do not add up to 1, or leave a split that has one without an image.
     """
     if abs(sum(shares.values()) - 1) > 1e-9:
-        raise Refusal(f"The shares of the splits add up to {sum(shares.values()):g}, not to 1.")
+        raise UserError(f"The shares of the splits add up to {sum(shares.values()):g}, not to 1.")
     order = sorted(ids, key=lambda id: hashlib.sha256(f"{seed} {id}".encode()).digest())
     counts = {name: round(shares[name] * len(order)) for name in NAMES}
     counts["train"] = len(order) - counts["val"] - counts["test"]
     for name in NAMES:
         if shares[name] > 0 and counts[name] < 1:
-            raise Refusal(
+            raise UserError(
                 f"{len(order)} images leave none for the split {name} at a share of "
                 f"{shares[name]:g}: give lists instead, or more images."
             )
@@ -77,7 +77,7 @@ def own(splits: Splits, ids: Collection[str], raw: Path) -> tuple[dict[str, list
     if len(shares) == len(NAMES):
         return drawn(ids, shares, splits.seed), []
     if shares:
-        raise Refusal("The splits mix shares and lists: give three of one kind.")
+        raise UserError("The splits mix shares and lists: give three of one kind.")
     lists, problems = {}, []
     seen: dict[str, str] = {}
     for name, value in given.items():
@@ -100,9 +100,9 @@ def read_list(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
-        raise Refusal(f"{path} is missing: it is to list images, one a line.") from None
+        raise UserError(f"{path} is missing: it is to list images, one a line.") from None
     except UnicodeDecodeError:
-        raise Refusal(f"{path} is no text file: it is to list images, one a line.") from None
+        raise UserError(f"{path} is no text file: it is to list images, one a line.") from None
 
 
 def fetch_published(
@@ -119,13 +119,13 @@ def published(lists: Mapping[str, Published], raw: Path, suffix: str) -> dict[st
     """Ids by split from the lists in `raw`/splits, whose lines are an id and `suffix`.
 
     Raises:
-        Refusal: a list is missing, or not the published one.
+        UserError: a list is missing, or not the published one.
     """
     divided = {}
     for name, one in lists.items():
         path = raw / "splits" / one.file
         lines: Sequence[str] = read_list(path)
         if file_sha256(path) != one.sha256 or len(lines) != one.images:
-            raise Refusal(f"{path} is not the list expected (SHA-256): run `dvc repro download`.")
+            raise UserError(f"{path} is not the list expected (SHA-256): run `dvc repro download`.")
         divided[name] = [line.removesuffix(suffix) for line in lines]
     return divided

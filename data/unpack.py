@@ -19,7 +19,7 @@ import py7zr
 import py7zr.exceptions
 from py7zr.io import Py7zIO, WriterFactory
 
-from bench.errors import Refusal
+from bench.errors import UserError
 
 PIECE_BYTES = 2**20
 LARGEST_BYTES = 200 * 2**30
@@ -80,7 +80,7 @@ def unpack(
         limit_bytes: how large the wanted ones may be in all.
 
     Raises:
-        Refusal: a member would leave the folder, is a link, has a name that another one has on some
+        UserError: a member would leave the folder, is a link, has a name that another one has on some
             system, is larger than it says or all are larger than `limit_bytes`; the archive is
             damaged, cut, or no archive.
         OSError: the disk is full.
@@ -113,7 +113,7 @@ def unpack_fetched(
     unpacked, and also when it is refused, so that the next start fetches another."""
     try:
         unpack(archive, folder, wanted, limit_bytes)
-    except Refusal:
+    except UserError:
         archive.unlink()
         raise
     archive.unlink()
@@ -126,7 +126,7 @@ def _damage_told(archive: Path) -> Iterator[None]:
         yield
     except DAMAGED as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise Refusal(
+        raise UserError(
             f"{archive} is damaged, cut short or no archive ({reason}): get it again."
         ) from None
 
@@ -136,7 +136,7 @@ def _checked(
 ) -> list[Member]:
     """What may be written, from (name, size, is it a plain file) of each member."""
     if len(listed) > MOST_MEMBERS:
-        raise Refusal(
+        raise UserError(
             f"{archive} has {len(listed)} members, more than any data set: do not use it."
         )
     members: list[Member] = []
@@ -145,14 +145,14 @@ def _checked(
         path = PurePosixPath(name.replace("\\", "/"))
         outside = path.is_absolute() or ".." in path.parts or ":" in name
         if outside or not path.parts or not name.isprintable():
-            raise Refusal(
+            raise UserError(
                 f"{archive} has a member {name!r} that would leave its folder: do not use it."
             )
         if not plain:
-            raise Refusal(f"{archive} has a member {name!r} that is a link: do not use it.")
+            raise UserError(f"{archive} has a member {name!r} that is a link: do not use it.")
         same = _folded(path)
         if same in seen:
-            raise Refusal(
+            raise UserError(
                 f"{archive} has {seen[same]!r} and {name!r}, which are one file on some systems: "
                 "unpack it by hand, rename one, and leave the folder in its place."
             )
@@ -161,16 +161,16 @@ def _checked(
     for member in members:
         for parent in member.path.parents:
             if _folded(parent) in seen:
-                raise Refusal(f"{archive} has {parent} as a file and as a folder: do not use it.")
+                raise UserError(f"{archive} has {parent} as a file and as a folder: do not use it.")
     total = sum(member.size_bytes for member in members)
     if total > limit_bytes:
-        raise Refusal(
+        raise UserError(
             f"{archive} says it holds {total / 2**30:.1f} GiB, more than the "
             f"{limit_bytes / 2**30:.1f} GiB that are expected: nothing was unpacked."
         )
     free = shutil.disk_usage(folder).free
     if total > free:
-        raise Refusal(
+        raise UserError(
             f"{archive} needs {total / 2**30:.1f} GiB unpacked, but {folder.parent} has "
             f"{free / 2**30:.1f} GiB free: free some space."
         )
@@ -182,8 +182,8 @@ def _folded(path: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
-def _too_large(archive: Path, name: str) -> Refusal:
-    return Refusal(f"{archive}: {name!r} is larger than the archive says: do not use it.")
+def _too_large(archive: Path, name: str) -> UserError:
+    return UserError(f"{archive}: {name!r} is larger than the archive says: do not use it.")
 
 
 def _unpack_zip(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> None:
@@ -241,7 +241,7 @@ def _volumes(archive: Path) -> list[Path]:
     wanted = [f"{archive.stem}.{number + 1:0{digits}}" for number in range(len(volumes))]
     missing = sorted(set(wanted) - {path.name for path in volumes})
     if missing:
-        raise Refusal(f"{archive.parent / missing[0]} is missing: all volumes are needed.")
+        raise UserError(f"{archive.parent / missing[0]} is missing: all volumes are needed.")
     return volumes
 
 

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from bench import stage
+from bench import cli
 from bench.config import Weights, pick, read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import write_bytes
 from data.packages import PackagedFile, fetch
 
@@ -31,7 +31,7 @@ def encoder_state(weights: Weights) -> dict[str, Any]:
     training shall start from random weights.
 
     Raises:
-        Refusal: there is no such encoder, or its weights cannot be had this way.
+        UserError: there is no such encoder, or its weights cannot be had this way.
     """
     if weights.source == "file":
         return _from_file(weights)
@@ -44,7 +44,7 @@ def encoder_state(weights: Weights) -> dict[str, Any]:
         known = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
         close = difflib.get_close_matches(weights.encoder, known, 3)
         hint = f"; close to it: {', '.join(close)}" if close else ""
-        raise Refusal(
+        raise UserError(
             f"params.yaml: segmentation-models-pytorch has no encoder {weights.encoder!r}{hint}."
         ) from None
     if weights.source == "none":
@@ -54,7 +54,7 @@ def encoder_state(weights: Weights) -> dict[str, Any]:
     try:
         filled = smp.encoders.get_encoder(weights.encoder, weights="imagenet")
     except Exception as error:  # every hub client fails in its own way
-        raise Refusal(
+        raise UserError(
             f"The ImageNet weights of {weights.encoder} could not be fetched from their hub "
             f"({type(error).__name__}): check the network, or set source to `none` in params.yaml."
         ) from None
@@ -67,19 +67,19 @@ def _from_file(weights: Weights) -> dict[str, Any]:
     import torch
 
     if weights.path is None:
-        raise Refusal("params.yaml: start weights with source `file` need a `path`.")
+        raise UserError("params.yaml: start weights with source `file` need a `path`.")
     try:
         state = torch.load(weights.path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Refusal(
+        raise UserError(
             f"{weights.path} is not there: put a checkpoint of this project in its place; "
             "`glnet-bench import-official` makes one of the GLNet authors' files."
         ) from None
     except Exception as error:  # torch raises many kinds for damaged files
         reason = str(error).split("\n", 1)[0]
-        raise Refusal(f"{weights.path} is no checkpoint ({reason}).") from None
+        raise UserError(f"{weights.path} is no checkpoint ({reason}).") from None
     if not isinstance(state, dict):
-        raise Refusal(f"{weights.path} is no state dict.")
+        raise UserError(f"{weights.path} is no state dict.")
     return state
 
 
@@ -89,7 +89,7 @@ def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     if encoder not in PACKAGED:
-        raise Refusal(
+        raise UserError(
             f"params.yaml: no package is known for the encoder {encoder}; "
             f"there is one for {', '.join(PACKAGED)}."
         )
@@ -99,7 +99,9 @@ def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
     state = dict(zip(own, theirs, strict=False))
     for key, value in own.items():
         if key not in state or state[key].shape != value.shape:
-            raise Refusal(f"{file} does not fit {encoder}: {key} is missing or has another shape.")
+            raise UserError(
+                f"{file} does not fit {encoder}: {key} is missing or has another shape."
+            )
     return state
 
 
@@ -116,4 +118,4 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.main(work, weights="a key of the table weights")
+    cli.main(work, weights="a key of the table weights")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.method import ByWindows, Strategy
-from bench.tiles import (
+from bench.tiling import (
     Box,
     Image,
     Large,
@@ -34,7 +34,7 @@ from bench.tiles import (
     turn_back,
     turnings,
 )
-from glnet.collapsed import collapse
+from glnet.fast.collapsed_head import collapse
 from glnet.model import GLNet, Lent, Maps, Output
 from glnet.spec import Spec
 
@@ -48,17 +48,17 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
     """The patches of an image.
 
     Raises:
-        Refusal: the official grid is asked for, and the official code crashes or hangs here.
+        UserError: the official grid is asked for, and the official code crashes or hangs here.
     """
     patch = spec.patch_size
     if spec.odd("strict-grid"):
         if min(patch) < 50:
-            raise Refusal(
+            raise UserError(
                 f"The official code never returns from its grid for patches of {patch[0]} x "
                 f"{patch[1]} px: take `strict-grid` out of the spec's `official`."
             )
         if height_px <= patch[0] or width_px <= patch[1]:
-            raise Refusal(
+            raise UserError(
                 f"The official code divides by zero on an image of {height_px} x {width_px} px "
                 f"with patches of {patch[0]} x {patch[1]} px: take `strict-grid` out of the "
                 "spec's `official`."
@@ -75,7 +75,7 @@ def scores_global(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Te
     """The global branch alone, at 1/4 of its input."""
     height, width = spec.global_size
     if spec.odd("quarter-sides") and (height != width or height % 4):
-        raise Refusal(
+        raise UserError(
             f"The official code crashes on a global input of {height} x {width} px: take "
             "`quarter-sides` out of the spec's `official`, or take a square that 4 divides."
         )
@@ -222,7 +222,7 @@ def _turned_scores(
     if spec.odd("unturned-patches"):
         # Its patches come from the image as it is, whichever way the global branch sees it.
         if turned.shape != image.shape:
-            raise Refusal(
+            raise UserError(
                 "The official code crashes where it turns an image that is not square: take "
                 "`unturned-patches` out of the spec's `official`."
             )

@@ -89,7 +89,7 @@ class FPN(nn.Module):
         self, features: list[Tensor], lent: Lent = (), otherwise: "Pyramid | None" = None
     ) -> Output:
         """Four encoder maps, coarse to fine, and what is lent -> maps, fused map, logits;
-        `otherwise`: works out the same in another order (`glnet.split`)."""
+        `otherwise`: works out the same in another order (`glnet.fast.split_convolution`)."""
         if otherwise:
             return otherwise(self, features, lent)
         top_down: list[Tensor] = []

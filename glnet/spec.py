@@ -66,7 +66,7 @@ class Spec:
     """Patches of one image that a training step learns from, drawn anew each time; null: all."""
     head: Literal["plain", "collapsed"] = "plain"
     """How inference works out what is behind the encoders: step by step, as in the paper, or in
-    another order, to the same labels up to rounding (`glnet.collapsed`)."""
+    another order, to the same labels up to rounding (`glnet.fast.collapsed_head`)."""
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8)."""

@@ -1,6 +1,7 @@
 """The three phases of GLNet (section 3.3), and the local branch trained alone.
 
-Branches that borrow work out what they see by `glnet.split`, to the same losses and gradients."""
+Branches that receive shared features use `glnet.fast.split_convolution`: the same losses and
+gradients."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,11 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from bench import distributed
-from bench.errors import Refusal
-from bench.learning import UNLABELLED, flip_and_turn, focal_loss
+from bench.errors import UserError
 from bench.method import Phase, View
-from bench.tiles import (
+from bench.optim import UNLABELLED, flip_and_turn, focal_loss
+from bench.parallel import distributed
+from bench.tiling import (
     Box,
     bounding_box,
     crop,
@@ -25,10 +26,10 @@ from bench.tiles import (
     shrink_image,
     shrink_label,
 )
+from glnet.fast.split_convolution import Composed, aggregate, levels, pyramid
 from glnet.inference import boxes_of, lent, merger_of
 from glnet.model import GLNet
 from glnet.spec import Spec
-from glnet.split import Composed, aggregate, levels, pyramid
 
 Back = Callable[[Tensor], None]
 Join = Literal["mean", "sum"]
@@ -79,10 +80,10 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
         (P, 4), and for the patches that are learnt from `chosen` (Q,) and `labels` (Q, h/4, w/4).
 
     Raises:
-        Refusal: with `official`, what the official code crashes on.
+        UserError: with `official`, what the official code crashes on.
     """
     if spec.odd("no-unlabelled") and bool((label == UNLABELLED).any()):
-        raise Refusal(
+        raise UserError(
             "The official loss crashes on unlabelled pixels, which these labels have: take "
             "`no-unlabelled` out of the spec's `official`."
         )
@@ -126,7 +127,7 @@ def _training_boxes(label: Tensor, spec: Spec) -> list[Box]:
 def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
     """The (height, width) of the logits of an input: two halvings that round up."""
     if spec.odd("quarter-sides") and (size_px[0] % 4 or size_px[1] % 4):
-        raise Refusal(
+        raise UserError(
             f"The official code crashes in training on inputs of {size_px[0]} x {size_px[1]} px, "
             "which 4 does not divide: take `quarter-sides` out of the spec's `official`."
         )
@@ -169,7 +170,7 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
     """Accumulate the gradients of one optimiser step; returns the loss."""
     assert isinstance(network, GLNet)
     if spec.odd("equal-images") and len({tuple(view["size"].tolist()) for view in views}) > 1:
-        raise Refusal(
+        raise UserError(
             "The official code crashes on a batch of images of different size: take "
             "`equal-images` out of the spec's `official`, or learn with batch 1."
         )

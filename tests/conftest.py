@@ -131,13 +131,15 @@ def tiny_suite() -> dict[str, Any]:
     """A suite with every network and every strategy, small enough for a test."""
     networks = ("unet", "fpn", "pspnet", "deeplabv3plus")
     plain = {
-        name: model_line("baselines", {**PLAIN, "network": name, "train_on": "patch"}, ["train"])
+        name: model_line(
+            "baselines/generic", {**PLAIN, "network": name, "train_on": "patch"}, ["train"]
+        )
         for name in networks
     }
     floor = {**PLAIN, "network": "colour", "train_on": "patch"}
     models = {
         **plain,
-        "colour": model_line("baselines", floor, ["train"], steps=1),
+        "colour": model_line("baselines/generic", floor, ["train"], steps=1),
         "glnet": model_line("glnet", {**GLNET, "phases": THREE_PHASES}, THREE_PHASES),
         "glnet-local": model_line("glnet", {**GLNET, "phases": ["local"]}, ["local"]),
     }
@@ -172,7 +174,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    methods = ("glnet", "baselines", "isdnet", "fctl", "magnet", "cascadepsp", "pointrend")
+    methods = (
+        "glnet",
+        "baselines/generic",
+        "baselines/isdnet",
+        "baselines/fctl",
+        "baselines/magnet",
+        "baselines/cascadepsp",
+        "baselines/pointrend",
+    )
     for package in (*methods, "bench", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)

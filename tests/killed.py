@@ -12,10 +12,10 @@ from typing import Any
 
 from test_large_files import job_of
 
-from bench.large import image, predict_file, raster
-from bench.large.budget import Need
-from bench.large.canvas import Canvas
-from bench.large.planes import Plane
+from bench.streaming import image, predict_file, raster
+from bench.streaming.budget import Need
+from bench.streaming.canvas import Canvas
+from bench.streaming.planes import Plane
 
 
 def dies_in(owner: Any, name: str, calls: int) -> Callable[[], None]:

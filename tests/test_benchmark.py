@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from bench import latency
 from bench.config import read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.memory import clock
 from bench.method import check_strategy, load, network_for, spec_of
-from bench.trained import open_run, set_up
+from bench.run import open_run, set_up
 
 NOISE_PX = (720, 720)
 BRIEF_PX = (180, 200)
@@ -71,7 +71,7 @@ def trained(run: str, device: torch.device) -> tuple[nn.Module, Tensor, str] | N
         line = open_run(SUITE, run)
         network = line.network(device)
         image, _ = line.dataset.read(line.dataset.ids("test")[0])
-    except Refusal:
+    except UserError:
         return None
     return network, image, "trained"
 

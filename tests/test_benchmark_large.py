@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from test_large_files import job_of
 
-from bench.large import predict_file
-from bench.large.growth import draw
+from bench.experiments.growth import draw
+from bench.streaming import predict_file
 
 SIDES_PX = (512, 1024, 2048)
 BRIEF_PX = 96

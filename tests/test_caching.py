@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from bench.cards import CARDS, card_for
-from bench.memory.booking import Event
-from bench.memory.caching import (
+from bench.memory.cuda_allocator import (
     CachingAllocator,
     OutOfMemoryError,
     play,
     round_size,
     segment_size,
 )
+from bench.memory.gpu_overhead import CARDS, card_for
+from bench.memory.tracker import Event
 
 KIB, MIB = 2**10, 2**20
 

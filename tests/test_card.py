@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 
 from bench.memory import CardSampler, card_bytes
-from bench.memory.card import CARD, OWN
+from bench.memory.nvml import CARD, OWN
 
 MIB = 2**20
 IS_LOST, DENIED, UNSUPPORTED, NO_DRIVER, MISMATCH = 15, 4, 3, 9, 18
@@ -428,7 +428,7 @@ def test_a_machine_without_nvml() -> None:
 
 def replace_counters(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     """torch's own counters of a card that is not there."""
-    from bench import meters
+    from bench.memory import meters
 
     monkeypatch.setattr(meters, "CardSampler", lambda: CardSampler(interval_s=60))
     monkeypatch.setattr(meters, "_warm_up", lambda device: calls.append("context"))
@@ -448,7 +448,7 @@ def replace_counters(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
 
 def test_the_meters_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of things on a card."""
-    from bench import meters
+    from bench.memory import meters
 
     calls: list[str] = []
     replace_counters(monkeypatch, calls)
@@ -471,7 +471,7 @@ def test_the_meters_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_card_lost_on_the_way_is_told_beside_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import meters
+    from bench.memory import meters
 
     replace_counters(monkeypatch, [])
     script(monkeypatch, used="0,0,0,600", others="0,1", fail=f"{V3}={IS_LOST}@4")
@@ -491,7 +491,7 @@ def test_a_card_lost_on_the_way_is_told_beside_its_figure(monkeypatch: pytest.Mo
 def test_a_card_without_nvml_has_its_other_meters(
     fail: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import meters
+    from bench.memory import meters
 
     replace_counters(monkeypatch, [])
     script(monkeypatch, fail=fail)

@@ -8,13 +8,13 @@ from conftest import CASCADEPSP
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.learning import UNLABELLED
-from bench.tiles import Box
-from cascadepsp.damage import damaged, overlap, redrawn
-from cascadepsp.inference import base, cascade, crops, inner, refined, worth_refining
-from cascadepsp.model import CascadePSP, build, start
-from cascadepsp.spec import Spec
-from cascadepsp.training import edges, losses, view
+from baselines.cascadepsp.damage import damaged, overlap, redrawn
+from baselines.cascadepsp.inference import base, cascade, crops, inner, refined, worth_refining
+from baselines.cascadepsp.model import CascadePSP, build, start
+from baselines.cascadepsp.spec import Spec
+from baselines.cascadepsp.training import edges, losses, view
+from bench.optim import UNLABELLED
+from bench.tiling import Box
 
 SMALL = Spec(**CASCADEPSP)
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -127,9 +127,9 @@ def test_a_pixel_takes_the_surest_class_or_keeps_its_label(
     likely[1][0] = 0.7  # class 1 takes the first row
     likely[0][:, 39] = 0.9  # class 0 the last column
     numbers = iter((0, 1))
-    monkeypatch.setattr("cascadepsp.inference.base", lambda *_: labels)
-    monkeypatch.setattr("cascadepsp.inference.relaxed", lambda *_: Box(0, 0, 40, 40))
-    monkeypatch.setattr("cascadepsp.inference.refined", lambda *_: likely[next(numbers)])
+    monkeypatch.setattr("baselines.cascadepsp.inference.base", lambda *_: labels)
+    monkeypatch.setattr("baselines.cascadepsp.inference.relaxed", lambda *_: Box(0, 0, 40, 40))
+    monkeypatch.setattr("baselines.cascadepsp.inference.refined", lambda *_: likely[next(numbers)])
     found = cascade(network, IMAGE[:, :40, :40], SMALL)
     expected = labels.clone()
     expected[0] = 1

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import glnet.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
-from bench.tiles import labels_of, shrink_image
-from glnet.collapsed import collapse
-from glnet.folding import fold
+from bench.tiling import labels_of, shrink_image
+from glnet.fast.collapsed_head import collapse
+from glnet.fast.composed_convolution import Enlarged, Minimal, Stencil, inside, resizing, shrunk
+from glnet.fast.fold_batchnorm import fold
 from glnet.inference import (
     Scores,
     scores_collaborative,
@@ -21,7 +22,6 @@ from glnet.inference import (
     scores_global_to_local,
     scores_local,
 )
-from glnet.stencil import Enlarged, Minimal, Stencil, inside, resizing, shrunk
 
 SCORES: dict[str, Scores] = {
     "global": scores_global,

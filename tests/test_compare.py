@@ -14,9 +14,9 @@ from conftest import run
 
 from bench import record
 from bench.__main__ import main
-from bench.compare.difference import compare
-from bench.compare.side import open_side
-from bench.errors import Refusal
+from bench.commands.difference import compare
+from bench.commands.side import open_side
+from bench.errors import UserError
 from bench.record import Record
 
 SCENES = {name: [[right, 100 - right], [100 - right, right], [0, 0]]
@@ -173,14 +173,14 @@ def test_a_side_that_cannot_be_read_is_refused(repository: Path, name: str, mess
         path = Path(folder, "results/s/evaluate/x.json")
         path.parent.mkdir(parents=True)
         path.write_text(content)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         open_side(name)
 
 
 def test_sides_without_a_common_suite_are_refused(repository: Path) -> None:
     write(repository / "two", evaluated("up", SCENES), suite="p")
     write(repository / "two", evaluated("up", SCENES), suite="q")
-    with pytest.raises(Refusal, match=r"No suite is on both sides: \. has s; two has p, q\."):
+    with pytest.raises(UserError, match=r"No suite is on both sides: \. has s; two has p, q\."):
         compare(open_side("."), open_side("two"))
-    with pytest.raises(Refusal, match="No suite 'p' is on both sides"):
+    with pytest.raises(UserError, match="No suite 'p' is on both sides"):
         compare(open_side("."), open_side("two"), "p")

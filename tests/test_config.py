@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, tiny_suite, write_suite
 
 from bench.config import Compute, read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.method import check_strategy, spec_of
 
 Change = Callable[[dict[str, Any]], object]
@@ -47,7 +47,7 @@ def test_every_key_is_checked(tmp_path: Path, change: Change, message: str) -> N
     suite = tiny_suite()
     change(suite)
     write_suite(tmp_path, suite)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         read_suite(tmp_path / "params.yaml")
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -60,7 +60,7 @@ def test_a_file_that_is_no_suite(tmp_path: Path, text: str | None, message: str)
     path = tmp_path / "params.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         read_suite(path)
 
 
@@ -71,11 +71,11 @@ def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
     values["runs"]["unet-patch"]["strategy"] = "tiles"
     write_suite(tmp_path, values)
     suite = read_suite(tmp_path / "params.yaml")
-    with pytest.raises(Refusal, match=r"models\.unet\.spec: the key size is unknown"):
+    with pytest.raises(UserError, match=r"models\.unet\.spec: the key size is unknown"):
         spec_of("unet", suite.models["unet"])
-    with pytest.raises(Refusal, match="method 'glnett', but there is no package glnett/"):
+    with pytest.raises(UserError, match="method 'glnett', but there is no package glnett/"):
         spec_of("glnet", suite.models["glnet"])
-    with pytest.raises(Refusal, match="'tiles'; method baselines has downsample, patch, whole"):
+    with pytest.raises(UserError, match="'tiles'; method baselines has downsample, patch, whole"):
         check_strategy("unet-patch", suite.runs["unet-patch"], suite.models["unet"])
 
 

@@ -9,20 +9,20 @@ import torch
 from conftest import CASCADEPSP, FCTL, GLNET, MAGNET, PLAIN, POINTREND, THREE_PHASES
 from torch import nn
 
-import baselines.spec
-import cascadepsp.spec
-import fctl.spec
 import glnet.spec
-import isdnet.spec
-import magnet.spec
-import pointrend.spec
+from baselines.cascadepsp import spec as cascadepsp
+from baselines.fctl import spec as fctl
+from baselines.generic import spec as generic
+from baselines.isdnet import spec as isdnet
+from baselines.magnet import spec as magnet
+from baselines.pointrend import spec as pointrend
 from bench.memory import predict_memory
 from bench.method import load, network_for
 
 CLASSES = 3
 FULL_RESOLUTION = ("whole", "progressive", "fast")
 """Strategies whose maps of the image's size lie on the card."""
-NETWORKS = get_args(baselines.spec.Network)
+NETWORKS = get_args(generic.Network)
 FCTL_VARIANTS = ("inria", "deepglobe")
 
 
@@ -30,32 +30,34 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "glnet":
         phases = ["local"] if network == "alone" else THREE_PHASES
         return glnet.spec.Spec(**{**GLNET, "phases": phases, **more})
-    if method == "fctl":
-        return fctl.spec.Spec(**{**FCTL, "variant": network, **more})
-    if method == "isdnet":
+    if method == "baselines/fctl":
+        return fctl.Spec(**{**FCTL, "variant": network, **more})
+    if method == "baselines/isdnet":
         more.pop("sub_batch", None)  # it has no patches
-        return isdnet.spec.Spec(crop_px=64, **more)
-    if method == "cascadepsp":
+        return isdnet.Spec(crop_px=64, **more)
+    if method == "baselines/cascadepsp":
         more.pop("sub_batch", None)
-        return cascadepsp.spec.Spec(**{**CASCADEPSP, **more})
-    if method == "pointrend":
+        return cascadepsp.Spec(**{**CASCADEPSP, **more})
+    if method == "baselines/pointrend":
         more.pop("sub_batch", None)
-        return pointrend.spec.Spec(**{**POINTREND, **more})
-    if method == "magnet":
-        return magnet.spec.Spec(**{**MAGNET, **more})
+        return pointrend.Spec(**{**POINTREND, **more})
+    if method == "baselines/magnet":
+        return magnet.Spec(**{**MAGNET, **more})
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
-    return baselines.spec.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
+    return generic.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
 
-CASES = [("baselines", n, s) for n in NETWORKS for s in get_args(baselines.spec.Strategy)] + [
+CASES = [("baselines/generic", n, s) for n in NETWORKS for s in get_args(generic.Strategy)] + [
     ("glnet", "alone" if s == "local" else "", s) for s in get_args(glnet.spec.Strategy)
 ]
-CASES += [("fctl", "inria", s) for s in get_args(fctl.spec.Strategy)]
-CASES += [("fctl", "deepglobe", s) for s in ("large", "contexts")]  # the others are the same
-CASES += [("isdnet", "", s) for s in get_args(isdnet.spec.Strategy)]
-CASES += [("cascadepsp", "", s) for s in get_args(cascadepsp.spec.Strategy)]
-CASES += [("pointrend", "", s) for s in get_args(pointrend.spec.Strategy)]
-CASES += [("magnet", "", s) for s in get_args(magnet.spec.Strategy)]
+CASES += [("baselines/fctl", "inria", s) for s in get_args(fctl.Strategy)]
+CASES += [
+    ("baselines/fctl", "deepglobe", s) for s in ("large", "contexts")
+]  # the others are the same
+CASES += [("baselines/isdnet", "", s) for s in get_args(isdnet.Strategy)]
+CASES += [("baselines/cascadepsp", "", s) for s in get_args(cascadepsp.Strategy)]
+CASES += [("baselines/pointrend", "", s) for s in get_args(pointrend.Strategy)]
+CASES += [("baselines/magnet", "", s) for s in get_args(magnet.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -124,14 +126,14 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
 @pytest.mark.parametrize(
     ("method", "network"),
     [
-        *(("baselines", n) for n in NETWORKS),
+        *(("baselines/generic", n) for n in NETWORKS),
         ("glnet", ""),
         ("glnet", "alone"),
-        ("isdnet", ""),
-        ("cascadepsp", ""),
-        ("pointrend", ""),
-        ("magnet", ""),
-        *(("fctl", v) for v in FCTL_VARIANTS),
+        ("baselines/isdnet", ""),
+        ("baselines/cascadepsp", ""),
+        ("baselines/pointrend", ""),
+        ("baselines/magnet", ""),
+        *(("baselines/fctl", v) for v in FCTL_VARIANTS),
     ],
 )
 def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str) -> None:
@@ -177,10 +179,16 @@ def test_each_phase_moves_its_modules_and_nothing_else(method: str, network: str
 
 
 def test_an_unknown_encoder_is_one_sentence() -> None:
-    from bench.errors import Refusal
+    from bench.errors import UserError
 
-    for method in ("baselines", "glnet", "magnet", "cascadepsp", "pointrend"):
-        network = "unet" if method == "baselines" else ""
+    for method in (
+        "baselines/generic",
+        "glnet",
+        "baselines/magnet",
+        "baselines/cascadepsp",
+        "baselines/pointrend",
+    ):
+        network = "unet" if method == "baselines/generic" else ""
         for encoder in ("resnet51", "tu-resnet51"):
-            with pytest.raises(Refusal, match=f"no encoder '{encoder}'"):
+            with pytest.raises(UserError, match=f"no encoder '{encoder}'"):
                 load(method).build(spec(method, network, encoder=encoder), CLASSES)

@@ -20,7 +20,7 @@ from conftest import tiny_suite, write_suite
 from PIL import Image
 
 from bench.config import Weights, read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import earthcover, packages, prepare, weights
 from data.dataset import About, Pair, open_dataset
 from data.packages import PackagedFile, fetch
@@ -130,7 +130,7 @@ def test_a_bad_pair_leaves_nothing_and_loses_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = prepare.prepare("small", ABOUT, PAIRS, {})
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         prepare.prepare("small", ABOUT, pairs, {})
     assert open_dataset("small") == before
     assert [path.name for path in Path("data/prepared").iterdir()] == ["small"]
@@ -265,7 +265,7 @@ def test_a_damaged_file_is_fetched_again(registry: Registry, tmp_path: Path) -> 
 def test_what_is_not_expected_is_not_kept(
     registry: Registry, tmp_path: Path, file: PackagedFile, message: str
 ) -> None:
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         fetch(file, tmp_path)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
@@ -273,7 +273,7 @@ def test_what_is_not_expected_is_not_kept(
 
 def test_a_truncated_wheel(registry: Registry, tmp_path: Path) -> None:
     registry.wheel = registry.wheel[: len(registry.wheel) // 2]
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         fetch(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -282,7 +282,7 @@ def test_a_file_that_claims_to_be_huge(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packages, "LARGEST_BYTES", 100)
-    with pytest.raises(Refusal, match="too large"):
+    with pytest.raises(UserError, match="too large"):
         fetch(small(), tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_no_network(registry: Registry, tmp_path: Path) -> None:
     registry.server.shutdown()
     registry.server.server_close()
     with pytest.raises(
-        Refusal, match=f"check the network .* put the file by hand at {tmp_path}/map.bin"
+        UserError, match=f"check the network .* put the file by hand at {tmp_path}/map.bin"
     ):
         fetch(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -304,12 +304,12 @@ def test_a_cut_download_goes_on_with_the_next_file(
     monkeypatch.setattr(earthcover, "LABEL", second)
     settings = earthcover.Settings(layout="blocks36", px_per_degree=1)
     registry_wheel = registry.wheel
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         earthcover.download(settings, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["map.bin"]
     registry.asked.clear()
     registry.wheel = registry_wheel
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         earthcover.download(settings, tmp_path)
     assert not any(path.endswith("small_data-1.0-py3-none-any.whl") for path in registry.asked)
 
@@ -334,9 +334,9 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     assert found.px_per_degree == 20
     assert raw == Path("data/raw/tiny")
     for name in ("moon", "stage"):
-        with pytest.raises(Refusal, match="there is no such source"):
+        with pytest.raises(UserError, match="there is no such source"):
             open_source(suite, name)
-    with pytest.raises(Refusal, match=r"datasets\.typo\.settings: the key layout is 'blocks37'"):
+    with pytest.raises(UserError, match=r"datasets\.typo\.settings: the key layout is 'blocks37'"):
         open_source(suite, "typo")
     globe, found, raw = open_source(suite, "globe")
     assert globe.about(found).ignored == ("unknown",)
@@ -347,9 +347,9 @@ def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import segmentation_models_pytorch as smp
 
     assert weights.encoder_state(Weights("tu-mobilenetv3_small_050", "none")) == {}
-    with pytest.raises(Refusal, match="no encoder 'resnet5'; close to it: resnet50"):
+    with pytest.raises(UserError, match="no encoder 'resnet5'; close to it: resnet50"):
         weights.encoder_state(Weights("resnet5", "none"))
-    with pytest.raises(Refusal, match="no package is known for the encoder resnet18"):
+    with pytest.raises(UserError, match="no package is known for the encoder resnet18"):
         weights.encoder_state(Weights("resnet18", "package"))
 
     encoder = smp.encoders.get_encoder("tu-tf_efficientnet_lite0", weights=None)
@@ -362,7 +362,7 @@ def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encoder.load_state_dict(state)
     assert torch.equal(state[next(reversed(own))], theirs[f"their.{len(own) - 1}"])
     torch.save({"a": torch.zeros(3)} | theirs, path)
-    with pytest.raises(Refusal, match="another shape"):
+    with pytest.raises(UserError, match="another shape"):
         weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
 
 
@@ -377,5 +377,5 @@ def test_a_hub_out_of_reach_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -
         return known(name, weights=None)
 
     monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
-    with pytest.raises(Refusal, match="set source to `none`"):
+    with pytest.raises(UserError, match="set source to `none`"):
         weights.encoder_state(Weights("tu-mobilenetv3_small_050", "hub"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import prepare
 from data.dataset import About, Pair, open_dataset
 
@@ -99,7 +99,7 @@ def test_a_disk_that_fills_while_an_image_is_written(monkeypatch: pytest.MonkeyP
 
 
 def test_two_images_of_one_name_are_refused() -> None:
-    with pytest.raises(Refusal, match="Data set small: two images are called x"):
+    with pytest.raises(UserError, match="Data set small: two images are called x"):
         prepare.prepare("small", ABOUT, [*pairs(), pairs()[0]], {})
     assert names() == []
 
@@ -107,7 +107,7 @@ def test_two_images_of_one_name_are_refused() -> None:
 def test_an_image_in_another_split_than_listed_is_refused() -> None:
     first, second = pairs()
     moved = Pair("train", "y", second.image, second.label)
-    with pytest.raises(Refusal, match="the splits and the images differ in y"):
+    with pytest.raises(UserError, match="the splits and the images differ in y"):
         prepare.prepare("small", ABOUT, [first, moved], {})
     assert names() == []
 
@@ -128,6 +128,6 @@ def test_a_bad_image_is_refused_in_one_sentence(spoil: Any, message: str) -> Non
     dataset = prepare.prepare("small", ABOUT, pairs(), {})
     spoil(dataset.root / "images/x.npy")
     for read in (dataset.read, dataset.mapped):
-        with pytest.raises(Refusal, match=message) as refused:
+        with pytest.raises(UserError, match=message) as refused:
             read("x")
         assert "\n" not in str(refused.value)

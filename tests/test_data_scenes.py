@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import earthcover, prepare
 from data.packages import PackagedFile, require
 
@@ -91,11 +91,11 @@ def test_a_missing_or_wrong_map_names_the_stage_to_run(
     assert require(earthcover.LABEL, tmp_path) == path
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(
-        Refusal, match=r"label\.png is not the file expected .*`dvc repro download`"
+        UserError, match=r"label\.png is not the file expected .*`dvc repro download`"
     ):
         next(earthcover.pairs(settings, tmp_path))
     path.unlink()
-    with pytest.raises(Refusal, match=r"label\.png is missing: run `dvc repro download`"):
+    with pytest.raises(UserError, match=r"label\.png is missing: run `dvc repro download`"):
         next(earthcover.pairs(settings, tmp_path))
 
 
@@ -124,7 +124,7 @@ def test_class_shares_of_the_real_data_set(tmp_path: Path, monkeypatch: pytest.M
         given = earthcover.Settings(layout="blocks36", px_per_degree=20)
         try:
             earthcover.download(given, tmp_path)
-        except Refusal as error:
+        except UserError as error:
             if "could not be downloaded" not in str(error):
                 raise
             pytest.skip(str(error))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.config import Weights
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import weights
 
 
@@ -17,12 +17,12 @@ def test_a_file_with_too_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "a.pth"
     torch.save(dict(list(own.items())[:-1]), path)
     monkeypatch.setattr(weights, "fetch", lambda *_: path)
-    with pytest.raises(Refusal, match=f"{list(own)[-1]} is missing"):
+    with pytest.raises(UserError, match=f"{list(own)[-1]} is missing"):
         weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
 
 
 def test_a_mistyped_encoder_of_timm_is_told_its_neighbours() -> None:
-    with pytest.raises(Refusal, match=r"close to it: .*tu-resnet50"):
+    with pytest.raises(UserError, match=r"close to it: .*tu-resnet50"):
         weights.encoder_state(Weights("tu-resnt50", "none"))
 
 
@@ -36,8 +36,8 @@ def test_a_whole_network_from_a_file(tmp_path: Path) -> None:
         (Weights("resnet50", "file", str(path)), "is no checkpoint"),
         (Weights("resnet50", "file", "nowhere.ckpt"), "is not there: .* import-official"),
     ):
-        with pytest.raises(Refusal, match=message):
+        with pytest.raises(UserError, match=message):
             weights.encoder_state(file)
     torch.save([1, 2], path)
-    with pytest.raises(Refusal, match="is no state dict"):
+    with pytest.raises(UserError, match="is no state dict"):
         weights.encoder_state(Weights("resnet50", "file", str(path)))

@@ -15,11 +15,12 @@ import two_processes
 from conftest import ROOT
 from test_train import killed_at, weights
 
-from bench import distributed, record
+from bench import record
 from bench.config import read_suite
-from bench.distributed import Place, find_place, processes
-from bench.errors import Refusal
-from bench.train import PARTIAL, train
+from bench.errors import UserError
+from bench.parallel import distributed
+from bench.parallel.distributed import Place, find_place, processes
+from bench.pipeline.train import PARTIAL, train
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 STEPS = 10
@@ -94,7 +95,7 @@ def test_every_phase_of_glnet_learns_the_same_in_two_processes(
     expected = losses("glnet")
     assert [len(expected[phase]) for phase in FOUR_PHASES] == [STEPS] * 4
 
-    done = torchrun("-m", "bench.train", "glnet")
+    done = torchrun("-m", "bench.pipeline.train", "glnet")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "checkpoints/glnet.pt\n"  # one writes, one speaks
     found = losses("glnet")
@@ -125,7 +126,7 @@ def test_a_rival_killed_alone_goes_on_in_two_processes(
     train(read_suite(), "unet")
     expected = losses("unet")
     killed_at(2, monkeypatch, read_suite(), "unet")
-    for done in srun("-m", "bench.train", "unet"):
+    for done in srun("-m", "bench.pipeline.train", "unet"):
         assert done.returncode == 0, done.stderr
     assert losses("unet")["train"] == pytest.approx(expected["train"], rel=1e-5)
 
@@ -167,7 +168,7 @@ def test_torchrun_and_slurm_say_where_a_process_stands() -> None:
 def test_processes_that_cannot_find_each_other_are_refused(
     environment: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         find_place(environment)
 
 
@@ -177,13 +178,13 @@ def test_a_process_that_hears_nobody_says_so(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in {"WORLD_SIZE": "2", **told}.items():
         monkeypatch.setenv(name, value)
     message = r"Process 1 of 2 cannot reach the others \(.+\): start all of them, by torchrun"
-    with pytest.raises(Refusal, match=message), processes(torch.device("cpu")):
+    with pytest.raises(UserError, match=message), processes(torch.device("cpu")):
         pass
 
 
 def test_more_processes_than_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(Refusal, match="There are 2 cards on this machine, but more processes"):
+    with pytest.raises(UserError, match="There are 2 cards on this machine, but more processes"):
         distributed._own_device(torch.device("cuda"), Place(2, 3, 2))
 
 
@@ -192,5 +193,5 @@ def test_a_batch_that_cannot_be_divided_is_refused(
 ) -> None:
     monkeypatch.setattr(distributed, "size", lambda: 4)
     key = re.escape("models.unet.training.phases.train.batch")
-    with pytest.raises(Refusal, match=f"{key} is 2, which 4 processes cannot divide evenly"):
+    with pytest.raises(UserError, match=f"{key} is 2, which 4 processes cannot divide evenly"):
         train(read_suite(), "unet")

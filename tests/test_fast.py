@@ -8,15 +8,15 @@ import pytest
 import torch
 from conftest import GLNET, THREE_PHASES
 
-import bench.fast
+import bench.experiments.collapsed_head
 from bench import record
 from bench.config import read_suite
-from bench.fast import PATHS, STRATEGY, work
+from bench.experiments.collapsed_head import PATHS, STRATEGY, work
 from bench.latency import time_prediction
 from bench.memory import clock
 from bench.method import load, network_for
 from bench.report.fast import COLUMNS, rows
-from bench.trained import set_up
+from bench.run import set_up
 from glnet.spec import Spec
 
 PATCHES = {"global_px": 252, "patch_px": 252, "overlap_px": 25, "sub_batch": 1}
@@ -48,7 +48,9 @@ def test_latency_of_a_path(benchmark: Any, path: str) -> None:
 def test_the_record_of_both_paths_is_a_table_of_two_lines(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.fast, "SETTINGS", {**GLNET, "phases": THREE_PHASES})
+    monkeypatch.setattr(
+        bench.experiments.collapsed_head, "SETTINGS", {**GLNET, "phases": THREE_PHASES}
+    )
     work(argparse.Namespace(side=[120], rounds=1))
     found = record.read(record.RESULTS / "fast" / "test-machine.json")
     frame = rows(found)

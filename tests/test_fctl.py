@@ -9,15 +9,15 @@ import pytest
 import torch
 from conftest import FCTL
 
-from bench.errors import Refusal
+from baselines.fctl.inference import STRATEGIES, contexts, scores_contexts
+from baselines.fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
+from baselines.fctl.spec import Spec
+from baselines.fctl.training import backward, phases, seen, view
+from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.method import load
-from bench.tiles import Box, cut, grid
-from fctl.inference import STRATEGIES, contexts, scores_contexts
-from fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
-from fctl.official import PHASES, from_official, import_official, source_of
-from fctl.spec import Spec
-from fctl.training import backward, phases, seen, view
+from bench.tiling import Box, cut, grid
+from reference.fctl.checkpoint import PHASES, from_official, import_official, source_of
 
 GOLDEN = Path(__file__).parent / "golden/fctl"
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -169,7 +169,7 @@ def test_turning_the_image_turns_the_labels() -> None:
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Operations of a 2448 px image, and weights with and without those never used."""
-    method = load("fctl")
+    method = load("baselines/fctl")
     size = (2448, 2448)
     # (variant, strategy, idle) -> tera-operations, MiB of weights
     known = {
@@ -244,12 +244,12 @@ def test_released_checkpoints_are_imported(variant: Any, tmp_path: Path) -> None
     assert all(back[key] is value for key, value in ours.items())
     alone = from_official({"plain": states["plain"]}, variant)
     assert {key.split(".")[0] for key in alone} == {"plain"}
-    with pytest.raises(Refusal, match="needs those of `medium` and `large`"):
+    with pytest.raises(UserError, match="needs those of `medium` and `large`"):
         from_official({"all": states["all"]}, variant)
     del states["large"]["module.output.3.bias"]
-    with pytest.raises(Refusal, match=r"phase `large`.*output.3.bias"):
+    with pytest.raises(UserError, match=r"phase `large`.*output.3.bias"):
         from_official(states, variant)
-    with pytest.raises(Refusal, match="There is no"):
+    with pytest.raises(UserError, match="There is no"):
         import_official({"plain": tmp_path / "Bfcn.pth"}, tmp_path / "x.pt", variant)
 
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 from requests.auth import HTTPBasicAuth
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import fetch as module
 from data.fetch import Patience, Remote, alone, fetch, shown, workshop_of
 
@@ -178,7 +178,7 @@ def test_a_later_start_asks_for_what_is_missing_alone(server: Server, raw: Path)
     server.always = lambda handler: (
         answer(403)(handler) if handler.headers["Range"].startswith("bytes=5000") else False
     )
-    with pytest.raises(Refusal, match="refuses access"):
+    with pytest.raises(UserError, match="refuses access"):
         get(server, raw)
     assert not raw.joinpath("a.bin").exists()
     state = json.loads((workshop_of(raw) / "a.bin.part.json").read_text())
@@ -227,7 +227,7 @@ def test_parts_of_another_version_are_not_mixed(server: Server, raw: Path, chang
     server.always = lambda handler: (
         answer(403)(handler) if handler.headers["Range"].startswith("bytes=5000") else False
     )
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         get(server, raw)
     server.always = None
     server.content = bytes(reversed(CONTENT)) + (b"more" if change == "length" else b"")
@@ -297,7 +297,7 @@ WRONG: dict[str, tuple[Callable[[Any], bool], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_answer_is_one_sentence(server: Server, raw: Path, name: str) -> None:
     server.always, message = WRONG[name]
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         get(server, raw, size_bytes=len(CONTENT), sha256=SHA256)
     assert "\n" not in str(refused.value)
     assert "a.bin" not in left(raw)
@@ -309,7 +309,7 @@ def test_a_wrong_answer_is_one_sentence(server: Server, raw: Path, name: str) ->
 def test_a_web_page_in_disguise(server: Server, raw: Path) -> None:
     page = b" <!DOCTYPE html><html>log in</html>"
     server.always = answer(200, page, Content_Type="application/zip")
-    with pytest.raises(Refusal, match="is a web page: nothing was kept; check the address"):
+    with pytest.raises(UserError, match="is a web page: nothing was kept; check the address"):
         get(server, raw)
     assert left(raw) == []
 
@@ -324,7 +324,7 @@ def test_ranges_that_lie_about_the_total(server: Server, raw: Path) -> None:
         return status == 206
 
     server.always = lie
-    with pytest.raises(Refusal, match=r"is shorter than it says|breaks off"):
+    with pytest.raises(UserError, match=r"is shorter than it says|breaks off"):
         get(server, raw)
     assert "a.bin" not in left(raw)
 
@@ -336,7 +336,7 @@ def test_a_server_that_hangs(server: Server, raw: Path) -> None:
 
     server.always = hang
     patience = Patience(tries=2, first_wait_s=0.01, timeout_s=0.1)
-    with pytest.raises(Refusal, match="does not answer, 2 times in a row"):
+    with pytest.raises(UserError, match="does not answer, 2 times in a row"):
         get(server, raw, patience)
 
 
@@ -354,22 +354,24 @@ def test_a_server_that_hangs_in_the_middle(server: Server, raw: Path) -> None:
 
     server.always = hang
     patience = Patience(tries=2, first_wait_s=0.01, timeout_s=0.1, block_bytes=1000)
-    with pytest.raises(Refusal, match="does not answer, 2 times in a row"):
+    with pytest.raises(UserError, match="does not answer, 2 times in a row"):
         get(server, raw, patience)
 
 
 def test_a_server_that_cannot_prove_who_it_is(server: Server, raw: Path) -> None:
     url = server.url.replace("http:", "https:")
-    with pytest.raises(Refusal, match=r"cannot prove who it is \(its certificate\): check"):
+    with pytest.raises(UserError, match=r"cannot prove who it is \(its certificate\): check"):
         fetch(Remote(f"{url}/a.bin", "a.bin"), raw, workshop_of(raw), QUICK)
 
 
 def test_nobody_there(server: Server, raw: Path) -> None:
     server.server.shutdown()
     server.server.server_close()
-    with pytest.raises(Refusal, match=r"cannot be reached .* 3 times in a row: check the network"):
+    with pytest.raises(
+        UserError, match=r"cannot be reached .* 3 times in a row: check the network"
+    ):
         get(server, raw)
-    with pytest.raises(Refusal, match="cannot be fetched from"):
+    with pytest.raises(UserError, match="cannot be fetched from"):
         fetch(Remote("nonsense://", "a"), raw, workshop_of(raw), QUICK)
 
 
@@ -404,7 +406,7 @@ def test_a_disk_that_is_too_small_is_seen_before(
 ) -> None:
     usage = type("Usage", (), {"free": 5000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(Refusal, match=r"needs 0\.0 GiB more, but .* free some space"):
+    with pytest.raises(UserError, match=r"needs 0\.0 GiB more, but .* free some space"):
         get(server, raw)
     assert left(raw) == []
 
@@ -421,7 +423,7 @@ def test_credentials_stay_with_their_server(server: Server, raw: Path, capfd: An
         assert not any(other.authorization)
         other.always = answer(403)
         (raw / "a.bin").unlink()
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(UserError) as refused:
             fetch(server.remote(), raw, workshop_of(raw), QUICK, auth)
     finally:
         other.server.shutdown()

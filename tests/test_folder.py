@@ -15,7 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from bench.config import strict
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import check, download, folder, prepare
 from data.dataset import open_dataset
 from data.splits import drawn
@@ -247,7 +247,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_left(raw: Path, name: str)
     fill(raw)
     spoil, other, message = SPOILED[name]
     spoil(raw)
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         prepared(settings(**other), raw)
     assert "\n" not in str(refused.value)
     assert not Path("data/prepared/mine").exists()
@@ -264,7 +264,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_left(raw: Path, name: str)
     ],
 )
 def test_settings_are_checked(other: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         settings(**other)
 
 
@@ -318,7 +318,7 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
     exif[0x0112] = 3
     Image.fromarray(picture(3)[0]).save(project / "images/d.png", exif=exif)
     wrong = "cannot be prepared as it is: mend the 3 errors above"
-    with pytest.raises(Refusal, match=wrong):
+    with pytest.raises(UserError, match=wrong):
         check.work(MINE)
     out = capsys.readouterr().out
     for message in (

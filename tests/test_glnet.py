@@ -6,7 +6,7 @@ import torch
 from conftest import GLNET, THREE_PHASES
 from torch import nn
 
-from bench.tiles import Box, Merger, crop, grid
+from bench.tiling import Box, Merger, crop, grid
 from glnet.inference import STRATEGIES, lent
 from glnet.model import FPN, GLNet, Maps, build
 from glnet.spec import Spec

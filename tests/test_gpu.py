@@ -11,8 +11,8 @@ import torch
 from conftest import ROOT
 from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, spec
 
-from bench import card
 from bench.config import Compute
+from bench.experiments import gpu_memory
 from bench.memory import predict_memory
 from bench.method import load
 
@@ -41,14 +41,16 @@ print(json.dumps({
 }))
 """
 LEARNING = [
-    *(("baselines", n) for n in NETWORKS if n != "colour"),  # which learns without a gradient
+    *(
+        ("baselines/generic", n) for n in NETWORKS if n != "colour"
+    ),  # which learns without a gradient
     ("glnet", ""),
     ("glnet", "alone"),
-    ("isdnet", ""),
-    ("cascadepsp", ""),
-    ("pointrend", ""),
-    ("magnet", ""),
-    *(("fctl", v) for v in FCTL_VARIANTS),
+    ("baselines/isdnet", ""),
+    ("baselines/cascadepsp", ""),
+    ("baselines/pointrend", ""),
+    ("baselines/magnet", ""),
+    *(("baselines/fctl", v) for v in FCTL_VARIANTS),
 ]
 
 
@@ -141,10 +143,10 @@ def test_meters_on_a_card() -> None:
 
 
 def test_a_published_setting_is_weighed_and_timed() -> None:
-    chosen = {case.key: case for case in card.cases() if case.name == "enet-whole"}
+    chosen = {case.key: case for case in gpu_memory.cases() if case.name == "enet-whole"}
     compute = Compute(device="cuda")
-    rows = card.weigh_all(chosen, compute, jobs=1)
-    seconds = card.time_all(chosen, compute)
+    rows = gpu_memory.weigh_all(chosen, compute, jobs=1)
+    seconds = gpu_memory.time_all(chosen, compute)
     for key in chosen:
         meters = rows[key]["meters"]
         assert rows[key]["status"] == "ok"

@@ -10,8 +10,8 @@ from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, wr
 
 from bench import record
 from bench.config import read_suite
-from bench.memory.booking import Event
-from bench.memory.course import course
+from bench.memory.timeline import course
+from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import ablation, curves, figure1, interactive, pareto, table
 from bench.report.gather import Entry, gather

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.errors import Refusal
-from bench.learning import UNLABELLED
+from baselines.isdnet.inference import STRATEGIES, scores
+from baselines.isdnet.model import ISDNet, build, deep_input, start
+from baselines.isdnet.spec import Spec
+from baselines.isdnet.training import affinity_loss, backward, losses, phases, view
+from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.method import load
-from isdnet.inference import STRATEGIES, scores
-from isdnet.model import ISDNet, build, deep_input, start
-from isdnet.official import (
+from bench.optim import UNLABELLED
+from reference.isdnet.checkpoint import (
     ALIASES,
     from_official,
     import_official,
     official_key,
     shapes_of,
 )
-from isdnet.spec import Spec
-from isdnet.training import affinity_loss, backward, losses, phases, view
 
 GOLDEN = Path(__file__).parent / "golden/isdnet"
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -68,16 +68,16 @@ def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
     build(Spec(), 3).load_state_dict(back)
     assert all(torch.equal(back[key], value) for key, value in ours.items())
     del theirs["refine_head.fuse8.g1"]
-    with pytest.raises(Refusal, match=r"1 keys are missing.*refine_head.fuse8.g1"):
+    with pytest.raises(UserError, match=r"1 keys are missing.*refine_head.fuse8.g1"):
         from_official(theirs)
-    with pytest.raises(Refusal, match="There is no"):
+    with pytest.raises(UserError, match="There is no"):
         import_official(tmp_path / "nothing.pth", tmp_path / "x.pt")
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Operations exactly; memory within 2 %, weights apart: of the backbone's maps, which the
     released code holds as well, only the last is held here."""
-    method = load("isdnet")
+    method = load("baselines/isdnet")
     plan = method.strategies["whole"]
     size = (2448, 2448)
     released = predict_memory(method, plan, Spec(official=True), 7, size, "cuda")
@@ -122,7 +122,7 @@ def test_scale_and_flip_of_the_test(network: ISDNet) -> None:
         x = F.interpolate(x, (56, 72), mode="bilinear", align_corners=False)
         found = F.interpolate(scores(network, x, Spec()), (70, 90), mode="bilinear")
     assert torch.equal(small, found[0].argmax(0).to(torch.uint8))
-    with pytest.raises(Refusal, match="needs 5 px"):
+    with pytest.raises(UserError, match="needs 5 px"):
         predict(network, IMAGE[:, :4], Spec())
 
 
@@ -153,7 +153,7 @@ def test_a_crop_of_mostly_one_class_is_drawn_again() -> None:
 
 
 def test_any_angle_leaves_corners_empty_and_a_right_angle_is_exact() -> None:
-    from isdnet.training import _turned
+    from baselines.isdnet.training import _turned
 
     image, label = IMAGE[:, :64, :64], LABEL[:64, :64]
     turned, labels = _turned(image, label, 90)
@@ -175,7 +175,7 @@ def test_distortion_keeps_the_labels_and_moves_the_colours() -> None:
 
 
 def test_saturation_scales_what_is_below_the_largest_channel() -> None:
-    from isdnet.training import _saturated
+    from baselines.isdnet.training import _saturated
 
     pixel = torch.tensor([200, 150, 100], dtype=torch.uint8).view(3, 1, 1)
     assert _saturated(pixel, 0.5).flatten().tolist() == [200, 175, 150]
@@ -226,7 +226,7 @@ def test_one_image_a_step_is_refused() -> None:
     model = build(spec, 3)
     (phase,) = phases(model, spec)
     assert phase.whole_batch
-    with pytest.raises(Refusal, match="`batch` to 2 or more"):
+    with pytest.raises(UserError, match="`batch` to 2 or more"):
         backward(model, [view(IMAGE, LABEL, spec, "train", rng())], spec, "train", lambda _: None)
 
 

@@ -14,68 +14,68 @@ import pytest
 import torch
 from conftest import ROOT
 
-from bench import isolated
-from bench.errors import Refusal
-from bench.isolated import Tell, ask, host_limit_bytes
-from bench.measure import PRELOAD
+from bench.errors import UserError
+from bench.parallel import isolated
+from bench.parallel.isolated import Report, host_limit_bytes, run_isolated
+from bench.pipeline.measure import PRELOAD
 
 
-def answers(tell: Tell, number: int) -> None:
-    tell({"first": number})
-    tell({"second": os.getpid()})
+def answers(report: Report, number: int) -> None:
+    report({"first": number})
+    report({"second": os.getpid()})
 
 
-def refuses(tell: Tell) -> None:
-    tell({"first": 1})
-    raise Refusal("x.yaml is missing: write it.")
+def refuses(report: Report) -> None:
+    report({"first": 1})
+    raise UserError("x.yaml is missing: write it.")
 
 
-def is_wrong(tell: Tell) -> None:
+def is_wrong(report: Report) -> None:
     raise ValueError("wrong\nin two lines")
 
 
-def wants_too_much(tell: Tell) -> None:
+def wants_too_much(report: Report) -> None:
     torch.empty(2**60, dtype=torch.uint8)
 
 
-def fills_the_card(tell: Tell) -> None:
+def fills_the_card(report: Report) -> None:
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def meets_a_limit(tell: Tell) -> None:
-    tell({"first": 1})
+def meets_a_limit(report: Report) -> None:
+    report({"first": 1})
     resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
     bytearray(2**31)
 
 
-def meets_a_limit_in_torch(tell: Tell) -> None:
+def meets_a_limit_in_torch(report: Report) -> None:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, held + 2**27))
     torch.zeros(2**29, dtype=torch.uint8)
 
 
-def is_killed(tell: Tell) -> None:
-    tell({"first": 1})
+def is_killed(report: Report) -> None:
+    report({"first": 1})
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def crashes(tell: Tell) -> None:
+def crashes(report: Report) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def leaves(tell: Tell) -> None:
+def leaves(report: Report) -> None:
     os._exit(3)
 
 
-def sleeps(tell: Tell) -> None:
-    tell({"first": 1})
+def sleeps(report: Report) -> None:
+    report({"first": 1})
     time.sleep(60)
 
 
 def test_what_is_told_arrives_from_another_process() -> None:
-    found = ask(answers, 7, limit_s=60)
-    assert (found.status, found.reason, found.told["first"]) == ("ok", None, 7)
-    assert found.told["second"] != os.getpid()
+    found = run_isolated(answers, 7, limit_s=60)
+    assert (found.status, found.reason, found.reported["first"]) == ("ok", None, 7)
+    assert found.reported["second"] != os.getpid()
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_what_is_told_arrives_from_another_process() -> None:
     ],
 )
 def test_how_it_ended(work: Callable[..., None], status: str, reason: str) -> None:
-    found = ask(work, limit_s=60)
+    found = run_isolated(work, limit_s=60)
     assert found.status == status
     assert reason in (found.reason or "")
-    assert found.told == ({"first": 1} if work in (refuses, meets_a_limit) else {})
+    assert found.reported == ({"first": 1} if work in (refuses, meets_a_limit) else {})
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_the_kernels_killer_is_told_from_anybody_elses(
 ) -> None:
     answers = iter(counts)
     monkeypatch.setattr(isolated, "_kills", lambda: next(answers))
-    found = ask(is_killed, limit_s=60)
-    assert (found.status, found.reason, found.told) == (status, reason, {"first": 1})
+    found = run_isolated(is_killed, limit_s=60)
+    assert (found.status, found.reason, found.reported) == (status, reason, {"first": 1})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counter is Linux's")
@@ -121,12 +121,14 @@ def test_the_kernel_counts_its_kills() -> None:
 
 
 def test_a_process_that_takes_too_long_is_ended() -> None:
-    ask(answers, 7, limit_s=60)  # the server is up: what follows is the limit of the work alone
+    run_isolated(
+        answers, 7, limit_s=60
+    )  # the server is up: what follows is the limit of the work alone
     begun = time.monotonic()
-    found = ask(sleeps, limit_s=10)
+    found = run_isolated(sleeps, limit_s=10)
     assert time.monotonic() - begun < 40
     assert (found.status, found.reason) == ("failed", "not done within 10 s")
-    assert found.told == {"first": 1}
+    assert found.reported == {"first": 1}
 
 
 def test_libraries_load_without_touching_a_card_or_starting_threads_of_torch() -> None:
@@ -144,7 +146,7 @@ def test_a_limit_of_this_process_is_less_than_the_machine() -> None:
     whole = host_limit_bytes()
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
-        "from bench.isolated import host_limit_bytes; print(host_limit_bytes())"
+        "from bench.parallel.isolated import host_limit_bytes; print(host_limit_bytes())"
     )
     asked = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import labels
 from data.labels import Entry, by_colours, by_ids, is_turned, read_image
 
@@ -105,7 +105,7 @@ def test_a_label_that_was_made_of_the_unturned_image_does_not_fit(tmp_path: Path
     exif[0x0112] = 6
     image = saved(tmp_path / "a.png", IMAGE, exif=exif)
     label = saved(tmp_path / "l.png", MASK)
-    with pytest.raises(Refusal, match="is 4 x 6 px, its image 6 x 4"):
+    with pytest.raises(UserError, match="is 4 x 6 px, its image 6 x 4"):
         Entry("train", "a", image, label, by_colours(RGB)).read()
 
 
@@ -146,7 +146,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_an_image_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     make, message = BAD_IMAGES[name]
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_image(make(tmp_path))
     assert "\n" not in str(refused.value)
 
@@ -155,7 +155,7 @@ def test_a_picture_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.Mo
     path = saved(tmp_path / "a.png", IMAGE)
     before = Image.MAX_IMAGE_PIXELS
     monkeypatch.setattr(labels, "LARGEST_PX", 23)
-    with pytest.raises(Refusal, match="says it has 6 x 4 px"):
+    with pytest.raises(UserError, match="says it has 6 x 4 px"):
         read_image(path)
     monkeypatch.setattr(labels, "LARGEST_PX", 24)
     read_image(path)
@@ -187,9 +187,9 @@ def test_near_colours_are_taken_within_the_tolerance_alone(tmp_path: Path) -> No
         r"a\.png has 1 px \(4.17 %\) whose colour is within 9 grey levels of no class, the first "
         r"\(245, 10, 3\) at row 0, column 1: name the colour"
     )
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         by_colours(RGB, tolerance=9)(path)
-    with pytest.raises(Refusal, match="within 0 grey levels"):
+    with pytest.raises(UserError, match="within 0 grey levels"):
         by_colours(RGB)(path)
 
 
@@ -206,14 +206,14 @@ def test_a_mask_that_was_a_jpeg(tmp_path: Path) -> None:
     big = np.kron(MASK, np.ones((16, 16, 1), np.uint8))
     path = saved(tmp_path / "a.jpg", big, quality=95, subsampling=0)
     assert (by_colours(RGB, tolerance=100)(path) == np.kron(INDEX, np.ones((16, 16)))).mean() > 0.99
-    with pytest.raises(Refusal, match=r"whose colour is within 0 grey levels of no class"):
+    with pytest.raises(UserError, match=r"whose colour is within 0 grey levels of no class"):
         by_colours(RGB)(path)
 
 
 def test_colours_that_leave_a_choice_are_refused() -> None:
-    with pytest.raises(Refusal, match=r"are 255 grey levels apart.* at a tolerance of 128"):
+    with pytest.raises(UserError, match=r"are 255 grey levels apart.* at a tolerance of 128"):
         by_colours(RGB, tolerance=128)
-    with pytest.raises(Refusal, match="are 0 grey levels apart"):
+    with pytest.raises(UserError, match="are 0 grey levels apart"):
         by_colours([*RGB, RGB[0]])
 
 
@@ -267,7 +267,7 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
 @pytest.mark.parametrize("name", BAD_LABELS)
 def test_a_label_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     make, message = BAD_LABELS[name]
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         by_ids(IDS)(make(tmp_path))
     assert "\n" not in str(refused.value)
 
@@ -275,5 +275,5 @@ def test_a_label_that_cannot_be_used(tmp_path: Path, name: str) -> None:
 def test_a_label_of_another_size(tmp_path: Path) -> None:
     image = saved(tmp_path / "a.png", IMAGE)
     label = saved(tmp_path / "l.png", MASK[:3])
-    with pytest.raises(Refusal, match=r"l\.png is 3 x 6 px, its image 4 x 6"):
+    with pytest.raises(UserError, match=r"l\.png is 3 x 6 px, its image 4 x 6"):
         Entry("train", "a", image, label, by_colours(RGB)).read()

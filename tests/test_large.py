@@ -11,21 +11,23 @@ import torch
 from conftest import scene
 from test_contract import CASES, made, spec
 
-from bench.errors import Refusal
-from bench.large.image import LargeImage
-from bench.large.partial import Partial
-from bench.large.planes import Plane
+from bench.errors import UserError
 from bench.method import load
-from bench.tiles import shrink_image
+from bench.streaming.image import LargeImage
+from bench.streaming.partial import Partial
+from bench.streaming.planes import Plane
+from bench.tiling import shrink_image
 
-IN_MEMORY = ("cascadepsp", "isdnet", "magnet", "pointrend")
+IN_MEMORY = ("baselines/cascadepsp", "baselines/isdnet", "baselines/magnet", "baselines/pointrend")
 """Methods whose networks see more of an image at once than a patch."""
 BY_WINDOWS = [
     (method, network, strategy)
     for method, network, strategy in CASES
     if method not in IN_MEMORY
     and strategy not in ("whole", "coarse-to-fine")
-    and (method != "baselines" or network in ("enet", "colour"))  # others differ in nothing here
+    and (
+        method != "baselines/generic" or network in ("enet", "colour")
+    )  # others differ in nothing here
 ]
 NAMES = [f"{network or method}-{strategy}" for method, network, strategy in BY_WINDOWS]
 
@@ -127,6 +129,6 @@ def test_maps_that_the_disk_cannot_hold_are_told_after_the_first(
     network, plan, settings = made("glnet", "", "collaborative", sub_batch=1)
     one = large(tmp_path, picture((101, 75)))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**14))
-    with torch.inference_mode(), pytest.raises(Refusal, match="head=collapsed"):
+    with torch.inference_mode(), pytest.raises(UserError, match="head=collapsed"):
         plan.by_windows(settings)(network, one, settings)
     assert not (one.partial.folder / "merged").exists()

@@ -19,21 +19,21 @@ from rasterio.transform import Affine
 from test_contract import spec
 
 from bench.config import Compute
-from bench.errors import Refusal
-from bench.isolated import Tell, ask
-from bench.large import Job, predict_file, raster
-from bench.large.growth import draw
-from bench.large.planes import Plane
+from bench.errors import UserError
+from bench.experiments.growth import draw
 from bench.method import load
+from bench.parallel.isolated import Report, run_isolated
+from bench.streaming import Job, predict_file, raster
+from bench.streaming.planes import Plane
 
 PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 SIZE = (101, 75)
 CPU = Compute(device="cpu", threads=1)
 
 
-def job_of(method: str = "baselines", strategy: str = "patch", **more: Any) -> Job:
+def job_of(method: str = "baselines/generic", strategy: str = "patch", **more: Any) -> Job:
     """A small network with random weights."""
-    settings = spec(method, "unet" if method == "baselines" else "", **more)
+    settings = spec(method, "unet" if method == "baselines/generic" else "", **more)
     package = load(method)
     plan = package.strategies[strategy]
     return Job("small", method, package, strategy, plan, settings, PALETTE, CPU, 0)
@@ -211,7 +211,7 @@ def _turned(path: Path) -> Path:
 
 @pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED)
 def test_images_that_are_refused(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         predict_file(make(tmp_path), tmp_path / "labels.tif", job_of(), silent=True)
     assert {path.stem for path in tmp_path.iterdir()} <= {"a"}
 
@@ -230,7 +230,7 @@ def test_three_bands_of_more(tmp_path: Path) -> None:
 def test_outputs_that_are_refused(output: str, said: str, tmp_path: Path) -> None:
     image = _saved(tmp_path / "a.png", pixels())
     before = image.read_bytes()
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         predict_file(image, tmp_path / output, job_of(), silent=True)
     assert image.read_bytes() == before
 
@@ -243,7 +243,7 @@ def test_files_that_must_be_decoded_whole_have_a_limit(
     assert raster.inspect(progressive).block == SIZE
     monkeypatch.setattr(raster, "BLOCK_BYTES", 101 * 75)
     for path in (progressive, one_strip):
-        with pytest.raises(Refusal, match=r"only be decoded \d+ x 75 px at once"):
+        with pytest.raises(UserError, match=r"only be decoded \d+ x 75 px at once"):
             raster.inspect(path)
     assert raster.inspect(_saved(tmp_path / "b.jpg", pixels())).block[0] < 101
 
@@ -253,12 +253,12 @@ def test_a_full_disk_is_told_before_and_what_it_needs(
 ) -> None:
     image = _saved(tmp_path / "a.png", pixels())
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(Refusal, match="are free: free some"):
+    with pytest.raises(UserError, match="are free: free some"):
         predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
 
 
 def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.large import budget
+    from bench.streaming import budget
 
     monkeypatch.setattr(budget, "_held_bytes", lambda: 2**28)
     job = job_of(sub_batch=6, size_px=256)
@@ -271,12 +271,12 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert (chosen.spec.sub_batch, by_windows) == (patches, True)
         assert need.bytes <= limit
     assert needs[0] == budget.need(job.with_sub_batch(2), (9000, 9000), "cpu", True).bytes
-    with pytest.raises(Refusal, match=r"one patch at a time.*--max-memory \d"):
+    with pytest.raises(UserError, match=r"one patch at a time.*--max-memory \d"):
         budget.choose(job, (900, 900), "cpu", 2**20)
     whole = job_of(strategy="whole")
     _, need, by_windows = budget.choose(whole, (50, 50), "cpu", None)
     assert not by_windows
-    with pytest.raises(Refusal, match=r"takes an image whole.*strategy downsample or patch"):
+    with pytest.raises(UserError, match=r"takes an image whole.*strategy downsample or patch"):
         budget.choose(whole, (1000, 1000), "cpu", need.bytes)
 
 
@@ -288,17 +288,17 @@ def test_in_memory_where_there_is_no_other_way(tmp_path: Path) -> None:
 
 
 def test_another_process_at_the_same_output(tmp_path: Path) -> None:
-    from bench.large.partial import Partial
+    from bench.streaming.partial import Partial
 
     other = Partial(tmp_path / "labels.tif", {})
     image = _saved(tmp_path / "a.png", pixels())
-    with pytest.raises(Refusal, match="Another process"):
+    with pytest.raises(UserError, match="Another process"):
         predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
     other.release()
 
 
 def test_other_weights_begin_anew(tmp_path: Path) -> None:
-    from bench.large.partial import Partial
+    from bench.streaming.partial import Partial
 
     begun = Partial(tmp_path / "labels.tif", {"weights": "a"})
     begun.note("labels", 1)
@@ -338,26 +338,26 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     ]
 
 
-def peak_of(tell: Tell, folder: Path, side_px: int) -> None:
+def peak_of(report: Report, folder: Path, side_px: int) -> None:
     """In a fresh process: what labelling a drawn image holds at its peak, and what was told."""
     torch.set_num_threads(1)
-    settings = spec("baselines", "colour", size_px=508, overlap_px=50)
-    package = load("baselines")
+    settings = spec("baselines/generic", "colour", size_px=508, overlap_px=50)
+    package = load("baselines/generic")
     plan = package.strategies["patch"]
-    job = Job("small", "baselines", package, "patch", plan, settings, PALETTE, CPU, 0)
+    job = Job("small", "baselines/generic", package, "patch", plan, settings, PALETTE, CPU, 0)
     draw(folder / "image.tif", side_px)
     done = predict_file(folder / "image.tif", folder / f"{side_px}.tif", job, silent=True)
-    tell({"peak": done.peak_rss_bytes, "predicted": done.predicted_bytes})
+    report({"peak": done.peak_rss_bytes, "predicted": done.predicted_bytes})
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     """67 megapixels, whose scores alone would be 805 MB, in the memory of one."""
-    told = []
+    reported = []
     for side in (1024, 8192):
-        outcome = ask(peak_of, tmp_path, side, limit_s=280)
+        outcome = run_isolated(peak_of, tmp_path, side, limit_s=280)
         assert outcome.status == "ok", outcome.reason
-        told.append(outcome.told)
-    assert told[1]["peak"] < 1.1 * told[0]["peak"]
-    assert told[1]["peak"] <= told[1]["predicted"]
+        reported.append(outcome.reported)
+    assert reported[1]["peak"] < 1.1 * reported[0]["peak"]
+    assert reported[1]["peak"] <= reported[1]["predicted"]
     assert read(tmp_path / "8192.tif").shape == (8192, 8192)

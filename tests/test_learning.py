@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.learning import flip_and_turn, focal_loss, poly, sgd, stepped
+from bench.optim import flip_and_turn, focal_loss, poly, sgd, stepped
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
 LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual_seed(1))

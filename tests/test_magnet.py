@@ -11,18 +11,18 @@ import torch
 from conftest import MAGNET
 from torch.nn import functional as F
 
+from baselines.magnet.inference import STRATEGIES, Plan, Ways, highest, margin, progress
+from baselines.magnet.model import MagNet, build
+from baselines.magnet.patches import align, boxes_of, places
+from baselines.magnet.spec import Spec
+from baselines.magnet.training import given, hard_example_loss, phases, view
 from bench.config import strict
-from bench.errors import Refusal
-from bench.learning import UNLABELLED
+from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.method import load
-from bench.tiles import Box, coverage
-from magnet.inference import STRATEGIES, Plan, Ways, highest, margin, progress
-from magnet.model import MagNet, build
-from magnet.official import backbone_key, from_official, import_official
-from magnet.patches import align, boxes_of, places
-from magnet.spec import Spec
-from magnet.training import given, hard_example_loss, phases, view
+from bench.optim import UNLABELLED
+from bench.tiling import Box, coverage
+from reference.magnet.checkpoint import backbone_key, from_official, import_official
 
 GOLDEN = Path(__file__).parent / "golden/magnet"
 SMALL = Spec(**MAGNET)
@@ -82,15 +82,15 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], value) for key, value in ours.items())
     del backbone["model.smooth3_2.bias"]
-    with pytest.raises(Refusal, match=r"\(backbone\): 1 keys are missing.*smooth3_2.bias"):
+    with pytest.raises(UserError, match=r"\(backbone\): 1 keys are missing.*smooth3_2.bias"):
         from_official(backbone, [model.refine[0].state_dict()])
-    with pytest.raises(Refusal, match="There is no"):
+    with pytest.raises(UserError, match="There is no"):
         import_official(tmp_path / "nothing.pth", files[1:], tmp_path / "x.pt")
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Passes of both networks; memory of the released code within 6 %, the image on the host."""
-    method, size = load("magnet"), (2448, 2448)
+    method, size = load("baselines/magnet"), (2448, 2448)
     found = {
         (strategy, official): predict_memory(
             method, method.strategies[strategy], Spec(official=official), 7, size, "cuda"
@@ -309,7 +309,7 @@ def test_each_later_scale_may_have_a_module_of_its_own(network: MagNet) -> None:
     ],
 )
 def test_settings_that_cannot_be_are_one_sentence(setting: Any, message: str) -> None:
-    with pytest.raises(Refusal, match=f"(?i){message}"):
+    with pytest.raises(UserError, match=f"(?i){message}"):
         strict(Spec, setting, "params.yaml: models.magnet.spec")
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.config import read_suite, strict
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.metrics import confusion, miou, total
-from bench.tiles import resize, shrink_image, shrink_label
+from bench.tiling import resize, shrink_image, shrink_label
 from data import mosaic
 from data.dataset import open_dataset
 from data.mosaic import Scene, Settings
@@ -331,7 +331,7 @@ def test_settings_that_break_a_ceiling_are_refused(
         lambda: mosaic.download(settings, tmp_path),
         lambda: next(mosaic.pairs(settings, tmp_path)),
     ):
-        with pytest.raises(Refusal, match=message) as error:
+        with pytest.raises(UserError, match=message) as error:
             refused()
         assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -339,7 +339,7 @@ def test_settings_that_break_a_ceiling_are_refused(
 
 def test_settings_out_of_range_are_refused_by_name() -> None:
     for name, value in {"size_px": 0, "seed": -1, "test_twins": 0, "patch_px": "x"}.items():
-        with pytest.raises(Refusal, match=f"here: the key {name} is "):
+        with pytest.raises(UserError, match=f"here: the key {name} is "):
             strict(Settings, {**asdict(SMALL), name: value}, "here")
 
 
@@ -355,7 +355,7 @@ def test_the_suites_networks_see_what_the_ceilings_are_worked_out_for() -> None:
         given = expected.keys() & model.spec.keys()
         assert {name: model.spec[name] for name in given} == {n: expected[n] for n in given}
         assert given >= views or model.method != "glnet"
-        assert given or model.method in ("isdnet", "pointrend")
+        assert given or model.method in ("baselines/isdnet", "baselines/pointrend")
     assert settings["overlap_px"] == 0
     for run in suite.runs.values():
         assert not expected.keys() & run.overrides.keys()

@@ -8,12 +8,12 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from baselines.model import Colour, Network, build, start
-from baselines.networks import fcn8s
-from baselines.networks.vgg import VGG16, bilinear
-from baselines.spec import Spec
+from baselines.generic.model import Colour, Network, build, start
+from baselines.generic.networks import fcn8s
+from baselines.generic.networks.vgg import VGG16, bilinear
+from baselines.generic.spec import Spec
 from bench.config import Weights
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.method import load
 from data.weights import encoder_state
 
@@ -48,8 +48,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
 def test_as_many_parameters_as_stated(name: str, more: dict[str, Any], count: int) -> None:
     with torch.device("meta"):
         assert parameters(network(name, **more)) == count
-    own = ROOT / "baselines/networks" / f"{name}.py"
-    stated = (own if own.is_file() else ROOT / "baselines/model.py").read_text()
+    own = ROOT / "baselines/generic/networks" / f"{name}.py"
+    stated = (own if own.is_file() else ROOT / "baselines/generic/model.py").read_text()
     assert f"{count:,}" in stated
 
 
@@ -95,7 +95,10 @@ def test_auxiliary_losses_weigh_as_published(name: str, weights: list[float]) ->
 
 def test_the_loss_is_that_of_all_heads() -> None:
     torch.manual_seed(0)
-    method, spec = load("baselines"), Spec(network="icnet", train_on="patch", **SMALL["icnet"])
+    method, spec = (
+        load("baselines/generic"),
+        Spec(network="icnet", train_on="patch", **SMALL["icnet"]),
+    )
     net = network("icnet", **SMALL["icnet"]).eval()
     image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     label = torch.randint(0, CLASSES, (64, 64), dtype=torch.uint8)
@@ -168,8 +171,8 @@ def test_start_weights_arrive() -> None:
 )
 def test_start_weights_that_do_not_fit_are_refused(name: str, message: str) -> None:
     net, other = network(name, **SMALL[name]), VGG16(4, batch_norm=False).state_dict()
-    with pytest.raises(Refusal, match=message):
-        load("baselines").start(net, other)
+    with pytest.raises(UserError, match=message):
+        load("baselines/generic").start(net, other)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,8 @@ def test_start_weights_that_do_not_fit_are_refused(name: str, message: str) -> N
     ],
 )
 def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refusal, match=message):
-        load("baselines").build(Spec(**{"train_on": "patch", **settings}), CLASSES)
+    with pytest.raises(UserError, match=message):
+        load("baselines/generic").build(Spec(**{"train_on": "patch", **settings}), CLASSES)
 
 
 @pytest.mark.parametrize("encoder", ["vgg16", "vgg16_bn", "mobilenet_v2", "resnet50"])
@@ -199,6 +202,6 @@ def test_a_hub_out_of_reach_is_one_sentence_with_a_way_out(
         return made
 
     monkeypatch.setattr(smp.encoders, "get_encoder", unreachable)
-    with pytest.raises(Refusal, match=f"weights of {encoder} could not .* source to `none`"):
+    with pytest.raises(UserError, match=f"weights of {encoder} could not .* source to `none`"):
         encoder_state(Weights(encoder, "hub"))
     assert encoder_state(Weights(encoder, "none")) == {}

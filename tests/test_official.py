@@ -10,12 +10,14 @@ from conftest import GLNET, ROOT, THREE_PHASES, run
 from PIL import Image
 from torch import Tensor
 
-from bench.errors import Refusal
-from bench.learning import flip_and_turn
-from bench.tiles import Box, Merger, Turning, coverage, crop, grid, groups, scaled
+from bench.errors import UserError
+from bench.optim import flip_and_turn
+from bench.tiling import Box, Merger, Turning, coverage, crop, grid, groups, scaled
 from glnet.inference import STRATEGIES, boxes_of
 from glnet.model import GLNet, build
-from glnet.official import (
+from glnet.spec import Spec
+from glnet.training import backward, phases, view
+from reference.glnet.checkpoint import (
     FILES,
     PREFIX,
     difference,
@@ -26,8 +28,6 @@ from glnet.official import (
     shapes_of,
     to_official,
 )
-from glnet.spec import Spec
-from glnet.training import backward, phases, view
 
 KEYS = json.loads((Path(__file__).parent / "golden/official/state_dict_keys.json").read_text())
 
@@ -99,20 +99,20 @@ def test_loose_crops_leave_the_map_and_are_refused_where_the_official_code_crash
     assert {(box.height, box.width) for box in loose} == {(2, 2), (2, 1), (1, 2), (1, 1)}
     map = torch.rand(1, 4, 3, 3)
     assert crop(map, boxes, size).shape == (9, 4, 2, 2)
-    with pytest.raises(Refusal, match=r"official code crashes .* 256 x 256"):
+    with pytest.raises(UserError, match=r"official code crashes .* 256 x 256"):
         crop(map, boxes, size, loose=True)
     assert crop(map, boxes[-1:], size, loose=True).shape == (1, 4, 1, 1)  # alone it goes on
     merger = Merger([map], size, boxes)
-    with pytest.raises(Refusal, match="merged map"):
+    with pytest.raises(UserError, match="merged map"):
         merger.add([[torch.rand(1, 4, 8, 8)]], boxes[-1:], loose=True)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 90), (90, 32), (20, 20)])
 def test_the_strict_grid_refuses_what_divides_by_zero(height: int, width: int) -> None:
     assert boxes_of(height, width, plain())
-    with pytest.raises(Refusal, match="divides by zero"):
+    with pytest.raises(UserError, match="divides by zero"):
         boxes_of(height, width, odd("strict-grid", patch_px=60 if min(height, width) > 60 else 90))
-    with pytest.raises(Refusal, match="never returns"):
+    with pytest.raises(UserError, match="never returns"):
         boxes_of(height, width, odd("strict-grid"))
 
 
@@ -161,12 +161,12 @@ def test_official_turning_cuts_patches_from_the_unturned_image() -> None:
     assert not labels[0].equal(labels[1])
     assert labels[2].equal(labels[3]), "without turning it changes nothing"
     spec = odd("unturned-patches", test_time=("turns",))
-    with pytest.raises(Refusal, match="not square"), torch.inference_mode():
+    with pytest.raises(UserError, match="not square"), torch.inference_mode():
         STRATEGIES["global-to-local"].predict(network(spec), image(70, 90), spec)
 
 
 def test_the_eight_ways_to_lay_an_image() -> None:
-    from bench.tiles import turn, turn_back, turnings
+    from bench.tiling import turn, turn_back, turnings
 
     ways = turnings(flips=True, turns=True)
     assert len(set(ways)) == 8
@@ -248,19 +248,19 @@ def test_what_the_official_training_crashes_on_is_refused_by_name() -> None:
     unlabelled = label(96, 96)
     unlabelled[0, 0] = 255
     view(image(96, 96), unlabelled, plain(), "global", rng)
-    with pytest.raises(Refusal, match="no-unlabelled"):
+    with pytest.raises(UserError, match="no-unlabelled"):
         view(image(96, 96), unlabelled, odd("no-unlabelled"), "global", rng)
     view(image(96, 96), label(96, 96), plain(patch_px=30), "global-to-local", rng)
-    with pytest.raises(Refusal, match="30 x 30 px, which 4 does not divide"):
+    with pytest.raises(UserError, match="30 x 30 px, which 4 does not divide"):
         view(image(96, 96), label(96, 96), odd("quarter-sides", patch_px=30), "local", rng)
     spec = odd("quarter-sides", global_px=(64, 60))
-    with pytest.raises(Refusal, match="global input of 64 x 60"), torch.inference_mode():
+    with pytest.raises(UserError, match="global input of 64 x 60"), torch.inference_mode():
         STRATEGIES["global"].predict(network(spec), image(96, 96), spec)
     for spec, refused in ((plain(), False), (odd("equal-images"), True)):
         model = network(spec)
         seen = [view(image(*s), label(*s), spec, "global", rng) for s in ((96, 96), (96, 80))]
         if refused:
-            with pytest.raises(Refusal, match="images of different size"):
+            with pytest.raises(UserError, match="images of different size"):
                 backward(model, seen, spec, "global", lambda loss: None)
         else:
             backward(model, seen, spec, "global", lambda loss: None)
@@ -364,7 +364,7 @@ def test_each_part_comes_from_the_phase_that_trained_it() -> None:
 def test_files_of_different_trainings_are_refused_or_serve_one_strategy() -> None:
     states = official_files()
     states[1] = {key: value + 1 for key, value in states[1].items()}
-    with pytest.raises(Refusal, match=r"G2L.pth does not go on from GLOBAL.pth: \d+ of \d+"):
+    with pytest.raises(UserError, match=r"G2L.pth does not go on from GLOBAL.pth: \d+ of \d+"):
         from_official(states, SMALL)
     key = "local_branch.encoder.conv1.weight"
     for serve, source in (("global-to-local", 1), ("collaborative", 2)):
@@ -377,7 +377,7 @@ def test_missing_extra_and_misshapen_keys_are_listed() -> None:
     del states[1]["fpn_local.smooth.bias"]
     states[1]["fpn_local.surprise"] = torch.zeros(1)
     states[1]["resnet_local.conv1.weight"] = torch.zeros(1, 2)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         from_official(states, SMALL)
     text = str(caught.value)
     assert "missing: fpn_local.smooth.bias;" in text
@@ -428,7 +428,7 @@ def test_anything_else_is_refused(
     elif kind != "missing":
         content = {"code": {"a": Harmful()}, "list": [1], "nested": {"state_dict": {}}, "empty": {}}
         torch.save(content[kind], path)
-    with pytest.raises(Refusal, match=str(path)):
+    with pytest.raises(UserError, match=str(path)):
         read_official(path)
     assert "never" not in capsys.readouterr().out
 
@@ -455,8 +455,8 @@ def test_import_and_export_at_full_size(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused() -> None:
-    with pytest.raises(Refusal, match="has no aggregation, "):
+    with pytest.raises(UserError, match="has no aggregation, "):
         to_official({"global_branch.x": torch.zeros(1)})
     small = build(SMALL, 3).state_dict()
-    with pytest.raises(Refusal, match="no network of the official code"):
+    with pytest.raises(UserError, match="no network of the official code"):
         to_official(small)

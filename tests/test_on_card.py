@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import card, record
-from bench.card import Case
+from bench import record
 from bench.config import Compute
-from bench.errors import Refusal
+from bench.errors import UserError
+from bench.experiments import gpu_memory
+from bench.experiments.gpu_memory import Case
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def with_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]
         return {key: {"wall_s": [0.5]} for key in list(found)[:1]}
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(card, "weigh_all", weigh_all)
-    monkeypatch.setattr(card, "time_all", time_all)
-    monkeypatch.setattr(card, "FOLDER", tmp_path)
+    monkeypatch.setattr(gpu_memory, "weigh_all", weigh_all)
+    monkeypatch.setattr(gpu_memory, "time_all", time_all)
+    monkeypatch.setattr(gpu_memory, "FOLDER", tmp_path)
     return asked
 
 
@@ -42,12 +43,12 @@ def arguments(*words: str) -> Any:
     import argparse
 
     parser = argparse.ArgumentParser()
-    card._arguments(parser)
+    gpu_memory._arguments(parser)
     return parser.parse_args(words)
 
 
 def test_every_published_run_is_a_case_once() -> None:
-    found = list(card.cases())
+    found = list(gpu_memory.cases())
     assert len({case.key for case in found}) == len(found)
     named = {(case.dataset, case.name, case.done) for case in found}
     predicted = record.read(record.RESULTS / "successors.json").values["rows"]
@@ -61,7 +62,7 @@ def test_every_published_run_is_a_case_once() -> None:
 def test_the_record_holds_memory_of_all_and_seconds_of_those_that_fit(
     with_card: list[list[str]], tmp_path: Path
 ) -> None:
-    card.work(arguments("--machine", "big", "--only", "fctl"))
+    gpu_memory.work(arguments("--machine", "big", "--only", "fctl"))
     weighed, timed = with_card
     assert timed == weighed[1:], "the first was out of memory"
     found = record.read(tmp_path / "big.json")
@@ -75,10 +76,10 @@ def test_the_record_holds_memory_of_all_and_seconds_of_those_that_fit(
 def test_memory_of_the_record_is_kept_where_only_time_is_asked_for(
     with_card: list[list[str]], tmp_path: Path
 ) -> None:
-    card.work(arguments("--machine", "big", "--only", "isdnet", "--time-limit", "0"))
+    gpu_memory.work(arguments("--machine", "big", "--only", "isdnet", "--time-limit", "0"))
     before = json.loads((tmp_path / "big.json").read_text())["values"]["rows"]
     assert len(with_card) == 1
-    card.work(arguments("--machine", "big", "--timing"))
+    gpu_memory.work(arguments("--machine", "big", "--timing"))
     after = json.loads((tmp_path / "big.json").read_text())["values"]["rows"]
     assert with_card[1] == [row["key"] for row in before[1:]]
     assert [row.pop("wall_s", None) for row in after][:3] == [None, [0.5], None]
@@ -87,22 +88,22 @@ def test_memory_of_the_record_is_kept_where_only_time_is_asked_for(
 
 def test_without_a_card_it_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Refusal, match=r"no CUDA device here: .* results/predict\.json"):
-        card.work(arguments())
+    with pytest.raises(UserError, match=r"no CUDA device here: .* results/predict\.json"):
+        gpu_memory.work(arguments())
 
 
 def test_a_pattern_that_finds_nothing_is_told(with_card: list[list[str]]) -> None:
-    with pytest.raises(Refusal, match="No run matches 'nothing'"):
-        card.work(arguments("--only", "nothing"))
+    with pytest.raises(UserError, match="No run matches 'nothing'"):
+        gpu_memory.work(arguments("--only", "nothing"))
 
 
 @pytest.mark.parametrize("name", ["isdnet", "fctl", "glnet-collapsed"])
 def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, and of a small image."""
-    monkeypatch.setattr(card, "ROUNDS", 2)
-    case = replace(next(case for case in card.cases() if case.name == name), side_px=96)
-    monkeypatch.setattr(card, "_Prediction", small(card._Prediction))
-    found = card._seconds(case, torch.device("cpu"))
+    monkeypatch.setattr(gpu_memory, "ROUNDS", 2)
+    case = replace(next(case for case in gpu_memory.cases() if case.name == name), side_px=96)
+    monkeypatch.setattr(gpu_memory, "_Prediction", small(gpu_memory._Prediction))
+    found = gpu_memory._seconds(case, torch.device("cpu"))
     assert 1 <= len(found["wall_s"]) <= 2
     assert ("forward_s" in found) == (name == "isdnet")
 

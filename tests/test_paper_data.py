@@ -19,7 +19,7 @@ from test_fetch import Server, answer
 
 from bench import metrics
 from bench.config import read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import deepglobe, inria, isic, prepare
 from data.dataset import Dataset
 from data.fetch import Patience, workshop_of
@@ -238,7 +238,7 @@ def test_deepglobe_that_is_not_whole(globe: deepglobe.Settings, raw: Path, name:
     spoil, message = SPOILED[name]
     put(raw, globe_files())
     spoil(raw)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         prepared(deepglobe, globe, raw)
     assert not Path("data/prepared/set").exists()
 
@@ -249,18 +249,18 @@ def test_a_list_that_is_not_the_published_one(
     put(raw, globe_files())
     server.files["/lists/test.txt"] = b"100000_sat.jpg\n100037_sat.jpg\n"
     message = r"test.txt .* has SHA-256 .* nothing was kept; put the published list by hand at "
-    with pytest.raises(Refusal, match=message + "data/raw/set/splits/test.txt"):
+    with pytest.raises(UserError, match=message + "data/raw/set/splits/test.txt"):
         deepglobe.download(globe, raw)
     server.files["/lists/test.txt"] = lists(GLOBE_IDS, "_sat.jpg")["test.txt"]
     deepglobe.download(globe, raw)
     (raw / "splits/test.txt").write_text("100000_sat.jpg\n")
-    with pytest.raises(Refusal, match=r"test.txt is not the list expected \(SHA-256\)"):
+    with pytest.raises(UserError, match=r"test.txt is not the list expected \(SHA-256\)"):
         next(deepglobe.pairs(globe, raw))
 
 
 def test_without_a_token_three_ways_are_told(globe: deepglobe.Settings, raw: Path) -> None:
     with pytest.raises(
-        Refusal, match=r"no Kaggle token: set KAGGLE_USERNAME .* the data set's zip"
+        UserError, match=r"no Kaggle token: set KAGGLE_USERNAME .* the data set's zip"
     ):
         deepglobe.download(globe, raw)
 
@@ -293,7 +293,7 @@ def test_tokens_are_taken_from_where_kaggle_has_them(
 @pytest.mark.parametrize("content", ["{", '{"username": "me"}', '"s3cret"', "[1]"])
 def test_a_damaged_token_is_not_told(globe: deepglobe.Settings, raw: Path, content: str) -> None:
     put(Path.home() / ".kaggle", {"kaggle.json": content.encode()})
-    with pytest.raises(Refusal, match="is not what Kaggle gives as a token") as refused:
+    with pytest.raises(UserError, match="is not what Kaggle gives as a token") as refused:
         deepglobe.download(globe, raw)
     assert "s3cret" not in str(refused.value)
 
@@ -317,7 +317,7 @@ def test_kaggle_refuses(
 ) -> None:
     token(monkeypatch)
     server.always = lambda handler: handler.path.startswith("/api") and fault(handler)
-    with pytest.raises(Refusal, match=message) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         deepglobe.download(globe, raw)
     assert "s3cret" not in str(refused.value)
     assert [path.name for path in raw.iterdir()] == ["splits"]
@@ -331,7 +331,7 @@ def test_an_archive_that_comes_damaged_is_fetched_again(
     token(monkeypatch)
     whole = server.files["/api/me/globe"]
     server.files["/api/me/globe"] = whole[: len(whole) // 2]
-    with pytest.raises(Refusal, match="is damaged, cut short or no archive"):
+    with pytest.raises(UserError, match="is damaged, cut short or no archive"):
         deepglobe.download(globe, raw)
     server.files["/api/me/globe"] = whole
     check_globe(prepared(deepglobe, globe, raw))
@@ -411,7 +411,7 @@ def test_isic_of_another_size_is_refused_before_it_comes(
 ) -> None:
     path = f"/2018/{INPUT}.zip"
     server.files[path] += b"-"
-    with pytest.raises(Refusal, match=r"bytes where \d+ are expected: .*`sizes_checked: false`"):
+    with pytest.raises(UserError, match=r"bytes where \d+ are expected: .*`sizes_checked: false`"):
         isic.download(skin, raw)
     assert len(server.asked) == 1
     check_skin(prepared(isic, isic.Settings(skin.seed, skin.url, False, QUICK), raw))
@@ -428,7 +428,7 @@ def test_isic_with_something_missing(
     skin: isic.Settings, raw: Path, spoil: str, message: str
 ) -> None:
     put(raw, {name: content for name, content in isic_files().items() if name != spoil})
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         isic.download(skin, raw)
 
 
@@ -520,7 +520,7 @@ def test_a_volume_that_is_not_the_expected_one(
     name = "/aerial/aerialimagelabeling.7z.003"
     right = server.files[name]
     server.files[name] = bytes(reversed(right))
-    with pytest.raises(Refusal, match=r"7z\.003 .* has SHA-256 .* nothing was kept"):
+    with pytest.raises(UserError, match=r"7z\.003 .* has SHA-256 .* nothing was kept"):
         inria.download(aerial, raw)
     server.files[name] = right
     server.asked.clear()
@@ -532,7 +532,7 @@ def test_a_tile_that_is_missing(aerial: inria.Settings, raw: Path) -> None:
     files = tile_files()
     del files["AerialImageDataset/train/gt/austin2.tif"]
     put(raw, files)
-    with pytest.raises(Refusal, match=r"gt/austin2\.tif is missing, which the published lists"):
+    with pytest.raises(UserError, match=r"gt/austin2\.tif is missing, which the published lists"):
         inria.download(aerial, raw)
 
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 from torch import nn
 
 from bench.config import read_suite
-from bench.paper_memory import (
+from bench.memory.paper_memory import (
     VARIANTS,
     Fit,
     Row,

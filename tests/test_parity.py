@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import ROOT, run
 
-from bench.errors import Refusal
-from glnet.parity import formulas
-from glnet.parity.__main__ import table
-from glnet.parity.cases import Case, Check, Step, fingerprint, read_cases
-from glnet.parity.evaluation import check_case
-from glnet.parity.training import check_step
+from bench.errors import UserError
+from reference.glnet import formulas
+from reference.glnet.__main__ import table
+from reference.glnet.cases import Case, Check, Step, fingerprint, read_cases
+from reference.glnet.evaluation import check_case
+from reference.glnet.training import check_step
 
 GOLDEN = Path(__file__).parent / "golden/official"
 
@@ -69,7 +69,7 @@ def test_a_training_step_is_the_official_one(
 def test_a_weight_that_is_off_by_a_thousandth_is_noticed(
     golden: tuple[dict[str, Case], dict[str, Step]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import glnet.parity.cases as module
+    import reference.glnet.cases as module
 
     original = formulas.weight
 
@@ -91,7 +91,7 @@ def test_the_command_says_what_fails_and_exits_with_1(tmp_path: Path) -> None:
     content["modes"]["1"]["confusion"]["metrics_global"][0][0] += 40
     (tmp_path / "golden_Z.json").write_text(json.dumps(content))
     shutil.copy(GOLDEN / "golden_C.npz", tmp_path / "golden_Z.npz")
-    done = run(sys.executable, "-m", "glnet.parity", str(tmp_path), cwd=ROOT, ok=False)
+    done = run(sys.executable, "-m", "reference.glnet", str(tmp_path), cwd=ROOT, ok=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: 2 of ")
     failing = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
@@ -100,23 +100,23 @@ def test_the_command_says_what_fails_and_exits_with_1(tmp_path: Path) -> None:
 
 
 def test_bad_folders_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="There is no folder"):
+    with pytest.raises(UserError, match="There is no folder"):
         read_cases(tmp_path / "nothing")
-    with pytest.raises(Refusal, match="has neither"):
+    with pytest.raises(UserError, match="has neither"):
         read_cases(tmp_path)
     (tmp_path / "golden_A.json").write_text("{")
-    with pytest.raises(Refusal, match="is not JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         read_cases(tmp_path)
     np.savez(tmp_path / "golden_A.npz", x=np.zeros(1))
     (tmp_path / "golden_A.json").write_text('{"config": {"seed": 0}}')
-    with pytest.raises(Refusal, match="no golden data of this format"):
+    with pytest.raises(UserError, match="no golden data of this format"):
         read_cases(tmp_path)
     (tmp_path / "golden_A.json").unlink()
     (tmp_path / "train_mode1.json").write_text('{"mode": 1}')
-    with pytest.raises(Refusal, match="'losses_in_call_order' is missing"):
+    with pytest.raises(UserError, match="'losses_in_call_order' is missing"):
         read_cases(tmp_path)
     shutil.copy(GOLDEN / "train_mode1.json", tmp_path)
-    with pytest.raises(Refusal, match="no evaluation case beside it fits"):
+    with pytest.raises(UserError, match="no evaluation case beside it fits"):
         read_cases(tmp_path)
 
 

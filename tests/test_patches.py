@@ -12,8 +12,8 @@ import torch
 from conftest import PLAIN, ROOT, write_dataset
 from PIL import Image
 
-from baselines import training
-from baselines.spec import Spec
+from baselines.generic import training
+from baselines.generic.spec import Spec
 from data.dataset import Dataset, open_folder
 
 SIDE, PATCH = 2448, 508

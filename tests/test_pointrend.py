@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import POINTREND
 
-from bench.learning import UNLABELLED
-from pointrend.inference import centres, scores, subdivided, whole
-from pointrend.model import PointRend, build, sample, start, uncertainty
-from pointrend.spec import Spec
-from pointrend.training import drawn, losses
+from baselines.pointrend.inference import centres, scores, subdivided, whole
+from baselines.pointrend.model import PointRend, build, sample, start, uncertainty
+from baselines.pointrend.spec import Spec
+from baselines.pointrend.training import drawn, losses
+from bench.optim import UNLABELLED
 
 SMALL = Spec(**POINTREND)
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))

@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT, tiny_suite, write_suite
 
 from bench.config import read_suite
-from bench.errors import Refusal
-from bench.predict import CLASSES, SIZE_PX, predict
+from bench.errors import UserError
+from bench.pipeline.predict_memory import CLASSES, SIZE_PX, predict
 
 SUITE = ROOT / "suites/deepglobe.yaml"
 PAPER = ("deepglobe", "deepglobe-sweep", "deepglobe-ablation", "isic-ablation")
@@ -59,5 +59,5 @@ def test_a_strategy_that_does_not_exist_is_refused(tmp_path) -> None:  # type: i
     values = tiny_suite()
     values["runs"] = {"colour": {**values["runs"]["colour"], "strategy": "global"}}
     write_suite(tmp_path, values)
-    with pytest.raises(Refusal, match=r"runs\.colour\.strategy"):
+    with pytest.raises(UserError, match=r"runs\.colour\.strategy"):
         predict(read_suite(tmp_path / "params.yaml"), (64, 64), 3)

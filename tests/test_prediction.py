@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from bench.memory import predict_memory, tensors_of
-from bench.memory.account import account
-from bench.memory.booking import Booking, bytes_of
+from bench.memory.cpu_allocator import account
 from bench.memory.prediction import (
     RULES,
     STEPS,
@@ -24,6 +23,7 @@ from bench.memory.prediction import (
     step,
     views_of,
 )
+from bench.memory.tracker import Booking, bytes_of
 from bench.method import load
 
 SIZES = ((101, 150), (160, 96))
@@ -41,19 +41,19 @@ def test_one_image_through_every_strategy(
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
     with torch.inference_mode(), account() as booked:
         plan.predict(model, image, settings)
-    booked_bytes = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
+    allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
     predicted = predict_memory(load(method), plan, settings, CLASSES, size, "cpu")
     assert sum(predicted.by_category.values()) == predicted.device_bytes
     if strategy in ("coarse-to-fine", "cascade"):  # how many patches there are depends on the image
-        assert predicted.device_bytes >= (1 - WITHIN) * booked_bytes
+        assert predicted.device_bytes >= (1 - WITHIN) * allocated_bytes_of
     else:
-        assert predicted.device_bytes == pytest.approx(booked_bytes, rel=WITHIN)
+        assert predicted.device_bytes == pytest.approx(allocated_bytes_of, rel=WITHIN)
 
 
 @pytest.mark.parametrize(("method", "network"), TRAINED)
 def test_steps_of_every_phase(method: str, network: str) -> None:
     package, settings = load(method), spec(method, network, sub_batch=4)
-    size = SIZES[0] if method == "baselines" else (70, 50)
+    size = SIZES[0] if method == "baselines/generic" else (70, 50)
     batch: defaultdict[str, int] = defaultdict(lambda: 2)
     predicted = predict_training(package, settings, CLASSES, size, batch, "cpu")
     model = package.build(settings, CLASSES).to(memory_format=torch.channels_last)
@@ -72,15 +72,15 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
 
 
 def test_the_module_at_the_peak_is_named() -> None:
-    _, plan, settings = made("baselines", "fcn8s", "whole")
-    found = predict_memory(load("baselines"), plan, settings, CLASSES, SIZES[0], "cpu")
+    _, plan, settings = made("baselines/generic", "fcn8s", "whole")
+    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, SIZES[0], "cpu")
     assert found.at == "aten.conv2d.default"
     assert found.module == "Conv2d network.encoder.features.2"
 
 
 def test_a_card_reserves_more_than_it_is_asked_for() -> None:
-    _, plan, settings = made("baselines", "unet", "patch")
-    found = predict_memory(load("baselines"), plan, settings, CLASSES, SIZES[0], "cuda")
+    _, plan, settings = made("baselines/generic", "unet", "patch")
+    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, SIZES[0], "cuda")
     assert isinstance(found, Prediction)
     assert found.reserved_bytes is not None
     assert found.allocated_bytes is not None

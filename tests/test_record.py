@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run
 
 from bench import record
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.files import file_sha256, write_bytes, write_text
 from bench.record import Record
 
@@ -40,7 +40,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str | None, message:
     path = tmp_path / "a.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         record.read(path)
 
 
@@ -105,10 +105,10 @@ def test_provenance_names_versions_and_machine() -> None:
 FAILING = """
 import errno, sys
 from bench import stage
-from bench.errors import Refusal
+from bench.errors import UserError
 def work(arguments):
     "Fail."
-    raise {"refusal": Refusal("No."), "full": OSError(errno.ENOSPC, "x", "f"),
+    raise {"refusal": UserError("No."), "full": OSError(errno.ENOSPC, "x", "f"),
            "os": OSError(errno.EACCES, "Permission denied", "f"), "ctrl-c": KeyboardInterrupt(),
            "bug": ZeroDivisionError()}[arguments.how]
 stage.main(work, how="which way")
@@ -149,7 +149,7 @@ def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["data.download", "data.prepare", "data.weights", "bench.predict"]
+    "stage", ["data.download", "data.prepare", "data.weights", "bench.pipeline.predict_memory"]
 )
 def test_every_stage_has_help(stage: str) -> None:
     assert "usage" in run(sys.executable, "-m", stage, "--help", cwd=ROOT).stdout

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.memory import predict_memory, prediction
-from bench.memory.booking import Booking
 from bench.memory.replay import replaying
+from bench.memory.tracker import Booking
 from bench.method import load
 
 
@@ -21,8 +21,8 @@ from bench.method import load
 @pytest.mark.parametrize(
     ("method", "network", "strategy"),
     [
-        ("baselines", "unet2015", "patch"),
-        ("baselines", "fpn", "whole"),
+        ("baselines/generic", "unet2015", "patch"),
+        ("baselines/generic", "fpn", "whole"),
         ("glnet", "alone", "local"),
         ("glnet", "", "collaborative"),
     ],
@@ -79,8 +79,8 @@ def test_other_shapes_are_other_calls() -> None:
 
 
 def test_floating_point_operations_are_those_that_torch_counts() -> None:
-    model, plan, settings = made("baselines", "unet2015", "whole")
-    found = predict_memory(load("baselines"), plan, settings, CLASSES, (40, 56), "cpu")
+    model, plan, settings = made("baselines/generic", "unet2015", "whole")
+    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, (40, 56), "cpu")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         plan.predict(model, torch.zeros(3, 40, 56, dtype=torch.uint8), settings)
@@ -88,11 +88,13 @@ def test_floating_point_operations_are_those_that_torch_counts() -> None:
 
 
 def test_operations_of_every_replayed_patch_count() -> None:
-    _, plan, settings = made("baselines", "unet2015", "patch")
+    _, plan, settings = made("baselines/generic", "unet2015", "patch")
     settings = dataclasses.replace(settings, overlap_px=0, sub_batch=1)
     side = settings.size_px
     one, nine = (
-        predict_memory(load("baselines"), plan, settings, CLASSES, (n * side, n * side), "cuda")
+        predict_memory(
+            load("baselines/generic"), plan, settings, CLASSES, (n * side, n * side), "cuda"
+        )
         for n in (1, 3)
     )
     assert nine.flops == 9 * one.flops

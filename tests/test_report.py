@@ -19,7 +19,7 @@ from PIL import Image
 
 from bench import record
 from bench.config import Suite, read_suite
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
 from bench.report import bootstrap, labels, panels, pareto, style, table, words
@@ -355,7 +355,7 @@ def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) 
 def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
     path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
-    with pytest.raises(Refusal, match=r"fpn-patch/d\.png does not fit the label of d"):
+    with pytest.raises(UserError, match=r"fpn-patch/d\.png does not fit the label of d"):
         panels.scene(open_dataset("tiny"), "d", gather(suite).entries)
 
 

@@ -12,7 +12,7 @@ from bench.record import Record
 from bench.report import figures, gate, growth, paper, prediction, table, tradeoff, words
 from bench.report.gather import Entry, Inputs
 from bench.report.pairs import Pairs
-from bench.tiles import grid
+from bench.tiling import grid
 
 GIB = 2**30
 

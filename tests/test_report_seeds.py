@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from bench.config import Model, Run, Training
+from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
 from bench.report import bootstrap, pairs, seeds, table
 from bench.report.gather import Entry
 
 
 def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:
-    model = Model("drawn", "glnet", "nothing", spec, Training({}), seed)
+    model = ModelConfig("drawn", "glnet", "nothing", spec, Training({}), seed)
     values = {"splits": {}, "ceilings": ceilings}
     return Entry(
         name=name,
-        run=Run(name, strategy),
+        run=RunConfig(name, strategy),
         model=model,
         pictures=Path(),
         evaluated=Record("evaluate", name, {}, values, {}),
@@ -86,9 +86,14 @@ def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
         "ignored": [],
         "rare": [],
     }
-    model = Model("drawn", "glnet", "nothing", {}, Training({}), seeds=(5, 7))
+    model = ModelConfig("drawn", "glnet", "nothing", {}, Training({}), seeds=(5, 7))
     both = Entry(
-        "both", Run("m", "local"), model, Path(), Record("evaluate", "both", {}, values, {}), None
+        "both",
+        RunConfig("m", "local"),
+        model,
+        Path(),
+        Record("evaluate", "both", {}, values, {}),
+        None,
     )
     mious = {"both": table.seed_mious(both), "once": (0.2,)}
     (found,) = seeds.groups([both, ENTRIES[-1]], mious)

@@ -13,17 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import evaluate as stage_evaluate
-from bench import latency, record, standing
-from bench import measure as measuring
+from bench import latency, record
 from bench.config import read_suite
-from bench.errors import Refusal
-from bench.evaluation import evaluate
-from bench.isolated import Outcome
-from bench.measure import measure_all
-from bench.meters import weigh
-from bench.train import train
-from bench.trained import Line, open_run
+from bench.errors import UserError
+from bench.memory.meters import weigh
+from bench.parallel.isolated import Outcome
+from bench.pipeline import cache
+from bench.pipeline import evaluate as stage_evaluate
+from bench.pipeline import measure as measuring
+from bench.pipeline.evaluation import evaluate
+from bench.pipeline.measure import measure_all
+from bench.pipeline.train import train
+from bench.run import Run, open_run
 from data.dataset import open_dataset
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -97,14 +98,14 @@ def test_runs_that_are_evaluated_at_once_are_as_they_are_alone(
         found = record.read(record.path_of("tiny", "evaluate", name))
         assert found.values == alone[name]
         assert found.provenance["threads"] == 1
-    assert not standing.outstanding(read_suite(), "evaluate")
+    assert not cache.stale(read_suite(), "evaluate")
 
     # One that cannot be done ends the stage with its sentence; what the other found is kept.
     shutil.rmtree(record.RESULTS / "tiny/evaluate")
     Path("checkpoints/unet.pt").write_bytes(b"damaged")
-    with pytest.raises(Refusal, match=r"unet\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"unet\.pt cannot be read"):
         run_stage(stage_evaluate)
-    assert standing.outstanding(read_suite(), "evaluate") == ["unet"]
+    assert cache.stale(read_suite(), "evaluate") == ["unet"]
 
 
 def test_an_evaluation_that_runs_out_of_memory_is_a_result(
@@ -113,7 +114,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_a_result(
     def no_memory(*_: Any) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
-    monkeypatch.setattr(Line, "predict", no_memory)
+    monkeypatch.setattr(Run, "predict", no_memory)
     found = evaluate(read_suite(), "unet-whole")
     assert found.status == "oom"
     assert "can't allocate" in (found.reason or "")
@@ -126,7 +127,7 @@ def test_any_other_error_is_not_taken_for_memory(
     def broken(*_: Any) -> None:
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(Line, "predict", broken)
+    monkeypatch.setattr(Run, "predict", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         evaluate(read_suite(), "unet-whole")
 
@@ -179,7 +180,7 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
         return Outcome("oom", "killed by the system for memory", told)
 
     monkeypatch.setattr(measuring, "ask", asked)
-    with pytest.raises(Refusal, match=r"Measuring unet-patch failed, .* exit code 3"):
+    with pytest.raises(UserError, match=r"Measuring unet-patch failed, .* exit code 3"):
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
     lost = record.read(folder / "unet-patch.json")
@@ -198,7 +199,7 @@ def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
         return Outcome(status, "the process ended with signal 11", told)
 
     monkeypatch.setattr(measuring, "ask", asked)
-    with pytest.raises(Refusal, match=r"Measuring unet-patch failed, .* signal 11"):
+    with pytest.raises(UserError, match=r"Measuring unet-patch failed, .* signal 11"):
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
     lost, kept = (record.read(folder / f"{name}.json") for name in ("unet-patch", "unet-whole"))
@@ -217,15 +218,15 @@ def test_memory_is_weighed_where_it_is_asked_for(trained: Path) -> None:
 def test_a_checkpoint_of_another_network_is_refused(trained: Path) -> None:
     Path("checkpoints/colour.pt").rename("checkpoints/unet.pt")
     line = open_run(read_suite(), "unet-patch")
-    with pytest.raises(Refusal, match=r"unet\.pt does not fit the network"):
+    with pytest.raises(UserError, match=r"unet\.pt does not fit the network"):
         line.network(torch.device("cpu"))
 
 
 def test_an_unknown_run_or_strategy_is_named(project: Path, edit_suite: Edit) -> None:
-    with pytest.raises(Refusal, match="has no run 'x'; it has"):
+    with pytest.raises(UserError, match="has no run 'x'; it has"):
         open_run(read_suite(), "x")
     edit_suite(lambda suite: suite["runs"]["colour"].update(strategy="local"))
-    with pytest.raises(Refusal, match=r"runs\.colour\.strategy is 'local'"):
+    with pytest.raises(UserError, match=r"runs\.colour\.strategy is 'local'"):
         open_run(read_suite(), "colour")
 
 
@@ -249,18 +250,18 @@ def test_a_bad_label_stops_the_evaluation(
     trained: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     spoil(open_dataset("tiny").root / "labels/d.npy")
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         evaluate(read_suite(), "colour")
     assert not record.path_of("tiny", "evaluate", "colour").exists()
 
 
 def test_the_data_set_names_its_splits(project: Path) -> None:
-    with pytest.raises(Refusal, match="has no split 'crossval'; it has train, val, test"):
+    with pytest.raises(UserError, match="has no split 'crossval'; it has train, val, test"):
         open_dataset("tiny").ids("crossval")
-    with pytest.raises(Refusal, match="prepare@moon"):
+    with pytest.raises(UserError, match="prepare@moon"):
         open_dataset("moon")
     Path("data/prepared/tiny/dataset.json").write_text("{")
-    with pytest.raises(Refusal, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         open_dataset("tiny")
 
 
@@ -268,7 +269,7 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
     trained: Path, edit_suite: Edit
 ) -> None:
     def left() -> list[str]:
-        return standing.outstanding(read_suite(), "evaluate")
+        return cache.stale(read_suite(), "evaluate")
 
     few = {"colour": {"model": "colour", "strategy": "whole"}}
     few["unet"] = {"model": "unet", "strategy": "patch"}
@@ -294,7 +295,7 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
 
     found[1].unlink()
     assert left() == ["unet"]
-    shutil.rmtree(standing.STAMPS)  # a clone's records were made elsewhere
+    shutil.rmtree(cache.STAMPS)  # a clone's records were made elsewhere
     assert left() == ["colour", "unet"]
     edit_suite(lambda suite: suite.update(runs=few, splits=["test"]))
     run_stage(stage_evaluate, "--missing")
@@ -305,5 +306,5 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
 def run_stage(module: Any, *arguments: str) -> None:
     """What `python -m MODULE ARGUMENTS` does after it has parsed them."""
     parser = argparse.ArgumentParser()
-    standing.arguments(parser)
+    cache.arguments(parser)
     module.work(parser.parse_args(arguments))

@@ -9,12 +9,12 @@ from test_contract import CASES, made, spec
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.config import Model, Run, Training
-from bench.method import sights
-from bench.tiles import shrink_image
-from fctl.inference import contexts
-from fctl.sight import sights as fctl_sights
-from fctl.spec import Strategy
+from baselines.fctl.inference import contexts
+from baselines.fctl.inputs import network_inputs as fctl_sights
+from baselines.fctl.spec import Strategy
+from bench.config import ModelConfig, RunConfig, Training
+from bench.method import network_inputs
+from bench.tiling import shrink_image
 
 SIZE = (70, 90)
 IMAGE = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -45,8 +45,8 @@ TOLD = [
 
 
 def told(strategy: str, method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    model = Model("tiny", method, "nothing", settings, Training({}))
-    return {one.what: one for one in sights(Run("m", strategy), model, *SIZE)}
+    model = ModelConfig("tiny", method, "nothing", settings, Training({}))
+    return {one.what: one for one in network_inputs(RunConfig("m", strategy), model, *SIZE)}
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), TOLD)

@@ -8,12 +8,12 @@ import torch
 from conftest import GLNET, THREE_PHASES
 from torch import Tensor, nn
 
-import glnet.split
+import glnet.fast.split_convolution
 import glnet.training
+from glnet.fast.composed_convolution import resizing
+from glnet.fast.split_convolution import convolved, of_enlarged
 from glnet.model import FPN, Aggregation, GLNet, build
 from glnet.spec import Spec
-from glnet.split import convolved, of_enlarged
-from glnet.stencil import resizing
 
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
 LABEL = torch.randint(0, 3, (70, 90), dtype=torch.uint8, generator=torch.manual_seed(4))
@@ -57,7 +57,9 @@ def test_a_convolution_that_learns_in_another_layout(
     back = torch.randn(2, 5, 7, 9, dtype=torch.float64)
     gradients = []
     for slow in (False, True):
-        monkeypatch.setattr(glnet.split, "_slow_in_nhwc", lambda map, weight, slow=slow: slow)
+        monkeypatch.setattr(
+            glnet.fast.split_convolution, "_slow_in_nhwc", lambda map, weight, slow=slow: slow
+        )
         found = convolved(map, weight[:, 6:], leaves[2])
         assert ("LearntInNCHW" in type(found.grad_fn).__name__) == slow
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
@@ -70,14 +72,14 @@ def test_where_a_layout_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     map, weight = torch.zeros(1, 64, 64, 64), torch.zeros(64, 64, 3, 3, requires_grad=True)
     for capability, slow in (("AVX2", True), ("AVX512", False)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda is_=capability: is_)
-        assert glnet.split._slow_in_nhwc(map, weight) == slow
+        assert glnet.fast.split_convolution._slow_in_nhwc(map, weight) == slow
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not glnet.split._slow_in_nhwc(map, weight.detach())
-    assert not glnet.split._slow_in_nhwc(map[..., :32], weight)
-    assert not glnet.split._slow_in_nhwc(map, weight[:32])
-    assert not glnet.split._slow_in_nhwc(map, weight[..., :1, :1])
+    assert not glnet.fast.split_convolution._slow_in_nhwc(map, weight.detach())
+    assert not glnet.fast.split_convolution._slow_in_nhwc(map[..., :32], weight)
+    assert not glnet.fast.split_convolution._slow_in_nhwc(map, weight[:32])
+    assert not glnet.fast.split_convolution._slow_in_nhwc(map, weight[..., :1, :1])
     with torch.no_grad():
-        assert not glnet.split._slow_in_nhwc(map, weight)
+        assert not glnet.fast.split_convolution._slow_in_nhwc(map, weight)
 
 
 class Formed:
@@ -148,9 +150,9 @@ def test_losses_and_gradients_of_a_step(
         return map.shape[-2:] != size
 
     monkeypatch.setattr(
-        glnet.split, "_pays", differs
+        glnet.fast.split_convolution, "_pays", differs
     )  # it says what is faster, never what is right
-    monkeypatch.setattr(glnet.split, "of_enlarged", counted)
+    monkeypatch.setattr(glnet.fast.split_convolution, "of_enlarged", counted)
     loss, gradients = step(network, spec, phase)
     assert mixed_first, "some map is mixed at its own size"
     monkeypatch.setattr(glnet.training, "pyramid", None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import record
-from bench.steps import MOST_IMAGES, work
+from bench.pipeline.measure_training import MOST_IMAGES, work
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 

@@ -38,42 +38,46 @@ READER = {"data.dataset"}
 
 # What each module may know besides FLOOR. A stage is what has a `__main__`.
 ALLOWED: dict[str, set[str]] = {
-    "bench.card": {"bench.predict", "bench.successors", *BELOW_STAGES},  # the same rows
+    "bench.experiments.gpu_memory": {
+        "bench.pipeline.predict_memory",
+        "bench.pipeline.predict_uhr_methods",
+        *BELOW_STAGES,
+    },  # the same rows
     "bench.errors": set(),
-    "bench.compare.command": {
-        *(f"bench.compare.{name}" for name in ("difference", "side")),
+    "bench.commands.compare": {
+        *(f"bench.commands.{name}" for name in ("difference", "side")),
         *(f"bench.report.{name}" for name in ("bootstrap", "style")),
     },
-    "bench.compare.difference": {"bench.compare.side", "bench.record", "bench.report.bootstrap"},
-    "bench.compare.side": {"bench.record"},
-    "bench.distributed": set(),
+    "bench.commands.difference": {"bench.commands.side", "bench.record", "bench.report.bootstrap"},
+    "bench.commands.side": {"bench.record"},
+    "bench.parallel.distributed": set(),
     "bench.files": set(),
     "bench.config": set(),
-    "bench.tiles": set(),
-    "bench.learning": {"bench.distributed"},
+    "bench.tiling": set(),
+    "bench.optim": {"bench.parallel.distributed"},
     "bench.metrics": set(),
     "bench.record": set(),
-    "bench.stage": set(),
-    "bench.standing": {"bench.config", "bench.record"},
-    "bench.method": {"bench.config", "bench.tiles"},
+    "bench.cli": set(),
+    "bench.pipeline.cache": {"bench.config", "bench.record"},
+    "bench.method": {"bench.config", "bench.tiling"},
     # The ceilings that it states are those of the grid of patches that methods are given.
-    "data.mosaic": {"bench.tiles", *READER},
-    "data.fetch": {"bench.stage"},  # its progress bar
-    "bench.validation": {"bench.method", "bench.metrics", *READER},
-    "bench.evaluation": {
+    "data.mosaic": {"bench.tiling", *READER},
+    "data.fetch": {"bench.cli"},  # its progress bar
+    "bench.pipeline.validation": {"bench.method", "bench.metrics", *READER},
+    "bench.pipeline.evaluation": {
         *(f"bench.{name}" for name in ("config", "memory", "metrics", "record", "stage", "trained"))
     },
-    "bench.isolated": {"bench.record"},
-    "bench.large": {"bench.large.job", "bench.large.predict_file"},
-    "bench.latency": {"bench.config", "bench.isolated", "bench.method", "bench.trained"},
+    "bench.parallel.isolated": {"bench.record"},
+    "bench.streaming": {"bench.streaming.job", "bench.streaming.predict_file"},
+    "bench.latency": {"bench.config", "bench.parallel.isolated", "bench.method", "bench.run"},
     "bench.memory": {
         f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
     },
-    "bench.memory.account": set(),
-    "bench.memory.booking": set(),
-    "bench.memory.caching": {"bench.memory.booking"},
-    "bench.memory.card": set(),
-    "bench.memory.course": {"bench.memory.booking"},
+    "bench.memory.cpu_allocator": set(),
+    "bench.memory.tracker": set(),
+    "bench.memory.cuda_allocator": {"bench.memory.tracker"},
+    "bench.memory.nvml": set(),
+    "bench.memory.timeline": {"bench.memory.tracker"},
     "bench.memory.prediction": {
         f"bench.{name}"
         for name in (
@@ -85,35 +89,40 @@ ALLOWED: dict[str, set[str]] = {
             "memory.rules_cuda",
         )
     },
-    "bench.memory.replay": {"bench.memory.booking"},
-    "bench.memory.resident": set(),
-    "bench.memory.rules_cpu": {"bench.memory.booking"},
-    "bench.memory.rules_cuda": {"bench.memory.booking"},
-    "bench.estimate": {"bench.report.style", *BELOW_STAGES}
+    "bench.memory.replay": {"bench.memory.tracker"},
+    "bench.memory.rss": set(),
+    "bench.memory.rules_cpu": {"bench.memory.tracker"},
+    "bench.memory.rules_cuda": {"bench.memory.tracker"},
+    "bench.commands.estimate": {"bench.report.style", *BELOW_STAGES}
     | {f"bench.memory.{name}" for name in ("booking", "prediction")},
-    "bench.cards": set(),
-    "bench.meters": {
-        "bench.cards",
+    "bench.memory.gpu_overhead": set(),
+    "bench.memory.meters": {
+        "bench.memory.gpu_overhead",
         "bench.config",
-        "bench.isolated",
+        "bench.parallel.isolated",
         "bench.memory",
-        "bench.memory.account",
-        "bench.memory.booking",
-        "bench.memory.course",
-        "bench.trained",
+        "bench.memory.cpu_allocator",
+        "bench.memory.tracker",
+        "bench.memory.timeline",
+        "bench.run",
     },
-    "bench.parity.check": {"bench.parity.golden"},
-    "bench.parity.formulas": set(),
-    "bench.parity.golden": set(),
-    "bench.paper_memory": {"bench.config", "bench.memory", "bench.method", "bench.spread"},
-    "bench.spread": {"bench.stage"},
-    "bench.pace": {"bench.memory.prediction", *BELOW_STAGES},
-    "bench.steps": {
+    "reference.check": {"reference.golden"},
+    "reference.formulas": set(),
+    "reference.golden": set(),
+    "bench.memory.paper_memory": {
+        "bench.config",
+        "bench.memory",
+        "bench.method",
+        "bench.parallel.parallel_map",
+    },
+    "bench.parallel.parallel_map": {"bench.cli"},
+    "bench.experiments.step_time": {"bench.memory.prediction", *BELOW_STAGES},
+    "bench.pipeline.measure_training": {
         *BELOW_STAGES,
         *READER,
         *(f"bench.memory.{name}" for name in ("account", "booking", "prediction")),
     },
-    "bench.trained": {"bench.config", "bench.method", "bench.record", *READER},
+    "bench.run": {"bench.config", "bench.method", "bench.record", *READER},
 }
 
 
@@ -160,7 +169,7 @@ def allowed(module: str) -> set[str]:
     if package == "data":
         stage = "__main__" in source(module).read_text()
         data = {name for name in modules() if name.startswith("data.")}
-        suite = {"bench.config", "bench.stage"} if stage or rest == "source" else set()
+        suite = {"bench.config", "bench.cli"} if stage or rest == "source" else set()
         return data | suite
     inside_a_folder = module.count(".") > 1
     return BELOW_STAGES | READER | (own if inside_a_folder else set())
@@ -172,7 +181,7 @@ def test_who_may_know_whom(module: str) -> None:
 
 
 def test_the_rule_sees_imports() -> None:
-    assert {"bench.tiles", "glnet.model", "glnet.spec"} <= imports("glnet.inference")
+    assert {"bench.tiling", "glnet.model", "glnet.spec"} <= imports("glnet.inference")
     assert "bench.errors" in imports("data.dataset")
 
 
@@ -183,7 +192,7 @@ def test_a_method_is_four_files(package: str) -> None:
 
 
 def test_models_can_be_lifted_out() -> None:
-    networks = sorted((ROOT / "baselines/networks").glob("*.py"))
+    networks = sorted((ROOT / "baselines/generic/networks").glob("*.py"))
     assert networks
     for path in (*(ROOT / package / "model.py" for package in METHODS), *networks):
         package = path.relative_to(ROOT).parts[0]

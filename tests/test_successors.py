@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from bench.config import Model, Run, Training, read_suite
+from bench.config import ModelConfig, RunConfig, Training, read_suite
+from bench.pipeline.predict_uhr_methods import PLACES, RIVALS, Place, lines, predict
 from bench.record import Record
 from bench.report import bootstrap, successors
 from bench.report.gather import Entry
 from bench.report.paper import published
 from bench.report.successors_memory import KNOWN, memory, verdict
-from bench.successors import PLACES, RIVALS, Place, lines, predict
 
 MIB = 2**20
 EASY, HARD = [[9, 1], [1, 9]], [[6, 4], [4, 6]]
@@ -29,7 +29,7 @@ def entry(
     **measured: Any,
 ) -> Entry:
     spec = {"official": official} if official else {}
-    model = Model("tiny", method, "nothing", spec, Training({}))
+    model = ModelConfig("tiny", method, "nothing", spec, Training({}))
     matrices = {f"s{i}": [*matrix, [0, 0]] for i, matrix in enumerate(scenes)}
     values = {"splits": {"test": matrices}, "classes": ["a", "b"], "ignored": []}
     costs: dict[str, Any] = {}
@@ -37,7 +37,7 @@ def entry(
         costs = {"latency_s": [cost[0]], "meters": {"allocated": {"bytes": cost[1]}}, **measured}
     return Entry(
         name=name,
-        run=Run(name, strategy),
+        run=RunConfig(name, strategy),
         model=model,
         pictures=Path(),
         evaluated=Record("evaluate", name, {}, values, {}) if scenes else None,
@@ -72,7 +72,7 @@ def test_released_idle_weights_are_a_prediction_of_their_own(
 ) -> None:
     monkeypatch.chdir(ROOT)
     small = [one for one in lines(PLACES[0]) if one[0] in ("isdnet", "pointrend")]
-    monkeypatch.setattr("bench.successors.lines", lambda place: small)
+    monkeypatch.setattr("bench.pipeline.predict_uhr_methods.lines", lambda place: small)
     found = predict([Place("DeepGlobe", 256, 7, "deepglobe")])
     assert [(one["run"], one["done"]) for one in found] == [
         ("isdnet", "as meant"),

@@ -14,23 +14,19 @@ import pytest
 import torch
 from conftest import ROOT, run
 
-import fctl.parity
-import isdnet.parity
-import magnet.parity
-import magnet.spec
-from baselines import parity
-from bench.errors import Refusal
-from bench.parity import formulas
-from bench.parity.check import Check, Comparing, table
-from bench.parity.golden import fingerprint, tables
-from bench.tiles import cut
-from fctl.inference import boxes_of, contexts
-from fctl.parity import networks as fctl_networks
-from isdnet.parity import networks as isdnet_networks
-from isdnet.parity.evaluation import check_case
-from isdnet.parity.training import check_step
-from magnet.parity import networks as magnet_networks
-from magnet.parity.evaluation import check_case as check_magnet
+from baselines.fctl.inference import boxes_of, contexts
+from baselines.magnet import spec as magnet_spec
+from bench.errors import UserError
+from bench.tiling import cut
+from reference import __main__, fctl, formulas, isdnet, magnet
+from reference.check import Check, Comparing, table
+from reference.fctl import networks as fctl_networks
+from reference.golden import fingerprint, tables
+from reference.isdnet import networks as isdnet_networks
+from reference.isdnet.evaluation import check_case
+from reference.isdnet.training import check_step
+from reference.magnet import networks as magnet_networks
+from reference.magnet.evaluation import check_case as check_magnet
 
 GOLDEN = Path(__file__).parent / "golden"
 ISDNET, FCTL, MAGNET = GOLDEN / "isdnet", GOLDEN / "fctl", GOLDEN / "magnet"
@@ -47,10 +43,10 @@ def failed(checks: Sequence[Check]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("folder", "package"),
-    [(ISDNET, isdnet.parity), (FCTL, fctl.parity), (MAGNET, magnet.parity)],
+    [(ISDNET, isdnet), (FCTL, fctl), (MAGNET, magnet)],
 )
 def test_a_folder_is_known_by_its_files(folder: Path, package: Any) -> None:
-    assert parity.of(folder) is package
+    assert __main__.of(folder) is package
 
 
 @pytest.mark.parametrize(
@@ -130,10 +126,10 @@ def test_magnet_computes_what_its_released_code_computes(monkeypatch: pytest.Mon
 
     def without_one(config: Any) -> Any:
         spec = original(config)
-        odd = tuple(name for name in get_args(magnet.spec.Oddity) if name != "displaced-crops")
+        odd = tuple(name for name in get_args(magnet_spec.Oddity) if name != "displaced-crops")
         return replace(spec, official=odd)
 
-    monkeypatch.setattr("magnet.parity.evaluation.spec_of", without_one)
+    monkeypatch.setattr("reference.magnet.evaluation.spec_of", without_one)
     missed = failed(check_magnet(path, read(path), "float32"))
     assert any(text.startswith("s1_coarse_crop (share)") for text in missed)
     assert not any(text.startswith("s0_prob") for text in missed)
@@ -152,7 +148,7 @@ def test_images_are_resized_as_opencv_does() -> None:
 def test_a_reducer_is_resnet_50_s() -> None:
     assert isdnet_networks.spec_of({"depth": 50, "reduce": True}).depth == 50
     for config in ({"depth": 18, "reduce": True}, {"depth": 50, "reduce": False}):
-        with pytest.raises(Refusal, match="reducer is ResNet-50's"):
+        with pytest.raises(UserError, match="reducer is ResNet-50's"):
             isdnet_networks.spec_of(config)
 
 
@@ -178,20 +174,20 @@ def test_the_command_says_what_fails_and_exits_with_1(
     def compare(folder: Path) -> list[Check]:
         return [Check("A", "whole", "float32", name, 1, 0) for name in ("logits", str(folder))]
 
-    monkeypatch.setattr(isdnet.parity, "compare", compare)
+    monkeypatch.setattr(isdnet, "compare", compare)
     arguments = argparse.Namespace(folder=ISDNET, json=False, threads=1)
     with pytest.raises(SystemExit, match="error: 2 of 2 comparisons do not hold"):
-        parity.work(arguments)
+        __main__.work(arguments)
     told = capsys.readouterr().out
     assert f"FAILED A whole float32: {ISDNET} differs by 1 where 0 is allowed" in told
     arguments.json = True
     with pytest.raises(SystemExit):
-        parity.work(arguments)
+        __main__.work(arguments)
     assert [one["ok"] for one in json.loads(capsys.readouterr().out)] == [False, False]
 
 
 def test_the_command_is_one_sentence_where_nothing_fits(tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", "baselines.parity", str(tmp_path), cwd=ROOT, ok=False)
+    done = run(sys.executable, "-m", "reference.__main__", str(tmp_path), cwd=ROOT, ok=False)
     assert done.returncode == 1
     assert "has golden data of none of" in done.stderr
     assert "Traceback" not in done.stderr
@@ -216,20 +212,20 @@ def spoilt(folder: Path, name: str, text: str) -> Path:
 def test_bad_folders_are_refused_in_one_sentence(
     make: Callable[[Path], Path], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(Refusal, match=message):
-        parity.of(make(tmp_path))
+    with pytest.raises(UserError, match=message):
+        __main__.of(make(tmp_path))
 
 
-@pytest.mark.parametrize("package", [isdnet.parity, fctl.parity])
+@pytest.mark.parametrize("package", [isdnet, fctl])
 def test_bad_cases_are_refused_in_one_sentence(package: Any, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="has neither"):
+    with pytest.raises(UserError, match="has neither"):
         package.compare(tmp_path)
     case = tmp_path / "golden_A.json"
     case.write_text('{"config": {"depth": 18, "context10": 2}, "modes": {"1": {}}}')
-    with pytest.raises(Refusal, match=r"golden_A\.npz cannot be read"):
+    with pytest.raises(UserError, match=r"golden_A\.npz cannot be read"):
         package.compare(tmp_path)
     np.savez(tmp_path / "golden_A.npz", x=np.zeros(1))
-    with pytest.raises(Refusal, match="it lacks or misnames 'stats'"):
+    with pytest.raises(UserError, match="it lacks or misnames 'stats'"):
         package.compare(tmp_path)
     assert list(tables(tmp_path, "golden_*.json")) == [case]
 
@@ -260,7 +256,7 @@ def test_the_table_has_a_line_a_case_mode_and_precision() -> None:
 
 @pytest.mark.parametrize("name", ["A", "deepglobe"])
 def test_what_is_kept_of_fctl_s_maps_is_found_by_its_shape(name: str) -> None:
-    from fctl.parity.evaluation import _sampled
+    from reference.fctl.evaluation import _sampled
 
     golden = read(FCTL / f"golden_fctl_{name}.json")
     with np.load(FCTL / f"golden_fctl_{name}.npz") as kept:
@@ -275,7 +271,7 @@ def test_what_is_kept_of_fctl_s_maps_is_found_by_its_shape(name: str) -> None:
 def test_what_fctl_fuses_is_what_its_released_code_fuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A patch of the DeepGlobe variant: windows, three VGGs, correlations, fusion. The head's 120
     million weights take longer than all else and are left 0: what comes behind must not fit."""
-    from fctl.parity.evaluation import patch_maps, prepared
+    from reference.fctl.evaluation import patch_maps, prepared
 
     original = fctl_networks.weight
 

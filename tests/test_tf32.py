@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench import card, record
-from bench.cards import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
+from bench import record
+from bench.experiments import gpu_memory
 from bench.memory import predict_memory
-from bench.memory.booking import Booking, tensors_of
-from bench.memory.caching import play
+from bench.memory.cuda_allocator import play
+from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory.rules_cuda import CUDA, TF32
+from bench.memory.tracker import Booking, tensors_of
 from bench.method import load, spec_of
 from bench.record import Record
 from bench.report import on_card
@@ -94,7 +95,7 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
 def test_an_h100_said_so(key: str) -> None:
     """What torch's allocator said there, within 1 %."""
     said = next(row for row in record.read(H100).values["rows"] if row["key"] == key)
-    case = next(case for case in card.cases() if case.key == key)
+    case = next(case for case in gpu_memory.cases() if case.key == key)
     model = case.suite.models[case.run.model]
     method, spec = load(model.method), spec_of(case.run.model, model, case.run)
     size = (case.side_px, case.side_px)

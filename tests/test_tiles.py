@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.tiles import (
+from bench.tiling import (
     Box,
     Merger,
     crop,

@@ -15,12 +15,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-import bench.train
+import bench.pipeline.train
 from bench import record
 from bench.config import Suite, read_suite
-from bench.errors import Refusal
-from bench.train import PARTIAL, rate_of, train
-from bench.trained import load_checkpoint
+from bench.errors import UserError
+from bench.pipeline.train import PARTIAL, rate_of, train
+from bench.run import load_checkpoint
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -35,7 +35,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, suite: Suite, name: str) -> None:
     """Train until the `number`-th optimiser step is about to begin."""
-    import bench.train as module
+    import bench.pipeline.train as module
 
     load = module.load
 
@@ -81,7 +81,7 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
         suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 60
 
     edit_suite(longer)
-    command = [sys.executable, "-m", "bench.train", "unet"]
+    command = [sys.executable, "-m", "bench.pipeline.train", "unet"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     partial = PARTIAL / "unet.pt"
@@ -190,7 +190,7 @@ def test_a_training_that_diverges_says_so(project: Path, edit_suite: Edit) -> No
         suite["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = 1e30
 
     edit_suite(too_fast)
-    with pytest.raises(Refusal, match=r"diverged in phase train at step \d+: lower models.unet"):
+    with pytest.raises(UserError, match=r"diverged in phase train at step \d+: lower models.unet"):
         train(read_suite(), "unet")
     assert not Path("checkpoints/unet.pt").exists()
 
@@ -216,30 +216,30 @@ def test_what_cannot_be_trained_is_refused(
         message = "never"
         return
     edit_suite(change)
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         train(read_suite(), "unet")
 
 
 def test_missing_or_damaged_inputs_are_named(project: Path) -> None:
     start = Path("checkpoints/start/nothing.pt")
     start.write_bytes(start.read_bytes()[:100])
-    with pytest.raises(Refusal, match=r"nothing\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"nothing\.pt cannot be read"):
         train(read_suite(), "unet")
     start.unlink()
-    with pytest.raises(Refusal, match=r"nothing\.pt is missing: run `dvc repro`"):
+    with pytest.raises(UserError, match=r"nothing\.pt is missing: run `dvc repro`"):
         train(read_suite(), "unet")
 
 
 def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"x": print}, path)
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_checkpoint(path)
 
 
 def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_suite: Edit) -> None:
     """As the released GLNet is: no phase, no step, but a checkpoint and a record as of any."""
-    from bench.evaluation import evaluate
+    from bench.pipeline.evaluation import evaluate
 
     trained = weights(train(read_suite(), "glnet"))
     torch.save(trained, "checkpoints/start/imported.pt")
@@ -259,7 +259,7 @@ def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_s
     assert ours.values["splits"] == theirs.values["splits"]
     other = {key: value for key, value in trained.items() if "aggregation.conv.bias" not in key}
     torch.save(other, "checkpoints/start/imported.pt")
-    with pytest.raises(Refusal, match="does not fit the network"):
+    with pytest.raises(UserError, match="does not fit the network"):
         train(suite, "glnet-imported")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import py7zr
 import pytest
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from data import unpack as module
 from data.unpack import unpack
 
@@ -79,7 +79,7 @@ def refused(archive: Path, message: str, **more: Any) -> None:
     out.mkdir()
     (out / "before").touch()
     around = sorted(out.parent.rglob("*"))
-    with pytest.raises(Refusal, match=message) as found:
+    with pytest.raises(UserError, match=message) as found:
         unpack(archive, out, **more)
     assert "\n" not in str(found.value)
     assert sorted(out.parent.rglob("*")) == around

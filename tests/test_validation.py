@@ -9,12 +9,13 @@ import torch
 from conftest import PLAIN, model_line
 from torch import nn
 
-import bench.train
-from bench import record, validation
-from bench.config import Model, read_suite, strict
-from bench.errors import Refusal
+import bench.pipeline.train
+from bench import record
+from bench.config import ModelConfig, read_suite, strict
+from bench.errors import UserError
 from bench.method import load, spec_of
-from bench.train import train
+from bench.pipeline import validation
+from bench.pipeline.train import train
 from data.dataset import open_dataset
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -107,14 +108,14 @@ def test_a_look_leaves_the_modes_of_training(project: None) -> None:
 
 @pytest.mark.parametrize("network", ["colour", "fpn"])
 def test_rivals_are_judged_by_what_they_learn_from(network: str) -> None:
-    import baselines.spec
+    import baselines.generic.spec
 
     method = load("baselines")
     for train_on in ("patch", "downsample"):
-        spec = baselines.spec.Spec(**{**PLAIN, "network": network, "train_on": train_on})
+        spec = baselines.generic.spec.Spec(**{**PLAIN, "network": network, "train_on": train_on})
         (phase,) = method.phases(method.build(spec, 3), spec)
         assert phase.judged_by == ("whole" if network == "colour" else train_on)
-        assert phase.judged_by in get_args(baselines.spec.Strategy)
+        assert phase.judged_by in get_args(baselines.generic.spec.Strategy)
 
 
 def test_a_data_set_without_val_is_refused(project: None) -> None:
@@ -123,12 +124,12 @@ def test_a_data_set_without_val_is_refused(project: None) -> None:
     suite = read_suite()
     method, spec = load("baselines"), spec_of("colour", suite.models["colour"])
     network = method.build(spec, 3)
-    with pytest.raises(Refusal, match="has no val split, which `validate_every` needs"):
+    with pytest.raises(UserError, match="has no val split, which `validate_every` needs"):
         validation.look(network, method, spec, method.phases(network, spec)[0], bare)
 
 
 def test_looking_never_is_no_setting() -> None:
     line = model_line("baselines", {}, ["train"])
     line["training"]["validate_every"] = 0
-    with pytest.raises(Refusal, match=r"training\.validate_every is 0"):
-        strict(Model, line, "params.yaml: models.x")
+    with pytest.raises(UserError, match=r"training\.validate_every is 0"):
+        strict(ModelConfig, line, "params.yaml: models.x")

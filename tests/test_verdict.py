@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.config import Metric, Model, Run, Training
-from bench.errors import Refusal
+from bench.config import Metric, ModelConfig, RunConfig, Training
+from bench.errors import UserError
 from bench.record import Record, Status
 from bench.report import figures, table, verdict, words
 from bench.report.gather import Entry
@@ -36,11 +36,11 @@ def entry(
     }
     meters = {"nvml" if nvml else "allocated": {"bytes": nvml or 5, "definition": "of a card"}}
     measurement = {"meters": meters, "latency_s": [1.0], "height_px": 10, "width_px": 10}
-    model = Model(dataset, "baselines", "nothing", {"network": "unet2015"}, Training({}))
+    model = ModelConfig(dataset, "baselines", "nothing", {"network": "unet2015"}, Training({}))
     known = matrix is not None or status != "ok"
     return Entry(
         name=name,
-        run=Run("m", "patch", published=published, metric=metric),
+        run=RunConfig("m", "patch", published=published, metric=metric),
         model=model,
         pictures=Path("nowhere"),
         evaluated=Record("evaluate", name, {}, evaluation if matrix else {}, {}, status)
@@ -112,7 +112,7 @@ def test_a_stated_definition_is_what_is_compared_and_is_told() -> None:
     assert runs.miou_stated[0] == pytest.approx(54 / 146)
     assert "left out of the mean: water" in words.definitions([one])["miou_stated"]
     wrong = entry("a", None, 54, metric=Metric(leave_out=("watr",)))
-    with pytest.raises(Refusal, match=r"runs\.a\.metric\.leave_out names 'watr'.* land, water"):
+    with pytest.raises(UserError, match=r"runs\.a\.metric\.leave_out names 'watr'.* land, water"):
         table.runs([wrong])
 
 
@@ -121,7 +121,7 @@ def test_only_runs_that_answer_to_a_row_have_a_line_and_rows_must_exist() -> Non
     assert list(verdict.rows(runs, table.runs(runs)).run) == ["b"]
     assert verdict.rows(runs[:1], table.runs(runs[:1])).empty
     for key in ("VNet / patch", "GLNet (coarse-to-fine) / coarse-to-fine"):  # recalled
-        with pytest.raises(Refusal, match=r"runs\.x\.published"):
+        with pytest.raises(UserError, match=r"runs\.x\.published"):
             verdict.rows([entry("x", key)], table.runs([entry("x", key)]))
 
 

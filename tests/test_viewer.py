@@ -26,7 +26,7 @@ from bench.report.gather import gather
 from bench.report.layers import encoded, pyramid, tiles
 from bench.report.site import Site, write_assets
 from bench.report.viewer import NEITHER, RIGHT, WRONG, Page
-from bench.tiles import grid, shrink_image
+from bench.tiling import grid, shrink_image
 from data.dataset import open_dataset
 
 SCENE = SPLITS["test"][0]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import whatif
 from bench.__main__ import main
+from bench.commands import what_if
 from bench.config import parse_setting, read_suite
-from bench.errors import Refusal
-from bench.train import train
+from bench.errors import UserError
+from bench.pipeline.train import train
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_line_for_the_run_as_it_is_and_one_for_each_change(
     printed = capsys.readouterr().out
     assert all(name in printed for name in ["as it is", *changes])
     suite = read_suite()
-    table = whatif.compare(
+    table = what_if.compare(
         suite, "unet-patch", [parse_setting(change) for change in changes], "test"
     ).set_index("setting")
     assert table["labels changed %"]["as it is"] == 0
@@ -37,16 +37,16 @@ def test_a_line_for_the_run_as_it_is_and_one_for_each_change(
     memory = table["predicted device MiB"]
     assert memory["sub_batch=1"] < memory["as it is"]
     assert (table["s an image"] > 0).all()
-    again = whatif.compare(suite, "unet-patch", [], "test")["mIoU test %"]
+    again = what_if.compare(suite, "unet-patch", [], "test")["mIoU test %"]
     assert list(again) == [table["mIoU test %"]["as it is"]]
 
 
 def test_what_cannot_be_asked(trained: Path) -> None:
     suite = read_suite()
     for text in ("overlap_px", "=3", "overlap_px=[1"):
-        with pytest.raises(Refusal, match="is no KEY=VALUE with a value in YAML"):
+        with pytest.raises(UserError, match="is no KEY=VALUE with a value in YAML"):
             parse_setting(text)
-    with pytest.raises(Refusal, match="overlap"):
-        whatif.compare(suite, "unet-patch", [("overlapp_px", 3)], "test")
-    with pytest.raises(Refusal, match="run"):
-        whatif.compare(suite, "unet-pach", [], "test")
+    with pytest.raises(UserError, match="overlap"):
+        what_if.compare(suite, "unet-patch", [("overlapp_px", 3)], "test")
+    with pytest.raises(UserError, match="run"):
+        what_if.compare(suite, "unet-pach", [], "test")

@@ -8,10 +8,10 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from bench import distributed
-from bench.distributed import agree, as_one, join_gradients, processes
-from bench.errors import Refusal
-from bench.learning import focal_loss
+from bench.errors import UserError
+from bench.optim import focal_loss
+from bench.parallel import distributed
+from bench.parallel.distributed import agree, as_one, join_gradients, processes
 
 
 def norms() -> nn.ModuleList:
@@ -115,7 +115,7 @@ def check_a_loss_counts_the_pixels_of_all() -> None:
 
 def check_what_differs_is_refused() -> None:
     agree("the same", "words")
-    with pytest.raises(Refusal, match="do not see the same words"):
+    with pytest.raises(UserError, match="do not see the same words"):
         agree(str(distributed.rank()), "words")
 
 

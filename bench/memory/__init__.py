@@ -13,10 +13,10 @@ card.py         what the card says, and the clock
 resident.py     resident memory of this process
 """
 
-from bench.memory.booking import Booking, tensors_of
-from bench.memory.card import CardSampler, card_bytes, clock
+from bench.memory.nvml import CardSampler, card_bytes, clock
 from bench.memory.prediction import Prediction, predict_memory, predict_training
-from bench.memory.resident import PeakResident
+from bench.memory.rss import PeakResident
+from bench.memory.tracker import Booking, tensors_of
 
 __all__ = [
     "DEFINITIONS",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.memory.booking import Booking, Rules, bytes_of, tensors_of
-from bench.memory.caching import play
+from bench.memory.cuda_allocator import play
 from bench.memory.replay import replaying
 from bench.memory.rules_cpu import CPU
 from bench.memory.rules_cuda import CUDA, TF32
+from bench.memory.tracker import Booking, Rules, bytes_of, tensors_of
 from bench.method import Method, Phase, Strategy, View, network_for
 
 RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
@@ -97,7 +97,7 @@ def predict_training(
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
-    The step is that of `bench.train`: weights in NHWC, 32-bit floats; the second of a phase,
+    The step is that of `bench.pipeline.train`: weights in NHWC, 32-bit floats; the second of a phase,
     so that the optimiser's state is there from the start.
 
     A CUDA step is recorded on fake CPU tensors that are booked as CUDA's, under CUDA's rules:
@@ -169,7 +169,7 @@ def begin(
     foreach: bool | None = None,
     optimiser: str = "adam",
 ) -> torch.optim.Optimizer | None:
-    """Bring a network into a phase, as `bench.train` does; its optimiser, if anything moves."""
+    """Bring a network into a phase, as `bench.pipeline.train` does; its optimiser, if anything moves."""
     network.eval().requires_grad_(False)
     for module in phase.trains:
         module.train().requires_grad_(True)
@@ -193,7 +193,7 @@ def step(
     optimiser: torch.optim.Optimizer | None,
     booking: Booking | None = None,
 ) -> None:
-    """One optimiser step, as `bench.train` makes it; says to `booking` what is made when."""
+    """One optimiser step, as `bench.pipeline.train` makes it; says to `booking` what is made when."""
 
     def back(loss: Tensor) -> None:
         if booking:

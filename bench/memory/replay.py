@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from bench.memory.booking import Booking, Script
+from bench.memory.tracker import Booking, Script
 
 WRITTEN = 4
 """Calls after which a further one writes its passing blocks no longer, unless they lift a peak: by

@@ -1,6 +1,6 @@
 """What operators take inside themselves on the CPU, beside their results.
 
-Each rule was measured: the CPU allocator's account (`bench.memory.account`) of the operator alone,
+Each rule was measured: the CPU allocator's account (`bench.memory.cpu_allocator`) of the operator alone,
 torch 2.14 with oneDNN 3.12 on x86-64 with AVX-512, one and two threads. What is `assumed` instead
 says so. Sizes are bytes; scratch below a few KiB is left out."""
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.memory.booking import Moment, Rule, Rules, Use
+from bench.memory.tracker import Moment, Rule, Rules, Use
 
 FLOAT = 4
 """Bytes: oneDNN works in 32-bit floats here."""

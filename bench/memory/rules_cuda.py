@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from bench.memory.booking import Moment, Rule, Rules, Use
+from bench.memory.tracker import Moment, Rule, Rules, Use
 
 
 def _convolution(use: Use) -> list[Moment]:

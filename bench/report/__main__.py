@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench import metrics, stage
+from bench import cli, metrics
+from bench.commands.report import fill
 from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import (
@@ -41,7 +42,6 @@ from bench.report import (
     words,
 )
 from bench.report.chapter import Chapter, Frames, chapter
-from bench.report.command import fill
 from bench.report.gather import Inputs, gather
 from bench.report.memory_page import Worked
 from bench.report.site import Link, Site, at, forget, write_assets
@@ -297,4 +297,4 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.main(work, fill)
+    cli.main(work, fill)

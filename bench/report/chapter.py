@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.report import ablation, bootstrap, page, pairs, panels, seeds, table, timing, words
 from bench.report.gather import Entry, Inputs
 from data.dataset import Dataset, open_dataset
@@ -89,7 +89,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     more = 0
     try:
         dataset = open_dataset(name)
-    except Refusal as refusal:  # numbers are worth a page without pictures
+    except UserError as refusal:  # numbers are worth a page without pictures
         no_scenes = str(refusal)
     else:
         scenes, more = _scenes(dataset, entries)

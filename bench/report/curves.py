@@ -117,7 +117,7 @@ def memory(course: Mapping[str, Any], peak: str) -> Figure:
     """Bytes alive over time, stacked by category, the peak marked.
 
     Args:
-        course: `bench.memory.course.course`.
+        course: `bench.memory.timeline.course`.
         peak: the operator and module at the peak.
     """
     events = [int(number) for number in course["events"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import record
-from bench.config import Model, Run, Suite
+from bench.config import ModelConfig, RunConfig, Suite
 from bench.record import Record
 
 FLOOR = "colour"
@@ -19,8 +19,8 @@ class Entry:
     """One run of the suite and what is known of it."""
 
     name: str
-    run: Run
-    model: Model
+    run: RunConfig
+    model: ModelConfig
     pictures: Path
     """Folder of the labels that it predicted."""
     evaluated: Record | None
@@ -29,7 +29,7 @@ class Entry:
     @property
     def network(self) -> str:
         """`unet`, `glnet`, ...: the architecture, whatever it is run with."""
-        return str(self.model.spec.get("network", self.model.method))
+        return str(self.model.spec.get("network", self.model.method.rpartition("/")[2]))
 
     @property
     def status(self) -> str:
@@ -98,7 +98,7 @@ def gather(suite: Suite) -> Inputs:
     """Read the records of a suite's runs and models; files of other suites are not looked at.
 
     Raises:
-        Refusal: a record is there but damaged.
+        UserError: a record is there but damaged.
     """
     return Inputs(
         suite=suite,

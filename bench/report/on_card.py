@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.cards import blas_bytes
+from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
 from bench.report import style
 from bench.report.paper import MB, published
@@ -71,7 +71,7 @@ def rows(
     saw beside the allocator's segments.
 
     Args:
-        records: of `bench.card`.
+        records: of `bench.experiments.gpu_memory`.
         predicted: of the stage `predict`; successors: of the stage of that name.
     """
     known = {**_of_paper(predicted), **_of_successors(successors)}
@@ -179,7 +179,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel("allocated on the card: torch.cuda.max_memory_allocated")
         axes.set_title("predicted without a card", fontweight="bold", loc="left")
         keys = [axes.scatter([], [], s=52, color=paint) for paint in colours.values()]
-        names = [PAPERS if n == "baselines" else style.network_name(n) for n in colours]
+        names = [PAPERS if n == "baselines/generic" else style.network_name(n) for n in colours]
         axes.add_artist(axes.legend(keys, names, loc="lower right", fontsize=8))
         kinds = [
             axes.scatter([], [], s=34, facecolor="white", edgecolor=style.GREY),

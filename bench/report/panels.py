@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.report import style
 from bench.report.gather import Entry
 from bench.report.table import scene_miou
@@ -60,7 +60,7 @@ def scene(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Scene:
     """Shrink one test scene and what each run says of it; a run without a prediction says why.
 
     Raises:
-        Refusal: a prediction does not fit its label.
+        UserError: a prediction does not fit its label.
     """
     image, truth = dataset.arrays(name)
     photo = image.transpose(1, 2, 0)
@@ -117,14 +117,14 @@ def prediction(entry: Entry, name: str, truth: Pixels) -> Pixels | None:
     """What a run says of a test scene, (H, W) as its label; None where it has no picture.
 
     Raises:
-        Refusal: the picture is damaged, or does not fit the label.
+        UserError: the picture is damaged, or does not fit the label.
     """
     path = entry.pictures / f"{name}.png"
     if scene_miou(entry, name) is None or not path.is_file():
         return None
     predicted = read_pixels(path, "L")
     if predicted.shape != truth.shape:
-        raise Refusal(f"{path} does not fit the label of {name}: run `dvc repro`.")
+        raise UserError(f"{path} does not fit the label of {name}: run `dvc repro`.")
     return predicted
 
 

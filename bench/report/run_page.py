@@ -234,7 +234,7 @@ def _commands(inputs: Inputs, entry: Entry, trained: Record | None) -> list[tupl
         found.append((f"git checkout {commits.pop()}", "the code that its records were made with"))
     found.append((f"cp suites/{suite}.yaml params.yaml", "its suite"))
     found.append((f"dvc repro train@{entry.run.model}", "data and training"))
-    found.append((f"python -m bench.evaluate {entry.name}", "its labels"))
-    found.append((f"python -m bench.measure {entry.name}", "its memory and latency"))
+    found.append((f"python -m bench.pipeline.evaluate {entry.name}", "its labels"))
+    found.append((f"python -m bench.pipeline.measure {entry.name}", "its memory and latency"))
     found.append((f"glnet-bench estimate {entry.name}", "its memory, without data or a device"))
     return found

@@ -23,7 +23,7 @@ UNSPECIFIED = Path(__file__).resolve().parent.parent / "unspecified.csv"
 
 def is_uhr(entry: Entry) -> bool:
     """Whether a run is of a method for ultra-high resolution, not of a plain rival."""
-    return entry.model.method != "baselines"
+    return entry.model.method != "baselines/generic"
 
 
 def done(entry: Entry) -> str:
@@ -33,7 +33,11 @@ def done(entry: Entry) -> str:
         return "as released"
     if official:
         return "in part as released"
-    return "as meant" if entry.model.method in ("glnet", "isdnet", "fctl", "magnet") else ""
+    return (
+        "as meant"
+        if entry.model.method in ("glnet", "baselines/isdnet", "baselines/fctl", "baselines/magnet")
+        else ""
+    )
 
 
 RUN_COLUMNS = (

@@ -13,12 +13,12 @@ WITHIN = (0.05, 0.15)
 """Shares of the published memory that a prediction may be off by."""
 KNOWN = {
     ("glnet", "collaborative"): "GLNet G<->L / collaborative",
-    ("fctl", "contexts"): "FCtL / contexts",
-    ("isdnet", "whole"): "ISDNet / whole",
-    ("magnet", "progressive"): "MagNet / progressive",
-    ("magnet", "fast"): "MagNet-Fast / fast",
-    ("pointrend", "whole"): "PointRend / whole",
-    ("cascadepsp", "cascade"): "CascadePSP / cascade",
+    ("baselines/fctl", "contexts"): "FCtL / contexts",
+    ("baselines/isdnet", "whole"): "ISDNet / whole",
+    ("baselines/magnet", "progressive"): "MagNet / progressive",
+    ("baselines/magnet", "fast"): "MagNet-Fast / fast",
+    ("baselines/pointrend", "whole"): "PointRend / whole",
+    ("baselines/cascadepsp", "cascade"): "CascadePSP / cascade",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.report import bootstrap, gate, style
 from bench.report.gather import Entry
 
@@ -113,13 +113,13 @@ def stated(entry: Entry) -> dict[str, Any]:
     """The run's own definition of mIoU, as arguments of `metrics.miou`.
 
     Raises:
-        Refusal: it leaves out a class that the data set does not have.
+        UserError: it leaves out a class that the data set does not have.
     """
     values = asdict(entry.run.metric) if entry.run.metric else {}
     known = entry.evaluation["classes"]
     for name in values.get("leave_out", ()):
         if name not in known:
-            raise Refusal(
+            raise UserError(
                 f"params.yaml: runs.{entry.name}.metric.leave_out names {name!r}, a class that "
                 f"{entry.model.dataset} does not have; it has {', '.join(known)}."
             )

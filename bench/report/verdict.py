@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import Refusal
+from bench.errors import UserError
 from bench.report import style
 from bench.report.gather import Entry
 from bench.report.paper import MB, published
@@ -61,7 +61,7 @@ def rows(entries: Sequence[Entry], runs: pd.DataFrame) -> pd.DataFrame:
         runs: `table.runs` of the same entries.
 
     Raises:
-        Refusal: a run names a row that bench/published.csv does not have.
+        UserError: a run names a row that bench/published.csv does not have.
     """
     known = {f"{row.method} / {row.inference}": row for _, row in published().iterrows()}
     own = {row.run: row for _, row in runs.iterrows()}
@@ -71,7 +71,7 @@ def rows(entries: Sequence[Entry], runs: pd.DataFrame) -> pd.DataFrame:
         if key is None:
             continue
         if key not in known:
-            raise Refusal(
+            raise UserError(
                 f"params.yaml: runs.{entry.name}.published is {key!r}, but bench/published.csv has "
                 "no such METHOD / inference, or only a recalled one."
             )

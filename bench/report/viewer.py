@@ -27,7 +27,7 @@ from bench.report.table import scene_miou
 from data.dataset import UNLABELLED, Dataset
 
 if TYPE_CHECKING:  # imports torch, which is not awaited before the figures are under way
-    from bench.method import Sight
+    from bench.method import NetworkInput
 
 RIGHT, WRONG, NEITHER = range(3)
 """Pixels of an error map; neither: unlabelled, or of a class that no mean counts."""
@@ -59,7 +59,7 @@ def write(site: Site, inputs: Inputs, dataset: Dataset, ids: Sequence[str]) -> l
     """Write SUITE/scenes/ID.html and its pictures for each of a data set's test scenes.
 
     Raises:
-        Refusal: a picture is damaged, or does not fit its label.
+        UserError: a picture is damaged, or does not fit its label.
     """
     entries = [entry for entry in inputs.entries if entry.model.dataset == dataset.name]
     return [_write(site, inputs.suite.suite, dataset, entries, id, ids) for id in ids]
@@ -179,7 +179,7 @@ def _classes(dataset: Dataset, truth: Pixels, colours: Sequence[Colour]) -> list
 
 def _sights(entry: Entry, image: Pixels, root: Path, scene: str) -> list[dict[str, Any]]:
     """What the run's network was given; of a shrunk image the very pixels."""
-    from bench.method import sights
+    from bench.method import network_inputs
 
     height, width = image.shape[-2:]
     return [
@@ -189,11 +189,11 @@ def _sights(entry: Entry, image: Pixels, root: Path, scene: str) -> list[dict[st
             "context": sight.context,
             "given": _shrunk(sight, image, root, scene),
         }
-        for sight in sights(entry.run, entry.model, height, width)
+        for sight in network_inputs(entry.run, entry.model, height, width)
     ]
 
 
-def _in_words(sight: "Sight", height: int, width: int) -> str:
+def _in_words(sight: "NetworkInput", height: int, width: int) -> str:
     box = sight.boxes[0]
     rows, columns = sight.input_px
     size = f"{columns} × {rows} px"
@@ -208,7 +208,7 @@ def _in_words(sight: "Sight", height: int, width: int) -> str:
     return f"{count} {sight.what} {how}"
 
 
-def _shrunk(sight: "Sight", image: Pixels, root: Path, scene: str) -> str | None:
+def _shrunk(sight: "NetworkInput", image: Pixels, root: Path, scene: str) -> str | None:
     """Address of the shrunk image that the network is given, or nothing where it is not shrunk.
 
     A PNG, so that every pixel is what it was for the network.
@@ -220,7 +220,7 @@ def _shrunk(sight: "Sight", image: Pixels, root: Path, scene: str) -> str | None
     if not (root / name).exists():
         import torch
 
-        from bench.tiles import shrink_image
+        from bench.tiling import shrink_image
 
         small = shrink_image(torch.from_numpy(image), sight.input_px).permute(1, 2, 0).numpy()
         write_bytes(root / name, panels.png(Image.fromarray(small)))

@@ -1,0 +1,168 @@
+"""The four phases of FCtL: plain patches, with a medium context, with a large one, with both."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from baselines.fctl.inference import boxes_of, contexts, large_logits, medium_logits
+from baselines.fctl.model import FCN, FCtL
+from baselines.fctl.spec import Spec
+from bench.method import Phase, View
+from bench.optim import flip_and_turn, focal_loss
+from bench.tiling import cut, groups, shrink_image, shrink_label
+
+Back = Callable[[Tensor], None]
+
+
+def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+    """The phases of the spec; what an earlier one learnt is where a later one starts."""
+    assert isinstance(network, FCtL)
+    gradients: Literal["mean", "sum"] = "sum" if spec.odd("summed-gradients") else "mean"
+
+    def begin_context(name: str) -> Callable[[], None]:
+        def begin() -> None:
+            plain = getattr(network, "plain", None)
+            if isinstance(plain, FCN):
+                network.get_submodule(f"{name}_vgg").load_state_dict(plain.vgg.state_dict())
+                rest = network.get_submodule(f"{name}_rest.decoder")
+                rest.load_state_dict(plain.decoder.state_dict())
+
+        return begin
+
+    def begin_all() -> None:
+        local = network.local
+        plain = getattr(network, "plain", None)
+        if spec.variant == "inria":
+            local.vgg.load_state_dict(network.medium_vgg.state_dict())
+            local.decoder.load_state_dict(network.medium_rest.decoder.state_dict())
+            learnt = network.medium_rest.correlate
+            assert learnt is not None
+            local.blend.correlate["medium"].load_state_dict(learnt.state_dict())
+        elif isinstance(plain, FCN):  # there all three correlations are new
+            local.vgg.load_state_dict(plain.vgg.state_dict())
+            local.decoder.load_state_dict(plain.decoder.state_dict())
+
+    def phase(name: str) -> Phase:
+        if name == "plain":
+            return Phase(name, (network.plain,), gradients=gradients, judged_by=name)
+        if name == "medium":
+            moving = (network.medium_vgg, network.medium_rest)
+            return Phase(name, moving, begin_context(name), False, gradients, name)
+        if name == "large":
+            whole = spec.variant == "deepglobe"
+            moving = (network.large_vgg, network.large_rest)
+            if whole:  # from ImageNet's weights, as far as is known
+                return Phase(name, moving, whole_batch=True, judged_by=name)
+            return Phase(name, moving, begin_context(name), False, gradients, name)
+        return Phase(name, (network.local,), begin_all, False, gradients, "contexts")
+
+    return [phase(name) for name in spec.phases]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """What a phase sees of one image, mirrored and turned at random; see `seen`."""
+    image, label = flip_and_turn(image, label, rng, spec.odd("kept-canvas"))
+    return seen(image, label, spec, phase, rng)
+
+
+def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """What a phase sees of one image as it is.
+
+    Returns:
+        `patches` (P, 3, h, w) uint8 and `labels` (P, h, w); with contexts `medium` and `large`
+        (P, 3, h, w), or, in the `deepglobe` variant, `whole` (3, *whole_size) in place of `large`.
+        Its phase `large` sees `whole` and `labels` (1, *whole_size) alone.
+    """
+    large = phase in ("large", "all")
+    whole = {}
+    if large and spec.variant == "deepglobe":
+        whole["whole"] = shrink_image(image, spec.whole_size)
+        if phase == "large":
+            return whole | {"labels": shrink_label(label, spec.whole_size)[None]}
+    boxes = boxes_of(label.shape[-2], label.shape[-1], spec)
+    if spec.patches_per_image is not None:
+        chosen = torch.randperm(len(boxes), generator=rng)[: spec.patches_per_image]
+        boxes = [boxes[i] for i in chosen.tolist()]
+    view = {"patches": cut(image, boxes), "labels": cut(label, boxes)} | whole
+    if phase in ("medium", "all"):
+        view["medium"] = contexts(image, boxes, spec.medium)
+    if large and spec.variant == "inria":
+        view["large"] = contexts(image, boxes, spec.large_factor)
+    return view
+
+
+class Step:
+    """The losses of one optimiser step: each is walked back as soon as it is there.
+
+    As a rule they make a mean over the pixels of all patches of all views, so that the sub-batch
+    does not change the step. The released code sums over groups of patches and over images
+    (`summed-gradients`), and logs the last loss alone (`last-loss`)."""
+
+    def __init__(self, images: int, spec: Spec, back: Back) -> None:
+        self.spec, self.back, self.images = spec, back, images
+        self.parts: list[tuple[float, float]] = []
+
+    def add(self, loss: Tensor, share: float) -> None:
+        """The mean loss of one group, which has this share of its image's patches."""
+        weight = 1 if self.spec.odd("summed-gradients") else share / self.images
+        self.back(loss * weight)
+        self.parts.append((float(loss.detach()), weight))
+
+    @property
+    def loss(self) -> float:
+        """What is logged."""
+        if self.spec.odd("last-loss"):
+            return self.parts[-1][0]
+        return sum(loss * weight for loss, weight in self.parts)
+
+
+def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss."""
+    assert isinstance(network, FCtL)
+    if phase == "large" and spec.variant == "deepglobe":
+        images = network.normalise(torch.stack([view["whole"] for view in views]))
+        labels = torch.cat([view["labels"] for view in views])
+        scores = large_logits(network, images, None)
+        loss = focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
+        back(loss)
+        return float(loss.detach())
+    step = Step(len(views), spec, back)
+    for view in views:
+        count = len(view["labels"])
+        whole = _whole(network, view)
+        for group in groups(range(count), spec.sub_batch):
+            scores = _logits(network, view, list(group), phase, whole)
+            loss = focal_loss(scores, view["labels"][list(group)], spec.focal_gamma)
+            step.add(loss, len(group) / count)
+            del scores, loss  # else they are alive while the next group is worked out
+    return step.loss
+
+
+def _whole(network: FCtL, view: View) -> Tensor | None:
+    """The small whole image's map, which serves every patch of it."""
+    if "whole" not in view:
+        return None
+    with torch.no_grad():
+        found: Tensor = network.large_vgg(network.normalise(view["whole"][None])).pool5
+    return found
+
+
+def _logits(
+    network: FCtL, view: View, group: list[int], phase: str, whole: Tensor | None
+) -> Tensor:
+    patches = network.normalise(view["patches"][group])
+    if phase == "plain":
+        scores: Tensor = network.plain(patches)
+        return scores
+    if phase == "medium":
+        return medium_logits(network, patches, network.normalise(view["medium"][group]))
+    if phase == "large":
+        return large_logits(network, patches, network.normalise(view["large"][group]))
+    with torch.no_grad():
+        medium = network.medium_vgg(network.normalise(view["medium"][group])).pool5
+        if whole is None:
+            whole = network.large_vgg(network.normalise(view["large"][group])).pool5
+    joined: Tensor = network.local(patches, medium, whole)
+    return joined

@@ -1,0 +1,202 @@
+"""The rivals: encoder-decoders of segmentation-models-pytorch, those of networks/ as their papers
+define them, and one floor that learns nothing but mean colours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.generic.networks import enet, fcn8s, icnet, pspnet, segnet, unet2015
+from baselines.generic.spec import Spec
+
+# Where the library has the network as published, it is taken.
+ARCHITECTURES = {
+    # Ronneberger et al., MICCAI 2015, with a pretrained encoder; with `mobilenet_v2` (Sandler et
+    # al., CVPR 2018) it is the paper's MobileNetV2-U-Net: 6,629,815 parameters with 7 classes.
+    "unet": "Unet",
+    # Kirillov et al., CVPR 2019 (Panoptic FPN's semantic branch): 26,116,807 with ResNet-50.
+    "fpn": "FPN",
+    # Chen et al., ECCV 2018: 26,679,127 with ResNet-50. Of the two 3 x 3 convolutions that the
+    # paper has after the skip, one stands before it.
+    "deeplabv3plus": "DeepLabV3Plus",
+}
+STRIDE = 32  # every encoder of the library halves five times at most
+
+
+class Network(nn.Module):
+    """A network for inputs of any size: bytes in, scores at the same size out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec, classes: int) -> None:
+        super().__init__()
+        self.network = _network(spec, classes)
+        stride = getattr(self.network, "stride", STRIDE)
+        assert isinstance(stride, int)
+        self.stride = stride
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 on any device -> scores (N, K, H, W) on the network's."""
+        scores: Tensor = self.network(self._input(images))
+        return _cut(scores, images)
+
+    def heads(self, images: Tensor) -> list[tuple[float, Tensor]]:
+        """(weight, scores) of every output that training looks at: the main one, and what the
+        network's paper adds to it."""
+        if not isinstance(self.network, pspnet.PSPNet | icnet.ICNet):
+            return [(1.0, self(images))]
+        found = self.network.heads(self._input(images))
+        return [(weight, _cut(scores, images)) for weight, scores in found]
+
+    def _input(self, images: Tensor) -> Tensor:
+        """Normalised; the right and lower border is padded to the stride with the mean colour,
+        which is 0 to the encoder."""
+        x = (images.to(self.mean.device).float() / 255 - self.mean) / self.std
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, _padding(width, self.stride), 0, _padding(height, self.stride)))
+
+
+class Colour(nn.Module):
+    """The floor: each pixel gets the class whose mean colour is nearest."""
+
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(classes, 3, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.float64))
+
+    def observe(self, images: Tensor, labels: Tensor) -> None:
+        """Take the labelled pixels of (N, 3, H, W) and (N, H, W) into the means."""
+        colours = images.permute(0, 2, 3, 1).double()  # (N, H, W, 3)
+        for k in range(len(self.counts)):
+            inside = labels == k
+            self.counts[k] += inside.sum()
+            self.sums[k] += colours[inside].sum(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> minus the squared distance to each class's mean (N, K, H, W).
+
+        A class that was never seen has no mean: its score is below every other one.
+        """
+        x = images.to(self.counts.device).float()
+        means = (self.sums / self.counts.clamp(min=1)[:, None]).float()
+        unseen = (self.counts == 0) * 1e9
+        scores = [
+            -((x - mean[:, None, None]) ** 2).sum(1) - far
+            for mean, far in zip(means, unseen.float(), strict=True)
+        ]
+        return torch.stack(scores, 1)
+
+
+def build(spec: Spec, classes: int) -> nn.Module:
+    """The network of a spec with random weights.
+
+    Raises:
+        ValueError: segmentation-models-pytorch has no such encoder, or the network cannot take it.
+    """
+    return Colour(classes) if spec.network == "colour" else Network(spec, classes)
+
+
+def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+    """Give the encoder its start weights; the floor has none.
+
+    Raises:
+        ValueError: the network has no encoder, or another one.
+    """
+    if not isinstance(network, Network):
+        return
+    encoder = getattr(network.network, "encoder", None)
+    if encoder is None:
+        raise ValueError(
+            "it has no encoder and learns from random weights: set the model's `start` to a line "
+            "of `weights` with source none."
+        )
+    assert isinstance(encoder, nn.Module)
+    own = encoder.state_dict()
+    # An encoder that a decoder uses only in part lacks the weights of the rest.
+    if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
+        raise ValueError(
+            "the start weights are of another encoder; fcn8s takes those of vgg16, segnet those of "
+            "vgg16_bn, every other network those of its spec's `encoder`."
+        )
+    encoder.load_state_dict({key: encoder_state[key] for key in own})
+
+
+def _network(spec: Spec, classes: int) -> nn.Module:
+    """The network that a spec names, for sides that divide by its stride."""
+    width = {} if spec.width is None else {"width": spec.width}
+    fused = {} if spec.decoder_width is None else {"width": spec.decoder_width}
+    if spec.network == "unet2015":
+        return unet2015.UNet2015(classes, **width)
+    if spec.network == "fcn8s":
+        return fcn8s.FCN8s(classes, pad_px=spec.fcn_pad_px, **width)
+    if spec.network == "segnet":
+        return segnet.SegNet(classes, **width)
+    if spec.network == "enet":
+        return enet.ENet(classes, **width)
+    if spec.network == "pspnet":
+        encoder = _encoder(spec)
+        return pspnet.PSPNet(encoder, encoder.out_channels[-2:], classes, **fused)
+    if spec.network == "icnet":
+        return icnet.ICNet(_encoder(spec), classes, **fused)
+    import segmentation_models_pytorch as smp  # takes seconds, and networks of our own need it not
+
+    try:
+        network: nn.Module = smp.create_model(
+            ARCHITECTURES[spec.network],
+            encoder_name=spec.encoder,
+            encoder_weights=None,
+            classes=classes,
+            **_decoder(spec),
+        )
+    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
+        raise ValueError(_no_encoder(spec)) from None
+    return network
+
+
+def _encoder(spec: Spec) -> Any:
+    """The spec's encoder, dilated from 1/8 on unless it says otherwise."""
+    import segmentation_models_pytorch as smp
+
+    stride = spec.output_stride or 8
+    try:
+        return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)
+    except (KeyError, RuntimeError):
+        raise ValueError(_no_encoder(spec)) from None
+
+
+def _no_encoder(spec: Spec) -> str:
+    return (
+        f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
+        "its documentation lists them all."
+    )
+
+
+def _cut(scores: Tensor, images: Tensor) -> Tensor:
+    return scores[..., : images.shape[-2], : images.shape[-1]]
+
+
+def _padding(side: int, stride: int) -> int:
+    """Pixels up to the next multiple of the stride; at least 64 px in all, since normalisation of
+    the coarsest map needs more than one value."""
+    return max(side + -side % stride, 2 * STRIDE) - side
+
+
+def _decoder(spec: Spec) -> dict[str, Any]:
+    """smp's names for the width of each decoder, and for what else it can be told."""
+    width = spec.decoder_width
+    stride = {"encoder_output_stride": spec.output_stride} if spec.output_stride else {}
+    if spec.network == "deeplabv3plus":
+        return stride | ({"decoder_channels": width} if width else {})
+    if width is None:
+        return {}
+    if spec.network == "unet":
+        return {"decoder_channels": tuple(max(width >> level, 8) for level in range(5))}
+    return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": width // 2}

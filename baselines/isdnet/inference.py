@@ -1,0 +1,82 @@
+"""How ISDNet meets an image of any size: whole, in one pass.
+
+As released, labels are the arg max of probabilities, of scores at 1/8 that were enlarged."""
+
+import torch
+from torch import Tensor
+
+from baselines.isdnet.model import ISDNet, deep_input, resize
+from baselines.isdnet.spec import Spec
+from bench.errors import UserError
+from bench.method import Strategy
+from bench.tiling import labels_of
+
+LEAST_PX = 5
+"""Sides below it are too short for two levels of the Laplacian pyramid."""
+
+
+def scores(network: ISDNet, x: Tensor, spec: Spec) -> Tensor:
+    """A normalised image (1, 3, H, W) on the network's device -> scores (1, K, H, W).
+
+    Maps of the image's size are gone as soon as they are used; with `kept-maps` they live to the
+    end, as the released code's references to them do.
+    """
+    kept: list[Tensor] | None = [x] if spec.odd("kept-maps") else None
+    like = x[:, :0]  # its size, and none of its pixels
+    _, feature = network.deep_feature(deep_input(x, spec.odd("nearest-input")))
+    if spec.odd("idle-classifier"):
+        network.pyramid.logits(feature)
+    x = _shallow_input(network, x, kept)
+    eighth, sixteenth = network.shallow_maps(x, kept)
+    del x
+    joined = network.fuse16(sixteenth, network.context(feature)).joined
+    joined = network.fuse8(eighth, joined).joined
+    return resize(network.classify(joined), like)
+
+
+def _shallow_input(network: ISDNet, x: Tensor, kept: list[Tensor] | None) -> Tensor:
+    """The two levels of residuals side by side: (1, 6, H, W)."""
+    first, half = network.residuals(x)
+    second = resize(half, x)
+    if kept is not None:
+        kept += [first, half, second]
+    return torch.cat([first, second], 1)
+
+
+def whole(network: ISDNet, image: Tensor, spec: Spec) -> Tensor:
+    """The image in one piece, at its own resolution or at the spec's `test_scale`.
+
+    Raises:
+        UserError: the image is smaller than 5 x 5 px.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_PX:
+        raise UserError(
+            f"ISDNet cannot see an image of {height} x {width} px: it needs {LEAST_PX} px a side."
+        )
+    total = _probabilities(network, image, spec)
+    if spec.test_flip:
+        total += _probabilities(network, image.flip(-1), spec).flip(-1)
+    return labels_of(total[0]).to(image.device)
+
+
+def _probabilities(network: ISDNet, image: Tensor, spec: Spec) -> Tensor:
+    found = scores(network, _input(network, image, spec.test_scale), spec)
+    return resize(found, image[None]).softmax(1)
+
+
+def _input(network: ISDNet, image: Tensor, scale: float) -> Tensor:
+    x = network.normalise(image[None])
+    if scale == 1:
+        return x
+    size = [max(int(side * scale), LEAST_PX) for side in x.shape[-2:]]
+    return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+STRATEGIES = {
+    "whole": Strategy(
+        whole,
+        ("backbone", "pyramid", "reduce", "shallow", "fuse16", "fuse8", "classify"),
+        forward=scores,
+    ),
+}

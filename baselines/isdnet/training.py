@@ -1,0 +1,208 @@
+"""ISDNet's one phase: crops of the images, and seven losses."""
+
+from collections.abc import Callable
+from math import cos, pi, sin
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from baselines.isdnet.model import ISDNet, deep_input, resize
+from baselines.isdnet.spec import Spec
+from bench.errors import UserError
+from bench.method import Phase, View
+from bench.optim import UNLABELLED, focal_loss
+from bench.parallel import distributed
+from bench.tiling import Box
+
+REDRAWS = 10
+MOST_OF_A_CROP = 0.75
+"""A crop of which one class has more than this is drawn again, so many times at most."""
+
+
+def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+    """The one phase, in which all of it moves."""
+    return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a crop, mirrored, turned and distorted at
+    random, in the released code's order."""
+    if spec.train_scale != 1:
+        image, label = _scaled(image, label, spec.train_scale)
+    image, label = _crop(image, label, spec.crop_px, rng)
+    if _uniform(rng) < 0.5:
+        image, label = image.flip(-1), label.flip(-1)
+    if spec.rotate and _uniform(rng) < 0.5:
+        if spec.odd("any-angle"):
+            image, label = _turned(image, label, _uniform(rng, 90, 270))
+        else:
+            quarters = 1 + int(torch.randint(3, (), generator=rng))
+            image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
+    if spec.distort:
+        image = _distorted(image, rng)
+    return {"image": image.contiguous(), "label": label.contiguous()}
+
+
+def backward(
+    network: nn.Module,
+    views: list[View],
+    spec: Spec,
+    phase: str,
+    back: Callable[[Tensor], None],
+) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss.
+
+    Raises:
+        UserError: a step has one image alone.
+    """
+    assert isinstance(network, ISDNet)
+    if len(views) * distributed.size() < 2 and network.training:
+        raise UserError(
+            "ISDNet cannot learn from one image a step: batch norm of its 1 x 1 maps would have "
+            "one value a channel. Set the phase's `batch` to 2 or more."
+        )
+    images = torch.stack([view["image"] for view in views])
+    labels = torch.stack([view["label"] for view in views])
+    loss = torch.stack([*losses(network, images, labels, spec).values()]).sum()
+    back(loss)
+    return float(loss.detach())
+
+
+def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[str, Tensor]:
+    """Each weighted term of the loss, of images (N, 3, H, W) uint8 and labels (N, H, W) uint8.
+
+    Of the released code's auxiliary classifiers the one named 16 sees the fusion at 1/8 and the one
+    named 8 that at 1/16; both are thrown away after training, so that this changes their names and
+    their first weights alone.
+    """
+    x = network.normalise(images)
+    third, feature = network.deep_feature(deep_input(x, spec.odd("nearest-input")))
+    first, second = network.residuals(x)
+    second = resize(second, x)
+    eighth, sixteenth = network.shallow_maps(torch.cat([first, second], 1))
+    deep = network.context(feature)
+    coarse = network.fuse16(sixteenth, deep)
+    fine = network.fuse8(eighth, coarse.joined)
+    restored, residuals = network.restore(deep)
+    at_16, at_8 = network.classify_16, network.classify_8
+    if spec.odd("crossed-classifiers"):
+        at_16, at_8 = at_8, at_16
+    scores = {
+        "deep": network.pyramid.logits(feature),
+        "final": network.classify(network.dropout(fine.joined)),
+        "context at 1/8": at_8(fine.context),
+        "context at 1/16": at_16(coarse.context),
+        "auxiliary": network.auxiliary(third),
+    }
+    found = {name: _cross_entropy(resize(one, x), labels, spec) for name, one in scores.items()}
+    found["auxiliary"] = spec.auxiliary_weight * found["auxiliary"]
+    detail = F.mse_loss(resize(residuals, x), first + second)
+    found["detail"] = spec.detail_weight * detail
+    found["affinity"] = spec.affinity_weight * affinity_loss(deep, restored)
+    return found
+
+
+def affinity_loss(deep: Tensor, restored: Tensor) -> Tensor:
+    """How far the similarities of the deep feature's places (N, C, h, w) are from those of a finer
+    map (N, C, H, W), from which no gradient flows: the mean over all pairs of places."""
+
+    def similarities(map: Tensor) -> Tensor:
+        x = map.flatten(2)  # (N, C, P)
+        x = x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + 1e-6)
+        found: Tensor = x.transpose(1, 2) @ x  # (N, P, P)
+        return found
+
+    with torch.no_grad():
+        target = similarities(resize(restored, deep))
+    return F.l1_loss(similarities(deep), target)
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor, spec: Spec) -> Tensor:
+    """The mean over labelled pixels; as released, over all pixels, those without a label being
+    0."""
+    if not spec.odd("ignored-in-mean"):
+        return focal_loss(scores, labels, 0, whole_batch=True)
+    target = labels.long()
+    return F.cross_entropy(scores, target, ignore_index=UNLABELLED, reduction="none").mean()
+
+
+def _scaled(image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Both at a multiple of their size: the image bilinear without antialiasing, as OpenCV has
+    it, the label nearest."""
+    size = [max(round(side * scale), 1) for side in label.shape]
+    image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+    label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
+    return _bytes(image), label
+
+
+def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """A square of the image, black and unlabelled below and to the right where the image is
+    smaller; drawn again while one class has most of it."""
+    for _ in range(REDRAWS + 1):
+        height, width = label.shape
+        top = int(torch.randint(max(height - side, 0) + 1, (), generator=rng))
+        left = int(torch.randint(max(width - side, 0) + 1, (), generator=rng))
+        box = Box(top, left, min(side, height), min(side, width))
+        seen = box.of(label)
+        counts = seen[seen != UNLABELLED].long().bincount()
+        if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
+            break
+    margins = (0, side - box.width, 0, side - box.height)
+    return F.pad(box.of(image), margins), F.pad(seen, margins, value=UNLABELLED)
+
+
+def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
+    """Both turned about their centre on the same canvas; what comes from outside is black and
+    unlabelled. A turned square is empty in some 12 % of its area."""
+    angle = degrees * pi / 180
+    height, width = label.shape
+    matrix = torch.tensor(
+        [
+            [cos(angle), -sin(angle) * height / width, 0],
+            [sin(angle) * width / height, cos(angle), 0],
+        ]
+    )
+    places = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)
+    image = F.grid_sample(image[None].float(), places, align_corners=False)[0]
+    # 255 stands for itself and for outside: labels are looked up one higher, and outside is 0.
+    above = F.grid_sample(
+        label[None, None].float() + 1, places, mode="nearest", align_corners=False
+    )[0, 0]
+    return _bytes(image), torch.where(above == 0, UNLABELLED, above - 1).to(torch.uint8)
+
+
+def _distorted(image: Tensor, rng: Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
+    contrast comes first or last."""
+    from torchvision.transforms.functional import adjust_hue  # takes seconds to import
+
+    def contrasted(image: Tensor) -> Tensor:
+        return _bytes(image * _uniform(rng, 0.5, 1.5)) if _uniform(rng) < 0.5 else image
+
+    if _uniform(rng) < 0.5:
+        image = _bytes(image + _uniform(rng, -32, 32))
+    contrast_first = _uniform(rng) < 0.5
+    if contrast_first:
+        image = contrasted(image)
+    if _uniform(rng) < 0.5:
+        image = _saturated(image, _uniform(rng, 0.5, 1.5))
+    if _uniform(rng) < 0.5:
+        image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
+    return image if contrast_first else contrasted(image)
+
+
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    """Saturation times a factor, at most 1; hue and value stay."""
+    x = image.float()
+    value = x.amax(0)
+    span = (value - x.amin(0)).clamp(min=1e-6)
+    return _bytes(value - (value - x) * (value / span).clamp(max=factor))
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)
+
+
+def _uniform(rng: Generator, low: float = 0, high: float = 1) -> float:
+    return low + (high - low) * float(torch.rand((), generator=rng))

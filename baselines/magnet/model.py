@@ -1,0 +1,178 @@
+"""MagNet: a network that looks at growing scales, and a small one that refines (CVPR 2021).
+
+    backbone   phase backbone     an encoder and a feature pyramid; the same at every scale
+    refine     phase refinement   one module for all later scales, or one for each
+
+Both see and say things of one size; what they are shown, and what becomes of it, is in
+`baselines.magnet.inference`."""
+
+from collections.abc import Mapping, Sequence
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.magnet.spec import Spec
+
+LEVELS = 4
+SLOW = 0.01
+"""Momentum of batch norm in bottlenecks; elsewhere it is torch's .1."""
+BOTTLENECK_NORMS = ("bn1", "bn2", "bn3")
+
+
+class FPN(nn.Module):
+    """Feature pyramid without normalisation or activation: all of it is affine."""
+
+    def __init__(
+        self, channels: Sequence[int], width: int, smooth_width: int, classes: int
+    ) -> None:
+        """Channels of the four encoder maps, coarse to fine."""
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.smooth1 = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
+        self.smooth2 = nn.ModuleList(nn.Conv2d(width, smooth_width, 3, padding=1) for _ in channels)
+        self.classify = nn.Conv2d(len(channels) * smooth_width, classes, 3, padding=1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Four encoder maps, coarse to fine -> logits (N, K, h, w) of the finest one's size."""
+        top_down: list[Tensor] = []
+        for conv, feature in zip(self.lateral, features, strict=True):
+            level = conv(feature)
+            if top_down:
+                level = resize(top_down[-1], level) + level
+            top_down.append(level)
+        finest = top_down[-1]
+        smooth = [
+            resize(second(first(level)), finest)
+            for first, second, level in zip(self.smooth1, self.smooth2, top_down, strict=True)
+        ]
+        logits: Tensor = self.classify(torch.cat(smooth, 1))
+        return logits
+
+
+class Backbone(nn.Module):
+    """An encoder and its FPN."""
+
+    def __init__(self, spec: Spec, classes: int) -> None:
+        super().__init__()
+        self.encoder = _encoder(spec.encoder)
+        channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
+        self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised -> logits (N, K, H, W)."""
+        return resize(self.fpn(self.encoder(x)[-LEVELS:][::-1]), x)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 to four times the width, and a shortcut; at full resolution."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = _norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = _norm(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = _norm(outputs)
+        self.downsample = None
+        if inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), _norm(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 4 width, H, W)."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
+class Refinement(nn.Module):
+    """New scores from two probability maps of the same place: what a patch says, and what was known
+    before. Few weights, but at full resolution throughout."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.bn0 = _norm(2 * classes)
+        self.conv1 = nn.Conv2d(2 * classes, width, 3, padding=1, bias=False)
+        self.bn1 = _norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = _norm(width)
+        half = width // 2
+        self.residual = nn.Sequential(Bottleneck(width, half), Bottleneck(4 * half, half))
+        self.seg_conv = nn.Conv2d(4 * half, classes, 1, bias=False)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Two maps of probabilities (N, K, H, W) -> logits (N, K, H, W)."""
+        x = self.bn0(torch.cat([first, second], 1))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        logits: Tensor = self.seg_conv(self.residual(x))
+        return logits
+
+
+class MagNet(nn.Module):
+    """The modules that both phases train."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec, classes: int) -> None:
+        super().__init__()
+        self.backbone = Backbone(spec, classes)
+        self.refine = nn.ModuleList(
+            Refinement(classes, spec.refine_width) for _ in range(spec.refinements)
+        )
+        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 anywhere -> float on the network's device, as the encoder wants it."""
+        return (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def build(spec: Spec, classes: int) -> MagNet:
+    """MagNet with random weights.
+
+    Raises:
+        ValueError: segmentation-models-pytorch has no such encoder, or it lacks one of the four
+            maps.
+    """
+    return MagNet(spec, classes)
+
+
+def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+    """Give the encoder its start weights (ImageNet's in the paper)."""
+    assert isinstance(network, MagNet)
+    network.backbone.encoder.load_state_dict(encoder_state)
+
+
+def resize(map: Tensor, like: Tensor) -> Tensor:
+    """A map (N, C, h, w) at the size of another one: bilinear without aligned corners."""
+    if map.shape[-2:] == like.shape[-2:]:
+        return map
+    return F.interpolate(map, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _encoder(name: str) -> nn.Module:
+    try:
+        encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)
+    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
+        raise ValueError(
+            f"segmentation-models-pytorch has no encoder {name!r}; its documentation lists them."
+        ) from None
+    if name.startswith("resnet"):
+        for path, module in encoder.named_modules():
+            if "." in path and path.rsplit(".", 1)[-1] in BOTTLENECK_NORMS:
+                assert isinstance(module, nn.BatchNorm2d)
+                module.momentum = SLOW
+    return encoder
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, momentum=SLOW)

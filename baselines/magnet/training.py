@@ -1,0 +1,162 @@
+"""MagNet's phases: the backbone learns from crops at every scale, then the refinement from what the
+frozen backbone says of a patch and of the whole image."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from baselines.magnet.inference import resize_image
+from baselines.magnet.model import MagNet
+from baselines.magnet.patches import align
+from baselines.magnet.spec import Spec
+from bench.method import Phase, View
+from bench.optim import UNLABELLED, flip_and_turn, focal_loss
+from bench.parallel import distributed
+from bench.tiling import Box, Size, shrink_label
+
+
+def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+    """`backbone` and `refinement`, or `refinement-1`, `refinement-2`, .. where each later scale has
+    a module of its own."""
+    assert isinstance(network, MagNet)
+    backbone = Phase("backbone", (network.backbone,), whole_batch=True, judged_by="coarse")
+    return [
+        backbone,
+        *(
+            Phase(name, (module,), whole_batch=True, judged_by="progressive")
+            for name, module in zip(_refinements(spec), network.refine, strict=True)
+        ),
+    ]
+
+
+def _refinements(spec: Spec) -> list[str]:
+    if spec.refinements == 1:
+        return ["refinement"]
+    return [f"refinement-{number + 1}" for number in range(spec.refinements)]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """What a phase sees of an image (3, H, W) uint8 and its label (H, W).
+
+    Returns:
+        Of `backbone` an `image` (3, *input_size) and its `label`; of a refinement `coarse`, the
+        whole image, and `fine`, a patch, both (3, *input_size), the patch's `label`, and `boxes`
+        (4,): top, left, height and width of the patch on the coarse image, in its pixels.
+    """
+    if spec.turn:
+        image, label = flip_and_turn(image, label, rng)
+    if phase == "backbone":
+        box = _crop((label.shape[-2], label.shape[-1]), spec, rng)
+        image = resize_image(box.of(image), spec.input_size)
+        label = shrink_label(box.of(label), spec.input_size)
+        if not spec.turn and _draw(2, rng):
+            image, label = image.flip(-1), label.flip(-1)
+        return {"image": image.contiguous(), "label": label.contiguous()}
+    later = spec.scale_sizes(label.shape[-2], label.shape[-1])[1:]
+    place = _refinements(spec).index(phase) if spec.refinements > 1 else _draw(len(later), rng)
+    size = later[place]
+    box = _place(size, spec.patch_size, rng)
+    share = [own / side for own, side in zip(spec.input_size * 2, size * 2, strict=True)]
+    return {
+        "coarse": resize_image(image, spec.input_size),
+        "fine": resize_image(box.of(resize_image(image, size)), spec.input_size),
+        "label": shrink_label(box.of(shrink_label(label, size)), spec.input_size),
+        "boxes": torch.tensor([a * b for a, b in zip(box, share, strict=True)], dtype=torch.double),
+    }
+
+
+def backward(
+    network: nn.Module,
+    views: list[View],
+    spec: Spec,
+    phase: str,
+    back: Callable[[Tensor], None],
+) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss."""
+    assert isinstance(network, MagNet)
+    labels = torch.stack([view["label"] for view in views])
+    if phase == "backbone":
+        images = torch.stack([view["image"] for view in views])
+        scores = network.backbone(network.normalise(images))
+        loss = focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
+    else:
+        module = network.refine[_refinements(spec).index(phase)]
+        logits = module(*given(network, views, spec))
+        loss = hard_example_loss(logits, labels, spec.hard_pixels, spec.hard_share)
+    back(loss)
+    return float(loss.detach())
+
+
+def given(network: MagNet, views: list[View], spec: Spec) -> tuple[Tensor, Tensor]:
+    """The two maps of probabilities (N, K, *input_size) that the refinement learns from, in its
+    order: of the patches, and the crops of the whole images' first maps.
+
+    As released (`swapped-training`) they come the other way round than in the test.
+    """
+    with torch.no_grad():
+        fine = torch.stack([view["fine"] for view in views])
+        fine = network.backbone(network.normalise(fine)).softmax(1)
+        whole = torch.stack([view["coarse"] for view in views])
+        whole = network.backbone(network.normalise(whole)).softmax(1)
+        crops = []
+        for map, view in zip(whole, views, strict=True):
+            top, left, height, width = view["boxes"].tolist()
+            start = torch.tensor([top, left], dtype=torch.double, device=map.device)
+            displaced = spec.odd("displaced-crops")
+            crops.append(align(map, start, (height, width), spec.input_size, displaced))
+        before = torch.stack(crops)
+    coarse_first = spec.coarse_first != spec.odd("swapped-training")
+    return (before, fine) if coarse_first else (fine, before)
+
+
+def hard_example_loss(logits: Tensor, labels: Tensor, least: int, share: float) -> Tensor:
+    """Mean of -log q over the pixels whose q, the probability of the true class, is below a
+    threshold: `share`, or the q of the pixel that has `least` pixels below it, where that is more.
+
+    Args:
+        logits: (N, K, H, W) of all images of a step, or of this process's share of them, which then
+            finds a threshold of its own.
+        labels: (N, H, W) uint8; 255 has none.
+
+    Returns:
+        A scalar; 0 where no pixel is hard.
+    """
+    known = labels != UNLABELLED
+    target = torch.where(known, labels, 0).long()
+    log_q = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]  # (N, H, W)
+    with torch.no_grad():
+        q = torch.where(known, log_q.exp(), 2).flatten()  # unlabelled ones come last
+        place = (known.sum() - 1).clamp(0, least)
+        threshold = q.sort().values.gather(0, place[None]).clamp(min=share)
+        hard = known & (q < threshold).view_as(known)
+        count = distributed.mean(hard.sum())
+    return -(log_q * hard).sum() / (count + (count == 0))
+
+
+def _crop(size: Size, spec: Spec, rng: Generator) -> Box:
+    """Where the backbone looks at an image of size (H, W): all of it, or as much of it as a patch
+    of one of the later scales shows; as released (`corner-crop`) what the last scale's shows is
+    always at the top left."""
+    scales = spec.scale_sizes(*size)
+    place = _draw(len(scales), rng)
+    if place == 0:
+        return Box(0, 0, *size)
+    height, width = (
+        min(max(round(patch * side / scaled), 1), side)
+        for patch, side, scaled in zip(spec.patch_size, size, scales[place], strict=True)
+    )
+    if place == len(scales) - 1 and spec.odd("corner-crop"):
+        return Box(0, 0, height, width)
+    return _place(size, (height, width), rng)
+
+
+def _place(size: Size, patch: Size, rng: Generator) -> Box:
+    """A patch somewhere in an image of size (H, W); as large as the image, where it is smaller."""
+    height, width = min(patch[0], size[0]), min(patch[1], size[1])
+    return Box(_draw(size[0] - height + 1, rng), _draw(size[1] - width + 1, rng), height, width)
+
+
+def _draw(below: int, rng: Generator) -> int:
+    return int(torch.randint(below, (), generator=rng))

@@ -1,0 +1,53 @@
+"""How PointRend meets an image of any size: whole, its scores doubled and corrected where they are
+least certain."""
+
+import torch
+from torch import Tensor
+
+from baselines.pointrend.model import PointRend, sample, uncertainty
+from baselines.pointrend.spec import Spec
+from bench.method import Strategy
+from bench.tiling import labels_of, resize
+
+
+def scores(network: PointRend, x: Tensor, spec: Spec) -> Tensor:
+    """A normalised image (1, 3, H, W) on the network's device -> scores (1, K, h, w), with the
+    published two subdivisions of the image's size or, at sides that 4 does not divide, up to 3 px
+    above it."""
+    fine, coarse = network.maps(x)
+    found = coarse
+    for _ in range(spec.subdivisions):
+        found = subdivided(network, found, fine, coarse, spec.subdivision_points)
+    return found
+
+
+def subdivided(
+    network: PointRend, scores: Tensor, fine: Tensor, coarse: Tensor, count: int
+) -> Tensor:
+    """Scores (N, K, h, w) at twice their size, with the `count` least certain places predicted
+    again from the fine map and the coarse scores, each at its own 1/4 of the image."""
+    size = (2 * scores.shape[-2], 2 * scores.shape[-1])
+    scores = resize(scores, size)
+    chosen = uncertainty(scores).flatten(1).topk(min(count, size[0] * size[1])).indices  # (N, P)
+    places = centres(chosen, size)
+    found = network.point(sample(fine, places), sample(coarse, places))  # (N, K, P)
+    scores.flatten(2).scatter_(2, chosen[:, None].expand_as(found), found)
+    return scores
+
+
+def centres(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the centres of cells (N, P), counted row by row, lie on a map of `size` (H, W):
+    (N, P, 2), (x, y) each in 0..1."""
+    height, width = size
+    rows, columns = cells // width, cells % width
+    return torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], 2)
+
+
+def whole(network: PointRend, image: Tensor, spec: Spec) -> Tensor:
+    """The image at its own resolution in one piece."""
+    found = scores(network, network.normalise(image[None]), spec)
+    found = resize(found, (image.shape[-2], image.shape[-1]))
+    return labels_of(found[0]).to(image.device)
+
+
+STRATEGIES = {"whole": Strategy(whole, forward=scores)}

@@ -1,0 +1,70 @@
+"""PointRend's one phase: crops of the images, and a loss on coarse scores and on points."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from baselines.pointrend.model import PointRend, sample, uncertainty
+from baselines.pointrend.spec import Spec
+from bench.method import Phase, View
+from bench.optim import flip_and_turn, focal_loss, random_crop
+from bench.tiling import resize
+
+
+def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+    """The one phase, in which all of it moves."""
+    return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """A random crop of `image` (3, S, S) uint8 and `label` (S, S) uint8, mirrored and turned."""
+    image, label = random_crop(image, label, spec.crop_px, rng)
+    image, label = flip_and_turn(image, label, rng)
+    return {"image": image, "label": label}
+
+
+def backward(
+    network: nn.Module,
+    views: list[View],
+    spec: Spec,
+    phase: str,
+    back: Callable[[Tensor], None],
+) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss."""
+    assert isinstance(network, PointRend)
+    images = torch.stack([view["image"] for view in views])
+    labels = torch.stack([view["label"] for view in views])
+    loss = torch.stack([*losses(network, images, labels, spec).values()]).sum()
+    back(loss)
+    return float(loss.detach())
+
+
+def losses(network: PointRend, images: Tensor, labels: Tensor, spec: Spec) -> dict[str, Tensor]:
+    """Both terms of the loss, of images (N, 3, H, W) uint8 and labels (N, H, W) uint8; each weighs
+    1. A point has the label of the pixel that it lies in."""
+    fine, coarse = network.maps(network.normalise(images))
+    places = drawn(coarse.detach(), spec)
+    found = network.point(sample(fine, places), sample(coarse, places))
+    at_places = sample(labels[:, None].float(), places, "nearest")  # (N, 1, P)
+    full = resize(coarse, (images.shape[-2], images.shape[-1]))
+    return {
+        "coarse": focal_loss(full, labels, spec.focal_gamma, whole_batch=True),
+        "points": focal_loss(
+            found[..., None],
+            at_places[:, 0, :, None].to(torch.uint8),
+            spec.focal_gamma,
+            whole_batch=True,
+        ),
+    }
+
+
+def drawn(coarse: Tensor, spec: Spec) -> Tensor:
+    """Places (N, P, 2) to learn from: of many drawn evenly those that coarse scores (N, K, h, w)
+    are least certain of, and some more drawn evenly."""
+    count = len(coarse)
+    uncertain = round(spec.uncertain * spec.points)
+    many = torch.rand(count, round(spec.oversampling * spec.points), 2, device=coarse.device)
+    chosen = uncertainty(sample(coarse, many)).topk(uncertain).indices  # (N, P')
+    kept = many.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([kept, torch.rand(count, spec.points - uncertain, 2, device=coarse.device)], 1)

@@ -1,0 +1,68 @@
+"""`glnet-bench predict IMAGE -o MASK --run RUN`: labels of an image file of any size."""
+
+import argparse
+from pathlib import Path
+
+from bench import cli
+from bench.config import PARAMS, parse_bytes, parse_setting
+from bench.errors import UserError
+
+GIB = 2**30
+
+
+def command(parser: argparse.ArgumentParser) -> None:
+    """Write the labels of an image file of any size, in bounded memory."""
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="PNG, JPEG, GeoTIFF or COG")
+    parser.add_argument(
+        "-o", "--output", metavar="MASK", type=Path, required=True, help="a .tif or .png to write"
+    )
+    parser.add_argument("--run", required=True, help="a key of the suite's table runs")
+    parser.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", type=Path, help="default: the run's, in checkpoints/")
+    weights.add_argument("--random", type=int, metavar="SEED", help="random weights, for trials")
+    parser.add_argument("--classes", type=int, help="where the run's data set is not prepared")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
+    parser.add_argument("--bands", type=int, nargs=3, default=[], help="red, green, blue, from 1")
+    parser.add_argument(
+        "--max-memory",
+        metavar="BYTES",
+        help="for instance 2GiB: choose the sub-batch by what is predicted, or refuse",
+    )
+    parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
+    parser.add_argument("--fresh", action="store_true", help="do not go on where one was killed")
+    parser.set_defaults(work=work)
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Label the image, and say how fast and in how much memory."""
+    cli.require_root()
+    limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
+    settings = dict(map(parse_setting, arguments.set))
+    if not arguments.image.is_file():
+        raise UserError(f"There is no image {arguments.image}.")
+    from bench.streaming import job, predict_file
+
+    wanted = job(
+        arguments.run,
+        arguments.suite,
+        arguments.checkpoint if arguments.random is None else arguments.random,
+        arguments.classes,
+        settings,
+    )
+    done = predict_file(
+        arguments.image,
+        arguments.output,
+        wanted,
+        max_memory_bytes=limit,
+        bands=arguments.bands,
+        cog=arguments.cog,
+        fresh=arguments.fresh,
+    )
+    way = "by windows" if done.by_windows else "in memory"
+    at_once = f", {done.sub_batch} patches at once" if done.sub_batch else ""
+    print(
+        f"{arguments.output}: {done.height_px} x {done.width_px} px {way}{at_once} in "
+        f"{done.seconds:.1f} s, {done.megapixels_per_s:.2f} megapixels a second; peak memory "
+        f"{done.peak_rss_bytes / GIB:.2f} GiB, predicted {done.predicted_bytes / GIB:.2f}."
+    )

@@ -1,0 +1,171 @@
+"""What collapsed heads save: both paths of GLNet over one image, at the paper's settings.
+
+Each repetition is a fresh process and the paths take turns, so that what else a machine is doing
+falls on both alike. At the paper's size it takes minutes, so that it is no stage of the pipeline:
+the record `results/fast/MACHINE.json` is made when one of the paths has changed, is kept in git
+like any other, and the report takes it up."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from bench import cli, record
+from bench.config import Suite, read_suite, strict
+from bench.errors import UserError
+from bench.parallel.isolated import Report, run_isolated
+
+STRATEGY = "collaborative"
+PATHS = ("plain", "collapsed")
+CLASSES = 7
+SIDE_PX = 2448
+SEED = 0
+SETTINGS: Mapping[str, Any] = {"sub_batch": 1}
+"""Of `glnet.spec.Spec`; all else is the paper's."""
+LIMIT_S = 1800.0
+PRELOAD = ("bench.latency", "bench.memory", "segmentation_models_pytorch")
+DEFINITION = (
+    "one image of noise at several scales, random weights, patches one at a time; wall_s: seconds "
+    "of a prediction, image in host memory to labels in host memory, the first of its process "
+    "after a small one; network_s: of them, the seconds within calls of the network's branches; "
+    "processor_s: seconds of all its threads, which others on the machine do not lengthen; "
+    "peak_rss_bytes: the most that the process ever held, libraries and weights included"
+)
+
+
+def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Both paths over a square image, `rounds` times in turn: raw repetitions by path, and what is
+    foretold of a CUDA device.
+
+    Raises:
+        UserError: a prediction failed, out of memory included.
+    """
+    found: dict[str, dict[str, Any]] = {path: {"repetitions": []} for path in PATHS}
+    labels: dict[str, bytes] = {}
+    bar = cli.progress(rounds * len(PATHS), f"{side_px} px", "prediction")
+    for _ in range(rounds):
+        for path in PATHS:
+            outcome = run_isolated(
+                _predict, suite, path, side_px, settings, limit_s=LIMIT_S, preload=PRELOAD
+            )
+            if outcome.status != "ok":
+                raise UserError(f"The {path} path at {side_px} px: {outcome.reason}.")
+            labels[path] = outcome.reported.pop("labels")
+            found[path]["repetitions"].append(outcome.reported)
+            bar.update()
+    bar.close()
+    for path in PATHS:
+        found[path]["labels_equal_share"] = _equal_share(labels["plain"], labels[path])
+        found[path]["labels_px"] = [labels[path].count(bytes([one])) for one in range(CLASSES)]
+        found[path]["predicted"] = _foretold(path, side_px, settings)
+    return found
+
+
+def _predict(
+    report: Report, suite: Suite, path: str, side_px: int, settings: Mapping[str, Any]
+) -> None:
+    """In a process of its own: one prediction."""
+    import torch
+
+    from bench.experiments.noise import noise
+    from bench.latency import NetworkClock, wait
+    from bench.memory import PeakResident, clock
+    from bench.method import load, network_for
+    from bench.run import device_facts, set_up
+
+    device = set_up(suite.compute)
+    strategy, spec = load("glnet").strategies[STRATEGY], _spec({**settings, "head": path})
+    with PeakResident() as resident:
+        torch.manual_seed(SEED)
+        network = network_for(load("glnet"), strategy, spec, CLASSES)
+        network = strategy.prepare(network, spec).to(device)
+        inside = NetworkClock()
+        with torch.inference_mode():
+            strategy.predict(network, noise(min(side_px, 256), SEED), spec)
+            image = noise(side_px, SEED)
+            wait(device)
+            worked = time.process_time()
+            with inside.watching(network, device), clock(device) as took:
+                labels = strategy.predict(network, image, spec)
+            worked = time.process_time() - worked
+    report(
+        {
+            "wall_s": took[0],
+            "network_s": inside.seconds,
+            "processor_s": worked,
+            "peak_rss_bytes": resident.peak_bytes,
+            "base_rss_bytes": resident.base_bytes,
+            "labels": labels.numpy().tobytes(),
+            "device": device_facts(device, suite.compute),
+        }
+    )
+
+
+def _foretold(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str, int]:
+    from bench.memory import predict_memory
+    from bench.method import load
+
+    method = load("glnet")
+    found = predict_memory(
+        method,
+        method.strategies[STRATEGY],
+        _spec({**settings, "head": path}),
+        CLASSES,
+        (side_px, side_px),
+        "cuda",
+    )
+    return {
+        "flops": found.flops,
+        "device_bytes": found.device_bytes,
+        "weights_bytes": found.weights_bytes,
+    }
+
+
+def _spec(settings: Mapping[str, Any]) -> Any:
+    import importlib
+
+    spec = importlib.import_module("glnet.spec").Spec
+    return strict(spec, settings, "bench.experiments.collapsed_head")
+
+
+def _equal_share(one: bytes, other: bytes) -> float:
+    import numpy as np
+
+    equal = np.frombuffer(one, np.uint8) == np.frombuffer(other, np.uint8)
+    return float(equal.mean())
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Compare the plain and the collapsed path of GLNet: time, memory and labels."""
+    suite = read_suite()
+    sides = {str(side): compare(suite, side, arguments.rounds, SETTINGS) for side in arguments.side}
+    device = next(iter(sides.values()))["plain"]["repetitions"][0]["device"]
+    path = record.RESULTS / "fast" / f"{suite.machine}.json"
+    record.write(
+        path,
+        record.Record(
+            stage="fast",
+            name=suite.machine,
+            settings={
+                "strategy": STRATEGY,
+                "classes": CLASSES,
+                "compute": asdict(suite.compute),
+                "spec": dict(SETTINGS),
+            },
+            values={"definition": DEFINITION, "sides": sides},
+            provenance=record.provenance(machine=suite.machine, seed=SEED, **device),
+        ),
+    )
+    print(path)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--side", type=int, nargs="+", default=[SIDE_PX], metavar="PX", help="of square images"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each path")
+
+
+if __name__ == "__main__":
+    cli.main(work, _arguments)

@@ -1,0 +1,140 @@
+"""`python -m bench.experiments.growth RUN`: seconds and memory against the size of an image, measured.
+
+A drawn GeoTIFF a size, each labelled in a process of its own; says how near time is to a straight
+line in pixels, and memory to a constant."""
+
+import argparse
+import io
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.windows import Window
+
+from bench import cli, record
+from bench.config import parse_setting, read_suite
+from bench.errors import UserError
+from bench.files import write_text
+from bench.parallel.isolated import Report, run_isolated
+from bench.streaming import job, predict_file
+from bench.streaming.raster import TILE_PX, gdal
+
+SIDES_PX = (2048, 4096, 8192, 16384)
+LIMIT_S = 7200.0
+CLASSES = 7
+CELL_PX = 16
+"""Of the drawn image: squares of one colour, so that it is small on the disk."""
+
+
+def draw(path: Path, side_px: int) -> None:
+    """A tiled GeoTIFF of coloured squares, written tile by tile."""
+    rng = np.random.default_rng(side_px)
+    profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": 3, "tiled": True}
+    profile |= {"height": side_px, "width": side_px, "compress": "deflate"}
+    profile |= {"blockxsize": TILE_PX, "blockysize": TILE_PX, "photometric": "rgb"}
+    cells = TILE_PX // CELL_PX
+    with gdal(), rasterio.open(path, "w", **profile) as file:
+        for top in range(0, side_px, TILE_PX):
+            for left in range(0, side_px, TILE_PX):
+                small = rng.integers(0, 256, (3, cells, cells), np.uint8)
+                tile = small.repeat(CELL_PX, 1).repeat(CELL_PX, 2)
+                height, width = min(TILE_PX, side_px - top), min(TILE_PX, side_px - left)
+                window = Window(left, top, width, height)
+                file.write(tile[:, :height, :width], window=window)
+
+
+def measure(
+    report: Report, run: str, settings: Mapping[str, Any], seed: int | None, side_px: int
+) -> None:
+    """Label one drawn image; tells a row of the table."""
+    classes = None if seed is None else CLASSES
+    wanted = job(run, weights=seed, classes=classes, settings=settings)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        image = Path(folder) / "image.tif"
+        draw(image, side_px)
+        begun = time.process_time()
+        done = predict_file(image, Path(folder) / "mask.tif", wanted)
+        cpu_s = time.process_time() - begun
+    report(
+        {
+            "run": run,
+            "settings": " ".join(f"{key}={value}" for key, value in settings.items()),
+            "weights": "trained" if seed is None else "random",
+            "height_px": done.height_px,
+            "width_px": done.width_px,
+            "threads": wanted.compute.threads,
+            "sub_batch": done.sub_batch,
+            "wall_s": done.seconds,
+            "label_s": done.label_s,
+            "cpu_s": cpu_s,
+            "megapixels_per_s": done.megapixels_per_s,
+            "peak_rss_bytes": done.peak_rss_bytes,
+            "predicted_bytes": done.predicted_bytes,
+            "processor": record.processor(),
+        }
+    )
+
+
+def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
+    """How near the table is to seconds = a + b x pixels, and to constant memory: one sentence.
+
+    Args:
+        column: `cpu_s`, the processors' seconds, bears a machine that others use too.
+    """
+    pixels = (table.height_px * table.width_px / 1e6).to_numpy(float)
+    seconds = table[column].to_numpy(float)
+    # Errors count by their share, else the largest image alone decides.
+    design = np.stack([np.ones_like(pixels), pixels], 1) / seconds[:, None]
+    (begin, each), *_ = np.linalg.lstsq(design, np.ones_like(pixels), rcond=None)
+    off = np.abs((begin + each * pixels) / seconds - 1).max()
+    memory = table.peak_rss_bytes
+    spread = memory.max() / memory.min() - 1
+    return (
+        f"{column} = {begin:.1f} + {each:.3f} x megapixels, at most {off:.1%} off; peak memory "
+        f"{memory.min() / 2**20:.0f} to {memory.max() / 2**20:.0f} MiB, {spread:.1%} apart."
+    )
+
+
+def command(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a key of the table runs")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of images, in px")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
+    parser.add_argument("--random", type=int, metavar="SEED", help="random weights")
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Measure seconds and memory of a run of params.yaml against the size of an image."""
+    path = record.RESULTS / "large" / read_suite().machine / f"{arguments.run}.csv"
+    settings = dict(map(parse_setting, arguments.set))
+    for side in arguments.sides:
+        outcome = run_isolated(
+            measure, arguments.run, settings, arguments.random, side, limit_s=LIMIT_S
+        )
+        if outcome.status != "ok":
+            raise UserError(f"{arguments.run} at {side} x {side} px: {outcome.reason}")
+        table = merged(path, outcome.reported)
+        text = io.StringIO()
+        table.to_csv(text, index=False)
+        write_text(path, text.getvalue())
+    print(path)
+    if len(table) > 1:
+        print(fit(table))
+        print(fit(table, "cpu_s"))
+
+
+def merged(path: Path, row: Mapping[str, Any]) -> pd.DataFrame:
+    """What was measured before and now, a row a size; the newer one counts."""
+    known = [pd.read_csv(path)] if path.exists() else []
+    table = pd.concat([*known, pd.DataFrame([row])], ignore_index=True)
+    table = table.drop_duplicates(["height_px", "width_px"], keep="last")
+    return table.sort_values("height_px", ignore_index=True)
+
+
+if __name__ == "__main__":
+    cli.main(work, command)

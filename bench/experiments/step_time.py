@@ -1,0 +1,65 @@
+"""How long an optimiser step takes, phase by phase, without data or trained weights.
+
+Times a model of a suite on black images of one size, as `bench.pipeline.train` would train it, but for the
+reading of data. Processor seconds stand beside the wall's: on a machine that others use, and with
+one thread, they alone can be compared between two versions of the code."""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from bench import cli
+from bench.config import pick, read_suite
+from bench.memory.prediction import begin, step, views_of
+from bench.method import load, spec_of
+
+SEED = 0
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Time optimiser steps of a model, on the CPU: a line of JSON a phase."""
+    suite = read_suite(arguments.suite)
+    model = pick(suite.models, arguments.model, "model")
+    spec, method = spec_of(arguments.model, model), load(model.method)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(SEED)
+    network = method.build(spec, arguments.classes).to(memory_format=torch.channels_last)
+    size = (arguments.side, arguments.side)
+    for phase in method.phases(network, spec):
+        if arguments.phases and phase.name not in arguments.phases:
+            continue
+        views = views_of(method, spec, phase, size, 1)
+        optimiser = begin(network, phase, model.training.weight_decay)
+        wall_s, processor_s = [], []
+        for _ in range(arguments.rounds):
+            begun, worked = time.perf_counter(), time.process_time()
+            step(method, network, views, spec, phase, optimiser)
+            wall_s.append(time.perf_counter() - begun)
+            processor_s.append(time.process_time() - worked)
+        found = {
+            "phase": phase.name,
+            "side_px": arguments.side,
+            "threads": arguments.threads,
+            "steps_per_s": 1 / statistics.median(wall_s),
+            "wall_s": wall_s,
+            "processor_s": processor_s,
+        }
+        print(json.dumps(found), flush=True)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a key of the table models")
+    parser.add_argument("--suite", type=Path, default=Path("suites/deepglobe.yaml"))
+    parser.add_argument("--side", type=int, default=2448, metavar="PX", help="of the images")
+    parser.add_argument("--classes", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each phase")
+    parser.add_argument("--phases", nargs="*", help="these alone")
+
+
+if __name__ == "__main__":
+    cli.main(work, _arguments)

@@ -1,0 +1,213 @@
+"""Every meter of memory of one run, on one image, in the process that it is called in."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import Suite
+from bench.memory import (
+    DEFINITIONS,
+    Booking,
+    CardSampler,
+    PeakResident,
+    Prediction,
+    card_bytes,
+    predict_memory,
+    tensors_of,
+)
+from bench.memory.cpu_allocator import account
+from bench.memory.gpu_overhead import blas_bytes
+from bench.memory.timeline import course
+from bench.memory.tracker import bytes_of
+from bench.parallel.isolated import Report, host_limit_bytes
+from bench.run import Run, device_facts, open_run, set_up
+
+First = Callable[[], tuple[nn.Module, Tensor]]
+"""The first prediction of a run, from nothing to labels; gives back the network and the image."""
+Meters = dict[str, dict[str, Any]]
+Keep = Callable[[str, Booking], None]
+"""Is given what was booked."""
+
+
+def weigh(report: Report, suite: Suite, name: str) -> None:
+    """Measure the first prediction of a run in a process that has done nothing else, and predict
+    it.
+
+    Tells the values of a record of the stage `measure`, but for the latency: first where it
+    happens and how much memory there is, so that this is known of a run for which it is not enough.
+    """
+    device = set_up(suite.compute)
+    threads = suite.compute.shared(suite.compute.jobs).threads
+    torch.set_num_threads(threads)
+    room = host_limit_bytes() if device.type == "cpu" else card_bytes()
+    report({"device": device.type, "room_bytes": room, "memory_threads": threads})
+    line = open_run(suite, name)
+    scene = line.dataset.ids("test")[0]
+
+    def first() -> tuple[nn.Module, Tensor]:
+        network = line.network(device)
+        image, _ = line.dataset.read(scene)
+        line.predict(network, image)
+        return network, image
+
+    found = on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    meters, network, image, missing = found
+    report({"provenance": device_facts(device, suite.compute)})
+    size = (image.shape[-2], image.shape[-1])
+
+    def predict(size: tuple[int, int], keep: Keep | None = None) -> Prediction:
+        classes, on = len(line.dataset.classes), device.type
+        return predict_memory(
+            line.method, line.strategy, line.spec, classes, size, on, keep, tf32=on == "cuda"
+        )
+
+    alive: dict[str, Any] = {}
+
+    def note(_: str, booking: Booking) -> None:
+        alive.update(course(*booking.timeline(device.type)))
+
+    predicted = predict(size, note)
+    meters["predicted"] = {
+        "bytes": predicted.device_bytes,
+        "told_bytes": expected_allocated_bytes(predicted, device),
+        "host_bytes": predicted.host_bytes,
+        "reserved_bytes": predicted.reserved_bytes,
+        "allocated_bytes": predicted.allocated_bytes,
+        "tf32_reserved_bytes": predicted.tf32_reserved_bytes,
+        "tf32_allocated_bytes": predicted.tf32_allocated_bytes,
+        "module": predicted.module,
+        "by_category": predicted.by_category,
+        "at": predicted.at,
+        "course": alive,
+    }
+    defined = {meter: {**meters[meter], "definition": DEFINITIONS[meter]} for meter in meters}
+    report(
+        {
+            "scene": scene,
+            "height_px": size[0],
+            "width_px": size[1],
+            "meters": defined,
+            "missing": missing,
+            "part": _compared(line, network, image, device, predict),
+            "parameters": predicted.parameters,
+            "flops": predicted.flops,
+        }
+    )
+
+
+def _compared(
+    line: Run,
+    network: nn.Module,
+    image: Tensor,
+    device: torch.device,
+    predict: Callable[[tuple[int, int]], Prediction],
+) -> dict[str, int]:
+    """Predicted and booked bytes of a smaller image of another shape: its upper left part."""
+    height, width = image.shape[-2] // 2, image.shape[-1] // 3
+    part = image[:, :height, :width].contiguous()
+    predicted = predict((height, width))
+    return {
+        "height_px": height,
+        "width_px": width,
+        "predicted_bytes": expected_allocated_bytes(predicted, device),
+        "booked_bytes": allocated_bytes_of(
+            lambda: line.predict(network, part), network, part, device
+        ),
+    }
+
+
+def expected_allocated_bytes(predicted: Prediction, device: torch.device, threads: int = 1) -> int:
+    """What the device's allocator should say of a prediction. CUDA's rounds up, counts what it
+    gives and not what it is asked, and gives cuBLAS its workspace, which was there before.
+
+    Args:
+        threads: of the host, that gave the card matrix products: each has a workspace."""
+    if device.type == "cpu":
+        return predicted.device_bytes
+    # torch allows TF32 in convolutions, if nobody forbids it, and cards have it from Ampere on.
+    tf32 = torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
+    reported = predicted.tf32_allocated_bytes if tf32 else predicted.allocated_bytes
+    assert reported is not None
+    return reported + threads * blas_bytes(torch.cuda.get_device_name(device))
+
+
+def allocated_bytes_of(
+    work: Callable[[], object], network: nn.Module, image: Tensor, device: torch.device
+) -> int:
+    """What the device's allocator says of the peak of `work`, which has been done before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device))
+    there = bytes_of([*tensors_of(network), image])
+    with account() as booked:
+        work()
+    return there + booked.peak_bytes
+
+
+class Weighed(NamedTuple):
+    """The first prediction of a run, and what it cost."""
+
+    meters: Meters
+    network: nn.Module
+    image: Tensor
+    missing: dict[str, str]
+    """Meters that the machine should have and does not: why."""
+
+
+def on_card(first: First, device: torch.device) -> Weighed:
+    """What the allocator, the card and the host say of the first prediction on a CUDA device."""
+    with CardSampler() as card:
+        _warm_up(device)
+        card.mark_idle()
+        torch.cuda.reset_peak_memory_stats(device)
+        with PeakResident() as resident:
+            network, image = first()
+            torch.cuda.synchronize(device)
+    meters: Meters = {
+        "allocated": {"bytes": torch.cuda.max_memory_allocated(device)},
+        "reserved": {"bytes": torch.cuda.max_memory_reserved(device)},
+        "rss": _resident(resident),
+    }
+    if not card.samples:
+        return Weighed(meters, network, image, {"nvml": card.missing or card.lost})
+    meters["nvml"] = {
+        "bytes": card.peak_bytes,
+        "idle_bytes": card.idle_bytes,
+        "before_bytes": card.before_bytes,
+        "how": card.how,
+        "doubt": "; ".join(filter(None, (card.doubt, card.lost))),
+        "interval_s": card.interval_s,
+        "longest_interval_s": card.longest_interval_s,
+        "samples": card.samples,
+        "cpu_share": card.cpu_share,
+        "card": card.card,
+    }
+    return Weighed(meters, network, image, {})
+
+
+def on_host(first: First, line: Run) -> Weighed:
+    """Resident memory of the first prediction, then what the allocator books of a second one."""
+    _warm_up(torch.device("cpu"))
+    with PeakResident() as resident:
+        network, image = first()
+    there = bytes_of([*tensors_of(network), image])
+    with account() as booked:
+        line.predict(network, image)
+    allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
+    return Weighed({"allocated": allocated, "rss": _resident(resident)}, network, image, {})
+
+
+def _resident(resident: PeakResident) -> dict[str, Any]:
+    return {
+        "bytes": resident.peak_bytes - resident.base_bytes,
+        "base_bytes": resident.base_bytes,
+        "how": resident.how,
+    }
+
+
+def _warm_up(device: torch.device) -> None:
+    """Libraries, threads and the CUDA context are there before anything is measured."""
+    torch.zeros(8, 8, device=device) @ torch.zeros(8, 8, device=device)

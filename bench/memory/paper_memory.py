@@ -1,0 +1,260 @@
+"""What explains every memory figure that the GLNet paper prints: one model with three numbers.
+
+The paper read gpustat, which shows the process: what torch's allocator holds, the convolution's
+workspace that cuDNN chose, and the CUDA context. So
+
+    published = context + holding x reserved + workspace x largest convolution
+
+with the three numbers fitted over all rows at once and never to a row alone: `reserved` is what the
+caching allocator would keep for it by its own rules, `largest convolution` the bytes that its
+unfolded input would take. How far a row can be told from the others
+is the error of leaving it out. Which variant of a network the authors ran is not known: `VARIANTS`
+are tried as a whole network, not a row at a time."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from bench.config import RunConfig, Suite, read_suite
+from bench.memory import predict_memory
+from bench.method import load, spec_of
+from bench.parallel.parallel_map import parallel_map
+
+MB = 2**20
+"""The paper read gpustat, whose MB are MiB."""
+SIZE_PX = (2448, 2448)
+CLASSES = 7
+SUITES = ("deepglobe", "deepglobe-sweep", "deepglobe-ablation")
+PUBLISHED = Path(__file__).parent.parent / "published.csv"
+EXPLAINED = 0.15
+"""A row is explained if the model is no further off, as a share of what is published."""
+VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "fcn8s": ({"fcn_pad_px": 0},),
+    "pspnet": ({"encoder": "resnet101"}, {"output_stride": 16}),
+    "deeplabv3plus": ({"encoder": "resnet101"}, {"output_stride": 8}),
+    "unet2015": ({"width": 32},),
+}
+"""Spec fields by network: what ports of that time, or the paper's text, may have had."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published figure and what our network of that name needs at the same input."""
+
+    row: str
+    """`METHOD / inference` in bench/published.csv."""
+    network: str
+    strategy: str
+    input_px: int
+    """Side of what the network sees at once."""
+    published_mb: float
+    tensors_mb: float
+    """`predicted`: all tensors alive at the peak."""
+    reserved_mb: float
+    """What an allocator would hold for them."""
+    workspace_mb: float
+    """Unfolded input of the largest convolution."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The three numbers."""
+
+    context_mb: float
+    holding: float
+    """Times `reserved_mb`."""
+    workspace: float
+    """Times `workspace_mb`."""
+
+    def of(self, row: Row) -> float:
+        """What the model says of a row, MB."""
+        return self.context_mb + self.holding * row.reserved_mb + self.workspace * row.workspace_mb
+
+
+def fit(rows: Sequence[Row]) -> Fit:
+    """The three numbers, none below 0, with the least sum of absolute relative errors.
+
+    Not of their squares: some of the authors' networks are surely others than ours, and a few rows
+    that no number can explain must not bend what explains the rest. Such a least sum has as many
+    exact equations as there are numbers, so that all triples are tried."""
+    published = np.array([row.published_mb for row in rows])
+    parts = np.array([[1.0, row.reserved_mb, row.workspace_mb] for row in rows])
+    shares = parts / published[:, None]  # (n, 3)
+    left = np.concatenate([shares, np.eye(3)])  # a row met exactly, or a number that is 0
+    right = np.concatenate([np.ones(len(rows)), np.zeros(3)])
+    triples = np.array(list(itertools.combinations(range(len(left)), 3)))
+    solvable = triples[np.abs(np.linalg.det(left[triples])) > 1e-12]
+    found = np.linalg.solve(left[solvable], right[solvable][..., None])[..., 0]  # (m, 3)
+    found = found[(found > -1e-9).all(1)].clip(min=0)
+    errors = np.abs(found @ shares.T - 1).sum(1)
+    return Fit(*(float(value) for value in found[errors.argmin()]))
+
+
+def possible(row: Row) -> bool:
+    """Whether the published figure leaves room for the tensors alone; if not, the authors' network
+    or its input was another one, and no such model can explain it."""
+    return row.published_mb >= row.tensors_mb
+
+
+def explain(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a row: what is modelled from all possible rows, and from all but this one.
+
+    `ratio` is modelled / published, `left_out_error` the share by which the fit to the other rows
+    misses this one; rows that tell the same figure are left out together. Every row has both
+    figures, also where it is no part of the fit."""
+    whole = fit([row for row in rows if possible(row)])
+    lines = []
+    for row in rows:
+        others = [other for other in rows if possible(other) and not _same(other, row)]
+        modelled, left_out = whole.of(row), fit(others).of(row)
+        lines.append(
+            {
+                "row": row.row,
+                "network": row.network,
+                "strategy": row.strategy,
+                "input_px": row.input_px,
+                "published_mb": row.published_mb,
+                "predicted_mb": row.tensors_mb,
+                "modelled_mb": modelled,
+                "ratio": modelled / row.published_mb,
+                "left_out_error": abs(left_out / row.published_mb - 1),
+                "note": _note(row, modelled),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _note(row: Row, modelled_mb: float) -> str:
+    if not possible(row):
+        return "not explained: the tensors alone are more, so theirs was a smaller network or input"
+    if abs(modelled_mb / row.published_mb - 1) <= EXPLAINED:
+        return f"explained within {EXPLAINED:.0%}"
+    needed = row.published_mb - modelled_mb
+    return f"not explained: theirs held {abs(needed):.0f} MB {'more' if needed > 0 else 'less'}"
+
+
+def _same(one: Row, other: Row) -> bool:
+    """Whether two rows are one figure: the paper repeats its main table in Figure 1 and in the
+    ablation."""
+    alike = abs(one.published_mb - other.published_mb) <= 0.01 * one.published_mb
+    return one.network == other.network and one.input_px == other.input_px and alike
+
+
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Rank correlation of modelled and published, median error of leaving a row out, and the share
+    of rows that are explained."""
+    ranks = frame[["modelled_mb", "published_mb"]].rank().to_numpy()
+    return {
+        "rows": float(len(frame)),
+        "rank_correlation": float(np.corrcoef(ranks.T)[0, 1]),
+        "median_left_out_error": float(frame.left_out_error.median()),
+        "explained": float((frame.ratio - 1).abs().le(EXPLAINED).mean()),
+    }
+
+
+def published_rows(
+    suites: Sequence[Suite],
+    variant: Mapping[str, Mapping[str, Any]] | None = None,
+    worked_out: Sequence[Row] = (),
+) -> list[Row]:
+    """Every published memory figure that a run of the suites answers to, once each.
+
+    Args:
+        variant: by network, spec fields to set otherwise.
+        worked_out: rows without a variant, taken as they are where it does not touch them.
+    """
+    variant = variant or {}
+    table = pd.read_csv(PUBLISHED)
+    table = table[table.memory_mb.notna() & (table.confidence != "recalled")]
+    known = dict(zip(table.method + " / " + table.inference, table.memory_mb, strict=True))
+    answers: dict[str, tuple[Suite, RunConfig]] = {}
+    for suite in suites:
+        for run in suite.runs.values():
+            if run.published in known:
+                answers.setdefault(str(run.published), (suite, run))
+    rows = {row.row: row for row in worked_out if row.network not in variant}
+    tasks = {
+        key: (*answer, float(known[key]), variant)
+        for key, answer in answers.items()
+        if key not in rows
+    }
+    title = "explain what is published"
+    rows |= zip(tasks, parallel_map(_row, list(tasks.values()), title, "row"), strict=True)
+    return [rows[key] for key in answers]
+
+
+def _row(
+    suite: Suite, run: RunConfig, published_mb: float, variant: Mapping[str, Mapping[str, Any]]
+) -> Row:
+    model = suite.models[run.model]
+    network = str(model.spec.get("network", model.method.rpartition("/")[2]))
+    run = replace(run, overrides={**run.overrides, **variant.get(network, {})})
+    spec, method = spec_of(run.model, model, run), load(model.method)
+    with largest_convolution() as unfolded:
+        found = predict_memory(
+            method, method.strategies[run.strategy], spec, CLASSES, SIZE_PX, "cuda"
+        )
+    side = getattr(spec, "size_px", getattr(spec, "patch_px", SIZE_PX[0]))
+    return Row(
+        row=str(run.published),
+        network=network,
+        strategy=run.strategy,
+        input_px=SIZE_PX[0] if run.strategy == "whole" else side,
+        published_mb=published_mb,
+        tensors_mb=found.device_bytes / MB,
+        reserved_mb=(found.reserved_bytes or 0) / MB,
+        workspace_mb=max(unfolded, default=0) / MB,
+    )
+
+
+@contextmanager
+def largest_convolution() -> Iterator[list[int]]:
+    """Bytes of each convolution's unfolded input inside the block, float32.
+
+    A 1 x 1 convolution is a product of matrices as it stands, and a depthwise one unfolds nothing.
+    """
+    found: list[int] = []
+
+    def hook(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and isinstance(output, Tensor):
+            taps = module.kernel_size[0] * module.kernel_size[1]
+            if taps > 1:
+                pixels = output.shape[0] * output.shape[-2] * output.shape[-1]
+                found.append(4 * module.in_channels * taps * pixels)
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def told() -> dict[str, Any]:
+    """What the model says of every published figure, and what each variant of a network would
+    change: the part `published` of the record of the stage `predict`."""
+    suites = [read_suite(Path(f"suites/{name}.yaml")) for name in SUITES]
+    rows = published_rows(suites)
+    frame = explain(rows)
+    variants = [
+        {
+            "network": network,
+            "choice": dict(choice),
+            **summary(explain(published_rows(suites, {network: choice}, rows))),
+        }
+        for network, choices in VARIANTS.items()
+        for choice in choices
+    ]
+    return {
+        "rows": frame.to_dict("records"),
+        "fit": asdict(fit(rows)),
+        "summary": summary(frame),
+        "variants": variants,
+    }

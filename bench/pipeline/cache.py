@@ -1,0 +1,117 @@
+"""Which records still hold.
+
+The stages `evaluate` and `measure` each go through all runs of a suite in one process, for loading
+the libraries takes longer than most runs of a small suite do. So what DVC knows of a stage they
+have to know of a run: whether it is done, and of what it was made. That is stamped outside of git:
+a fresh clone, which may be on another machine, takes nobody else's word for it."""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from bench import record
+from bench.config import Suite, checkpoint_of
+from bench.files import file_sha256, write_text
+
+STAMPS = Path(".dvc/tmp/standing")
+PREPARED = Path("data/prepared")
+
+
+def mark_fresh(suite: Suite, stage: str, name: str) -> None:
+    """Say that the record of this run, and its pictures, belong to everything as it is now."""
+    write_text(_stamp_of(suite, stage, name), _state(suite, stage, name) + "\n")
+
+
+def stale(suite: Suite, stage: str) -> list[str]:
+    """Runs without a record of everything as it is now. What there is of runs that the suite has
+    no longer is removed."""
+    for path in _folder(suite, stage).glob("*.json"):
+        if path.stem not in suite.runs:
+            path.unlink()
+            shutil.rmtree(_pictures(suite, path.stem), ignore_errors=True)
+    return [name for name in suite.runs if not _holds(suite, stage, name)]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which runs a stage shall go through."""
+    parser.add_argument("run", nargs="*", help="keys of the table runs; without any, all")
+    parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="leave out those whose record is of everything as it is now",
+    )
+
+
+def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]:
+    """The runs that were asked for."""
+    names = parsed.run or list(suite.runs)
+    if not parsed.missing:
+        return names
+    left = stale(suite, stage)
+    return [name for name in names if name in left]
+
+
+def _holds(suite: Suite, stage: str, name: str) -> bool:
+    try:
+        return _stamp_of(suite, stage, name).read_text().strip() == _state(suite, stage, name)
+    except FileNotFoundError:
+        return False
+
+
+def _state(suite: Suite, stage: str, name: str) -> str:
+    """SHA-256 of all that a run depends on and of what came out."""
+    run = suite.runs[name]
+    model = suite.models[run.model]
+    needs = [
+        PREPARED / model.dataset / "dataset.json",
+        record.path_of(suite.suite, "train", run.model),  # another one at each training
+        *(checkpoint_of(run.model, model, one.seed) for one in model.trainings),
+    ]
+    made = [_folder(suite, stage) / f"{name}.json"]
+    if stage == "evaluate":
+        made += sorted(_pictures(suite, name).glob("*.png"))
+    facts = {
+        "run": asdict(run),
+        "model": model.settings(),
+        "compute": asdict(suite.compute),
+        "splits": suite.splits,
+        "versions": {library: metadata.version(library) for library in record.VERSIONS},
+        "code": _code(stage),
+        "files": _sums([*needs, *made]),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code(stage: str) -> dict[str, str]:
+    """Of the code that dvc.yaml names for a stage."""
+    named = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]["deps"]
+    paths = [Path(path) for path in named if "$" not in path]
+    return _sums(
+        file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))
+    )
+
+
+def _sums(files: Iterable[Path]) -> dict[str, str]:
+    return {str(file): file_sha256(file) for file in sorted(files)}
+
+
+def _stamp_of(suite: Suite, stage: str, name: str) -> Path:
+    return STAMPS / _folder(suite, stage).relative_to(record.RESULTS) / name
+
+
+def _folder(suite: Suite, stage: str) -> Path:
+    machine = suite.machine if stage == "measure" else None
+    return record.path_of(suite.suite, stage, "any", machine).parent
+
+
+def _pictures(suite: Suite, name: str) -> Path:
+    return record.RESULTS / suite.suite / "predictions" / name

@@ -1,0 +1,134 @@
+"""Stage `measure`: the table `runs` -> of each line, peak memory by every meter that the machine
+has, and latency.
+
+Memory is asked for in a process a run, so that nothing earlier is in it, and what a process dies of
+is a result; latency, which counts from the second prediction on, in one process for several."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import cli, record
+from bench.config import Suite, pick, read_suite
+from bench.errors import UserError
+from bench.parallel.isolated import Outcome, Report, run_isolated
+from bench.pipeline import cache
+
+LIMIT_S = 900.0
+"""Seconds that memory, and then latency, of a run may take."""
+TOGETHER = 9
+"""Runs whose records are written at once: what is lost where somebody ends the program."""
+PRELOAD = (
+    "bench.memory.meters",
+    "bench.latency",
+    "segmentation_models_pytorch",
+    "pytest_benchmark.plugin",
+)
+
+
+def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
+    """Measure several runs, each on one image, the first of `test`, and write their records;
+    running out of memory is a result.
+
+    Raises:
+        UserError: some failed; all the others are measured and written all the same.
+    """
+    for name in names:
+        pick(suite.runs, name, "run")
+    # NVML counts cards by bus; CUDA shall do the same. Both are read when torch is loaded.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    paths: list[Path] = []
+    failed: dict[str, str | None] = {}
+    bar = cli.progress(len(names), "measure", "run", silent=len(names) == 1)
+    for first in range(0, len(names), TOGETHER):
+        group = names[first : first + TOGETHER]
+        for name, outcome in _outcomes(suite, group, limit_s).items():
+            paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
+            record.write(paths[-1], _record(suite, name, outcome))
+            if outcome.status == "failed":
+                failed[name] = outcome.reason
+            else:
+                cache.mark_fresh(suite, "measure", name)
+            bar.update()
+    bar.close()
+    if failed:
+        first_one, reason = next(iter(failed.items()))
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UserError(f"Measuring {first_one}{more} failed, its record says so too: {reason}")
+    return paths
+
+
+def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, Outcome]:
+    """Memory of some runs, as many at once as the suite says, then latency of those that had
+    enough, one after another; by run."""
+
+    def weigh(name: str) -> Outcome:
+        return run_isolated(_weigh, suite, name, limit_s=limit_s, preload=PRELOAD)
+
+    with ThreadPoolExecutor(suite.compute.jobs) as pool:
+        # Suites begin with what is simple: what takes long shall not be left to the end.
+        under_way = {name: pool.submit(weigh, name) for name in reversed(names)}
+        found = {name: under_way[name].result() for name in names}
+    left = [name for name in names if found[name].status == "ok"]
+    if not left:
+        return found
+    timed = run_isolated(_time, suite, left, limit_s=limit_s * len(left), preload=PRELOAD)
+    for name in left:
+        one = Outcome(reported=timed.reported.get(name, {}))
+        if not one.reported:  # whichever it was that ended the process they shared
+            one = run_isolated(_time, suite, [name], limit_s=limit_s, preload=PRELOAD)
+            one.reported = one.reported.get(name, {})
+        found[name] = Outcome(one.status, one.reason, found[name].reported | one.reported)
+    return found
+
+
+def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
+    run = suite.runs[name]
+    values = dict(outcome.reported)
+    device = values.pop("provenance", {})
+    return record.Record(
+        stage="measure",
+        name=name,
+        settings={"run": asdict(run), "model": suite.models[run.model].settings()},
+        status=outcome.status,
+        reason=outcome.reason,
+        values=values,
+        provenance=record.provenance(machine=suite.machine, **device),
+    )
+
+
+def _weigh(report: Report, suite: Suite, name: str) -> None:
+    """In a process of its own: all meters of memory."""
+    from bench.memory import meters
+
+    meters.weigh(report, suite, name)
+
+
+def _time(report: Report, suite: Suite, names: Sequence[str]) -> None:
+    """In another process: latency."""
+    from bench import latency
+
+    latency.time_runs(report, suite, names)
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Measure memory and latency of runs of params.yaml; of all of them if none is named."""
+    suite = read_suite()
+    names = cache.requested(suite, "measure", arguments)
+    for path in measure_all(suite, names, arguments.limit):
+        print(path)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    cache.arguments(parser)
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a run may take"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(work, _arguments)

@@ -1,0 +1,211 @@
+"""From an image file to a label file, whatever the image's size."""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import cli
+from bench.errors import UserError, out_of_memory
+from bench.files import file_sha256
+from bench.memory import PeakResident
+from bench.run import set_up
+from bench.streaming import raster
+from bench.streaming.budget import GIB, choose
+from bench.streaming.image import LargeImage
+from bench.streaming.job import Job
+from bench.streaming.partial import Partial
+from bench.streaming.planes import Plane
+from bench.tiling import Box
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of it."""
+
+    height_px: int
+    width_px: int
+    seconds: float
+    """From the first look at the file to the last rename, weights and prediction included; of this
+    process, where an earlier one was killed."""
+    label_s: float
+    """Of these, from the first patch to the last label."""
+    peak_rss_bytes: int
+    """All that the process held at its peak."""
+    predicted_bytes: int
+    sub_batch: int | None
+    by_windows: bool
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """Of the whole."""
+        return self.height_px * self.width_px / 1e6 / self.seconds
+
+
+def predict_file(
+    image: Path,
+    output: Path,
+    job: Job,
+    max_memory_bytes: int | None = None,
+    bands: Sequence[int] = (),
+    cog: bool = False,
+    fresh: bool = False,
+    silent: bool = False,
+) -> Done:
+    """Write the labels of an image file, with its georeference and the classes' colours.
+
+    What is done lies in a folder beside the output until all is, and a process that was killed is
+    gone on from. The output has its name when it is whole, and not before.
+
+    Args:
+        image: PNG, JPEG or TIFF, see `bench.streaming.raster`.
+        output: ends in .tif, .tiff or .png.
+        max_memory_bytes: of this process, and of the card.
+        bands: three of more, from 1.
+        cog: a GeoTIFF with overviews, laid out to be read over a network.
+        fresh: forget what an earlier process has done.
+
+    Raises:
+        UserError: of what is asked for something cannot be, or the disk is full.
+    """
+    begun = time.perf_counter()
+    driver = _check_output(image, output, cog)
+    source = raster.inspect(image, bands)
+    size = (source.height, source.width)
+    device = set_up(job.compute)
+    job, need, by_windows = choose(job, size, device.type, max_memory_bytes)
+    with PeakResident() as peak, _disk(output):
+        network, weights = job.network()
+        fingerprint = {
+            **job.fingerprint(),
+            "weights": weights,
+            "image": file_sha256(image),
+            "bands": list(source.bands),
+            "device": device.type,
+        }
+        partial = Partial(output, fingerprint, fresh)
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.release)
+            _check_disk(output, partial, size)
+            pixels, mask = _unpacked(source, partial, silent)
+            labels = Plane(partial.folder / "labels", *size)
+            large = LargeImage(pixels, labels, partial, _progress(silent))
+            stack.callback(large.close)
+            if mask:
+                stack.callback(mask.store.close)
+            looked = time.perf_counter()
+            if "labels" not in partial.done:
+                _label(job, network.to(device), large, by_windows)
+                labels.store.settle()
+                partial.note("labels", 1)
+            label_s = time.perf_counter() - looked
+            result = partial.folder / f"result{output.suffix}"
+            with contextlib.closing(_bar("writing", size, silent)) as bar:
+                raster.encode(labels, mask, source, job.palette, result, driver, bar.update)
+            with result.open("rb") as file:
+                os.fsync(file.fileno())
+            result.replace(output)
+            partial.remove()
+    return Done(
+        height_px=size[0],
+        width_px=size[1],
+        seconds=time.perf_counter() - begun,
+        label_s=label_s,
+        peak_rss_bytes=peak.peak_bytes,
+        predicted_bytes=need.bytes,
+        sub_batch=getattr(job.spec, "sub_batch", None),
+        by_windows=by_windows,
+    )
+
+
+def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bool) -> None:
+    with torch.inference_mode():
+        streamed = job.strategy.by_windows(job.spec)
+        if by_windows and streamed:
+            streamed(network, image, job.spec)
+            return
+        whole = image.window(Box(0, 0, *image.shape[1:])).contiguous()
+        try:
+            labels = job.strategy.predict(network, whole, job.spec)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"Memory ran out: strategy {job.strategy_name} takes an image whole; take one that "
+                "goes by windows, or a smaller image."
+            ) from None
+        image.labels.write(0, 0, labels.numpy())
+
+
+def _check_output(image: Path, output: Path, cog: bool) -> str:
+    """The driver that writes it; refuses an output that cannot be written."""
+    suffix = output.suffix.lower()
+    if suffix not in raster.WRITTEN:
+        raise UserError(f"{output} is to be a label file: give a name that ends in .tif or .png.")
+    if cog and raster.WRITTEN[suffix] != "GTiff":
+        raise UserError(f"{output} cannot be a COG: give a name that ends in .tif.")
+    if not output.parent.is_dir():
+        raise UserError(f"The folder {output.parent} of {output.name} is not there: make it first.")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder: give the name of a file.")
+    if output.exists() and image.exists() and output.samefile(image):
+        raise UserError(f"{output} is the image itself: give the labels another name.")
+    return "COG" if cog else raster.WRITTEN[suffix]
+
+
+def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
+    """Refuse what the disk cannot hold, before hours are spent: pixels, a mask, labels, and the
+    labels once more as they are encoded."""
+    wanted = 6 * size[0] * size[1]
+    held = sum(path.stat().st_blocks * 512 for path in partial.folder.iterdir())
+    free = shutil.disk_usage(output.parent).free
+    if wanted > free + held:
+        raise UserError(
+            f"{size[0]} x {size[1]} px need {wanted / GIB:.1f} GiB beside {output} while they are "
+            f"worked on, and {free / GIB:.1f} are free: free some, or write to another disk."
+        )
+
+
+def _unpacked(source: raster.Source, partial: Partial, silent: bool) -> tuple[Plane, Plane | None]:
+    size = (source.height, source.width)
+    pixels = Plane(partial.folder / "pixels", *size, 3)
+    mask = Plane(partial.folder / "mask", *size) if source.masked else None
+    if "pixels" not in partial.done:
+        with contextlib.closing(_bar("reading", size, silent)) as bar:
+            raster.unpack(source, pixels, mask, bar.update)
+        for plane in (pixels, mask):
+            if plane:
+                plane.store.settle()
+        partial.note("pixels", 1)
+    return pixels, mask
+
+
+def _progress(silent: bool) -> Any:
+    def begin(what: str, pixels: int, done: int) -> Any:
+        return cli.progress(pixels, what, "px", done, silent)
+
+    return begin
+
+
+def _bar(what: str, size: tuple[int, int], silent: bool) -> Any:
+    return cli.progress(size[0] * size[1], what, "px", silent=silent)
+
+
+@contextlib.contextmanager
+def _disk(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"The disk of {output} is full: free some space and give the same command again; what "
+            "is done is kept."
+        ) from None

@@ -1,0 +1,445 @@
+"""Patch geometry: the grid, stitching scores, cropping maps for patches and merging theirs.
+
+All geometry is plain integers that depend on sizes alone, so that it is the same on fake tensors.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.nn import functional as F
+
+from bench.errors import UserError
+
+T = TypeVar("T")
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class Box(NamedTuple):
+    """A rectangle of an image or a map, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, map: Tensor) -> Tensor:
+        """The view of `map` (..., H, W) inside the box."""
+        return map[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+class Shelf(Protocol):
+    """Where what a group of patches leaves for later lies, by the group's first box."""
+
+    def __setitem__(self, first: Box, kept: Tensor, /) -> None: ...
+
+    def pop(self, first: Box, /) -> Tensor:
+        """What lies there; it is asked for once."""
+        ...
+
+
+class Large(Protocol):
+    """An image that lies on the disk and is seen through windows: what a strategy is given in a
+    tensor's place, so that it is written once (`bench.streaming` has the only one).
+
+    Labels become sure window by window and go to the disk too: nothing that grows with the image
+    is ever in memory."""
+
+    shape: tuple[int, int, int]
+    """(3, H, W), of uint8."""
+    device: torch.device
+    """The host."""
+
+    def cut(self, boxes: Sequence[Box]) -> Tensor:
+        """As `cut`."""
+        ...
+
+    def shrink(self, size: Size) -> Tensor:
+        """As `shrink_image`, exactly."""
+        ...
+
+    def sum_up(
+        self,
+        boxes: Sequence[Box],
+        sub_batch: int,
+        score: Callable[[Sequence[Box]], Tensor],
+        dtype: torch.dtype | None,
+    ) -> None:
+        """As `scores_by_patches`, in the same order; the labels of the sums are the image's."""
+        ...
+
+    def enlarge(self, scores: Tensor, mode: str) -> None:
+        """Scores (K, h, w) of the whole image, enlarged: their labels are the image's."""
+        ...
+
+    def shelf(self) -> Shelf:
+        """A place on the disk."""
+        ...
+
+    def looks(self, groups: Iterable[Sequence[Box]], merger: "Merger") -> Iterator[Sequence[Box]]:
+        """As `looks`."""
+        ...
+
+
+Image = Tensor | Large
+"""(3, H, W) uint8 in host memory, or on the disk."""
+
+
+def starts(side_px: int, patch_px: int, overlap_px: int) -> list[int]:
+    """Where patches begin along one side, as the official GLNet code lays them.
+
+    The fewest patches that cover the side, then one more until neighbours share at least
+    `overlap_px`; evenly spaced, the last one flush with the end. A side that fits into one patch
+    gives one start (Differs from the official code: it divides by zero there).
+
+    Raises:
+        ValueError: the overlap is not smaller than the patch (the official code never returns).
+    """
+    if not 0 <= overlap_px < patch_px:
+        raise ValueError(
+            f"patches of {patch_px} px cannot overlap by {overlap_px} px: 0 <= overlap < patch"
+        )
+    if side_px <= patch_px:
+        return [0]
+    rest = side_px - patch_px
+    count = max(-(-side_px // patch_px), 1 + -(-rest // (patch_px - overlap_px)))
+    return [round(i * rest / (count - 1)) for i in range(count)]
+
+
+def grid(height_px: int, width_px: int, patch_px: int | Size, overlap_px: int) -> list[Box]:
+    """Boxes that cover the image, row by row; sides of the image smaller than the patch give
+    smaller boxes.
+
+    Args:
+        patch_px: side of a square, or (height, width).
+    """
+    patch = patch_px if isinstance(patch_px, tuple) else (patch_px, patch_px)
+    height, width = min(height_px, patch[0]), min(width_px, patch[1])
+    return [
+        Box(top, left, height, width)
+        for top in starts(height_px, patch[0], overlap_px)
+        for left in starts(width_px, patch[1], overlap_px)
+    ]
+
+
+def scaled(box: Box, image: Size, map: Size, loose: bool = False) -> Box:
+    """The box of an image of size (H, W) on a map of size (h, w) of the whole image.
+
+    Corner and size are rounded apart, as in the official code, so that all boxes of a grid have one
+    size on the map. Differs from the official code: a box has at least one cell and is moved where
+    rounding would push it off the map.
+
+    Args:
+        loose: as the official code does: the box is cut off where it leaves the map.
+    """
+
+    def along(start: int, length: int, side: int, cells: int) -> tuple[int, int]:
+        first, size = round(start / side * cells), round(length / side * cells)
+        if loose:
+            return first, max(min(size, cells - first), 0)
+        size = min(max(size, 1), cells)
+        return min(first, cells - size), size
+
+    top, height = along(box.top, box.height, image[0], map[0])
+    left, width = along(box.left, box.width, image[1], map[1])
+    return Box(top, left, height, width)
+
+
+def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in runs of at most `size`: a sub-batch of patches changes memory and time, not the
+    result."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def cut(image: Image, boxes: Sequence[Box]) -> Tensor:
+    """The boxes of an image (C, H, W) as one batch (P, C, h, w)."""
+    if not isinstance(image, Tensor):
+        return image.cut(boxes)
+    return torch.stack([box.of(image) for box in boxes])
+
+
+def shelf(image: Image) -> Shelf:
+    """Where maps of an image's patches are kept: in memory, or where the image itself lies."""
+    if not isinstance(image, Tensor):
+        return image.shelf()
+    kept: dict[Box, Tensor] = {}
+    return kept
+
+
+def looks(
+    image: Image, groups: Iterable[Sequence[Box]], merger: "Merger"
+) -> Iterator[Sequence[Box]]:
+    """The groups of patches whose maps are to be merged, one after another.
+
+    Of an image on the disk only those that an earlier process, which was killed, had not merged: it
+    finds the merger as that one left it."""
+    return iter(groups) if isinstance(image, Tensor) else image.looks(groups, merger)
+
+
+def scores_by_patches(
+    image: Image,
+    boxes: Sequence[Box],
+    sub_batch: int,
+    score: Callable[[Sequence[Box]], Tensor],
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Score the patches of an image group by group, and sum the scores where they overlap.
+
+    The sum stands for the average: a pixel's arg max does not change when all its scores are
+    divided by the number of patches that saw it. The canvas lies beside the image, on the host: at
+    5000 x 5000 px it alone is more than 600 MiB.
+
+    Args:
+        image: (3, H, W), on the host.
+        boxes: patches that cover it.
+        score: a group of P boxes -> (P, K, h, w) of any resolution and on any device; enlarged to
+            the boxes by nearest after the transfer, as in the official code.
+        dtype: of the sums; None: that of the scores.
+
+    Returns:
+        (K, H, W) on the host; of an image on the disk nothing: its labels are there too.
+    """
+    canvas = torch.empty(0)
+    if not isinstance(image, Tensor):
+        image.sum_up(boxes, sub_batch, score, dtype)
+        return canvas
+    for group in groups(boxes, sub_batch):
+        scores = score(group).to(image.device)
+        if not canvas.numel():
+            canvas = torch.zeros(
+                scores.shape[1],
+                *image.shape[-2:],
+                dtype=dtype or scores.dtype,
+                device=image.device,
+            )
+        for one, box in zip(scores, group, strict=True):
+            box.of(canvas).add_(resize(one[None], (box.height, box.width), "nearest")[0])
+    return canvas
+
+
+class Turning(NamedTuple):
+    """One of the eight ways to lay a rectangle: mirrored or not, and quarter turns."""
+
+    mirrored: bool
+    quarters: int
+
+
+def turnings(flips: bool, turns: bool) -> list[Turning]:
+    """The ways of a test-time augmentation, the image as it is first."""
+    mirrors = (False, True) if flips else (False,)
+    return [
+        Turning(mirrored, quarters) for mirrored in mirrors for quarters in range(4 if turns else 1)
+    ]
+
+
+def turn(map: Tensor, turning: Turning) -> Tensor:
+    """A map (C, H, W) mirrored and turned; as it is, where nothing is to be done."""
+    map = map.flip(-1) if turning.mirrored else map
+    return torch.rot90(map, turning.quarters, (-2, -1)) if turning.quarters else map
+
+
+def turn_back(map: Tensor, turning: Turning) -> Tensor:
+    """What `turn` made of a map, as it was."""
+    map = torch.rot90(map, -turning.quarters, (-2, -1)) if turning.quarters else map
+    return map.flip(-1) if turning.mirrored else map
+
+
+def bounding_box(mask: Tensor) -> Box | None:
+    """The smallest box around what is true in a mask (H, W); None where nothing is.
+
+    On a fake tensor, which holds no values, it is the whole mask.
+    """
+    height, width = mask.shape
+    if isinstance(mask, FakeTensor):
+        return Box(0, 0, height, width)
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    if not len(rows):
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
+
+
+def relaxed(box: Box, image: Size, margin: float, least: Size) -> Box:
+    """The box with `margin` of its side added at each end, at least `least` (height, width) large,
+    inside the image."""
+
+    def along(first: int, length: int, side: int, least: int) -> tuple[int, int]:
+        size = min(max(length + 2 * round(margin * length), least), side)
+        return min(max(first - (size - length) // 2, 0), side - size), size
+
+    top, height = along(box.top, box.height, image[0], least[0])
+    left, width = along(box.left, box.width, image[1], least[1])
+    return Box(top, left, height, width)
+
+
+def labels_of(scores: Tensor) -> Tensor:
+    """The best class of each pixel, the first of equal ones: (K, H, W) -> (H, W) uint8."""
+    # Class by class, which reads memory in order: argmax over the first axis takes 8 times as long.
+    best = scores[0].clone()
+    labels = torch.zeros_like(best, dtype=torch.uint8)
+    for number in range(1, len(scores)):
+        labels.masked_fill_(scores[number] > best, number)
+        torch.maximum(best, scores[number], out=best)
+    return labels
+
+
+def resize(map: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
+    """A map (N, C, H, W) at another size; `bilinear` is without aligned corners and without
+    antialiasing."""
+    if map.shape[-2:] == size:
+        return map
+    return F.interpolate(map, size, mode=mode, align_corners=False if mode == "bilinear" else None)
+
+
+def shrink_image(image: Image, size: Size) -> Tensor:
+    """An image (3, H, W) uint8 at another size, bilinear with antialiasing in 8 bit, like
+    Pillow's."""
+    if not isinstance(image, Tensor):
+        return image.shrink(size)
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def shrink_label(label: Tensor, size: Size) -> Tensor:
+    """Labels (..., H, W) at another size: the label under each new pixel's centre, like Pillow's
+    nearest."""
+
+    def under(cells: int, side: int) -> Tensor:
+        # Centres are added up in double precision as Pillow does, so that one that lies between two
+        # labels falls to the same side.
+        step = side / cells
+        return torch.tensor([int(c) for c in accumulate([step / 2] + [step] * (cells - 1))])
+
+    rows, columns = (under(*pair) for pair in zip(size, label.shape[-2:], strict=True))
+    return label[..., rows[:, None], columns]
+
+
+def crop(map: Tensor, boxes: Sequence[Box], image: Size, loose: bool = False) -> Tensor:
+    """What a map (1, C, h, w) of the whole image shows in each box: (P, C, h', w').
+
+    Args:
+        boxes: in pixels of the image, whose size (H, W) is `image`.
+        loose: see `scaled`.
+
+    Raises:
+        UserError: with `loose`, boxes come out unequal, where the official code crashes.
+    """
+    places = [scaled(box, image, (map.shape[-2], map.shape[-1]), loose) for box in boxes]
+    if len({(place.height, place.width) for place in places}) > 1 or 0 in places[0][2:]:
+        raise _crash("crops of a map come out unequal", image)
+    return torch.cat([place.of(map) for place in places])
+
+
+def crop_all(
+    maps: Iterable[Iterable[Tensor]], boxes: Sequence[Box], image: Size, loose: bool = False
+) -> list[list[Tensor]]:
+    """`crop` of every map of every kind."""
+    return [[crop(map, boxes, image, loose) for map in kind] for kind in maps]
+
+
+class Merger:
+    """Adds up patches' maps on maps of the whole image, and averages where patches overlap.
+
+    GLNet, section 3.2. Differs from the official code: it divides by a coverage template resized to
+    the map, which disagrees with the rounded grid at patch seams, and leaves 0 where rounding lets
+    no patch come; here every cell is divided by the number of patches that were added to it, and a
+    cell without any takes the mean of its neighbours.
+    """
+
+    def __init__(
+        self,
+        like: Sequence[Tensor],
+        image: Size,
+        official: Sequence[Box] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        """One map of the whole image a level, whose sizes the merged ones take.
+
+        Args:
+            image: its (H, W).
+            official: all the boxes that will come: divide as the official code does.
+            device: where the merged maps lie; None: where `like` does.
+        """
+        self.image = image
+        self.official = official
+        self.counts = [map.new_zeros(1, 1, *map.shape[-2:], device=device) for map in like]
+        self.places: list[list[Box]] = [[] for _ in like]
+        self.sums: list[list[Tensor]] = []
+
+    def sizes(self, box: Box) -> list[Size]:
+        """What a patch's maps are resized to, a level, before they are added."""
+        levels = [(count.shape[-2], count.shape[-1]) for count in self.counts]
+        return [scaled(box, self.image, level)[2:] for level in levels]
+
+    def add(
+        self, maps: Iterable[Sequence[Tensor]], boxes: Sequence[Box], loose: bool = False
+    ) -> None:
+        """Add the maps (P, C, h, w) of P patches: kinds of maps, each with all the levels."""
+        kinds = list(maps)
+        if not self.sums:
+            self.sums = [
+                [
+                    map.new_zeros(1, map.shape[1], *count.shape[-2:], device=count.device)
+                    for map, count in zip(kind, self.counts, strict=True)
+                ]
+                for kind in kinds
+            ]
+        resized = self.sizes(boxes[0])
+        for level, count in enumerate(self.counts):
+            size = (count.shape[-2], count.shape[-1])
+            places = [scaled(box, self.image, size, loose) for box in boxes]
+            if any(place[2:] != resized[level] for place in places):
+                raise _crash("a merged map meets a crop of another size", self.image)
+            self.places[level] += places
+            for place in places:
+                place.of(count).add_(1)
+            for total, kind in zip(self.sums, kinds, strict=True):
+                small = resize(kind[level], resized[level]).to(count.device)
+                for place, one in zip(places, small, strict=True):
+                    place.of(total[level]).add_(one)
+
+    def mean(self) -> list[list[Tensor]]:
+        """The merged maps, each (1, C, h, w). The sums are used up."""
+        if self.official:
+            template = coverage(self.official, self.image)
+            self.counts = [
+                resize(template, (count.shape[-2], count.shape[-1])).to(count)
+                for count in self.counts
+            ]
+        for kind in self.sums:
+            for level, (total, count) in enumerate(zip(kind, self.counts, strict=True)):
+                if self.official:
+                    total.div_(count)
+                elif not _has_hole(self.places[level], total):
+                    total.div_(count.clamp(min=1))
+                else:
+                    around = F.avg_pool2d(count, 3, 1, 1).clamp(min=1 / 9)
+                    around = F.avg_pool2d(total, 3, 1, 1) / around
+                    total.copy_(torch.where(count > 0, total / count, around))
+        return self.sums
+
+
+def coverage(boxes: Iterable[Box], image: Size) -> Tensor:
+    """How many boxes lie over each pixel of an image of size (H, W): (1, 1, H, W)."""
+    template = torch.zeros(1, 1, *image)
+    for box in boxes:
+        box.of(template).add_(1)
+    return template
+
+
+def _has_hole(places: Sequence[Box], map: Tensor) -> bool:
+    # Boxes form a grid, so that a hole is a whole row or a whole column.
+    rows = {row for place in places for row in range(place.top, place.top + place.height)}
+    columns = {cell for place in places for cell in range(place.left, place.left + place.width)}
+    return len(rows) < map.shape[-2] or len(columns) < map.shape[-1]
+
+
+def _crash(what: str, image: Size) -> UserError:
+    return UserError(
+        f"The official code crashes on an image of {image[0]} x {image[1]} px with these patches "
+        f"({what}): take `loose-crops` out of the spec's `official`, or change patch_px."
+    )
