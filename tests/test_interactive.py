@@ -13,9 +13,10 @@ from bench.config import read_suite
 from bench.memory.timeline import course
 from bench.memory.tracker import Event
 from bench.record import Record
-from bench.report import ablation, curves, figure1, interactive, pareto, table
+from bench.report import ablation, pareto, table
+from bench.report.figures import curves, figure1, interactive
+from bench.report.figures.interactive import Interactive
 from bench.report.gather import Entry, gather
-from bench.report.interactive import Interactive
 from bench.report.site import at, data
 
 BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4

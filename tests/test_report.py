@@ -22,9 +22,10 @@ from bench.config import Suite, read_suite
 from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
-from bench.report import bootstrap, labels, panels, pareto, style, table, words
+from bench.report import bootstrap, pareto, style, table, words
 from bench.report.__main__ import report
 from bench.report.bootstrap import Sample
+from bench.report.figures import label_placement, thumbnails
 from bench.report.gather import gather
 from bench.report.pairs import Pairs
 from bench.report.paper import compare, published
@@ -356,7 +357,7 @@ def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
     path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
     with pytest.raises(UserError, match=r"fpn-patch/d\.png does not fit the label of d"):
-        panels.scene(open_dataset("tiny"), "d", gather(suite).entries)
+        thumbnails.scene(open_dataset("tiny"), "d", gather(suite).entries)
 
 
 def test_the_paper_beside_the_prediction() -> None:
@@ -440,7 +441,7 @@ def test_labels_cover_neither_one_another_nor_a_point() -> None:
     axes.set_ylim(-3, 5)
     axes.figure.draw_without_rendering()
     points = [(x, y) for _, x, y in rows]
-    labels.place(axes, [labels.Label(x, y, text) for text, x, y in rows], points)
+    label_placement.place(axes, [label_placement.Label(x, y, text) for text, x, y in rows], points)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(rows)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -18,7 +18,7 @@ from bench.memory.rules_cuda import CUDA, TF32
 from bench.memory.tracker import Booking, tensors_of
 from bench.method import load, spec_of
 from bench.record import Record
-from bench.report import on_card
+from bench.report import figures, on_card
 
 H100 = record.RESULTS / "card/h100.json"
 SIDE = 256
@@ -181,6 +181,6 @@ def test_the_words_count_and_name_what_is_not_explained(frame: pd.DataFrame) -> 
 
 
 def test_the_figure_has_two_points_a_run(frame: pd.DataFrame) -> None:
-    drawn = on_card.figure(frame)
+    drawn = figures.on_card(frame)
     points = [one for one in drawn.axes[0].collections if len(one.get_offsets())]
     assert len(points) == 4

@@ -9,7 +9,8 @@ import pytest
 from bench.config import Metric, ModelConfig, RunConfig, Training
 from bench.errors import UserError
 from bench.record import Record, Status
-from bench.report import figures, table, verdict, words
+from bench.report import table, verdict, words
+from bench.report.figures import static
 from bench.report.gather import Entry
 
 MIB = 2**20
@@ -140,7 +141,7 @@ def test_the_figure_shows_theirs_always_and_ours_where_a_card_saw_it() -> None:
         entry("c", "FCN-8s / global"),
         entry("d", "GLNet c2f: G->L / collaborative", 54, dataset="isic"),  # memory not printed
     ]
-    figure = figures.published(verdict.rows(runs, table.runs(runs)))
+    figure = static.published(verdict.rows(runs, table.runs(runs)))
     wholes, patches = figure.axes
     marks = [
         [tuple(place) for mark in axes.collections for place in mark.get_offsets().tolist()]

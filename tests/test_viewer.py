@@ -21,11 +21,12 @@ from playwright.sync_api import Page as BrowserPage
 from test_report import predict_scenes, suite_lines, write_evaluation
 
 from bench.config import read_suite
-from bench.report import layers, style, viewer
+from bench.report import style
+from bench.report.figures import image_tiles, scene_page
+from bench.report.figures.image_tiles import encoded, pyramid, tiles
+from bench.report.figures.scene_page import NEITHER, RIGHT, WRONG, Page
 from bench.report.gather import gather
-from bench.report.layers import encoded, pyramid, tiles
 from bench.report.site import Site, write_assets
-from bench.report.viewer import NEITHER, RIGHT, WRONG, Page
 from bench.tiling import grid, shrink_image
 from data.dataset import open_dataset
 
@@ -49,7 +50,7 @@ def write_pages(root: Path) -> list[Page]:
     inputs = gather(read_suite())
     site = Site(root / "report", "tiny")
     write_assets(site.folder)
-    return viewer.write(site, inputs, open_dataset("tiny"), SPLITS["test"])
+    return scene_page.write(site, inputs, open_dataset("tiny"), SPLITS["test"])
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Page]]:
 
 
 def test_a_pyramid_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(layers, "TILE_PX", 4)
-    monkeypatch.setattr(layers, "WHOLE_PX", 8)
+    monkeypatch.setattr(image_tiles, "TILE_PX", 4)
+    monkeypatch.setattr(image_tiles, "WHOLE_PX", 8)
     numbers = np.arange(70, dtype=np.uint8).reshape(7, 10)  # 10 x 7 -> 5 x 4 -> 3 x 2
     small, middle, large = pyramid(numbers)
     assert (small.shape, middle.shape, large.shape) == ((2, 3), (4, 5), (7, 10))
@@ -77,7 +78,7 @@ def test_a_pyramid_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert cut[-1] == (2, 1, (3, 2))
 
     colours = [(n, n, n, 255) for n in range(70)]
-    layer = layers.write(tmp_path, "a b/run", numbers, colours)
+    layer = image_tiles.write(tmp_path, "a b/run", numbers, colours)
     assert (layer.path, layer.ending, layer.levels, layer.tile_px) == ("a%20b/run", "png", 3, 4)
     found = {str(path.relative_to(tmp_path / "a b/run")) for path in tmp_path.rglob("*.png")}
     assert found == {"0/0_0.png"} | {f"1/{x}_0.png" for x in (0, 1)} | {
@@ -85,7 +86,7 @@ def test_a_pyramid_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     }
     corner = np.asarray(Image.open(tmp_path / "a b/run/2/2_1.png"))
     assert corner.tolist() == large[4:, 8:].tolist()
-    assert layers.write(tmp_path, "small", numbers[:, :8], colours).levels == 1
+    assert image_tiles.write(tmp_path, "small", numbers[:, :8], colours).levels == 1
 
 
 def test_colours_and_opacities_are_those_that_are_asked_for() -> None:
@@ -101,8 +102,8 @@ def test_colours_and_opacities_are_those_that_are_asked_for() -> None:
 def test_errors_by_hand() -> None:
     truth = np.array([[0, 1, 2, 255]], np.uint8)
     said = np.array([[0, 0, 0, 0]], np.uint8)
-    assert viewer.errors(truth, said, []).tolist() == [[RIGHT, WRONG, WRONG, NEITHER]]
-    assert viewer.errors(truth, said, [2]).tolist() == [[RIGHT, WRONG, NEITHER, NEITHER]]
+    assert scene_page.errors(truth, said, []).tolist() == [[RIGHT, WRONG, WRONG, NEITHER]]
+    assert scene_page.errors(truth, said, [2]).tolist() == [[RIGHT, WRONG, NEITHER, NEITHER]]
 
 
 def embedded(page: Page) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def test_the_same_records_give_the_same_bytes(pages: list[Page]) -> None:
     stale = folder / SCENE / "run-of-yesterday.png"
     stale.touch()
     inputs = gather(read_suite())
-    viewer.write(Site(folder.parents[1], "tiny"), inputs, open_dataset("tiny"), SPLITS["test"])
+    scene_page.write(Site(folder.parents[1], "tiny"), inputs, open_dataset("tiny"), SPLITS["test"])
     after = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert before == after
 
@@ -312,12 +313,12 @@ def test_menus_errors_and_what_was_given(open_page: Opened) -> None:
 def test_tiles_join(
     chromium: Browser, pages: list[Page], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(layers, "WHOLE_PX", 40)
-    monkeypatch.setattr(layers, "TILE_PX", 32)
+    monkeypatch.setattr(image_tiles, "WHOLE_PX", 40)
+    monkeypatch.setattr(image_tiles, "TILE_PX", 32)
     site = Site(tmp_path, "tiny")
     write_assets(site.folder)
     dataset = open_dataset("tiny")
-    page = viewer.write(site, gather(read_suite()), dataset, [SCENE])[0]
+    page = scene_page.write(site, gather(read_suite()), dataset, [SCENE])[0]
     assert embedded(page)["label"]["levels"] == 3
     truth = dataset.read(SCENE)[1].numpy()
     with opened(chromium, page.path, "left=label&right=image") as shown:

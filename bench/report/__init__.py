@@ -5,13 +5,9 @@ gather.py    which records there are            table.py     one line a run, one
 ablation.py  what one setting changes           timing.py    latency
 paper.py     predicted beside published memory  pareto.py    who is dominated
 verdict.py   published, ours, and a verdict     bootstrap.py  how far a result would move
-style.py     colours, markers, units            labels.py    labels that do not overlap
-tradeoff.py  accuracy against memory            figure1.py   the same at the width of a column
-figures.py   the other static figures           panels.py    sheets of every test scene
-canvas.py    what interactive figures share     interactive.py  accuracy against memory, with menus
-traces.py    what stands in it
-curves.py    interactive figures of one run     words.py     what the numbers say, in words
+style.py     colours, markers, units            words.py     what the numbers say, in words
+figures/     static and interactive figures, thumbnails and pages of test scenes
 chapter.py   what is shown of one data set      page.py      tables as pages show them
-run_page.py, memory_page.py, overview.py, viewer.py: the other pages
+run_page.py, memory_page.py, overview.py: the other pages
 site.py      fills templates/, copies assets/ and vendor/
 """

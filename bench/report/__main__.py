@@ -17,17 +17,14 @@ from bench.files import write_bytes, write_text
 from bench.report import (
     ablation,
     fast,
-    figure1,
     figures,
     gate,
     growth,
-    interactive,
     memory_page,
     on_card,
     overview,
     page,
     pairs,
-    panels,
     paper,
     prediction,
     run_page,
@@ -36,9 +33,7 @@ from bench.report import (
     successors_page,
     table,
     timing,
-    tradeoff,
     verdict,
-    viewer,
     words,
 )
 from bench.report.chapter import Chapter, Frames, chapter
@@ -114,7 +109,7 @@ def _write_pages(
         "machine": words.machine(inputs.records()),
         "definitions": metrics.DEFINITIONS | words.definitions(inputs.entries),
         "gate": f"{100 * gate.SHARE:.0f} %",
-        "panels": figure1.PANELS,
+        "panels": figures.FIGURE1_PANELS,
     }
     home = f"{suite}/index.html"
     first = site.write(
@@ -122,7 +117,7 @@ def _write_pages(
         "suite.html.j2",
         **shared,
         interactive={
-            one.name: interactive.accuracy_memory(
+            one.name: figures.interactive_accuracy_memory(
                 one.name, one.entries, frames.runs, meter, where, lambda run: at(home)(target(run))
             )
             for one in chapters
@@ -168,12 +163,12 @@ def _write_pages(
     return first
 
 
-def _scene_pages(site: Site, inputs: Inputs, chapter: Chapter) -> list[viewer.Page]:
+def _scene_pages(site: Site, inputs: Inputs, chapter: Chapter) -> list[figures.ScenePage]:
     """Pages of all test scenes of a data set, where its images are here."""
     if chapter.no_scenes:
         return []
     dataset = open_dataset(chapter.name)
-    return viewer.write(site, inputs, dataset, dataset.ids("test"))
+    return figures.write_scene_pages(site, inputs, dataset, dataset.ids("test"))
 
 
 def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:
@@ -198,25 +193,25 @@ def _figures(
     size = memory_page.paper_size(inputs)
     drawn: dict[str, figures.Drawing] = {
         "training": partial(figures.training, inputs.trainings),
-        "accuracy_memory": partial(tradeoff.accuracy_memory, runs, meter, where),
+        "accuracy_memory": partial(figures.accuracy_memory, runs, meter, where),
         "paper_memory": partial(figures.paper_memory, worked.papers, size),
     }
     if len(worked.on_card):
-        drawn["on_card"] = partial(on_card.figure, worked.on_card)
+        drawn["on_card"] = partial(figures.on_card, worked.on_card)
     if len(worked.growing):
-        drawn["growth"] = partial(growth.figure, worked.growing)
+        drawn["growth"] = partial(figures.growth, worked.growing)
     if len(worked.explained):
         drawn["paper_model"] = partial(figures.paper_model, worked.explained)
     if _has_memory(frames.verdicts):
         drawn["published"] = partial(figures.published, frames.verdicts)
     for one in chapters:
         own = runs[runs.dataset == one.name]
-        for letter, _ in figure1.PANELS:
+        for letter, _ in figures.FIGURE1_PANELS:
             drawn[f"figure1{letter}_{one.name}"] = partial(
-                figure1.figure, letter, own, meter, where
+                figures.figure1_panel, letter, own, meter, where
             )
         if one.seeded:
-            drawn[f"seeds_{one.name}"] = partial(seeds.figure, one.seeded, one.ceilings)
+            drawn[f"seeds_{one.name}"] = partial(figures.seeds, one.seeded, one.ceilings)
     return drawn
 
 
@@ -224,7 +219,7 @@ def _write_sheets(folder: Path, chapters: Sequence[Chapter]) -> None:
     """Each scene that is shown, with what every run makes of it."""
     for one in chapters:
         for scene in one.scenes:
-            write_bytes(folder / f"{scene.name}.png", panels.sheet(scene))
+            write_bytes(folder / f"{scene.name}.png", figures.sheet(scene))
 
 
 def _write_tables(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import ablation, bootstrap, page, pairs, panels, seeds, table, timing, words
+from bench.report import ablation, bootstrap, figures, page, pairs, seeds, table, timing, words
 from bench.report.gather import Entry, Inputs
 from data.dataset import Dataset, open_dataset
 
@@ -41,7 +41,7 @@ class Chapter:
     rare: list[str]
     floor: float | None
     beaten: list[words.Beaten]
-    scenes: list[panels.Scene]
+    scenes: list[figures.SceneThumbnails]
     more_scenes: int
     """Test scenes that are not shown."""
     no_scenes: str
@@ -85,7 +85,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     seeded = seeds.groups(entries, {one.name: table.seed_mious(one) for one in entries})
     limits = seeds.ceilings(entries)
     no_scenes, credit = "", ""
-    scenes: list[panels.Scene] = []
+    scenes: list[figures.SceneThumbnails] = []
     more = 0
     try:
         dataset = open_dataset(name)
@@ -129,7 +129,9 @@ def _in_order(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
     return sorted(entries, key=lambda entry: names.index(entry.name))
 
 
-def _scenes(dataset: Dataset, entries: Sequence[Entry]) -> tuple[list[panels.Scene], int]:
+def _scenes(
+    dataset: Dataset, entries: Sequence[Entry]
+) -> tuple[list[figures.SceneThumbnails], int]:
     ids = dataset.ids("test")
-    shown = [panels.scene(dataset, id, entries) for id in ids[:SCENES]]
+    shown = [figures.scene_thumbnails(dataset, id, entries) for id in ids[:SCENES]]
     return shown, len(ids) - len(shown)

@@ -3,15 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.record import Record
-from bench.report import style
 
 GIB = 2**30
 PAPER_BYTES = 2 * GIB
@@ -105,71 +100,3 @@ def readable() -> Mapping[str, tuple[str, Callable[[Any], str]]]:
             lambda v: f"{max(v, 0):,.0f}",
         )
     return columns
-
-
-def figure(frame: pd.DataFrame) -> Figure:
-    """Three panels over the image's side, both axes logarithmic."""
-    with mpl.rc_context(style.RC):
-        drawing = Figure(figsize=(12, 4.9), layout="constrained")
-        panels = drawing.subplots(1, len(QUANTITIES))
-        runs = list(dict.fromkeys(frame.run))
-        colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-        dashes = ("-", (0, (4, 2)), (0, (1, 1.5)))
-        for axes, (name, (heading, unit)) in zip(panels, QUANTITIES.items(), strict=True):
-            for number, run in enumerate(runs):
-                own = frame[frame.run == run].sort_values("side_px")
-                paint = {"color": colours[number % 10], "ls": dashes[number % len(dashes)]}
-                axes.plot(own.side_px, own[name], label=run, lw=1.7, **paint)
-                worked = own[own.worked_out]
-                further = own[~own.worked_out]
-                axes.scatter(worked.side_px, worked[name], s=16, color=paint["color"], zorder=3)
-                axes.scatter(
-                    further.side_px,
-                    further[name],
-                    s=18,
-                    facecolor="white",
-                    edgecolor=paint["color"],
-                    zorder=3,
-                )
-            _axes(axes, frame, name, heading, unit)
-        handles, names = panels[0].get_legend_handles_labels()
-        drawing.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-    return drawing
-
-
-def _axes(axes: Axes, frame: pd.DataFrame, name: str, heading: str, unit: str) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2 if unit == "B" else 10)
-    axes.set_title(heading, fontweight="bold", loc="left")
-    axes.set_xlabel("side of a square image, px")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(frame.side_px))))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1024:g}k"))
-    axes.grid(visible=True, axis="y", color="#e3e7eb", lw=0.6)
-    if unit == "B":
-        low, high = float(frame[name].min()), float(frame[name].max())
-        powers = range(int(np.floor(np.log2(low))), int(np.ceil(np.log2(high))) + 1)
-        axes.yaxis.set_major_locator(FixedLocator([2.0**p for p in powers if p % 2 == 0]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    else:
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e12:g} T"))
-    if name == "device_bytes":
-        axes.axhline(PAPER_BYTES, color=style.ERROR, lw=1, ls=(0, (5, 3)), zorder=1)
-        axes.annotate(
-            "2 GiB, the paper’s line",
-            (0.02, PAPER_BYTES),
-            (0, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            fontsize=8,
-            color=style.ERROR,
-        )
-
-
-def _short(count: float) -> str:
-    for size, unit in ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB")):
-        if count >= size:
-            return f"{count / size:g} {unit}"
-    return f"{count / 1024:g} KiB"

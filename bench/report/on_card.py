@@ -4,10 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
@@ -146,47 +143,3 @@ def words(frame: pd.DataFrame) -> list[str]:
             "kernels that were loaded."
         )
     return found
-
-
-def figure(frame: pd.DataFrame) -> Figure:
-    """Predicted against allocated memory, one pair of points a run: hollow where tensors alone are
-    counted, filled with the copies of cuDNN's as well.
-
-    Args:
-        frame: `rows`.
-    """
-    known = frame.dropna(subset=["predicted_bytes", "allocated_bytes"])
-    with mpl.rc_context(style.RC):
-        drawn = Figure(figsize=(9, 6), layout="constrained")
-        axes = drawn.subplots()
-        colours = style.colours(known.method)
-        in_mib = [
-            [float(value) / MB for value in known[f"{name}_bytes"]]
-            for name in ("allocated", "tensors", "predicted")
-        ]
-        ends = [0.8 * min(map(min, in_mib)), 1.25 * max(map(max, in_mib))]
-        axes.plot(ends, ends, color=style.GREY, lw=1, ls=(0, (5, 3)), zorder=1)
-        for method, seen, bare, whole in zip(known.method, *in_mib, strict=True):
-            colour = colours[method]
-            axes.plot([seen, seen], [bare, whole], color=style.PALE, lw=2, zorder=1)
-            axes.scatter(seen, bare, s=34, facecolor="white", edgecolor=colour, zorder=2)
-            axes.scatter(seen, whole, s=52, color=colour, edgecolor="white", lw=0.6, zorder=3)
-        for axis, set_scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
-            set_scale("log", base=2)
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1024:g} GiB"))
-        axes.set_xlim(*ends)
-        axes.set_ylim(*ends)
-        axes.set_xlabel("allocated on the card: torch.cuda.max_memory_allocated")
-        axes.set_title("predicted without a card", fontweight="bold", loc="left")
-        keys = [axes.scatter([], [], s=52, color=paint) for paint in colours.values()]
-        names = [PAPERS if n == "baselines/generic" else style.network_name(n) for n in colours]
-        axes.add_artist(axes.legend(keys, names, loc="lower right", fontsize=8))
-        kinds = [
-            axes.scatter([], [], s=34, facecolor="white", edgecolor=style.GREY),
-            axes.scatter([], [], s=52, color=style.GREY),
-        ]
-        axes.legend(kinds, ["tensors alone", "with cuDNN's copies"], loc="upper left", fontsize=8)
-    return drawn
-
-
-PAPERS = "rivals of the GLNet paper"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, canvas, curves, page, style, table, viewer, words
+from bench.report import bootstrap, figures, page, style, table, words
 from bench.report.gather import Entry, Inputs
 from bench.report.site import Link, Site
 
@@ -47,7 +47,9 @@ def address(suite: str, run: str) -> str:
     return f"{suite}/runs/{run}.html"
 
 
-def write(site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[viewer.Page]) -> Path:
+def write(
+    site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[figures.ScenePage]
+) -> Path:
     """Write SUITE/runs/RUN.html.
 
     Args:
@@ -57,7 +59,7 @@ def write(site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[vi
     trained = inputs.trainings.get(entry.run.model)
     intervals = _intervals(entry)
     values = entry.evaluation
-    training = curves.training(trained)
+    training = figures.training_curves(trained)
     return site.write(
         address(inputs.suite.suite, entry.name),
         "run.html.j2",
@@ -65,7 +67,7 @@ def write(site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[vi
         entry=entry,
         network=style.network_name(entry.network),
         numbers=list(_numbers(row)),
-        intervals=curves.classes(values["classes"], intervals) if intervals else None,
+        intervals=figures.class_intervals(values["classes"], intervals) if intervals else None,
         classes=page.plain_table(_classes(entry, intervals), _CLASSES, 1),
         limits=bootstrap.limits([_sample(entry)]) if values else "",
         confusion=[
@@ -201,9 +203,9 @@ def _parts(entry: Entry) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_PARTS))
 
 
-def _course(entry: Entry) -> canvas.Figure | None:
+def _course(entry: Entry) -> figures.PlotlyFigure | None:
     course = _predicted(entry).get("course")
-    return curves.memory(course, _peak(entry)) if course and course["events"] else None
+    return figures.memory_timeline(course, _peak(entry)) if course and course["events"] else None
 
 
 def _settings(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.report import style
 from bench.report.gather import Entry
@@ -170,60 +168,6 @@ def sentences(found: Sequence[Group], limits: Mapping[str, float]) -> list[str]:
                 if gain < CHANCE:
                     said[-1] += " " + ADDITIVE
     return said
-
-
-def figure(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
-    """A dot a seed, a bar at the mean, one line a group; ceilings as upright lines."""
-    with mpl.rc_context(style.RC):
-        drawn = Figure(figsize=(9, 1.5 + 0.42 * max(3, len(found))), layout="constrained")
-        axes = drawn.subplots()
-        markers = style.markers(group.strategy for group in found)
-        for y, group in enumerate(reversed(found)):
-            colour = style.GLNET if group.lends or group.strategy in ONE_VIEW else style.GREY
-            shares = [100 * miou for miou in group.mious]
-            axes.plot(
-                [0, 100 * group.mean],
-                [y, y],
-                color=style.PALE,
-                lw=7,
-                zorder=1,
-                solid_capstyle="butt",
-            )
-            point: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5, "zorder": 3}
-            marker = markers[group.strategy]
-            axes.scatter(shares, [y] * len(shares), s=52, color=colour, marker=marker, **point)
-            axes.annotate(
-                _points(group.mean),
-                (max(shares), y),
-                (9, 0),
-                textcoords="offset points",
-                va="center",
-                fontweight="bold",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
-        for number, (name, limit) in enumerate(sorted(limits.items(), key=lambda pair: pair[1])):
-            axes.axvline(100 * limit, color=style.INK, lw=1, ls=(0, (5, 3)), zorder=2)
-            right = limit > 0.6  # the text stands on the side that has room
-            axes.annotate(
-                f"{name} {_points(limit)}",
-                (100 * limit, len(found) - 0.4 + 0.45 * number),
-                (-5 if right else 5, 0),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                va="center",
-                fontsize=8,
-                zorder=4,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
-        names = [group.name + ("" if group.lends else "\n(nothing lent)") for group in found]
-        axes.set_yticks(range(len(found)), names[::-1])
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
-        axes.set_ylim(-0.6, len(found) - 0.5 + 0.45 * len(limits))
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("mIoU on test, %")
-        axes.set_title("Several seeds, and what cannot be passed" if limits else "Several seeds")
-    return drawn
 
 
 def _common(names: Sequence[str]) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import canvas, pareto, seeds, style, traces, tradeoff
-from bench.report.canvas import Figure
+from bench.report import pareto, seeds, style
+from bench.report.figures import plotly_layout, plotly_traces, scatter
+from bench.report.figures.plotly_layout import Figure
+from bench.report.figures.plotly_traces import Point
 from bench.report.gather import FLOOR, Entry
 from bench.report.page import Target
 from bench.report.paper import MB, published
 from bench.report.table import accuracies, accuracies_by_seed
-from bench.report.traces import Point
 
 METERS = {
     "nvml": "seen by the card (nvml)",
@@ -176,29 +177,32 @@ def _variant(
     bottom = max(0.0, low - pad)
     widths = [*(p.bytes for p in known if p.bytes is not None), *theirs.bytes]
     rooms = [p.room for p in lost if p.room is not None]
-    left, right = tradeoff.memory_range([*widths, *rooms])
+    left, right = scatter.memory_range([*widths, *rooms])
     drawn = [
-        *traces.of_published(theirs),
-        *traces.of_front(front, right),
-        *traces.of_networks(known, {p.run for p in front}),
-        *traces.of_seeds(groups, {p.run: p for p in known}),
-        *traces.of_lost(lost, bottom + 0.3 * pad),
-        *traces.strategy_keys([p.strategy for p in [*known, *lost]]),
+        *plotly_traces.of_published(theirs),
+        *plotly_traces.of_front(front, right),
+        *plotly_traces.of_networks(known, {p.run for p in front}),
+        *plotly_traces.of_seeds(groups, {p.run: p for p in known}),
+        *plotly_traces.of_lost(lost, bottom + 0.3 * pad),
+        *plotly_traces.strategy_keys([p.strategy for p in [*known, *lost]]),
     ]
-    ticks = tradeoff.byte_ticks(left, right, logarithmic=True)
-    shapes = list(traces.lines(heights, floor, left, right))
+    ticks = scatter.byte_ticks(left, right, logarithmic=True)
+    shapes = list(plotly_traces.lines(heights, floor, left, right))
     name = DEFINITIONS[definition].partition(":")[0]
     return {
         "data": drawn,
-        "layout": canvas.layout(
+        "layout": plotly_layout.layout(
             {
                 "type": "log",
                 "range": [math.log10(left), math.log10(right)],
                 "tickvals": ticks,
-                "ticktext": [tradeoff.short_size(tick) for tick in ticks],
-                **canvas.heading(memory),
+                "ticktext": [scatter.short_size(tick) for tick in ticks],
+                **plotly_layout.heading(memory),
             },
-            {"range": [bottom, min(100.0, high + pad)], **canvas.heading(f"{name} on {split}, %")},
+            {
+                "range": [bottom, min(100.0, high + pad)],
+                **plotly_layout.heading(f"{name} on {split}, %"),
+            },
             shapes=shapes,
         ),
         "note": _note(front, known),

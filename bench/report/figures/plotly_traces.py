@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import canvas, gate, seeds, style
+from bench.report import gate, seeds, style
+from bench.report.figures import plotly_layout
 
 PAPER_BYTES = 2**31
 """The line of 2 GiB that the paper draws."""
@@ -37,7 +38,7 @@ class Point:
 def of_networks(known: Sequence[Point], front: set[str]) -> Iterator[dict[str, Any]]:
     """A trace a network, in its colour, and its key; runs of the front stand out and are named."""
     colours = style.colours(p.network for p in known)
-    shapes = canvas.symbols([p.strategy for p in known])
+    shapes = plotly_layout.symbols([p.strategy for p in known])
     for network, colour in colours.items():
         own = [p for p in known if p.network == network]
         name = style.network_name(network)
@@ -88,7 +89,7 @@ def _spread(shares: Sequence[tuple[float, ...]], colour: str) -> dict[str, Any]:
 def of_seeds(groups: Sequence[seeds.Group], known: Mapping[str, Point]) -> Iterator[dict[str, Any]]:
     """The mean of runs that differ in their seed alone, with bars from the lowest to the
     highest."""
-    shapes = canvas.symbols([group.strategy for group in groups])
+    shapes = plotly_layout.symbols([group.strategy for group in groups])
     for group in groups:
         own = [known[run] for run in group.runs if run in known]
         if len(own) < 2:  # a run with several seeds has bars of its own
@@ -120,7 +121,7 @@ def of_lost(lost: Sequence[Point], bottom: float) -> Iterator[dict[str, Any]]:
     if not lost:
         return
     colours = style.colours(p.network for p in lost)
-    shapes = canvas.symbols([p.strategy for p in lost])
+    shapes = plotly_layout.symbols([p.strategy for p in lost])
     yield {
         "type": "scatter",
         "mode": "markers",
@@ -168,7 +169,7 @@ def of_published(theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def strategy_keys(strategies: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Which shape is which strategy, for the legend alone."""
-    for name, symbol in canvas.symbols(strategies).items():
+    for name, symbol in plotly_layout.symbols(strategies).items():
         yield _key(name, style.GREY, symbol)
 
 

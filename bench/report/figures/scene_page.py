@@ -19,9 +19,10 @@ from PIL import Image
 
 from bench import metrics
 from bench.files import write_bytes
-from bench.report import layers, panels, style
+from bench.report import style
+from bench.report.figures import image_tiles, thumbnails
+from bench.report.figures.image_tiles import Colour, Layer, Pixels
 from bench.report.gather import Entry, Inputs
-from bench.report.layers import Colour, Layer, Pixels
 from bench.report.site import Site
 from bench.report.table import scene_miou
 from data.dataset import UNLABELLED, Dataset
@@ -91,10 +92,10 @@ def _write(
     shutil.rmtree(root / scene, ignore_errors=True)  # runs that the suite no longer has
 
     def picture(name: str, pixels: Pixels, colours: Sequence[Colour] | None = None) -> Layer:
-        return layers.write(root, f"{scene}/{name}", pixels, colours)
+        return image_tiles.write(root, f"{scene}/{name}", pixels, colours)
 
     def method(entry: Entry) -> dict[str, Any] | None:
-        predicted = panels.prediction(entry, scene, truth)
+        predicted = thumbnails.prediction(entry, scene, truth)
         if predicted is None:
             return None
         ignored = [dataset.classes.index(name) for name in dataset.ignored]
@@ -141,7 +142,7 @@ def _write(
 
 def _colours(dataset: Dataset) -> list[Colour]:
     """By class, and after them of what has no label."""
-    return [(*rgb, 255) for rgb in (*dataset.palette, panels.UNLABELLED_RGB)]
+    return [(*rgb, 255) for rgb in (*dataset.palette, thumbnails.UNLABELLED_RGB)]
 
 
 def _numbers(labels: Pixels, dataset: Dataset) -> Pixels:
@@ -223,5 +224,5 @@ def _shrunk(sight: "NetworkInput", image: Pixels, root: Path, scene: str) -> str
         from bench.tiling import shrink_image
 
         small = shrink_image(torch.from_numpy(image), sight.input_px).permute(1, 2, 0).numpy()
-        write_bytes(root / name, panels.png(Image.fromarray(small)))
+        write_bytes(root / name, thumbnails.png(Image.fromarray(small)))
     return quote(name)

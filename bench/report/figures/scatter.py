@@ -14,7 +14,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report import gate, labels, pareto, style, words
+from bench.report import gate, pareto, style, words
+from bench.report.figures import label_placement
 from bench.report.gather import FLOOR
 
 GIB = 2**30
@@ -61,13 +62,13 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
         _legend(figure, frame)
         figure.draw_without_rendering()  # lays out: only now has every point its place
         for axes, (named, points, line) in zip(panels, to_label, strict=False):
-            labels.place(axes, named, points, soft=line)
+            label_placement.place(axes, named, points, soft=line)
     return figure
 
 
 def _panel(
     axes: Axes, frame: pd.DataFrame, meter: str
-) -> tuple[list[labels.Label], list[_Place], list[_Place]]:
+) -> tuple[list[label_placement.Label], list[_Place], list[_Place]]:
     """One data set; returns its labels, and where its points and its front are."""
     trained = frame[frame.network != FLOOR]
     floor = words.floor_of(frame)
@@ -109,7 +110,10 @@ def _panel(
         _dot(axes, points[-1], strong=True, hollow=True)
     faded = [point for point in points if point not in best]
     return (
-        [labels.Label(point.x, point.y, point.run, bold=point in best) for point in best + faded],
+        [
+            label_placement.Label(point.x, point.y, point.run, bold=point in best)
+            for point in best + faded
+        ],
         [(point.x, point.y) for point in points],
         _along(steps),
     )

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.report import gate, pareto, style, tradeoff, words
+from bench.report import gate, pareto, style, words
+from bench.report.figures import scatter
 from bench.report.gather import FLOOR
 from bench.report.paper import MB, published
 
@@ -90,7 +91,7 @@ def figure(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
             paint = _paint(str(row.strategy), *looks[str(row.network)])
             axes.scatter(float(row[meter]), 100 * float(row.miou), zorder=3, **paint)
         axes.set_title(f"mIoU on {dataset} (test), %", fontweight="bold")
-        axes.set_xlabel(f"peak memory: {tradeoff.METER_NAMES.get(meter, meter)}\n{where}")
+        axes.set_xlabel(f"peak memory: {scatter.METER_NAMES.get(meter, meter)}\n{where}")
         _legend(drawing, points, theirs, looks)
     return drawing
 
@@ -160,12 +161,12 @@ def _lines(axes: Axes, frame: pd.DataFrame, points: pd.DataFrame, meter: str, fr
 
 
 def _memory_axis(axes: Axes, sizes: Sequence[float]) -> None:
-    left, right = tradeoff.memory_range(sizes)
+    left, right = scatter.memory_range(sizes)
     axes.set_xscale("log", base=2)
     axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(FixedLocator(tradeoff.byte_ticks(left, right, logarithmic=True)))
+    axes.xaxis.set_major_locator(FixedLocator(scatter.byte_ticks(left, right, logarithmic=True)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tradeoff.short_size(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scatter.short_size(value)))
     axes.tick_params(axis="x", rotation=30)
 
 

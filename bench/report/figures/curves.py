@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from bench.record import Record
-from bench.report import canvas, style
-from bench.report.canvas import Figure
+from bench.report import style
+from bench.report.figures import plotly_layout
+from bench.report.figures.plotly_layout import Figure
 
 MIB = 2**20
 _PHASES = (style.HEAT, style.GLNET, "#009e73", "#cc79a7")
@@ -64,13 +65,13 @@ def training(trained: Record | None) -> Figure | None:
         "showgrid": False,
         "rangemode": "tozero",
         "automargin": True,
-        **canvas.heading("mIoU on val, %"),
+        **plotly_layout.heading("mIoU on val, %"),
     }
     return {
         "data": traces,
-        "layout": canvas.layout(
-            canvas.heading("step"),
-            {"rangemode": "tozero", **canvas.heading("loss")},
+        "layout": plotly_layout.layout(
+            plotly_layout.heading("step"),
+            {"rangemode": "tozero", **plotly_layout.heading("loss")},
             **({"yaxis2": right} if looks else {}),
         ),
     }
@@ -105,8 +106,8 @@ def classes(names: Sequence[str], intervals: Mapping[str, tuple[float, float, fl
                 "marker": {"color": style.HEAT, "size": 11},
             }
         ],
-        "layout": canvas.layout(
-            {"range": [0, 100], **canvas.heading("IoU on test, %")},
+        "layout": plotly_layout.layout(
+            {"range": [0, 100], **plotly_layout.heading("IoU on test, %")},
             {"autorange": "reversed", "type": "category", "showline": False, "ticks": ""},
             showlegend=False,
         ),
@@ -153,9 +154,9 @@ def memory(course: Mapping[str, Any], peak: str) -> Figure:
     )
     return {
         "data": traces,
-        "layout": canvas.layout(
-            canvas.heading("tensors taken and given back, in order"),
-            {"rangemode": "tozero", "ticksuffix": " MiB", **canvas.heading("tensors alive")},
+        "layout": plotly_layout.layout(
+            plotly_layout.heading("tensors taken and given back, in order"),
+            {"rangemode": "tozero", "ticksuffix": " MiB", **plotly_layout.heading("tensors alive")},
         ),
     }
 
