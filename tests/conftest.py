@@ -174,16 +174,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_suite(tmp_path, tiny_suite())
     for name in ("dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    methods = (
-        "glnet",
-        "baselines/generic",
-        "baselines/isdnet",
-        "baselines/fctl",
-        "baselines/magnet",
-        "baselines/cascadepsp",
-        "baselines/pointrend",
-    )
-    for package in (*methods, "bench", "tests"):
+    for package in ("glnet", "baselines", "bench", "tests"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "checkpoints/start").mkdir(parents=True)
     torch.save({}, tmp_path / "checkpoints/start/nothing.pt")
