@@ -20,7 +20,7 @@ from baselines.isdnet import spec as isdnet
 from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
 from bench.memory import predict_memory
-from bench.method import Method, load, network_for
+from bench.method import load, network_for
 
 CLASSES = 3
 FULL_RESOLUTION = ("whole", "progressive", "fast")
