@@ -1,8 +1,8 @@
-"""How GLNet meets an image of any size: one branch alone, one helping the other, or each the other.
+"""GLNet's inference strategies: one branch alone, one branch helping the other, or both ways.
 
-A strategy first makes scores (K, h, w) of an image on the host, at the image's own size or, for the
-global branch alone, at 1/4 of its input. Scores at full resolution and the patches' kept maps live
-on the host, as in the official code: the device never holds anything of the image's size."""
+A strategy first computes scores (K, h, w) on the host, at the image's size or, for the global
+branch alone, at 1/4 of its input. Full-resolution scores and the stored maps of the patches stay on
+the host, as in the official code: no tensor on the device has the image's size."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,7 +35,7 @@ from bench.tiling import (
     turnings,
 )
 from glnet.fast.collapsed_head import collapse
-from glnet.model import GLNet, Lent, Maps, Output
+from glnet.model import GLNet, Maps, Output, SharedMaps
 from glnet.spec import Spec
 
 Scores = Callable[[GLNet, Image, Tensor, Spec], Tensor]
@@ -51,7 +51,7 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
         UserError: the official grid is asked for, and the official code crashes or hangs here.
     """
     patch = spec.patch_size
-    if spec.odd("strict-grid"):
+    if spec.quirk("strict-grid"):
         if min(patch) < 50:
             raise UserError(
                 f"The official code never returns from its grid for patches of {patch[0]} x "
@@ -66,15 +66,15 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
     return grid(height_px, width_px, patch, spec.overlap_px)
 
 
-def lent(maps: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> Lent:
-    """What the global branch lends the patches of an image of `size` (H, W): crops of its maps."""
-    return crop_all(maps[: spec.lent_kinds], boxes, size, spec.odd("loose-crops"))
+def shared_crops(maps: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> SharedMaps:
+    """The global branch's maps, cropped to patches of an image of `size` (H, W)."""
+    return crop_all(maps[: spec.shared_kinds], boxes, size, spec.quirk("loose-crops"))
 
 
 def scores_global(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The global branch alone, at 1/4 of its input."""
     height, width = spec.global_size
-    if spec.odd("quarter-sides") and (height != width or height % 4):
+    if spec.quirk("quarter-sides") and (height != width or height % 4):
         raise UserError(
             f"The official code crashes on a global input of {height} x {width} px: take "
             "`quarter-sides` out of the spec's `official`, or take a square that 4 divides."
@@ -84,7 +84,7 @@ def scores_global(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Te
 
 
 def scores_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
-    """The local branch alone, patch after patch, nothing lent."""
+    """The local branch alone, patch by patch, without shared features."""
 
     def score(group: Sequence[Box]) -> Tensor:
         output: Output = network.local_alone(network.normalise(cut(image, group)))
@@ -95,8 +95,8 @@ def scores_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Ten
 
 
 def scores_global_to_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
-    """The global branch runs once and lends crops of its maps to every patch (the code's mode
-    2)."""
+    """The global branch runs once and shares crops of its maps with every patch (mode 2 of the
+    official code)."""
     whole: Output = network.global_branch(network.normalise(small[None]))
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
     return _refined(network, image, whole, boxes, spec)
@@ -109,8 +109,8 @@ def _refined(
 
     def score(group: Sequence[Box]) -> Tensor:
         patches = network.normalise(cut(image, group))
-        local = network.local_branch(patches, lent(whole.maps, group, size, spec))
-        shared = crop(whole.fused, group, size, spec.odd("loose-crops"))
+        local = network.local_branch(patches, shared_crops(whole.maps, group, size, spec))
+        shared = crop(whole.fused, group, size, spec.quirk("loose-crops"))
         logits: Tensor = network.aggregation(local.fused, shared)
         return logits
 
@@ -118,31 +118,32 @@ def _refined(
 
 
 def scores_collaborative(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
-    """The patches' maps are merged and lent to a second global branch as well (the code's mode
-    3)."""
+    """The merged maps of the patches are also shared with a second global branch (mode 3 of the
+    official code)."""
     size = (image.shape[-2], image.shape[-1])
     boxes = boxes_of(*size, spec)
     whole = network.normalise(small[None])
-    lender: Maps = network.global_branch(whole).maps
-    # Collapsed, the device holds one set of whole maps at a time; the official code holds both.
+    global_maps: Maps = network.global_branch(whole).maps
+    # With collapsed heads the device holds one set of whole-image maps at a time; the official code
+    # holds both.
     beside = image.device if spec.head == "collapsed" else None
-    merger = merger_of(lender, boxes, size, spec, beside)
+    merger = merger_of(global_maps, boxes, size, spec, beside)
     kept = shelf(image)  # the groups' fused maps, on the host
     for group in looks(image, groups(boxes, spec.sub_batch), merger):
         patches = network.normalise(cut(image, group))
-        around = lent(lender, group, size, spec)
+        around = shared_crops(global_maps, group, size, spec)
         local: Output = network.local_branch(patches, around, merger.sizes(group[0]))
-        merger.add(local.maps[: spec.lent_kinds], group, spec.odd("loose-crops"))
+        merger.add(local.maps[: spec.shared_kinds], group, spec.quirk("loose-crops"))
         kept[group[0]] = local.fused.to(image.device)
         del patches, around, local  # else they are alive while the next group is worked out
-    del lender
+    del global_maps
     merged = [[level.to(network.mean.device) for level in kind] for kind in merger.mean()]
     shared: Tensor = network.global_borrowing(whole, merged).fused
     del merger, merged, whole
 
     def score(group: Sequence[Box]) -> Tensor:
         fused = kept.pop(group[0]).to(shared.device)
-        around = crop(shared, group, size, spec.odd("loose-crops"))
+        around = crop(shared, group, size, spec.quirk("loose-crops"))
         logits: Tensor = network.aggregation_borrowing(fused, around)
         return logits
 
@@ -156,16 +157,16 @@ def merger_of(
     spec: Spec,
     device: torch.device | None = None,
 ) -> Merger:
-    """Where the maps of an image's patches are merged into maps of the sizes that `like` has."""
-    return Merger(like.features, size, boxes if spec.odd("template-merge") else (), device)
+    """Merges the maps of an image's patches into maps of the sizes that `like` has."""
+    return Merger(like.features, size, boxes if spec.quirk("template-merge") else (), device)
 
 
 def scores_coarse_to_fine(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
-    """For binary labels with little foreground: the local branch sees patches of a box alone, which
-    the global branch's labels give; outside it the global branch's scores stand.
+    """For binary labels with little foreground: the local branch refines patches inside the
+    bounding box of the global branch's foreground; elsewhere the global branch's scores stay.
 
-    Described in the paper, never released. On fake tensors, which have no labels, the box is the
-    whole image: predicted memory is the most that it can come to.
+    Described in the paper, never released. On fake tensors, which hold no labels, the box is the
+    whole image: predicted memory is an upper bound.
     """
     size = (image.shape[-2], image.shape[-1])
     whole: Output = network.global_branch(network.normalise(small[None]))
@@ -185,7 +186,8 @@ def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
     """The strategy whose labels are the best of `scores`, summed over the spec's test-time
     augmentations.
 
-    Enlarging labels or, as the official code does, logits gives the same map: resizing is nearest.
+    Resizing is nearest, so enlarging labels gives the same map as enlarging logits, which the
+    official code does.
     """
 
     def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
@@ -201,8 +203,8 @@ def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
 
 
 def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
-    """The same labels of an image on the disk; None where a setting looks at all of it at once."""
-    if spec.test_time or spec.odd("template-merge"):
+    """The same for an image on the disk; None where a setting needs the whole image in memory."""
+    if spec.test_time or spec.quirk("template-merge"):
         return None
 
     def predict(network: GLNet, image: Large, spec: Spec) -> None:
@@ -219,8 +221,8 @@ def _turned_scores(
 ) -> Tensor:
     turned = turn(image, turning)
     small = shrink_image(turned, spec.global_size)
-    if spec.odd("unturned-patches"):
-        # Its patches come from the image as it is, whichever way the global branch sees it.
+    if spec.quirk("unturned-patches"):
+        # Its patches come from the unturned image, whatever the orientation of the global input.
         if turned.shape != image.shape:
             raise UserError(
                 "The official code crashes where it turns an image that is not square: take "
@@ -231,11 +233,11 @@ def _turned_scores(
 
 
 def _sums(spec: Spec) -> torch.dtype | None:
-    return torch.float64 if spec.odd("float64-scores") else None
+    return torch.float64 if spec.quirk("float64-scores") else None
 
 
 def prepare(network: nn.Module, spec: Spec) -> nn.Module:
-    """The network that a strategy is given: with the heads that the spec asks for."""
+    """The network that a strategy receives: with the heads that the spec selects."""
     assert isinstance(network, GLNet)
     return collapse(network) if spec.head == "collapsed" else network
 
@@ -256,7 +258,7 @@ STRATEGIES = {
         scores_collaborative,
         *("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
     ),
-    # Looks at the global branch's labels at the image's own size: no windows.
+    # Needs the global branch's labels at the image's own size: no windows.
     "coarse-to-fine": Strategy(
         by_labels(scores_coarse_to_fine), ("global_branch", "local_branch", "aggregation"), prepare
     ),

@@ -1,20 +1,20 @@
-"""GLNet: a global and a local branch that lend each other feature maps, and their aggregation.
+"""GLNet: a global and a local branch that share feature maps, and their aggregation.
 
-CVPR 2019, arXiv 1905.06368, section 3. Each phase of training has modules of its own, so that no
-phase changes what an earlier one has learnt, one checkpoint serves every strategy, and a strategy
-loads only what it uses:
+CVPR 2019, arXiv 1905.06368, section 3. Each training phase has its own modules. No phase changes
+the result of an earlier one, one checkpoint serves every strategy, and a strategy loads only the
+modules that it uses:
 
-    global_branch          phase global            sees the whole image; lends from then on
-    local_branch           phase global-to-local   sees patches; borrows crops of the global maps
-    aggregation            phase global-to-local   scores of a patch from both
-    global_borrowing       phase local-to-global   the global branch that borrows merged local maps
-    aggregation_borrowing  phase local-to-global   scores of a patch from both
-    local_alone            phase local             a local branch to which nothing is lent: ablation
+    global_branch          phase global            takes the whole image; shares its maps
+    local_branch           phase global-to-local   takes patches; receives crops of the global maps
+    aggregation            phase global-to-local   scores of a patch from both branches
+    global_borrowing       phase local-to-global   global branch that receives merged local maps
+    aggregation_borrowing  phase local-to-global   scores of a patch from both branches
+    local_alone            phase local             local branch that receives nothing: ablation
 
-The network keeps nothing between two calls: what one branch lends the other is an argument and a
-return value. No convolution of the FPNs or of the aggregation is followed by an activation, so all
-that is behind the encoders is affine: what a branch has seen itself and what it was lent are added
-up, and never multiplied (docs/mechanism.md)."""
+The network has no state besides its weights: shared maps are arguments and return values. No
+convolution of the FPNs or of the aggregation is followed by an activation, so everything behind the
+encoders is affine: a branch's own maps and the received maps are added, never multiplied
+(docs/mechanism.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -27,15 +27,13 @@ from torch.nn import functional as F
 from glnet.spec import Spec
 
 LEVELS = 4  # 1/32, 1/16, 1/8, 1/4 of the input: every list of maps runs from coarse to fine
-
-
-Lent = Sequence[Sequence[Tensor]]
-"""What one branch lends the other: the first kinds of `Maps`, as many as the spec's `sharing` says,
-four levels each; of any size."""
+SharedMaps = Sequence[Sequence[Tensor]]
+"""Feature sharing: the first kinds of `Maps`, as many as the spec's `sharing` selects, with four
+levels each, of any size."""
 
 
 class Maps(NamedTuple):
-    """What a branch has to lend: four levels, coarse to fine, of each kind."""
+    """The maps that a branch can share: four levels, coarse to fine, of each kind."""
 
     features: list[Tensor]
     """The encoder's c5, c4, c3, c2."""
@@ -48,7 +46,7 @@ class Maps(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a branch says of its input."""
+    """Everything that a branch computes."""
 
     maps: Maps
     fused: Tensor
@@ -58,8 +56,7 @@ class Output(NamedTuple):
 
 
 class FPN(nn.Module):
-    """Feature pyramid without normalisation or activation; a borrowing one has doubled inputs
-    (section 3.2)."""
+    """Feature pyramid without normalisation or activation (section 3.2)."""
 
     def __init__(
         self,
@@ -67,13 +64,17 @@ class FPN(nn.Module):
         width: int,
         smooth_width: int,
         classes: int,
-        borrows: int,
+        receives: int,
     ) -> None:
-        """Channels of the four encoder maps, coarse to fine; `borrows`: the kinds of maps that are
-        lent to it, 0 to 4. A step that borrows has doubled input."""
+        """
+        Args:
+            channels: of the four encoder maps, coarse to fine.
+            receives: how many kinds of maps it receives from the other branch, 0 to 4; the
+                convolutions that take a received map have twice the input channels.
+        """
         super().__init__()
-        self.borrows = borrows
-        times = [2 if kind < borrows else 1 for kind in range(len(Maps._fields))]
+        self.receives = receives
+        times = [2 if kind < receives else 1 for kind in range(len(Maps._fields))]
         fused = LEVELS * smooth_width
         self.lateral = nn.ModuleList(nn.Conv2d(times[0] * c, width, 1) for c in channels)
         self.smooth1 = nn.ModuleList(
@@ -86,27 +87,35 @@ class FPN(nn.Module):
         self.classify = nn.Conv2d(fused, classes, 3, padding=1)
 
     def forward(
-        self, features: list[Tensor], lent: Lent = (), otherwise: "Pyramid | None" = None
+        self,
+        features: list[Tensor],
+        received: SharedMaps = (),
+        compute: "ComputePyramid | None" = None,
     ) -> Output:
-        """Four encoder maps, coarse to fine, and what is lent -> maps, fused map, logits;
-        `otherwise`: works out the same in another order (`glnet.fast.split_convolution`)."""
-        if otherwise:
-            return otherwise(self, features, lent)
+        """Four encoder maps, coarse to fine, and the received maps -> maps, fused map, logits.
+
+        Args:
+            compute: called instead, for another implementation of the same function.
+        """
+        if compute:
+            return compute(self, features, received)
         top_down: list[Tensor] = []
-        for conv, own, other in zip(self.lateral, features, _kind(lent, 0), strict=True):
+        for conv, own, other in zip(self.lateral, features, _kind(received, 0), strict=True):
             level = conv(_beside(own, other))
             if top_down:
                 level = level + _resize(top_down[-1], level)
             top_down.append(level)
         smooth1 = [
             conv(_beside(own, other))
-            for conv, own, other in zip(self.smooth1, top_down, _kind(lent, 1), strict=True)
+            for conv, own, other in zip(self.smooth1, top_down, _kind(received, 1), strict=True)
         ]
         smooth2 = [
             conv(_beside(own, other))
-            for conv, own, other in zip(self.smooth2, smooth1, _kind(lent, 2), strict=True)
+            for conv, own, other in zip(self.smooth2, smooth1, _kind(received, 2), strict=True)
         ]
-        beside = [_beside(own, other) for own, other in zip(smooth2, _kind(lent, 3), strict=True)]
+        beside = [
+            _beside(own, other) for own, other in zip(smooth2, _kind(received, 3), strict=True)
+        ]
         fused = torch.cat(
             [_resize(level, beside[-1]) for level in beside], 1
         )  # (N, 4S or 8S, h, w)
@@ -116,35 +125,39 @@ class FPN(nn.Module):
         return Output(maps, fused, self.classify(fused))
 
 
-Pyramid = Callable[[FPN, list[Tensor], Lent], Output]
+ComputePyramid = Callable[[FPN, list[Tensor], SharedMaps], Output]
 
 
 class Branch(nn.Module):
     """An encoder and its FPN."""
 
-    def __init__(self, spec: Spec, classes: int, borrows: int) -> None:
+    def __init__(self, spec: Spec, classes: int, receives: int) -> None:
         super().__init__()
         self.encoder = _encoder(spec.encoder)
         channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
-        self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes, borrows)
+        self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes, receives)
         if spec.fpn_std is not None:
             for module in self.fpn.modules():
                 if isinstance(module, nn.Conv2d):
-                    _initialise(module, spec.fpn_std)
+                    nn.init.normal_(module.weight, std=spec.fpn_std)
                     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(
         self,
         image: Tensor,
-        lent: Lent = (),
+        received: SharedMaps = (),
         sizes: Sequence[tuple[int, int]] = (),
-        otherwise: Pyramid | None = None,
+        compute: ComputePyramid | None = None,
     ) -> Output:
-        """(N, 3, H, W) normalised, and for a borrowing branch the lent maps, N of each; `sizes`:
-        what the four levels' maps will be resized to, which makes no difference here, but to a
-        collapsed branch it does; `otherwise`: see `FPN`."""
+        """(N, 3, H, W) normalised and, for a branch that receives maps, N of each.
+
+        Args:
+            sizes: to which the caller will resize the four levels' maps; not used here, but other
+                implementations may skip what resizing drops.
+            compute: see `FPN.forward`.
+        """
         features: list[Tensor] = self.encoder(image)[-LEVELS:][::-1]
-        output: Output = self.fpn(features, lent, otherwise)
+        output: Output = self.fpn(features, received, compute)
         return output
 
 
@@ -156,23 +169,25 @@ class Aggregation(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2 * LEVELS * spec.smooth_width, classes, 3, padding=1)
         if spec.fpn_std is not None:
-            _initialise(self.conv, spec.fpn_std)
+            nn.init.normal_(self.conv.weight, std=spec.fpn_std)
 
-    def forward(self, local: Tensor, shared: Tensor, otherwise: "Joining | None" = None) -> Tensor:
-        """Fused maps (N, 4S, h, w) of patches and the global fused map's crops, of any size -> (N,
-        K, h, w); `otherwise`: see `FPN`."""
-        if otherwise:
-            return otherwise(self, local, shared)
+    def forward(
+        self, local: Tensor, shared: Tensor, compute: "ComputeAggregation | None" = None
+    ) -> Tensor:
+        """Fused maps (N, 4S, h, w) of patches and crops of the global fused map, of any size ->
+        (N, K, h, w); `compute`: see `FPN.forward`."""
+        if compute:
+            return compute(self, local, shared)
         logits: Tensor = self.conv(_beside(local, shared))
         return logits
 
 
-Joining = Callable[[Aggregation, Tensor, Tensor], Tensor]
+ComputeAggregation = Callable[[Aggregation, Tensor, Tensor], Tensor]
 
 
 class GLNet(nn.Module):
-    """The modules that the phases of a spec train; `glnet.inference` and `glnet.training` say who
-    calls whom."""
+    """The modules that the phases of a spec train; `glnet.inference` and `glnet.training` combine
+    them."""
 
     global_branch: Branch
     local_branch: Branch
@@ -189,10 +204,10 @@ class GLNet(nn.Module):
             if phase == "global":
                 self.global_branch = Branch(spec, classes, 0)
             elif phase == "global-to-local":
-                self.local_branch = Branch(spec, classes, spec.lent_kinds)
+                self.local_branch = Branch(spec, classes, spec.shared_kinds)
                 self.aggregation = Aggregation(spec, classes)
             elif phase == "local-to-global":
-                self.global_borrowing = Branch(spec, classes, spec.lent_kinds)
+                self.global_borrowing = Branch(spec, classes, spec.shared_kinds)
                 self.aggregation_borrowing = Aggregation(spec, classes)
             else:
                 self.local_alone = Branch(spec, classes, 0)
@@ -200,7 +215,7 @@ class GLNet(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device, as the encoders want it."""
+        """(N, 3, H, W) uint8 on any device -> normalised float on the network's device."""
         return (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
@@ -231,17 +246,13 @@ def _encoder(name: str) -> nn.Module:
     return encoder
 
 
-def _initialise(conv: nn.Conv2d, std: float) -> None:
-    nn.init.normal_(conv.weight, std=std)
+def _kind(received: SharedMaps, kind: int) -> Sequence[Tensor | None]:
+    return received[kind] if kind < len(received) else [None] * LEVELS
 
 
-def _kind(lent: Lent, kind: int) -> Sequence[Tensor | None]:
-    return lent[kind] if kind < len(lent) else [None] * LEVELS
-
-
-def _beside(own: Tensor, lent: Tensor | None) -> Tensor:
-    """[own, lent] along the channels, the lent map resized to the own one."""
-    return own if lent is None else torch.cat([own, _resize(lent, own)], 1)
+def _beside(own: Tensor, received: Tensor | None) -> Tensor:
+    """[own, received] along the channels, the received map resized to the own one."""
+    return own if received is None else torch.cat([own, _resize(received, own)], 1)
 
 
 def _resize(map: Tensor, like: Tensor) -> Tensor:

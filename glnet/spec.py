@@ -10,7 +10,7 @@ PhaseName = Literal["global", "global-to-local", "local-to-global", "local"]
 Sides = int | tuple[int, int]
 """Side of a square, or (height, width), in px."""
 
-Oddity = Literal[
+Quirk = Literal[
     "template-merge",
     "loose-crops",
     "strict-grid",
@@ -23,7 +23,7 @@ Oddity = Literal[
     "quarter-sides",
     "equal-images",
 ]
-"""What the released code does and this one does otherwise: docs/differences.md tells of each."""
+"""Behaviours of the released code that this code corrects: docs/differences.md describes each."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,19 +33,18 @@ class Spec:
     encoder: str = "resnet50"
     """Any encoder of segmentation-models-pytorch with maps at 1/4, 1/8, 1/16 and 1/32."""
     phases: tuple[PhaseName, ...] = ("global", "global-to-local", "local-to-global")
-    """What is trained, in this order. `local` alone trains a local branch to which nothing is
-    lent."""
+    """What is trained, in this order. `local` alone trains a local branch that receives nothing."""
     global_px: Sides = 508
-    """What the global branch sees the whole image in."""
+    """Size to which the whole image is shrunk for the global branch."""
     patch_px: Sides = 508
-    """Patches that the local branch sees."""
+    """Size of the local branch's patches."""
     overlap_px: int = 50
     """Least overlap of neighbouring patches."""
     sub_batch: Annotated[int, Field(ge=1)] = 6
     """Patches that go through the local branch at once: memory against speed."""
     sharing: Literal["none", "shallow", "deep"] = "deep"
-    """What branches lend each other: nothing (the aggregation alone joins them), the encoder's maps
-    (the paper does not say which layer its `shallow` shares), or every map up to the last."""
+    """Which maps the branches share: none (only the aggregation joins them), the encoder's (the
+    paper does not say which layer its `shallow` shares), or every map up to the last."""
     fpn_width: int = 256
     """F: channels of the top-down maps."""
     smooth_width: int = 128
@@ -65,20 +64,20 @@ class Spec:
     patches_per_image: int | None = None
     """Patches of one image that a training step learns from, drawn anew each time; null: all."""
     head: Literal["plain", "collapsed"] = "plain"
-    """How inference works out what is behind the encoders: step by step, as in the paper, or in
-    another order, to the same labels up to rounding (`glnet.fast.collapsed_head`)."""
+    """How inference computes what follows the encoders: step by step, as in the paper, or with
+    composed convolutions, to the same labels up to rounding (`glnet.fast.collapsed_head`)."""
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8)."""
     foreground: int = 1
-    """`coarse-to-fine`: the label index of what is looked for."""
+    """`coarse-to-fine`: label index of the foreground class."""
     margin: Annotated[float, Field(ge=0)] = 0.1
-    """`coarse-to-fine`: how far the box is relaxed on each side, as a share of its own side."""
+    """`coarse-to-fine`: how far the box is enlarged at each end, as a share of its side."""
     learn_in_box: bool = False
     """The local branch learns from patches of the labels' foreground box alone, as
     `coarse-to-fine` uses it."""
-    official: bool | tuple[Oddity, ...] = False
-    """Do as the released code does: in everything, or in the named points alone."""
+    official: bool | tuple[Quirk, ...] = False
+    """Reproduce the released code: all its quirks, or the named ones."""
 
     @property
     def global_size(self) -> tuple[int, int]:
@@ -91,12 +90,12 @@ class Spec:
         return _size(self.patch_px)
 
     @property
-    def lent_kinds(self) -> int:
-        """How many of the four kinds of maps one branch lends the other."""
+    def shared_kinds(self) -> int:
+        """How many of the four kinds of maps the branches share."""
         return {"none": 0, "shallow": 1, "deep": 4}[self.sharing]
 
-    def odd(self, name: Oddity) -> bool:
-        """Whether to do as the released code does in this point."""
+    def quirk(self, name: Quirk) -> bool:
+        """Whether to reproduce this quirk of the released code."""
         return name in self.official if isinstance(self.official, tuple) else self.official
 
 

@@ -1,4 +1,4 @@
-"""The three phases of GLNet (section 3.3), and the local branch trained alone.
+"""The three training phases of GLNet (section 3.3), and the local branch trained alone.
 
 Branches that receive shared features use `glnet.fast.split_convolution`: the same losses and
 gradients."""
@@ -26,24 +26,24 @@ from bench.tiling import (
     shrink_image,
     shrink_label,
 )
-from glnet.fast.split_convolution import Composed, aggregate, levels, pyramid
-from glnet.inference import boxes_of, lent, merger_of
+from glnet.fast.split_convolution import ComposedAggregation, aggregate, levels, pyramid
+from glnet.inference import boxes_of, merger_of, shared_crops
 from glnet.model import GLNet
 from glnet.spec import Spec
 
 Back = Callable[[Tensor], None]
 Join = Literal["mean", "sum"]
 Kept = tuple[list[Tensor], list[Tensor]]
-"""A patch's last maps, four levels, and those that it was lent, if any."""
+"""A patch's last maps, four levels, and those that it received, if any."""
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The phases of the spec; what an earlier one learnt is where the next one starts."""
+    """The phases of the spec; each starts from the weights of the one before."""
     assert isinstance(network, GLNet)
 
     def begin_local_to_global() -> None:
-        # The borrowing FPN has other shapes but for its classifier; the official code shares that
-        # one.
+        # The receiving FPN has the same shapes in its classifier alone, which the official code
+        # shares.
         source, target = network.global_branch, network.global_borrowing
         target.encoder.load_state_dict(source.encoder.state_dict())
         target.fpn.classify.load_state_dict(source.fpn.classify.state_dict())
@@ -52,7 +52,7 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     def phase(name: str) -> Phase:
         if name == "global":
             return Phase(name, (network.global_branch,), whole_batch=True, judged_by=name)
-        gradients: Join = "sum" if spec.odd("summed-gradients") else "mean"
+        gradients: Join = "sum" if spec.quirk("summed-gradients") else "mean"
         if name == "global-to-local":
             moving = (network.local_branch, network.aggregation)
             judge = "coarse-to-fine" if spec.learn_in_box else name
@@ -66,23 +66,23 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of one image, mirrored and turned at random; see `seen`."""
-    image, label = flip_and_turn(image, label, rng, spec.odd("kept-canvas"))
+    """The training view of one image, mirrored and turned at random; see `seen`."""
+    image, label = flip_and_turn(image, label, rng, spec.quirk("kept-canvas"))
     return seen(image, label, spec, phase, rng)
 
 
 def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of one image as it is.
+    """The training view of one image, without augmentation.
 
     Returns:
         `size` (2,) the image's (H, W); `global` (3, *global_size) uint8 and `global_label` (at 1/4)
         of the whole image; and in all phases but `global`: `patches` (P, 3, h, w) uint8, `boxes`
-        (P, 4), and for the patches that are learnt from `chosen` (Q,) and `labels` (Q, h/4, w/4).
+        (P, 4), and for the patches in the loss `chosen` (Q,) and `labels` (Q, h/4, w/4).
 
     Raises:
-        UserError: with `official`, what the official code crashes on.
+        UserError: with `official`, where the official code crashes.
     """
-    if spec.odd("no-unlabelled") and bool((label == UNLABELLED).any()):
+    if spec.quirk("no-unlabelled") and bool((label == UNLABELLED).any()):
         raise UserError(
             "The official loss crashes on unlabelled pixels, which these labels have: take "
             "`no-unlabelled` out of the spec's `official`."
@@ -99,7 +99,7 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     chosen = torch.arange(len(boxes))
     if spec.patches_per_image is not None:
         chosen = torch.randperm(len(boxes), generator=rng)[: spec.patches_per_image]
-    # Only in the last phase the other patches matter: they are merged into what is lent.
+    # Only the last phase needs the other patches: their maps are merged and shared.
     if phase != "local-to-global":
         boxes = [boxes[i] for i in chosen.tolist()]
         chosen = torch.arange(len(boxes))
@@ -126,7 +126,7 @@ def _training_boxes(label: Tensor, spec: Spec) -> list[Box]:
 
 def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
     """The (height, width) of the logits of an input: two halvings that round up."""
-    if spec.odd("quarter-sides") and (size_px[0] % 4 or size_px[1] % 4):
+    if spec.quirk("quarter-sides") and (size_px[0] % 4 or size_px[1] % 4):
         raise UserError(
             f"The official code crashes in training on inputs of {size_px[0]} x {size_px[1]} px, "
             "which 4 does not divide: take `quarter-sides` out of the spec's `official`."
@@ -135,7 +135,7 @@ def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
 
 
 class Step:
-    """The losses of one optimiser step: each is walked back as soon as it is there.
+    """The losses of one optimiser step; each backward pass runs as soon as its loss is known.
 
     Every term is a mean over the pixels of all patches of all views, so that the sub-batch and the
     number of patches do not change the step. Differs from the official code: it sums over groups of
@@ -147,21 +147,21 @@ class Step:
         self.parts: list[tuple[float, float]] = []
 
     def add(self, loss: Tensor, group: list[int], view: View) -> None:
-        """The mean loss of one group of a view's patches."""
+        """Add the mean loss of one group of a view's patches."""
         share = len(group) / len(view["labels"]) / self.images
-        weight = 1 if self.spec.odd("summed-gradients") else share
+        weight = 1 if self.spec.quirk("summed-gradients") else share
         self.back(loss * weight)
         self.parts.append((float(loss.detach()), weight))
 
     def add_whole(self, loss: Tensor, share: float = 1) -> None:
-        """The mean loss of the whole images; in the official code's order it is the first."""
+        """Add the mean loss of the whole images, which is first in the official code's order."""
         self.back(loss * share)
         self.parts.insert(0, (float(loss.detach()), 1))
 
     @property
     def loss(self) -> float:
-        """What is logged."""
-        if self.spec.odd("last-loss"):
+        """The loss that is logged."""
+        if self.spec.quirk("last-loss"):
             return self.parts[-1][0]
         return sum(loss * weight for loss, weight in self.parts)
 
@@ -169,7 +169,7 @@ class Step:
 def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
     assert isinstance(network, GLNet)
-    if spec.odd("equal-images") and len({tuple(view["size"].tolist()) for view in views}) > 1:
+    if spec.quirk("equal-images") and len({tuple(view["size"].tolist()) for view in views}) > 1:
         raise UserError(
             "The official code crashes on a batch of images of different size: take "
             "`equal-images` out of the spec's `official`, or learn with batch 1."
@@ -206,9 +206,9 @@ def _global_to_local(network: GLNet, view: View, spec: Spec, step: Step) -> None
     for group in _groups(view, spec):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][group])
-        around = lent(whole.maps, places, size, spec)
-        local = network.local_branch(patches, around, otherwise=pyramid)
-        shared = crop(whole.fused, places, size, spec.odd("loose-crops"))
+        around = shared_crops(whole.maps, places, size, spec)
+        local = network.local_branch(patches, around, compute=pyramid)
+        shared = crop(whole.fused, places, size, spec.quirk("loose-crops"))
         logits = network.aggregation(local.fused, shared, aggregate)
         label = view["labels"][group]
         loss = focal_loss(local.logits, label, spec.focal_gamma)
@@ -229,15 +229,15 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             ),
             strict=True,
         )
-        borrowed = [
+        merged_maps = [
             [torch.cat(level) for level in zip(*kind, strict=True)]
             for kind in zip(*merged, strict=True)
         ]
-    whole = network.global_borrowing(small, borrowed, otherwise=pyramid)
-    # The groups' gradients gather at a copy of the fused map and join at the real one, so that the
-    # branch is walked back once; the official code walks it once a group, to the same sum.
+    whole = network.global_borrowing(small, merged_maps, compute=pyramid)
+    # The groups' gradients accumulate at a copy of the fused map, so that the branch needs one
+    # backward pass; the official code runs one a group, with the same sum.
     fused = whole.fused.detach().requires_grad_()
-    aggregation = Composed(network.local_branch.fpn, network.aggregation_borrowing)
+    aggregation = ComposedAggregation(network.local_branch.fpn, network.aggregation_borrowing)
     label = torch.stack([view["global_label"] for view in views])
     own = focal_loss(whole.logits, label, spec.focal_gamma, whole_batch=True)
     for number, view in enumerate(views):
@@ -248,30 +248,30 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
                 [torch.stack(level) for level in zip(*kind, strict=True)]
                 for kind in zip(*(kept[number][chosen[i]] for i in group), strict=True)
             )
-            around = crop(fused[number : number + 1], places, size, spec.odd("loose-crops"))
+            around = crop(fused[number : number + 1], places, size, spec.quirk("loose-crops"))
             logits = aggregation.scores(last, given, around)
             step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
-    aggregation.walk_back()
+    aggregation.backward()
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
-    # This one is a mean over images, also where those of the groups add up over processes.
-    step.add_whole(own, 1 / distributed.size() if spec.odd("summed-gradients") else 1)
+    # This loss is a mean over images, also where those of the groups are summed over processes.
+    step.add_whole(own, 1 / distributed.size() if spec.quirk("summed-gradients") else 1)
 
 
 def _merged(
     network: GLNet, view: View, small: Tensor, spec: Spec
 ) -> tuple[dict[int, Kept], list[list[Tensor]]]:
-    """The last maps of the patches that are learnt from, and the merged maps of all."""
+    """The last maps of the patches in the loss, and the merged maps of all patches."""
     boxes, size, chosen = _boxes(view), _size(view), set(view["chosen"].tolist())
-    lender = network.global_branch(small, otherwise=levels).maps
-    merger = merger_of(lender, boxes, size, spec)
+    global_maps = network.global_branch(small, compute=levels).maps
+    merger = merger_of(global_maps, boxes, size, spec)
     kept: dict[int, Kept] = {}
     for group in groups(range(len(boxes)), spec.sub_batch):
         places = [boxes[i] for i in group]
         patches = network.normalise(view["patches"][list(group)])
-        around = lent(lender, places, size, spec)
-        local = network.local_branch(patches, around, otherwise=levels)
-        merger.add(local.maps[: spec.lent_kinds], places, spec.odd("loose-crops"))
+        around = shared_crops(global_maps, places, size, spec)
+        local = network.local_branch(patches, around, compute=levels)
+        merger.add(local.maps[: spec.shared_kinds], places, spec.quirk("loose-crops"))
         last, given = local.maps.smooth2, [map for kind in around[3:] for map in kind]
         for n, i in enumerate(group):
             if i in chosen:

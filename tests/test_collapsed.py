@@ -13,7 +13,14 @@ from bench.memory import predict_memory
 from bench.method import load, network_for
 from bench.tiling import labels_of, shrink_image
 from glnet.fast.collapsed_head import collapse
-from glnet.fast.composed_convolution import Enlarged, Minimal, Stencil, inside, resizing, shrunk
+from glnet.fast.composed_convolution import (
+    ComposedConvolution,
+    UpsampledConvolution,
+    Winograd,
+    inside,
+    resizing,
+    shrunk,
+)
 from glnet.fast.fold_batchnorm import fold
 from glnet.inference import (
     Scores,
@@ -137,8 +144,8 @@ def test_a_chain_is_one_stencil_up_to_its_ring(
     rows, columns = (resizing(*sides, map) for sides in zip((4, 3), size, strict=True))
     enlarged = nn.functional.interpolate(small, size, mode="bilinear", align_corners=False)
     for source, found in (
-        (map, Stencil(chain)(map)),
-        (enlarged, Enlarged(chain)(small, rows, columns)),
+        (map, ComposedConvolution(chain)(map)),
+        (enlarged, UpsampledConvolution(chain)(small, rows, columns)),
     ):
         expected = source
         for weight in chain:
@@ -152,7 +159,7 @@ def test_minimal_filtering_is_the_convolution(size: tuple[int, int]) -> None:
     map = torch.randn(2, 5, *size, dtype=torch.float64)
     weight, bias = torch.randn(4, 5, 3, 3, dtype=torch.float64), torch.randn(4).double()
     expected = nn.functional.conv2d(map, weight, bias, padding=1)
-    assert torch.allclose(Minimal(weight, bias)(map), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(Winograd(weight, bias)(map), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("cells", "side"), [(127, 26), (64, 13), (21, 7), (20, 5)])

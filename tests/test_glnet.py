@@ -1,4 +1,4 @@
-"""GLNet's parts: sizes from GLNET's paper and code, the affine FPN, what is lent to whom, what a
+"""GLNet's parts: sizes from GLNET's paper and code, the affine FPN, which maps are shared, what a
 step learns from."""
 
 import pytest
@@ -7,7 +7,7 @@ from conftest import GLNET, THREE_PHASES
 from torch import nn
 
 from bench.tiling import Box, Merger, crop, grid
-from glnet.inference import STRATEGIES, lent
+from glnet.inference import STRATEGIES, shared_crops
 from glnet.model import FPN, GLNet, Maps, build
 from glnet.spec import Spec
 from glnet.training import backward, phases, view
@@ -24,14 +24,14 @@ def test_parameter_counts_of_the_paper() -> None:
     FPNs."""
     with torch.device("meta"):
         network = build(Spec(), 7)
-    plain, borrowing = network.global_branch.fpn, network.global_borrowing.fpn
+    plain, receiving = network.global_branch.fpn, network.global_borrowing.fpn
     assert count(network.global_branch.encoder) == 23_508_032
     assert count(plain) == 4_556_807
-    assert count(borrowing) == count(network.local_branch.fpn) == 13_797_895
+    assert count(receiving) == count(network.local_branch.fpn) == 13_797_895
     assert count(network.aggregation) == 64_519
     official = (
         count(network.global_branch)
-        + count(borrowing)
+        + count(receiving)
         - count(plain.classify)
         + count(network.local_branch)
         + count(network.aggregation)
@@ -68,10 +68,10 @@ def maps_like(features: list[torch.Tensor], width: int, smooth: int) -> Maps:
     return Maps(*kinds)
 
 
-def test_the_fpn_is_affine_in_features_and_lent_maps() -> None:
+def test_the_fpn_is_affine_in_features_and_received_maps() -> None:
     """No activation, no normalisation: f(a) + f(b) = f(a + b) + f(0)."""
     torch.manual_seed(0)
-    fpn = FPN((8, 6, 4, 4), 8, 4, 3, borrows=4).double()
+    fpn = FPN((8, 6, 4, 4), 8, 4, 3, receives=4).double()
     sides = (2, 4, 7, 14)
 
     def some() -> tuple[list[torch.Tensor], Maps]:
@@ -82,11 +82,11 @@ def test_the_fpn_is_affine_in_features_and_lent_maps() -> None:
 
     def combined(one: tuple, other: tuple, sign: float) -> tuple[list[torch.Tensor], Maps]:
         features = [a + sign * b for a, b in zip(one[0], other[0], strict=True)]
-        lent = [
+        shared = [
             [a + sign * b for a, b in zip(x, y, strict=True)]
             for x, y in zip(one[1], other[1], strict=True)
         ]
-        return features, Maps(*lent)
+        return features, Maps(*shared)
 
     a, b = some(), some()
     zero = combined(a, a, -1)
@@ -95,21 +95,21 @@ def test_the_fpn_is_affine_in_features_and_lent_maps() -> None:
     torch.testing.assert_close(left, right, atol=1e-12, rtol=0)
 
 
-def test_own_and_lent_maps_never_interact() -> None:
+def test_own_and_received_maps_never_interact() -> None:
     """What docs/mechanism.md says: with any weights, the logits of a patch are f(patch) + g(image),
-    so that f(a) + g(x) - f(b) - g(x) is what it is with y lent in place of x."""
+    so that f(a) + g(x) - f(b) - g(x) is what it is with y shared in place of x."""
     network, spec = small()
     network.double().eval()
     places = grid(64, 64, 32, 0)
 
     def logits(patches: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         output = network.global_branch(whole)
-        local = network.local_branch(patches, lent(output.maps, places, (64, 64), spec))
+        local = network.local_branch(patches, shared_crops(output.maps, places, (64, 64), spec))
         return network.aggregation(local.fused, crop(output.fused, places, (64, 64)))
 
     def merged_logits(patches: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         output = network.global_branch(whole)
-        local = network.local_branch(patches, lent(output.maps, places, (64, 64), spec))
+        local = network.local_branch(patches, shared_crops(output.maps, places, (64, 64), spec))
         merger = Merger(output.maps.features, (64, 64))
         merger.add(local.maps, places)
         shared = network.global_borrowing(whole, merger.mean()).fused
@@ -122,7 +122,7 @@ def test_own_and_lent_maps_never_interact() -> None:
         for score in (logits, merged_logits):
             at_x, at_y = score(a, x) - score(b, x), score(a, y) - score(b, y)
             assert at_x.abs().max() > 1e-3, "the patch counts"
-            assert (score(a, x) - score(a, y)).abs().max() > 1e-3, "what is lent counts"
+            assert (score(a, x) - score(a, y)).abs().max() > 1e-3, "the received maps count"
             torch.testing.assert_close(at_x, at_y, atol=1e-10, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""MagNet: what it costs, where it looks, what the released code's oddities do, and the released
+"""MagNet: what it costs, where it looks, what the released code's quirks do, and the released
 names of its weights."""
 
 import json
@@ -209,15 +209,15 @@ def test_the_first_scale_is_the_whole_image_or_as_released_its_first_patch(
         assert torch.equal(first, second) is same
 
 
-@pytest.mark.parametrize("oddity", ["kept-results", "sampled-mask"])
+@pytest.mark.parametrize("quirk", ["kept-results", "sampled-mask"])
 def test_what_is_kept_and_how_a_mask_is_read_changes_next_to_nothing(
-    network: MagNet, oddity: Any
+    network: MagNet, quirk: Any
 ) -> None:
     predict = STRATEGIES["fast"].predict
     with torch.inference_mode():
         plain = predict(network, IMAGE, SMALL)
-        odd = predict(network, IMAGE, replace(SMALL, official=(oddity,)))
-    assert (plain != odd).float().mean() < (0.01 if oddity == "sampled-mask" else 1e-9)
+        changed_labels = predict(network, IMAGE, replace(SMALL, official=(quirk,)))
+    assert (plain != changed_labels).float().mean() < (0.01 if quirk == "sampled-mask" else 1e-9)
 
 
 def test_displaced_crops_change_what_is_refined(network: MagNet) -> None:
@@ -268,8 +268,10 @@ def test_the_backbone_sees_what_a_patch_of_some_scale_shows() -> None:
             lefts.add(int(seen.min()))
     assert spans == {40, 90}
     assert len(lefts) > 3
-    odd = replace(spec, official=("corner-crop",))
-    corners = [view(ruler, LABEL, odd, "backbone", rng(s))["image"][0, 0].min() for s in range(20)]
+    corner_crop = replace(spec, official=("corner-crop",))
+    corners = [
+        view(ruler, LABEL, corner_crop, "backbone", rng(s))["image"][0, 0].min() for s in range(20)
+    ]
     assert max(corners) == 0
 
 

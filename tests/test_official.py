@@ -268,11 +268,11 @@ def test_what_the_official_training_crashes_on_is_refused_by_name() -> None:
 
 def test_official_true_is_all_of_it() -> None:
     every, none = Spec(official=True), Spec()
-    assert every.odd("template-merge")
-    assert every.odd("last-loss")
-    assert not none.odd("template-merge")
-    assert Spec(official=("last-loss",)).odd("last-loss")
-    assert not Spec(official=("last-loss",)).odd("template-merge")
+    assert every.quirk("template-merge")
+    assert every.quirk("last-loss")
+    assert not none.quirk("template-merge")
+    assert Spec(official=("last-loss",)).quirk("last-loss")
+    assert not Spec(official=("last-loss",)).quirk("template-merge")
     with pytest.raises(ValueError, match="official"):
         Spec(official=("last-losses",))  # type: ignore[arg-type]
 

@@ -41,9 +41,9 @@ def test_a_convolution_of_an_enlarged_map(
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("learnt", [(True, True, True), (False, True, True), (True, True, False)])
+@pytest.mark.parametrize("learns", [(True, True, True), (False, True, True), (True, True, False)])
 def test_a_convolution_that_learns_in_another_layout(
-    learnt: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+    learns: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     map = torch.randn(2, 6, 7, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def test_a_convolution_that_learns_in_another_layout(
     leaves = [
         one.requires_grad_(needed)
         for one, needed in zip(
-            (map, weight, torch.randn(5, dtype=torch.float64)), learnt, strict=True
+            (map, weight, torch.randn(5, dtype=torch.float64)), learns, strict=True
         )
     ]
     back = torch.randn(2, 5, 7, 9, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_a_convolution_that_learns_in_another_layout(
             glnet.fast.split_convolution, "_slow_in_nhwc", lambda map, weight, slow=slow: slow
         )
         found = convolved(map, weight[:, 6:], leaves[2])
-        assert ("LearntInNCHW" in type(found.grad_fn).__name__) == slow
+        assert ("WeightGradientInNCHW" in type(found.grad_fn).__name__) == slow
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         gradients.append([found, *torch.autograd.grad(found, wanted, back)])
     for one, other in zip(*gradients, strict=True):
@@ -83,12 +83,12 @@ def test_where_a_layout_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Formed:
-    """`Composed`, with a fused map that is formed as `glnet.model` does."""
+    """`ComposedAggregation`, with a fused map that is formed as `glnet.model` does."""
 
     def __init__(self, fpn: FPN, aggregation: Aggregation) -> None:
         self.fpn, self.aggregation = fpn, aggregation
 
-    def scores(self, last: Sequence[Tensor], lent: Sequence[Tensor], shared: Tensor) -> Tensor:
+    def scores(self, last: Sequence[Tensor], received: Sequence[Tensor], shared: Tensor) -> Tensor:
         size = last[-1].shape[-2:]
 
         def enlarged(map: Tensor, size: torch.Size) -> Tensor:
@@ -97,15 +97,15 @@ class Formed:
         maps = []
         for level, own in enumerate(last):
             maps.append(enlarged(own, size))
-            if lent:
-                maps.append(enlarged(enlarged(lent[level], own.shape[-2:]), size))
+            if received:
+                maps.append(enlarged(enlarged(received[level], own.shape[-2:]), size))
         fused = torch.cat(maps, 1)
         if self.fpn.smooth3 is not None:
             fused = self.fpn.smooth3(fused)
         scores: Tensor = self.aggregation(fused, shared)
         return scores
 
-    def walk_back(self) -> None:
+    def backward(self) -> None:
         """Gradients have come to the aggregation with each group."""
 
 
@@ -157,7 +157,7 @@ def test_losses_and_gradients_of_a_step(
     assert mixed_first, "some map is mixed at its own size"
     monkeypatch.setattr(glnet.training, "pyramid", None)
     monkeypatch.setattr(glnet.training, "levels", None)
-    monkeypatch.setattr(glnet.training, "Composed", Formed)
+    monkeypatch.setattr(glnet.training, "ComposedAggregation", Formed)
     monkeypatch.setattr(glnet.training, "aggregate", None)
     mixed_first.clear()
     expected, theirs = step(network, spec, phase)

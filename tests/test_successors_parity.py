@@ -126,7 +126,7 @@ def test_magnet_computes_what_its_released_code_computes(monkeypatch: pytest.Mon
 
     def without_one(config: Any) -> Any:
         spec = original(config)
-        odd = tuple(name for name in get_args(magnet_spec.Oddity) if name != "displaced-crops")
+        odd = tuple(name for name in get_args(magnet_spec.Quirk) if name != "displaced-crops")
         return replace(spec, official=odd)
 
     monkeypatch.setattr("reference.magnet.evaluation.spec_of", without_one)

@@ -169,7 +169,7 @@ def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
 
 def _by_patches(image: Image, spec: Spec, score: Callable[[Sequence[Box]], Tensor]) -> Tensor:
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
-    sums = torch.float64 if spec.odd("float64-scores") else None
+    sums = torch.float64 if spec.quirk("float64-scores") else None
     return scores_by_patches(image, boxes, spec.sub_batch, score, sums)
 
 

@@ -253,7 +253,7 @@ class FCtL(nn.Module):
             self.large_rest = Rest(spec, classes, correlates=spec.variant == "inria")
         if together:
             self.local = Local(spec, classes)
-        if spec.odd("idle-weights"):
+        if spec.quirk("idle-weights"):
             # torchvision's classifier, of which every network keeps its own.
             for part in ("plain", "medium", "large", "local"):
                 self.add_module(f"idle_{part}", Idle(_classifier(spec)))

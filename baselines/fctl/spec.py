@@ -10,7 +10,7 @@ PhaseName = Literal["plain", "medium", "large", "all"]
 Sides = int | tuple[int, int]
 """Side of a square, or (height, width), in px."""
 
-Oddity = Literal[
+Quirk = Literal[
     "idle-weights",
     "float64-scores",
     "summed-gradients",
@@ -62,7 +62,7 @@ class Spec:
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8, as the released test script does)."""
-    official: bool | tuple[Oddity, ...] = False
+    official: bool | tuple[Quirk, ...] = False
     """Do as the released code does: in everything, or in the named points alone."""
 
     @property
@@ -80,7 +80,7 @@ class Spec:
         """Sides of the medium context in patches."""
         return self.medium_factor or {"inria": 2, "deepglobe": 3}[self.variant]
 
-    def odd(self, name: Oddity) -> bool:
+    def quirk(self, name: Quirk) -> bool:
         """Whether to do as the released code does in this point."""
         return name in self.official if isinstance(self.official, tuple) else self.official
 

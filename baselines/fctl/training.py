@@ -19,7 +19,7 @@ Back = Callable[[Tensor], None]
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     """The phases of the spec; what an earlier one learnt is where a later one starts."""
     assert isinstance(network, FCtL)
-    gradients: Literal["mean", "sum"] = "sum" if spec.odd("summed-gradients") else "mean"
+    gradients: Literal["mean", "sum"] = "sum" if spec.quirk("summed-gradients") else "mean"
 
     def begin_context(name: str) -> Callable[[], None]:
         def begin() -> None:
@@ -63,7 +63,7 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
     """What a phase sees of one image, mirrored and turned at random; see `seen`."""
-    image, label = flip_and_turn(image, label, rng, spec.odd("kept-canvas"))
+    image, label = flip_and_turn(image, label, rng, spec.quirk("kept-canvas"))
     return seen(image, label, spec, phase, rng)
 
 
@@ -106,14 +106,14 @@ class Step:
 
     def add(self, loss: Tensor, share: float) -> None:
         """The mean loss of one group, which has this share of its image's patches."""
-        weight = 1 if self.spec.odd("summed-gradients") else share / self.images
+        weight = 1 if self.spec.quirk("summed-gradients") else share / self.images
         self.back(loss * weight)
         self.parts.append((float(loss.detach()), weight))
 
     @property
     def loss(self) -> float:
         """What is logged."""
-        if self.spec.odd("last-loss"):
+        if self.spec.quirk("last-loss"):
             return self.parts[-1][0]
         return sum(loss * weight for loss, weight in self.parts)
 

@@ -21,10 +21,10 @@ def scores(network: ISDNet, x: Tensor, spec: Spec) -> Tensor:
     Maps of the image's size are gone as soon as they are used; with `kept-maps` they live to the
     end, as the released code's references to them do.
     """
-    kept: list[Tensor] | None = [x] if spec.odd("kept-maps") else None
+    kept: list[Tensor] | None = [x] if spec.quirk("kept-maps") else None
     like = x[:, :0]  # its size, and none of its pixels
-    _, feature = network.deep_feature(deep_input(x, spec.odd("nearest-input")))
-    if spec.odd("idle-classifier"):
+    _, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
+    if spec.quirk("idle-classifier"):
         network.pyramid.logits(feature)
     x = _shallow_input(network, x, kept)
     eighth, sixteenth = network.shallow_maps(x, kept)

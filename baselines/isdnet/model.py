@@ -322,7 +322,7 @@ class ISDNet(nn.Module):
         self.classify_16 = Classifier(classes)
         self.classify_8 = Classifier(classes)
         _small(self.classify.out)
-        if spec.odd("small-norm"):
+        if spec.quirk("small-norm"):
             # The released code means to initialise a classifier of one layer; here it has three,
             # and batch norm's factor starts near 0 as well.
             _small(self.classify.conv.conv)

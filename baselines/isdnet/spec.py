@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 Strategy = Literal["whole"]
 
-Oddity = Literal[
+Quirk = Literal[
     "nearest-input",
     "kept-maps",
     "idle-classifier",
@@ -53,9 +53,9 @@ class Spec:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """(image - mean) / std goes into the network, the image in 0..255."""
-    official: bool | tuple[Oddity, ...] = False
+    official: bool | tuple[Quirk, ...] = False
     """Do as the released code does: in everything, or in the named points alone."""
 
-    def odd(self, name: Oddity) -> bool:
+    def quirk(self, name: Quirk) -> bool:
         """Whether to do as the released code does in this point."""
         return name in self.official if isinstance(self.official, tuple) else self.official

@@ -34,7 +34,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if _uniform(rng) < 0.5:
         image, label = image.flip(-1), label.flip(-1)
     if spec.rotate and _uniform(rng) < 0.5:
-        if spec.odd("any-angle"):
+        if spec.quirk("any-angle"):
             image, label = _turned(image, label, _uniform(rng, 90, 270))
         else:
             quarters = 1 + int(torch.randint(3, (), generator=rng))
@@ -77,7 +77,7 @@ def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[
     their first weights alone.
     """
     x = network.normalise(images)
-    third, feature = network.deep_feature(deep_input(x, spec.odd("nearest-input")))
+    third, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
     first, second = network.residuals(x)
     second = resize(second, x)
     eighth, sixteenth = network.shallow_maps(torch.cat([first, second], 1))
@@ -86,7 +86,7 @@ def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[
     fine = network.fuse8(eighth, coarse.joined)
     restored, residuals = network.restore(deep)
     at_16, at_8 = network.classify_16, network.classify_8
-    if spec.odd("crossed-classifiers"):
+    if spec.quirk("crossed-classifiers"):
         at_16, at_8 = at_8, at_16
     scores = {
         "deep": network.pyramid.logits(feature),
@@ -121,7 +121,7 @@ def affinity_loss(deep: Tensor, restored: Tensor) -> Tensor:
 def _cross_entropy(scores: Tensor, labels: Tensor, spec: Spec) -> Tensor:
     """The mean over labelled pixels; as released, over all pixels, those without a label being
     0."""
-    if not spec.odd("ignored-in-mean"):
+    if not spec.quirk("ignored-in-mean"):
         return focal_loss(scores, labels, 0, whole_batch=True)
     target = labels.long()
     return F.cross_entropy(scores, target, ignore_index=UNLABELLED, reduction="none").mean()

@@ -64,7 +64,7 @@ def progress(
     ways = ways or Ways()
     sizes = spec.scale_sizes(image.shape[-2], image.shape[-1])
     map = first_map(network, image, sizes[0], spec, ways)
-    first = [map] if spec.odd("kept-results") else []  # noqa: F841 - keeps it alive
+    first = [map] if spec.quirk("kept-results") else []  # noqa: F841 - keeps it alive
     ways.see("prob", map)
     for number, size in enumerate(sizes[1:]):
         if plan.patches == 0:
@@ -83,7 +83,7 @@ def first_map(network: MagNet, image: Tensor, size: Size, spec: Spec, ways: Ways
     As released (`first-patch`) it is resized to the scale first, and then the scale's first patch
     is resized: where the scale is larger than a patch, the rest is never seen.
     """
-    if spec.odd("first-patch"):
+    if spec.quirk("first-patch"):
         seen = ways.resize(image, size)
         image = boxes_of(size, spec)[0].of(seen)
     return _probabilities(network, ways.resize(image, spec.input_size)[None])
@@ -110,7 +110,7 @@ def _refine_scale(
     ways.see("selected", replaced)
     del scores
     if inside is not None:
-        replaced &= _sampled_mask(inside) if spec.odd("sampled-mask") else inside
+        replaced &= _sampled_mask(inside) if spec.quirk("sampled-mask") else inside
     ways.see("replaced", replaced)
     torch.where(replaced, merged, map[0], out=map[0])
 
@@ -128,9 +128,9 @@ def margin(map: Tensor) -> Tensor:
 def _chosen(uncertain: Tensor, boxes: list[Box], spec: Spec, plan: Plan, ways: Ways) -> Tensor:
     """(P, 2): starts of the patches to look at, in the order in which they are written."""
     starts = starts_of(boxes, uncertain.device)
-    if plan.patches is None and not spec.odd("overwritten-overlaps"):
+    if plan.patches is None and not spec.quirk("overwritten-overlaps"):
         return starts
-    displaced = spec.odd("displaced-crops")
+    displaced = spec.quirk("displaced-crops")
     extent = boxes[0][2:]
     scores = torch.stack(
         [
@@ -139,7 +139,7 @@ def _chosen(uncertain: Tensor, boxes: list[Box], spec: Spec, plan: Plan, ways: W
         ]
     )
     ways.see("patch_uncertainty", scores)
-    order = scores.sort(descending=not spec.odd("least-uncertain"), stable=True).indices
+    order = scores.sort(descending=not spec.quirk("least-uncertain"), stable=True).indices
     starts = starts[order[: plan.patches]]
     ways.see("patch_order", starts)
     return starts
@@ -166,7 +166,7 @@ def _from_patches(
         return _probabilities(network, seen)
 
     def coarse(group: Sequence[int]) -> Tensor:
-        displaced = spec.odd("displaced-crops")
+        displaced = spec.quirk("displaced-crops")
         return torch.stack(
             [align(map, starts[i], extent, spec.input_size, displaced) for i in group]
         )
@@ -180,7 +180,7 @@ def _from_patches(
         return new
 
     parts = list(groups(range(len(starts)), spec.sub_batch))
-    if spec.odd("kept-results"):
+    if spec.quirk("kept-results"):
         earlier = [early(group) for group in parts]
         coarser = [coarse(group) for group in parts]
         return [refined(*pair) for pair in zip(earlier, coarser, strict=True)]
@@ -197,7 +197,7 @@ def _merged(
     divided by the number of patches, those in whose frame a pixel lies not counted.
     """
     extent = (box.height, box.width)
-    overwrite = spec.odd("overwritten-overlaps")
+    overwrite = spec.quirk("overwritten-overlaps")
     merged = torch.zeros_like(like)
     counts = like.new_zeros(like.shape[-2:])
     inside = counts
@@ -226,7 +226,7 @@ def _worth(uncertain: Tensor, merged: Tensor, inside: Tensor | None, spec: Spec)
     As released (`zero-inside`) the certainty of a few patches is made 0 inside them, where alone
     something is replaced; what has a score above 0 are their frames.
     """
-    if inside is not None and not spec.odd("zero-inside"):
+    if inside is not None and not spec.quirk("zero-inside"):
         return uncertain.mul_(inside)
     sure = margin(merged)
     if inside is not None:

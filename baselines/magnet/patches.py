@@ -25,7 +25,7 @@ def boxes_of(size: Size, spec: Spec) -> list[Box]:
     columns may lie in no patch; and columns come before rows.
     """
     patch = [min(pair) for pair in zip(size, spec.patch_size, strict=True)]
-    if spec.odd("truncated-grid"):
+    if spec.quirk("truncated-grid"):
         tops, lefts = (_truncated(side, own) for side, own in zip(size, patch, strict=True))
         return [Box(top, left, *patch) for left in lefts for top in tops]
     tops, lefts = (starts(side, own, 0) for side, own in zip(size, patch, strict=True))

@@ -11,7 +11,7 @@ Sides = int | tuple[int, int]
 Scale = float | tuple[int, int]
 """A share of the image's sides, or (height, width) in px."""
 
-Oddity = Literal[
+Quirk = Literal[
     "least-uncertain",
     "zero-inside",
     "swapped-training",
@@ -82,7 +82,7 @@ class Spec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the network."""
-    official: bool | tuple[Oddity, ...] = False
+    official: bool | tuple[Quirk, ...] = False
     """Do as the released code does: in everything, or in the named points alone."""
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Spec:
             for scale in self.scales
         ]
 
-    def odd(self, name: Oddity) -> bool:
+    def quirk(self, name: Quirk) -> bool:
         """Whether to do as the released code does in this point."""
         return name in self.official if isinstance(self.official, tuple) else self.official
 

@@ -104,10 +104,10 @@ def given(network: MagNet, views: list[View], spec: Spec) -> tuple[Tensor, Tenso
         for map, view in zip(whole, views, strict=True):
             top, left, height, width = view["boxes"].tolist()
             start = torch.tensor([top, left], dtype=torch.double, device=map.device)
-            displaced = spec.odd("displaced-crops")
+            displaced = spec.quirk("displaced-crops")
             crops.append(align(map, start, (height, width), spec.input_size, displaced))
         before = torch.stack(crops)
-    coarse_first = spec.coarse_first != spec.odd("swapped-training")
+    coarse_first = spec.coarse_first != spec.quirk("swapped-training")
     return (before, fine) if coarse_first else (fine, before)
 
 
@@ -147,7 +147,7 @@ def _crop(size: Size, spec: Spec, rng: Generator) -> Box:
         min(max(round(patch * side / scaled), 1), side)
         for patch, side, scaled in zip(spec.patch_size, size, scales[place], strict=True)
     )
-    if place == len(scales) - 1 and spec.odd("corner-crop"):
+    if place == len(scales) - 1 and spec.quirk("corner-crop"):
         return Box(0, 0, height, width)
     return _place(size, (height, width), rng)
 

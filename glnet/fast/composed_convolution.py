@@ -2,9 +2,9 @@
 
 n convolutions, each padded with zeros, are one of (2 n + 1) x (2 n + 1) everywhere but in a ring of
 n - 1 pixels at the border: there the chain reads zeros where the one convolution would read what
-lies between its input and them. A pixel of the ring has a kernel of its own, which depends on
-nothing but its distance to the border. All kernels, the ring's and the inner one, are derivatives
-of the chain on a small map, so that nothing is derived by hand.
+lies between its input and them. A pixel of the ring has its own kernel, which depends only on its
+distance to the border. All kernels, inner and border ones, are derivatives of the chain on a small
+map.
 
 A chain is given by its weights (out, in, 3, 3) or (out, in, 1, 1), the first one applied first; C
 and M are the channels that go in and come out. Biases are not part of it, but for the last one's.
@@ -20,11 +20,11 @@ from torch.nn import functional as F
 Chain = Sequence[Tensor]
 Size = tuple[int, int]
 LANES = 16
-"""Channels that a processor's vector holds: a convolution to fewer wastes the rest."""
+"""Channels in one vector register: a convolution to fewer channels wastes the rest."""
 
 
-class _Ringed(nn.Module):
-    """The ring's kernels."""
+class _BorderKernels(nn.Module):
+    """The kernels of the ring at the border."""
 
     top: Tensor
     bottom: Tensor
@@ -47,7 +47,7 @@ class _Ringed(nn.Module):
         near, far = slice(side - 2), slice(2, None)
 
         def together(kernels: Tensor) -> Tensor:
-            # A kernel of its own for each distance to the border: these become channels.
+            # One kernel for each distance to the border: these become channels.
             return kernels.flatten(end_dim=-4).contiguous(memory_format=torch.channels_last)
 
         self.register_buffer("top", together(derivative[first, middle, :, :, near, :]))
@@ -69,8 +69,8 @@ class _Ringed(nn.Module):
     def put_ring(
         self, out: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
     ) -> Tensor:
-        """Write the ring of `out` (N, M, H, W), from the outermost 2 n - 1 rows and columns of what
-        goes in: (N, C, 2 n - 1, W), and laid on their sides, (N, C, 2 n - 1, H)."""
+        """Write the ring of `out` (N, M, H, W), from the outermost 2 n - 1 rows (N, C, 2 n - 1, W)
+        and columns, transposed, (N, C, 2 n - 1, H) of the input."""
         n, ring, reach = self.n, self.n - 1, self.least
 
         def along(strip: Tensor, kernels: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ class _Ringed(nn.Module):
         return out
 
 
-class Stencil(_Ringed):
-    """A chain on a map."""
+class ComposedConvolution(_BorderKernels):
+    """A chain of convolutions as one convolution."""
 
     kernel: Tensor
 
@@ -124,17 +124,17 @@ class Stencil(_Ringed):
 
 
 TILE = 4
-"""Sides of the tiles of results that minimal filtering works out at once."""
+"""Side of Winograd's output tiles."""
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Where its polynomials are looked at, besides infinity. With 0, 1, -1, 2 and -2, which are easy to
-multiply by, rounding errors are five times as large; with these, those of oneDNN's convolution."""
+"""Interpolation points, besides infinity. The usual 0, 1, -1, 2 and -2 give rounding errors five
+times as large; with these they are those of oneDNN's convolution."""
 
 
-class Minimal(nn.Module):
-    """One 3 x 3 convolution by minimal filtering, F(4 x 4, 3 x 3): 36 multiplications for 144.
+class Winograd(nn.Module):
+    """One 3 x 3 convolution by Winograd's algorithm F(4 x 4, 3 x 3): 36 multiplications for 144.
 
-    Lavin and Gray, CVPR 2016, arXiv 1509.09308. On a CPU it takes two thirds of the library's time
-    where channels are many, and four times its weights."""
+    Lavin and Gray, CVPR 2016, arXiv 1509.09308. With many channels it takes two thirds of the time
+    of PyTorch's convolution on a CPU, and four times the memory of its weights."""
 
     kernel: Tensor
     bias: Tensor | None
@@ -180,9 +180,9 @@ class Minimal(nn.Module):
         return whole.permute(0, 3, 1, 2)
 
 
-class Enlarged(_Ringed):
-    """A chain on an enlarged map that is never formed: channels are mixed at the map's own size,
-    once for each tap of the kernel, and what they are mixed to is enlarged."""
+class UpsampledConvolution(_BorderKernels):
+    """A chain on an upsampled map that is never computed: channels are mixed at the map's own size,
+    once for each tap of the kernel, and the result is upsampled."""
 
     mixing: Tensor
 
@@ -194,7 +194,7 @@ class Enlarged(_Ringed):
         """
         Args:
             map: (N, C, h, w).
-            rows: (H, h), columns: (W, w): the matrices that enlarge it.
+            rows: (H, h), columns: (W, w): the matrices that upsample it.
 
         Returns:
             (N, M, H, W).
@@ -203,7 +203,7 @@ class Enlarged(_Ringed):
         if self.n < 2:
             return out
         reach = self.least
-        map = map.contiguous()  # else each channel is copied and multiplied by itself
+        map = map.contiguous()  # else each channel is copied and multiplied separately
         return self.put_ring(
             out,
             rows[:reach] @ map @ columns.T,
@@ -227,13 +227,13 @@ def mixing_of(chain: Chain) -> Tensor:
 
 
 def mix(map: Tensor, mixing: Tensor) -> Tensor:
-    """A 1 x 1 convolution as the matrix product that it is, whose channels come one after another
-    in memory, as `spread` wants them: (N, C, h, w) -> (N, M taps taps, h, w)."""
+    """A 1 x 1 convolution as a matrix product, whose result is in NCHW, as `spread` needs it:
+    (N, C, h, w) -> (N, M taps taps, h, w)."""
     return _split(mixing.flatten(1) @ map.flatten(2), 2, map.shape[2:])
 
 
 def spread(mixed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Lay mixed channels, some for each tap, where the taps put them, and add them up.
+    """Upsample mixed channels, shift each to its tap's position, and add them up.
 
     Args:
         mixed: (N, M taps taps, h, w), a column's taps together.
@@ -250,8 +250,7 @@ def spread(mixed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def resizing(cells: int, side: int, like: Tensor) -> Tensor:
-    """The matrix (side, cells) of bilinear resizing along one axis: what it makes of the
-    identity."""
+    """The matrix (side, cells) of bilinear resizing along one axis: the resized identity."""
     one = torch.eye(cells, dtype=like.dtype, device=like.device)
     if side == cells:
         return one
@@ -260,7 +259,7 @@ def resizing(cells: int, side: int, like: Tensor) -> Tensor:
 
 
 def taps(matrix: Tensor, n: int) -> Tensor:
-    """(H, h) -> (2 n + 1, H, h): what each tap of a kernel sees, zeros beyond the border."""
+    """(H, h) -> (2 n + 1, H, h): the rows that each tap of a kernel reads, 0 beyond the border."""
     padded = F.pad(matrix, (0, 0, n, n))
     return torch.stack([padded[tap : tap + len(matrix)] for tap in range(2 * n + 1)])
 
@@ -271,11 +270,11 @@ def inside(cells: int, side: int, ring: int) -> bool:
 
 
 def shrunk(map: Tensor, side: int, dim: int, n: int) -> Iterator[Tensor]:
-    """What each of 2 n + 1 taps along one axis sees of a map, shrunk bilinearly, tap after tap.
+    """The map that each of 2 n + 1 taps along one axis reads, shrunk bilinearly, tap after tap.
 
     Args:
         map: zeros beyond its border; best with axes behind `dim` that lie together in memory.
-        side: of what comes out along `dim`; `inside` holds for a ring of n - 1.
+        side: of the result along `dim`; `inside` holds for a ring of n - 1.
     """
     cells = map.shape[dim]
     centres = [(i + 0.5) * cells / side - 0.5 for i in range(side)]
@@ -296,8 +295,8 @@ def shrunk(map: Tensor, side: int, dim: int, n: int) -> Iterator[Tensor]:
 
 
 def _derivative(chain: Chain, places: Sequence[int], side: int) -> Tensor:
-    """Of the chain's outputs at (row, column) of a map of `side` px, after all its inputs: (row,
-    column, M, C, side, side)."""
+    """Derivative of the chain's outputs at (row, column) of a map of `side` px by all its inputs:
+    (row, column, M, C, side, side)."""
     channels, count = chain[-1].shape[0], len(places)
     one = chain[-1].new_zeros(count, count, channels, channels, side, side)
     for i, row in enumerate(places):
@@ -315,7 +314,7 @@ def _split(map: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
 
 
 def _shifted_sum(lines: Tensor) -> Tensor:
-    """Lines of a kernel (N, M, 2 n + 1, H, W), each shifted to where it belongs: (N, M, H, W)."""
+    """The sum of a kernel's lines (N, M, 2 n + 1, H, W), each shifted to its row: (N, M, H, W)."""
     n, height = lines.shape[2] // 2, lines.shape[3]
     out = lines[:, :, n].contiguous()
     for shift in range(1, min(n, height - 1) + 1):

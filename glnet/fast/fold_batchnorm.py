@@ -6,16 +6,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def fold(encoder: nn.Module) -> nn.Module:
-    """The encoder, in place, with every batch norm that directly follows a convolution folded into
-    it, and its weights laid out channels last.
+    """Fold every batch norm that directly follows a convolution into it, in place, and convert the
+    weights to channels last.
 
-    Which follows which is seen in one forward pass of a small image, so that it does not matter how
-    an encoder is written.
+    One forward pass of a small image shows which module follows which, so that any encoder works.
     """
     names = {module: name for name, module in encoder.named_modules()}
-    made: dict[
-        int, tuple[nn.Conv2d, Tensor]
-    ] = {}  # the output is kept, so that its id stays its own
+    # Outputs are kept alive, so that no two have the same id.
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def saw(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,18 +1,16 @@
-"""What a borrowing branch does, at half the cost and with gradients: how GLNet is trained.
+"""Training of a branch that receives shared features, at half the cost of `glnet.model`.
 
-`glnet.model` lays what is lent beside what a branch has seen itself, both at one size, and mixes
-them with one convolution. The same is a sum of convolutions, one a map, and a map that is enlarged
-before need not be: a convolution of an enlarged map is a 1 x 1 one of the map itself, to channels
-for each tap of the kernel, and these are enlarged and added up. Lent crops have about 1/23 of the
-positions of what they are laid beside; and as nothing is learnt behind them in the phase that they
-come from, no gradient is worked out for them.
+`glnet.model` concatenates a received map, resized, to a branch's own map and convolves both. This
+equals a sum of two convolutions, one of each map. A convolution of an upsampled map in turn equals
+a 1 x 1 convolution of the small map, to channels for each tap of the kernel, which are upsampled
+and added. Received crops have about 1/23 of the positions of the map beside them. The modules that
+they come from are frozen, so that they need no gradient.
 
-Behind a branch that learns nothing more, neither its fused map is formed: what the aggregation
-makes of it is a stencil of its last maps, composed anew at each step, through which gradients come
-back to the aggregation.
+Behind a frozen branch the fused map is not computed either: the aggregation acts on the branch's
+last maps through composed kernels, which are computed in each step and pass their gradients on.
 
-Unlike `glnet.fast.collapsed_head` this forms every other map that a loss reads, and leaves every weight a
-leaf, so that a step's losses and gradients are those of `glnet.model`, up to rounding."""
+Unlike `glnet.fast.collapsed_head` this computes every other map that a loss reads, and every weight
+stays a leaf: losses and gradients are those of `glnet.model`, up to rounding."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,23 +22,23 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from bench.tiling import resize
-from glnet.fast.composed_convolution import Enlarged, resizing, taps
-from glnet.fast.composed_head import End, Last, Size, size_of
-from glnet.model import FPN, LEVELS, Aggregation, Lent, Maps, Output
+from glnet.fast.composed_convolution import UpsampledConvolution, resizing, taps
+from glnet.fast.composed_head import ComposedHead, LastConvolution, Size, size_of
+from glnet.model import FPN, LEVELS, Aggregation, Maps, Output, SharedMaps
 
 Part = tuple[Tensor, Sequence[Size]]
-"""A map, and the sizes that it is resized to, one after the other, before it reaches the last."""
+"""A map, and the sizes to which it is resized, one after the other, before the final one."""
 
 
-def pyramid(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
-    """`FPN.forward`: four encoder maps, coarse to fine, and what is lent -> maps, fused map,
+def pyramid(fpn: FPN, features: list[Tensor], received: SharedMaps = ()) -> Output:
+    """`FPN.forward`: four encoder maps, coarse to fine, and the received maps -> maps, fused map,
     logits."""
-    maps = levels(fpn, features, lent).maps
+    maps = levels(fpn, features, received).maps
     fine = size_of(features[LEVELS - 1])
     last: list[Part] = []
     for level, map in enumerate(maps.smooth2):
         last.append((map, ()))
-        last += [(kind[level], (size_of(map),)) for kind in lent[3:]]
+        last += [(kind[level], (size_of(map),)) for kind in received[3:]]
     if fpn.smooth3 is None:
         fused = torch.cat([resize(map, fine) for map, _ in last], 1)
     else:
@@ -48,11 +46,11 @@ def pyramid(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
     return Output(maps, fused, fpn.classify(fused))
 
 
-def levels(fpn: FPN, features: list[Tensor], lent: Lent = ()) -> Output:
-    """`FPN.forward`, but that only maps are formed, and nothing behind the smoothed ones."""
+def levels(fpn: FPN, features: list[Tensor], received: SharedMaps = ()) -> Output:
+    """`FPN.forward` up to the smoothed maps: fused map and logits stay empty."""
     maps = Maps(features, [], [], [])
     for level, feature in enumerate(features):
-        size, given = size_of(feature), [kind[level] for kind in lent]
+        size, given = size_of(feature), [kind[level] for kind in received]
         seen = mixed(fpn.lateral[level], _beside(feature, given[:1]), size)
         if level:
             seen = seen + resize(maps.top_down[-1], size)
@@ -72,17 +70,19 @@ def aggregate(aggregation: Aggregation, local: Tensor, shared: Tensor) -> Tensor
     return mixed(aggregation.conv, _beside(local, [shared]), size_of(local))
 
 
-class Composed:
-    """An aggregation behind a local branch that learns nothing more, for one optimiser step.
+class ComposedAggregation:
+    """An aggregation behind a frozen local branch, for one optimiser step.
 
-    What it makes of the branch's last maps is worked out with kernels composed of its own and of
-    those that fuse them. Gradients of the kernels gather over the groups of patches, and go on to
-    the aggregation together."""
+    It acts on the branch's last maps through kernels that are composed of its own and of those that
+    fuse the maps. The kernels' gradients accumulate over the groups of patches, and `backward`
+    passes them on to the aggregation."""
 
     def __init__(self, fpn: FPN, aggregation: Aggregation) -> None:
         local, self.shared = aggregation.conv.weight.chunk(2, 1)
         with torch.autocast(local.device.type, enabled=False):
-            self.end = End(fpn, Last(local, aggregation.conv.bias), None, Enlarged)
+            self.end = ComposedHead(
+                fpn, LastConvolution(local, aggregation.conv.bias), None, UpsampledConvolution
+            )
         self.kernels: list[tuple[Tensor, Tensor]] = []
         for module in self.end.modules():
             for name, composed in list(module.named_buffers(recurse=False)):
@@ -91,29 +91,29 @@ class Composed:
                     setattr(module, name, leaf)
                     self.kernels.append((composed, leaf))
 
-    def scores(self, last: Sequence[Tensor], lent: Sequence[Tensor], shared: Tensor) -> Tensor:
+    def scores(self, last: Sequence[Tensor], received: Sequence[Tensor], shared: Tensor) -> Tensor:
         """Scores (N, K, h, w) of patches.
 
         Args:
-            last: the local branch's last maps, four levels; `lent`: those that it was lent, if any.
+            last: the local branch's last maps, four levels; `received`: those that it received, if
+                any.
             shared: crops (N, 4 S, any, any) of the global fused map.
         """
         fine = size_of(last[-1])
         out = self.end.constant(last[-1]) + _sum([self.shared], None, [(shared, ())], fine)
         for level, map in enumerate(last):
-            out = out + self.end.level(level, map, lent[level] if lent else None, fine)
+            out = out + self.end.level(level, map, received[level] if received else None, fine)
         return out
 
-    def walk_back(self) -> None:
-        """From the kernels' gradients to the aggregation's."""
+    def backward(self) -> None:
+        """Continue from the kernels' gradients to the aggregation's."""
         met = [(one, leaf.grad) for one, leaf in self.kernels if leaf.grad is not None]
         kernels, gradients = zip(*met, strict=True)
         torch.autograd.backward(kernels, gradients)
 
 
 def mixed(conv: nn.Module, parts: Sequence[Part], size: Size) -> Tensor:
-    """A convolution of maps that are resized to one size (H, W) and laid one beside the other:
-    (N, M, H, W)."""
+    """A convolution of maps that are resized to one size (H, W) and concatenated: (N, M, H, W)."""
     conv = cast(nn.Conv2d, conv)
     weights = torch.split(conv.weight, [map.shape[1] for map, _ in parts], 1)
     return _sum(weights, conv.bias, parts, size)
@@ -139,12 +139,12 @@ def _sum(
 
 
 def of_enlarged(map: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """A convolution, padded with zeros, of an enlarged map that is never formed.
+    """A convolution, padded with zeros, of an upsampled map that is never computed.
 
     Args:
         map: (N, C, h, w), best in NHWC.
         weight: (M, C, k, k), k odd.
-        rows: (H, h), columns: (W, w): the matrices that enlarge it.
+        rows: (H, h), columns: (W, w): the matrices that upsample it.
 
     Returns:
         (N, M, H, W) in NHWC.
@@ -167,15 +167,15 @@ def of_enlarged(map: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> T
 def convolved(map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution of stride 1, padded to keep the size, of a map (N, C, H, W) in NHWC.
 
-    The gradient of its weights is worked out on maps in NCHW where that pays: on a CPU without
-    AVX-512, for which oneDNN has a slow kernel in NHWC (a third to half as fast)."""
+    The weights' gradient is computed on maps in NCHW where that is faster: on CPUs without AVX-512,
+    for which oneDNN's kernel in NHWC has a third to half of the speed."""
     if _slow_in_nhwc(map, weight):
-        found: Tensor = _LearntInNCHW.apply(map, weight, bias)
+        found: Tensor = _WeightGradientInNCHW.apply(map, weight, bias)
         return found
     return F.conv2d(map, weight, bias, padding=weight.shape[-1] // 2)
 
 
-class _LearntInNCHW(torch.autograd.Function):
+class _WeightGradientInNCHW(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(map, weight)
@@ -210,7 +210,7 @@ def _slow_in_nhwc(map: Tensor, weight: Tensor) -> bool:
 
 
 def _pays(map: Tensor, weight: Tensor, size: Size) -> bool:
-    """Whether mixing before enlarging takes less than half of the multiplications."""
+    """Whether mixing channels before upsampling takes less than half of the multiplications."""
     (height, width), kernel = size_of(map), weight.shape[-1]
     channels, lines = weight.shape[1], size[1]
     before = kernel * height * (kernel * width * (channels + lines) + size[0] * lines)
