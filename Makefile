@@ -12,7 +12,8 @@ setup: $(VENV)/.complete
 $(VENV)/.complete: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	# The lock is complete, so that nothing is resolved; every file must have one of its hashes.
+	python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	# Only for the command glnet-bench; the warning is about folders of the packages' names, which are meant here.
 	PYTHONWARNINGS=ignore python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --no-build-isolation --editable .
@@ -31,10 +32,11 @@ test: setup
 bench: setup
 	python -m pytest --benchmark-only
 
-# The versions of this environment, without index addresses; what only Linux or an older Python has is marked so.
+# One lock with hashes for all systems and Python versions. Versions in it are kept, `make lock UPGRADE=--upgrade` takes
+# new ones. Hashes are of the files on PyPI, and no index address is written.
 lock:
-	python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
-	  | sed -E '/^(cuda-|triton|nvidia-(cu|nccl|nv))/ s/$$/ ; sys_platform == "linux"/; /^backports\.zstd/ s/$$/ ; python_version < "3.14"/' > requirements.lock
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV)

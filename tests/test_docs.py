@@ -1,0 +1,131 @@
+"""The documents and files around the code are true: links, commands, the lock, the container."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    return YAML(typ="safe").load(path.read_text())  # type: ignore[no-any-return]
+
+
+# The lock
+
+
+def lock_lines() -> dict[str, str]:
+    """Package -> its entry, continuation lines joined."""
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    return {re.split(r"[=\[ ]", line)[0]: line for line in text.splitlines() if line}
+
+
+def test_every_locked_package_has_one_version_and_hashes() -> None:
+    for name, line in lock_lines().items():
+        assert re.match(r"[a-z0-9.-]+(\[[a-z]+\])?==[\w.+]+", line), name
+        assert " --hash=sha256:" in line, name
+
+
+def test_the_lock_has_no_index_address() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+
+
+def test_every_dependency_is_locked_within_its_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = lock_lines()
+    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        requirement = Requirement(text)
+        version = re.search(r"==([\w.+]+)", lines[canonicalize_name(requirement.name)])
+        assert version, text
+        assert requirement.specifier.contains(version.group(1)), text
+
+
+# The container
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = subprocess.run(
+        ["hadolint", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_image_installs_the_lock_on_a_base_of_one_version() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)(?: AS (\w+))?", text, re.MULTILINE)
+    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu24\.04", bases[0][0])
+    assert bases[1:] == [(bases[0][1], "")]
+    assert "--require-hashes --no-deps --requirement requirements.lock" in text
+    assert not re.search(r"^(ARG|ENV) .*(TOKEN|KEY|PASSWORD|SECRET)", text, re.MULTILINE)
+
+
+def test_the_devcontainer_builds_the_same_image() -> None:
+    about = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    folder = ROOT / ".devcontainer"
+    dockerfile = folder / about["build"]["dockerfile"]
+    assert dockerfile.resolve() == ROOT / "Dockerfile"
+    assert (folder / about["build"]["context"]).resolve() == ROOT
+    assert f" AS {about['build']['target']}\n" in dockerfile.read_text()
+    assert about["postCreateCommand"].startswith("make setup")
+
+
+# Templates and metadata
+
+
+@pytest.mark.parametrize("name", ["bug", "measurement", "method"])
+def test_issue_forms_have_what_github_asks_of_them(name: str) -> None:
+    form = read_yaml(ROOT / f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert set(form) == {"name", "description", "labels", "body"}
+    body = form["body"]
+    assert isinstance(body, list)
+    assert len({field["id"] for field in body}) == len(body)
+    for field in body:
+        assert field["type"] in ("input", "textarea", "dropdown")
+        assert field["attributes"]["label"]
+
+
+def test_the_citation_file_agrees_with_the_project() -> None:
+    cited = read_yaml(ROOT / "CITATION.cff")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # required by its schema
+    assert cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert "1905.06368" in str(cited["references"])
+
+
+def test_the_changelog_has_the_known_sections() -> None:
+    headings = re.findall(r"^(#+) (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == [("#", "Changelog"), ("##", "Unreleased")]
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for level, text in headings[2:]:
+        assert text in known or re.fullmatch(r"\d{4}-\d\d-\d\d", text), (level, text)
+
+
+# Links and commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_to_a_file_in_git(page: Path) -> None:
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    tracked = {(ROOT / line).resolve() for line in done.stdout.splitlines()}
+    tracked |= {parent for path in tracked for parent in path.parents}
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
+        assert (page.parent / target).resolve() in tracked, target
