@@ -18,7 +18,7 @@ COMMANDS = {
     "what-if": ("bench.commands.what_if", "command"),
     "estimate": ("bench.commands.estimate", "command"),
     "predict": ("bench.commands.predict", "command"),
-    "check": ("data.check", "command"),
+    "check": ("bench.commands.check", "command"),
     "report": ("bench.commands.report", "command"),
     "parity": ("reference.glnet.__main__", "command"),
 }

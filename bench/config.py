@@ -6,10 +6,13 @@ The file is a *suite*: tables of data sets, start weights, models (one checkpoin
 mapping here (`Model.spec`, `Source.settings`) and is checked by its owner with `strict`, so that a
 new method adds no line to this file."""
 
+import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,6 +24,7 @@ from bench.errors import UserError
 
 PARAMS = Path("params.yaml")
 CHECKPOINTS = Path("checkpoints")
+RAW = Path("data/raw")
 
 T = TypeVar("T")
 FolderName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
@@ -270,6 +274,25 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise UserError(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
     return table[name]
+
+
+def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
+    """The line `name` of the table `datasets`.
+
+    Returns:
+        its module under data/ (with `Settings`, `about`, `download` and `pairs`), its checked
+        settings, and the folder of its raw files.
+    """
+    line = pick(suite.datasets, name, "data set")
+    found = line.source.isidentifier() and importlib.util.find_spec(f"data.{line.source}")
+    module = importlib.import_module(f"data.{line.source}") if found else None
+    if module is None or not hasattr(module, "pairs"):
+        raise UserError(
+            f"params.yaml: datasets.{name}.source is {line.source!r}, but there is no such source "
+            "under data/."
+        )
+    settings = strict(module.Settings, line.settings, f"params.yaml: datasets.{name}.settings")
+    return module, settings, RAW / name
 
 
 def checkpoint_of(name: str, model: ModelConfig, seed: int) -> Path:

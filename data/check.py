@@ -1,10 +1,6 @@
-"""`glnet-bench check NAME`, or `python -m data.check NAME`: look over the raw files of a data set
-without preparing it.
+"""Checks of a data set's raw files: a summary, all problems, and a sheet of some images with their
+labels."""
 
-Prints what there is and all that is wrong, where `prepare` stops at the first; draws a sheet of
-some images with their labels."""
-
-import argparse
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,13 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bench import cli
-from bench.config import read_suite
 from bench.errors import UserError
 from data.dataset import PREPARED, UNLABELLED, About, Pair, check_values
 from data.inspection import Facts, facts, leaks, quirks, shares
 from data.labels import Entry, Survey, is_turned
-from data.source import open_source
 
 THUMB_PX = 160
 SHOWN = 6
@@ -29,13 +22,13 @@ MOST_PRINTED = 20
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at every image has brought."""
+    """The result of reading every image."""
 
     checked: Facts
     errors: list[str]
-    """`prepare` would refuse the data set for these."""
+    """`prepare` refuses the data set for these."""
     warnings: list[str]
-    """It would go on and print these."""
+    """`prepare` prints these."""
     thumbs: dict[str, list[tuple[str, Image.Image]]]
     """By split: (id, image beside label)."""
 
@@ -51,8 +44,8 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
             pair = entry.read() if isinstance(entry, Entry) else entry
             where = entry.label if isinstance(entry, Entry) else Path(entry.id)
             check_values(pair.label, len(about.classes), where)
-        except UserError as refusal:
-            errors.append(str(refusal))
+        except UserError as error:
+            errors.append(str(error))
             continue
         if isinstance(entry, Entry):
             turned = [str(path) for path in (entry.image, entry.label) if is_turned(path)]
@@ -66,7 +59,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
 
 
 def table(about: About, found: Findings) -> str:
-    """Counts, sizes and class shares by split, then what is wrong and what is odd."""
+    """Counts, sizes and class shares by split, then errors and warnings."""
     splits = list(dict.fromkeys(check["split"] for check in found.checked.values()))
     lines = [f"{'split':14}" + "".join(f"{split:>14}" for split in splits)]
     members = {s: [c for c in found.checked.values() if c["split"] == s] for s in splits}
@@ -118,10 +111,10 @@ def sheet(about: About, found: Findings) -> Image.Image:
     for row, (split, shown) in enumerate(found.thumbs.items()):
         top = 40 + row * (down + title)
         draw.text((10, top), split, fill="black")
-        for column, (id, picture) in enumerate(shown):
+        for column, (id, image) in enumerate(shown):
             place = (10 + column * across, top + title)
-            page.paste(picture, place)
-            draw.text((place[0], place[1] + picture.height + 4), _plain(id)[:50], fill="black")
+            page.paste(image, place)
+            draw.text((place[0], place[1] + image.height + 4), _plain(id)[:50], fill="black")
     return page
 
 
@@ -130,38 +123,9 @@ def _plain(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def work(arguments: argparse.Namespace) -> None:
-    """Look over one data set of params.yaml; ends with status 1 if it could not be prepared."""
-    name = arguments.dataset
-    source, settings, raw = open_source(read_suite(), name)
-    about = source.about(settings)
-    survey: Survey | None = source.survey(settings, raw) if hasattr(source, "survey") else None
-    entries: Iterable[Entry | Pair] = survey.entries if survey else source.pairs(settings, raw)
-    count = len(survey.entries) if survey else 0
-    found = look(about, cli.with_progress(entries, count, name, "image"), survey)
-    print(table(about, found))
-    if found.thumbs:
-        path = PREPARED / f"{name}.contact.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(about, found).save(path)
-        print(f"some images with their labels: {path}")
-    if found.errors:
-        raise UserError(
-            f"Data set {name} cannot be prepared as it is: mend the {len(found.errors)} errors "
-            "above; nothing was changed."
-        )
-
-
-def command(parser: argparse.ArgumentParser) -> None:
-    """Look over a data set's raw files: counts, sizes, class shares, and all that is wrong."""
-    parser.add_argument("dataset", help="a key of the table datasets")
-    parser.set_defaults(work=_in_root)
-
-
-def _in_root(arguments: argparse.Namespace) -> None:
-    cli.require_root()
-    work(arguments)
-
-
-if __name__ == "__main__":
-    cli.main(work, dataset="a key of the table datasets")
+def write_sheet(name: str, about: About, found: Findings) -> Path:
+    """The sheet as a file beside the prepared data."""
+    path = PREPARED / f"{name}.contact.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet(about, found).save(path)
+    return path

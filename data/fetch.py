@@ -8,6 +8,7 @@ import contextlib
 import email.utils
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,8 @@ import requests
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field
 from requests.auth import AuthBase
+from tqdm import tqdm
 
-from bench import cli
 from bench.errors import UserError
 from bench.files import file_sha256, write_text
 
@@ -384,8 +385,18 @@ class _Download:
         session.auth = self.auth
         return session
 
-    def _bar(self, total: int, done: int) -> Any:
-        return cli.progress(total, self.remote.name, "B", done)
+    def _bar(self, total: int, done: int) -> "tqdm[Any]":
+        """A progress bar; in a log, where it cannot be redrawn, a line every 15 s."""
+        wait_s = 0.2 if sys.stderr.isatty() else 15
+        return tqdm(
+            total=total or None,
+            initial=done,
+            desc=self.remote.name,
+            unit="B",
+            unit_scale=True,
+            mininterval=wait_s,
+            maxinterval=max(wait_s, 1),
+        )
 
 
 def _content_range(response: requests.Response) -> tuple[int, int]:

@@ -1,11 +1,9 @@
-"""Stage `prepare`: raw files -> the one format that `data.dataset` reads, with a check of every
-pair beside it.
+"""Raw files -> the format that `data.dataset` reads, with a check of every pair.
 
-    summary.csv   pixels and share of each class, by split
-    checks.json   size, classes, unlabelled share and mean colour of each image
+summary.csv   pixels and share of each class, by split
+checks.json   size, classes, unlabelled share and mean colour of each image
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -15,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from bench import cli
-from bench.config import read_suite
 from bench.errors import UserError
 from bench.files import file_sha256
 from data.dataset import (
@@ -29,13 +25,12 @@ from data.dataset import (
     open_folder,
 )
 from data.inspection import facts, leaks, quirks, summary
-from data.source import open_source
 
 
 def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[str, Any]) -> Dataset:
     """Write data/prepared/NAME, whole or not at all, and read every pair back.
 
-    What is odd but no obstacle is printed, and kept in dataset.json as `warnings`.
+    Warnings are printed and stored in dataset.json.
 
     Raises:
         UserError: a pair does not fit (size, classes), two images have one name, a split's image is
@@ -114,17 +109,3 @@ def _write_pair(folder: Path, pair: Pair, about: About) -> None:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
-
-
-def work(arguments: argparse.Namespace) -> None:
-    """Prepare one data set of params.yaml."""
-    source, settings, raw = open_source(read_suite(), arguments.dataset)
-    about = source.about(settings)
-    count = sum(map(len, about.splits.values()))
-    pairs = cli.with_progress(source.pairs(settings, raw), count, arguments.dataset, "image")
-    dataset = prepare(arguments.dataset, about, pairs, asdict(settings))
-    print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
-
-
-if __name__ == "__main__":
-    cli.main(work, dataset="a key of the table datasets")

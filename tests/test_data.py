@@ -19,12 +19,11 @@ import torch
 from conftest import tiny_suite, write_suite
 from PIL import Image
 
-from bench.config import Weights, read_suite
+from bench.config import open_source, read_suite
 from bench.errors import UserError
 from data import earthcover, packages, prepare, weights
 from data.dataset import About, Pair, open_dataset
 from data.packages import PackagedFile, fetch
-from data.source import open_source
 
 # --- scenes -------------------------------------------------------------------------------------
 
@@ -323,7 +322,7 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     values["datasets"] = {
         "tiny": {"source": "earthcover", "settings": settings},
         "moon": {"source": "moon"},
-        "stage": {"source": "download"},
+        "stage": {"source": "prepare"},
         "typo": {"source": "earthcover", "settings": {**settings, "layout": "blocks37"}},
         "globe": {"source": "deepglobe"},
     }
@@ -346,11 +345,11 @@ def test_sources_are_checked(tmp_path: Path) -> None:
 def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import segmentation_models_pytorch as smp
 
-    assert weights.encoder_state(Weights("tu-mobilenetv3_small_050", "none")) == {}
+    assert weights.encoder_state("tu-mobilenetv3_small_050", "none") == {}
     with pytest.raises(UserError, match="no encoder 'resnet5'; close to it: resnet50"):
-        weights.encoder_state(Weights("resnet5", "none"))
+        weights.encoder_state("resnet5", "none")
     with pytest.raises(UserError, match="no package is known for the encoder resnet18"):
-        weights.encoder_state(Weights("resnet18", "package"))
+        weights.encoder_state("resnet18", "package")
 
     encoder = smp.encoders.get_encoder("tu-tf_efficientnet_lite0", weights=None)
     own = encoder.state_dict()
@@ -358,12 +357,12 @@ def test_start_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(theirs | {"head": torch.zeros(5)}, path)
     monkeypatch.setattr(weights, "fetch", lambda *_: path)
-    state = weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
+    state = weights.encoder_state("tu-tf_efficientnet_lite0", "package")
     encoder.load_state_dict(state)
     assert torch.equal(state[next(reversed(own))], theirs[f"their.{len(own) - 1}"])
     torch.save({"a": torch.zeros(3)} | theirs, path)
     with pytest.raises(UserError, match="another shape"):
-        weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
+        weights.encoder_state("tu-tf_efficientnet_lite0", "package")
 
 
 def test_a_hub_out_of_reach_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,4 +377,4 @@ def test_a_hub_out_of_reach_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
     with pytest.raises(UserError, match="set source to `none`"):
-        weights.encoder_state(Weights("tu-mobilenetv3_small_050", "hub"))
+        weights.encoder_state("tu-mobilenetv3_small_050", "hub")

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.config import Weights
 from bench.errors import UserError
 from data import weights
 
@@ -18,26 +17,26 @@ def test_a_file_with_too_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyP
     torch.save(dict(list(own.items())[:-1]), path)
     monkeypatch.setattr(weights, "fetch", lambda *_: path)
     with pytest.raises(UserError, match=f"{list(own)[-1]} is missing"):
-        weights.encoder_state(Weights("tu-tf_efficientnet_lite0", "package"))
+        weights.encoder_state("tu-tf_efficientnet_lite0", "package")
 
 
 def test_a_mistyped_encoder_of_timm_is_told_its_neighbours() -> None:
     with pytest.raises(UserError, match=r"close to it: .*tu-resnet50"):
-        weights.encoder_state(Weights("tu-resnt50", "none"))
+        weights.encoder_state("tu-resnt50", "none")
 
 
 def test_a_whole_network_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "glnet.ckpt"
     torch.save({"a": torch.ones(2)}, path)
-    assert weights.encoder_state(Weights("resnet50", "file", str(path)))["a"].tolist() == [1, 1]
+    assert weights.encoder_state("resnet50", "file", str(path))["a"].tolist() == [1, 1]
     path.write_bytes(path.read_bytes()[:50])
-    for file, message in (
-        (Weights("resnet50", "file"), "need a `path`"),
-        (Weights("resnet50", "file", str(path)), "is no checkpoint"),
-        (Weights("resnet50", "file", "nowhere.ckpt"), "is not there: .* import-official"),
+    for arguments, message in (
+        (("resnet50", "file"), "need a `path`"),
+        (("resnet50", "file", str(path)), "is no checkpoint"),
+        (("resnet50", "file", "nowhere.ckpt"), "is not there: .* import-official"),
     ):
         with pytest.raises(UserError, match=message):
-            weights.encoder_state(file)
+            weights.encoder_state(*arguments)
     torch.save([1, 2], path)
     with pytest.raises(UserError, match="is no state dict"):
-        weights.encoder_state(Weights("resnet50", "file", str(path)))
+        weights.encoder_state("resnet50", "file", str(path))

@@ -14,9 +14,11 @@ from conftest import ROOT, run, write_suite
 from PIL import Image
 from ruamel.yaml import YAML
 
+from bench.commands import check as check_command
 from bench.config import strict
 from bench.errors import UserError
-from data import check, download, folder, prepare
+from bench.pipeline import inputs
+from data import check, folder, prepare
 from data.dataset import open_dataset
 from data.splits import drawn
 
@@ -317,9 +319,9 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(picture(3)[0]).save(project / "images/d.png", exif=exif)
-    wrong = "cannot be prepared as it is: mend the 3 errors above"
+    wrong = "cannot be prepared as it is: correct the 3 errors above"
     with pytest.raises(UserError, match=wrong):
-        check.work(MINE)
+        check_command.work(MINE)
     out = capsys.readouterr().out
     for message in (
         "error: data/raw/mine/images/a.png has no label",
@@ -332,8 +334,8 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
 
 
 def test_the_suite_that_comes_along_prepares(project: Path) -> None:
-    download.work(MINE)
-    prepare.work(MINE)
+    inputs.download_raw("mine")
+    inputs.prepare_dataset("mine")
     assert open_dataset("mine").classes == ("ground", "house", "water")
 
 

@@ -12,7 +12,6 @@ from baselines.generic.model import Colour, Network, build, start
 from baselines.generic.networks import fcn8s
 from baselines.generic.networks.vgg import VGG16, bilinear
 from baselines.generic.spec import Spec
-from bench.config import Weights
 from bench.errors import UserError
 from bench.method import load
 from data.weights import encoder_state
@@ -203,5 +202,5 @@ def test_a_hub_out_of_reach_is_one_sentence_with_a_way_out(
 
     monkeypatch.setattr(smp.encoders, "get_encoder", unreachable)
     with pytest.raises(UserError, match=f"weights of {encoder} could not .* source to `none`"):
-        encoder_state(Weights(encoder, "hub"))
-    assert encoder_state(Weights(encoder, "none")) == {}
+        encoder_state(encoder, "hub")
+    assert encoder_state(encoder, "none") == {}

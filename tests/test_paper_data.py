@@ -18,12 +18,11 @@ from PIL import Image
 from test_fetch import Server, answer
 
 from bench import metrics
-from bench.config import read_suite
+from bench.config import open_source, read_suite
 from bench.errors import UserError
 from data import deepglobe, inria, isic, prepare
 from data.dataset import Dataset
 from data.fetch import Patience, workshop_of
-from data.source import open_source
 from data.splits import Published
 
 QUICK = Patience(tries=2, first_wait_s=0.01, timeout_s=5, block_bytes=4000)

@@ -148,8 +148,6 @@ def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
     assert "is not the project's root (dvc.yaml is not there)" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "stage", ["data.download", "data.prepare", "data.weights", "bench.pipeline.predict_memory"]
-)
+@pytest.mark.parametrize("stage", ["bench.pipeline.inputs", "bench.pipeline.predict_memory"])
 def test_every_stage_has_help(stage: str) -> None:
     assert "usage" in run(sys.executable, "-m", stage, "--help", cwd=ROOT).stdout

@@ -1,0 +1,64 @@
+"""Stages `download`, `prepare` and `weights`: the data sets and start weights that all others use.
+
+python -m bench.pipeline.inputs download NAME   one data set's raw files, each checked
+python -m bench.pipeline.inputs prepare NAME    raw files -> the format that `data.dataset` reads
+python -m bench.pipeline.inputs weights NAME    start weights of one encoder -> a state dict
+"""
+
+import argparse
+import io
+from dataclasses import asdict
+
+from bench import cli
+from bench.config import open_source, pick, read_suite
+from bench.files import write_bytes
+from data import weights
+from data.fetch import alone
+from data.prepare import prepare
+
+
+def download_raw(name: str) -> None:
+    """Download one data set; files that are present and correct are kept."""
+    source, settings, raw = open_source(read_suite(), name)
+    with alone(raw):
+        raw.mkdir(parents=True, exist_ok=True)
+        source.download(settings, raw)
+
+
+def prepare_dataset(name: str) -> None:
+    """Convert one data set to the prepared format."""
+    source, settings, raw = open_source(read_suite(), name)
+    about = source.about(settings)
+    count = sum(map(len, about.splits.values()))
+    pairs = cli.with_progress(source.pairs(settings, raw), count, name, "image")
+    dataset = prepare(name, about, pairs, asdict(settings))
+    print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
+
+
+def fetch_weights(name: str) -> None:
+    """Fetch one line of the table weights."""
+    import torch  # takes seconds to import
+
+    line = pick(read_suite().weights, name, "start weights")
+    buffer = io.BytesIO()
+    torch.save(weights.encoder_state(line.encoder, line.source, line.path), buffer)
+    path = weights.FOLDER / f"{name}.pt"
+    write_bytes(path, buffer.getvalue())
+    print(path)
+
+
+STAGES = {"download": download_raw, "prepare": prepare_dataset, "weights": fetch_weights}
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Download or prepare one data set of params.yaml, or fetch start weights."""
+    STAGES[arguments.stage](arguments.name)
+
+
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add the stage's argument."""
+    parser.add_argument("stage", choices=tuple(STAGES))
+
+
+if __name__ == "__main__":
+    cli.main(work, fill, name="a key of the table datasets or weights")
