@@ -1,5 +1,6 @@
 """Two processes with half the batch each learn what one learns from the whole."""
 
+import multiprocessing
 import os
 import re
 import socket
@@ -20,6 +21,7 @@ from bench.config import read_suite
 from bench.errors import UserError
 from bench.parallel import distributed
 from bench.parallel.distributed import Place, find_place, processes
+from bench.parallel.parallel_map import PRELOAD
 from bench.pipeline.train import PARTIAL, train
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -49,34 +51,32 @@ def calm(suite: dict[str, Any]) -> None:
     suite["models"]["unet"]["spec"]["size_px"] = 64
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
-    """A command in two processes on this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    return subprocess.run([*launcher, *command], env=environment, capture_output=True, text=True)
-
-
-def srun(*command: str) -> list[subprocess.CompletedProcess[str]]:
-    """A command in two processes that know of each other what Slurm says."""
+def train_in_two(by: str, model: str, folder: Path) -> list[str]:
+    """A model trained by the command of the stage in two processes, to which the environment says
+    what `torchrun` or `srun` says; what each printed. They are forked from a process that has the
+    libraries, whose import takes longer than the training."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {**SLURM, "SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**os.environ, **common, "PYTHONPATH": str(ROOT), "SLURM_PROCID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate() for process in running]
-    return [
-        subprocess.CompletedProcess(command, process.returncode, *output)
-        for process, output in zip(running, outputs, strict=True)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    running = []
+    for rank in range(2):
+        if by == "torchrun":
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**own, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        else:
+            own = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_PROCID": str(rank)}
+            environment = {**SLURM, **own}
+        environment["MASTER_PORT"] = port
+        files = [folder / f"{name}-{rank}" for name in ("output", "errors")]
+        process = context.Process(target=two_processes.train_as, args=(environment, model, *files))
+        process.start()
+        running.append((process, *files))
+    for process, _, errors in running:
+        process.join()
+        assert process.exitcode == 0, errors.read_text()
+    return [output.read_text() for _, output, _ in running]
 
 
 def losses(name: str) -> dict[str, list[float]]:
@@ -88,16 +88,15 @@ def losses(name: str) -> dict[str, list[float]]:
 
 @pytest.mark.slow
 def test_every_phase_of_glnet_learns_the_same_in_two_processes(
-    project: Path, edit_suite: Edit
+    project: Path, edit_suite: Edit, tmp_path: Path
 ) -> None:
     edit_suite(calm)
     one = weights(train(read_suite(), "glnet"))
     expected = losses("glnet")
     assert [len(expected[phase]) for phase in FOUR_PHASES] == [STEPS] * 4
 
-    done = torchrun("-m", "bench.pipeline.train", "glnet")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "checkpoints/glnet.pt\n"  # one writes, one speaks
+    outputs = train_in_two("torchrun", "glnet", tmp_path)
+    assert outputs == ["checkpoints/glnet.pt\n", ""]  # one writes, one speaks
     found = losses("glnet")
     for phase in FOUR_PHASES:
         assert found[phase] == pytest.approx(expected[phase], rel=1e-5), phase
@@ -115,7 +114,7 @@ def test_every_phase_of_glnet_learns_the_same_in_two_processes(
 
 @pytest.mark.slow
 def test_a_rival_killed_alone_goes_on_in_two_processes(
-    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+    project: Path, edit_suite: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def longer(suite: dict[str, Any]) -> None:
         calm(suite)
@@ -126,14 +125,17 @@ def test_a_rival_killed_alone_goes_on_in_two_processes(
     train(read_suite(), "unet")
     expected = losses("unet")
     killed_at(2, monkeypatch, read_suite(), "unet")
-    for done in srun("-m", "bench.pipeline.train", "unet"):
-        assert done.returncode == 0, done.stderr
+    train_in_two("srun", "unet", tmp_path)
     assert losses("unet")["train"] == pytest.approx(expected["train"], rel=1e-5)
 
 
 @pytest.mark.slow
 def test_what_two_processes_join() -> None:
-    done = torchrun(str(Path(two_processes.__file__)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [*launcher, two_processes.__file__], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     checks = [name for name in vars(two_processes) if name.startswith("check_")]
     assert done.stdout.split() == checks

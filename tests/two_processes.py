@@ -1,7 +1,11 @@
-"""What `test_distributed.py` starts by torchrun: every check compares two processes with one that
-has both shares."""
+"""What `test_distributed.py` starts in two processes. By torchrun: every check compares two processes
+with one that has both shares."""
 
 import os
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,23 @@ from bench.errors import UserError
 from bench.optim import focal_loss
 from bench.parallel import distributed
 from bench.parallel.distributed import agree, as_one, join_gradients, processes
+
+
+def train_as(environment: Mapping[str, str], model: str, output: Path, errors: Path) -> None:
+    """`python -m bench.pipeline.train MODEL` in this process, which starts with the libraries
+    loaded, with what a launcher leaves in the environment."""
+    from bench import cli
+    from bench.pipeline.train import work
+
+    os.environ.update(environment)
+    sys.argv = ["bench.pipeline.train", model]
+    with (
+        output.open("w") as out,
+        errors.open("w") as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        cli.main(work, model="a model")
 
 
 def norms() -> nn.ModuleList:
