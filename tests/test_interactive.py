@@ -16,7 +16,7 @@ from bench.record import Record
 from bench.report import ablation, pareto, table
 from bench.report.figures import curves, figure1, interactive
 from bench.report.figures.interactive import Interactive
-from bench.report.gather import Entry, gather
+from bench.report.load_records import Entry, load_records
 from bench.report.site import at, data
 
 BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4
@@ -35,7 +35,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     lost = Record("measure", "unet-whole", {}, {"device": "cpu", "room_bytes": 128 * MIB},
                   PROVENANCE, "oom", "out of memory")  # fmt: skip
     record.write(record.path_of("tiny", "measure", "unet-whole", "test-machine"), lost)
-    return list(gather(read_suite()).entries)
+    return list(load_records(read_suite()).entries)
 
 
 def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:

@@ -26,9 +26,9 @@ from bench.report import bootstrap, pareto, style, table, words
 from bench.report.__main__ import report
 from bench.report.bootstrap import Sample
 from bench.report.figures import label_placement, thumbnails
-from bench.report.gather import gather
+from bench.report.load_records import load_records, published
 from bench.report.pairs import Pairs
-from bench.report.paper import compare, published
+from bench.report.paper import compare
 from data.dataset import open_dataset
 
 MIB = 2**20
@@ -133,8 +133,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(root)
                 suite = write_results(root)
-                report(gather(suite), Path("report"))
-                report(gather(suite), Path("again"))
+                report(load_records(suite), Path("report"))
+                report(load_records(suite), Path("again"))
             (root / "done").touch()
     return root
 
@@ -345,7 +345,7 @@ def test_runs_by_hand(written: Path) -> None:
 def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "results").rename(tmp_path / "elsewhere")
     (tmp_path / "data").rename(tmp_path / "gone")
-    text = report(gather(suite), Path("report")).read_text()
+    text = report(load_records(suite), Path("report")).read_text()
     assert "No trained run has been evaluated" in text
     about = Path("report/tiny/datasets/tiny.html").read_text()
     assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in about
@@ -357,7 +357,7 @@ def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
     path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
     with pytest.raises(UserError, match=r"fpn-patch/d\.png does not fit the label of d"):
-        thumbnails.scene(open_dataset("tiny"), "d", gather(suite).entries)
+        thumbnails.scene(open_dataset("tiny"), "d", load_records(suite).entries)
 
 
 def test_the_paper_beside_the_prediction() -> None:
@@ -406,7 +406,7 @@ def test_the_memory_axis_is_nvml_only_if_all_have_it() -> None:
 def test_what_is_not_above_the_floor_says_what_it_never_predicts(suite: Suite) -> None:
     all_red = [[50, 0, 0], [30, 0, 0], [20, 0, 0], [0, 0, 0]]
     write_evaluation("fpn-patch", {"d": all_red})
-    entries = gather(suite).entries
+    entries = load_records(suite).entries
     beaten = words.not_above_floor(entries, table.runs(entries))
     assert [one.run for one in beaten] == ["fpn-patch"]
     assert beaten[0].miou == pytest.approx(0.5 / 3)

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import figures, gate, growth, paper, prediction, table, words
+from bench.report import figures, growth, paper, prediction, quality_gate, table, words
 from bench.report.figures import scatter, static
-from bench.report.gather import Entry, Inputs
+from bench.report.load_records import Entry, Inputs
 from bench.report.pairs import Pairs
 from bench.tiling import grid
 
@@ -96,7 +96,7 @@ def runs(**mious: float | None) -> pd.DataFrame:
         for number, (name, miou) in enumerate(mious.items())
     ]
     frame = pd.DataFrame(rows, columns=list(table.COLUMNS))
-    frame["share_of_best"] = gate.shares(frame)
+    frame["share_of_best"] = quality_gate.shares(frame)
     return frame
 
 
@@ -108,7 +108,7 @@ def summary(frame: pd.DataFrame) -> dict[str, str]:
 def test_little_memory_is_no_merit_of_a_run_that_hardly_segments() -> None:
     frame = runs(frugal=0.40, good=0.46, best=0.50, unknown=None)
     assert frame.share_of_best.tolist()[:3] == [0.8, 0.92, 1.0]
-    assert gate.missed(frame) == ["frugal"]
+    assert quality_gate.missed(frame) == ["frugal"]
     said = summary(frame)
     assert said["Least memory"].startswith("of those that reach 90 % of the best mIoU, good:")
     assert said["Quality gate"] == "1 of 3 trained runs miss 90 % of the best mIoU: frugal."

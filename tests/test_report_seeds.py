@@ -8,8 +8,8 @@ import pytest
 
 from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
-from bench.report import bootstrap, figures, pairs, seeds, table
-from bench.report.gather import Entry
+from bench.report import bootstrap, evaluations, figures, pairs, seeds, table
+from bench.report.load_records import Entry
 
 
 def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:
@@ -19,7 +19,7 @@ def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spe
         name=name,
         run=RunConfig(name, strategy),
         model=model,
-        pictures=Path(),
+        predictions=Path(),
         evaluated=Record("evaluate", name, {}, values, {}),
         measured=None,
     )
@@ -40,7 +40,7 @@ MIOUS = {
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
     found = seeds.groups(ENTRIES, MIOUS)
-    assert [(g.name, len(g.mious), g.lends) for g in found] == [
+    assert [(g.name, len(g.mious), g.feature_sharing) for g in found] == [
         ("local", 3, True),
         ("collaborative", 3, True),
         ("apart", 2, False),
@@ -95,7 +95,7 @@ def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
         Record("evaluate", "both", {}, values, {}),
         None,
     )
-    mious = {"both": table.seed_mious(both), "once": (0.2,)}
+    mious = {"both": evaluations.seed_mious(both), "once": (0.2,)}
     (found,) = seeds.groups([both, ENTRIES[-1]], mious)
     assert (found.name, found.mious) == ("both", (3 / 5, 1))
     (sample,) = pairs.gathered([both]).samples

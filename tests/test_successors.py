@@ -11,8 +11,7 @@ from bench.config import ModelConfig, RunConfig, Training, read_suite
 from bench.pipeline.predict_uhr_methods import PLACES, RIVALS, Place, lines, predict
 from bench.record import Record
 from bench.report import bootstrap, successors
-from bench.report.gather import Entry
-from bench.report.paper import published
+from bench.report.load_records import Entry, published
 from bench.report.successors_memory import KNOWN, memory, verdict
 
 MIB = 2**20
@@ -39,7 +38,7 @@ def entry(
         name=name,
         run=RunConfig(name, strategy),
         model=model,
-        pictures=Path(),
+        predictions=Path(),
         evaluated=Record("evaluate", name, {}, values, {}) if scenes else None,
         measured=Record("measure", name, {}, costs, {}) if costs else None,
     )

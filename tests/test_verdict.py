@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.record import Record, Status
 from bench.report import table, verdict, words
 from bench.report.figures import static
-from bench.report.gather import Entry
+from bench.report.load_records import Entry
 
 MIB = 2**20
 
@@ -43,7 +43,7 @@ def entry(
         name=name,
         run=RunConfig("m", "patch", published=published, metric=metric),
         model=model,
-        pictures=Path("nowhere"),
+        predictions=Path("nowhere"),
         evaluated=Record("evaluate", name, {}, evaluation if matrix else {}, {}, status)
         if known
         else None,

@@ -25,7 +25,7 @@ from bench.report import style
 from bench.report.figures import image_tiles, scene_page
 from bench.report.figures.image_tiles import encoded, pyramid, tiles
 from bench.report.figures.scene_page import NEITHER, RIGHT, WRONG, Page
-from bench.report.gather import gather
+from bench.report.load_records import load_records
 from bench.report.site import Site, write_assets
 from bench.tiling import grid, shrink_image
 from data.dataset import open_dataset
@@ -47,7 +47,7 @@ def write_pages(root: Path) -> list[Page]:
     for number, run in enumerate(("fpn-patch", "fpn-downsample", "fctl-medium", "unet-whole")):
         write_evaluation(run, predict_scenes(run, wrong=0.1 + 0.15 * number))
     write_evaluation("glnet-collaborative", predict_scenes("glnet-collaborative", wrong=0.7))
-    inputs = gather(read_suite())
+    inputs = load_records(read_suite())
     site = Site(root / "report", "tiny")
     write_assets(site.folder)
     return scene_page.write(site, inputs, open_dataset("tiny"), SPLITS["test"])
@@ -146,7 +146,7 @@ def test_the_same_records_give_the_same_bytes(pages: list[Page]) -> None:
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     stale = folder / SCENE / "run-of-yesterday.png"
     stale.touch()
-    inputs = gather(read_suite())
+    inputs = load_records(read_suite())
     scene_page.write(Site(folder.parents[1], "tiny"), inputs, open_dataset("tiny"), SPLITS["test"])
     after = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert before == after
@@ -318,7 +318,7 @@ def test_tiles_join(
     site = Site(tmp_path, "tiny")
     write_assets(site.folder)
     dataset = open_dataset("tiny")
-    page = scene_page.write(site, gather(read_suite()), dataset, [SCENE])[0]
+    page = scene_page.write(site, load_records(read_suite()), dataset, [SCENE])[0]
     assert embedded(page)["label"]["levels"] == 3
     truth = dataset.read(SCENE)[1].numpy()
     with opened(chromium, page.path, "left=label&right=image") as shown:

@@ -18,7 +18,6 @@ from bench.report import (
     ablation,
     fast,
     figures,
-    gate,
     growth,
     memory_page,
     on_card,
@@ -27,6 +26,7 @@ from bench.report import (
     pairs,
     paper,
     prediction,
+    quality_gate,
     run_page,
     seeds,
     style,
@@ -37,7 +37,7 @@ from bench.report import (
     words,
 )
 from bench.report.chapter import Chapter, Frames, chapter
-from bench.report.gather import Inputs, gather
+from bench.report.load_records import Inputs, load_records
 from bench.report.memory_page import Worked
 from bench.report.site import Link, Site, at, forget, write_assets
 from bench.report.successors_page import Compared
@@ -108,7 +108,7 @@ def _write_pages(
         "where": where,
         "machine": words.machine(inputs.records()),
         "definitions": metrics.DEFINITIONS | words.definitions(inputs.entries),
-        "gate": f"{100 * gate.SHARE:.0f} %",
+        "gate": f"{100 * quality_gate.SHARE:.0f} %",
         "panels": figures.FIGURE1_PANELS,
     }
     home = f"{suite}/index.html"
@@ -285,7 +285,7 @@ def _train_seconds(inputs: Inputs) -> float:
 
 def work(arguments: argparse.Namespace) -> None:
     """Write the report of a suite from the records that there are."""
-    path = report(gather(read_suite(arguments.suite)))
+    path = report(load_records(read_suite(arguments.suite)))
     print(path)
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())

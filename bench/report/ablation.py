@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
-from bench.report.gather import FLOOR, Entry
+from bench.report.load_records import BASELINE, Entry
 from bench.report.table import Columns
 
 COLUMNS = (
@@ -48,7 +48,7 @@ def rows(entries: Sequence[Entry], runs: pd.DataFrame, meter: str) -> pd.DataFra
     known = runs.set_index("run")
     alike: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        if entry.network != FLOOR and pd.notna(known.miou[entry.name]):
+        if entry.network != BASELINE and pd.notna(known.miou[entry.name]):
             alike.setdefault((entry.model.dataset, entry.network), []).append(entry)
     lines = [
         line for group in alike.values() if len(group) > 1 for line in _lines(group, known, meter)

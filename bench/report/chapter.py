@@ -6,8 +6,21 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import ablation, bootstrap, figures, page, pairs, seeds, table, timing, words
-from bench.report.gather import Entry, Inputs
+from bench.report import (
+    ablation,
+    bootstrap,
+    evaluations,
+    figures,
+    page,
+    pairs,
+    quality_gate,
+    seeds,
+    table,
+    timing,
+    words,
+)
+from bench.report.load_records import Entry, Inputs
+from bench.report.site import Target
 from data.dataset import Dataset, open_dataset
 
 SCENES = 8
@@ -69,7 +82,7 @@ class Frames:
     """Every two runs of each data set."""
 
 
-def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.Target) -> Chapter:
+def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: Target) -> Chapter:
     """Gather one data set's part of the tables, its findings and its scenes.
 
     Args:
@@ -82,7 +95,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
     counted = table.by_accuracy(frames.classes[frames.classes.dataset == name])
     counted = counted.dropna(axis="columns", how="all")
     rare = next((list(e.evaluation["rare"]) for e in entries if e.evaluation), [])
-    seeded = seeds.groups(entries, {one.name: table.seed_mious(one) for one in entries})
+    seeded = seeds.groups(entries, {one.name: evaluations.seed_mious(one) for one in entries})
     limits = seeds.ceilings(entries)
     no_scenes, credit = "", ""
     scenes: list[figures.SceneThumbnails] = []
@@ -116,7 +129,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: page.
         mechanism=seeds.sentences(seeded, limits),
         seed_table=page.plain_table(seeds.table(seeded), seeds.READABLE, 3),
         rare=rare,
-        floor=words.floor_of(own),
+        floor=quality_gate.baseline_miou(own),
         beaten=words.not_above_floor(entries, own),
         scenes=scenes,
         more_scenes=more,

@@ -7,15 +7,8 @@ import numpy as np
 import pandas as pd
 
 from bench.record import Record
+from bench.report.figures.studies import QUANTITIES
 
-GIB = 2**30
-PAPER_BYTES = 2 * GIB
-"""What GLNet is said to stay under."""
-QUANTITIES: Mapping[str, tuple[str, str]] = {
-    "device_bytes": ("device memory, tensors", "B"),
-    "host_bytes": ("host memory, tensors", "B"),
-    "flops": ("operations", "FLOP"),
-}
 COLUMNS = (
     "run",
     "side_px",

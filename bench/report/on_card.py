@@ -9,7 +9,7 @@ import pandas as pd
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
 from bench.report import style
-from bench.report.paper import MB, published
+from bench.report.load_records import MB, published
 from bench.report.table import Columns
 
 WITHIN = 0.02

@@ -8,10 +8,8 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
+from bench.report.site import Target
 from bench.report.table import Columns
-
-Target = Callable[[str], str]
-"""Run -> its page below report/, or empty if there is none."""
 
 WORDY = ("settings", "note", "at")
 """Columns of sentences, which may take several lines."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.report import bootstrap, seeds, style
 from bench.report.bootstrap import Difference, Sample
-from bench.report.gather import Entry
+from bench.report.load_records import Entry
 
 COLUMNS = ("dataset", "first", "second", "difference", "low", "high", "verdict", "scenes", "seeds")
 

@@ -1,17 +1,14 @@
 """Predicted device memory at the paper's size beside what the GLNet paper prints."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.record import Record
 from bench.report import style
+from bench.report.load_records import MB, published
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
-MB = 2**20
-"""The paper read gpustat, whose MB are MiB."""
 COLUMNS = (
     "run",
     "network",
@@ -51,12 +48,6 @@ EXPLAINED_READABLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "ratio": ("ratio", "{:.2f}".format),
     "note": ("", str),
 }
-
-
-def published(path: Path = PUBLISHED) -> pd.DataFrame:
-    """Published numbers that were seen in a source; `recalled` ones are never shown as data."""
-    frame = pd.read_csv(path)
-    return frame[frame.confidence != "recalled"].reset_index(drop=True)
 
 
 def compare(predicted: Record | None) -> pd.DataFrame:

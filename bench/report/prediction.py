@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.record import Record
 from bench.report import style
-from bench.report.gather import Inputs
+from bench.report.load_records import Inputs
 
 COLUMNS = (
     "run",
@@ -39,7 +39,7 @@ def rows(inputs: Inputs) -> pd.DataFrame:
     found = [line for entry in inputs.entries for line in _inference(entry.name, entry.measured)]
     found += _training(inputs.steps)
     frame = pd.DataFrame(found, columns=list(COLUMNS))
-    frame["ratio"] = frame.predicted_bytes / frame.allocated_bytes_of
+    frame["ratio"] = frame.predicted_bytes / frame.booked_bytes
     return frame
 
 

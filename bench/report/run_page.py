@@ -9,8 +9,8 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, figures, page, style, table, words
-from bench.report.gather import Entry, Inputs
+from bench.report import bootstrap, evaluations, figures, page, style, table, words
+from bench.report.load_records import Entry, Inputs
 from bench.report.site import Link, Site
 
 _CLASSES: table.Columns = {
@@ -71,7 +71,7 @@ def write(
         classes=page.plain_table(_classes(entry, intervals), _CLASSES, 1),
         limits=bootstrap.limits([_sample(entry)]) if values else "",
         confusion=[
-            (split, page.confusion_table(table.matrix(entry, split), values["classes"]))
+            (split, page.confusion_table(evaluations.matrix(entry, split), values["classes"]))
             for split in ("test", "val")
             if values and values["splits"].get(split)
         ],
@@ -135,7 +135,7 @@ def _classes(entry: Entry, intervals: Mapping[str, tuple[float, float, float]]) 
     columns = list(_CLASSES)
     if not entry.evaluation:
         return pd.DataFrame(columns=columns)
-    counts = table.matrix(entry, "test")[:-1].sum(1)
+    counts = evaluations.matrix(entry, "test")[:-1].sum(1)
     names = entry.evaluation["classes"]
     nothing = (float("nan"),) * 3
     rows = [

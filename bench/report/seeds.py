@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
-from bench.report.gather import Entry
+from bench.report.load_records import Entry
 
 ONE_VIEW = ("global", "local")
 """Strategies of one branch alone, to which nothing is lent."""
@@ -48,7 +48,7 @@ class Group:
     name: str
     strategy: str
     network: str
-    lends: bool
+    feature_sharing: bool
     """Whether branches lend each other maps, or their fused maps meet in the aggregation alone."""
     mious: tuple[float, ...]
     """0..1, one a seed."""
@@ -84,7 +84,7 @@ def groups(entries: Sequence[Entry], mious: Mapping[str, Sequence[float]]) -> li
             name=name,
             strategy=same[0].run.strategy,
             network=same[0].network,
-            lends=same[0].model.spec.get("sharing") != "none",
+            feature_sharing=same[0].model.spec.get("sharing") != "none",
             mious=tuple(miou for entry in same for miou in mious[entry.name]),
             runs=tuple(entry.name for entry in same),
         )
@@ -130,7 +130,7 @@ def table(found: Sequence[Group]) -> pd.DataFrame:
         {
             "runs": group.name,
             "strategy": group.strategy,
-            "maps are lent": _LENT[None if group.strategy in ONE_VIEW else group.lends],
+            "maps are lent": _LENT[None if group.strategy in ONE_VIEW else group.feature_sharing],
             "seeds": len(group.mious),
             "mean": group.mean,
             "from": group.interval[0],
@@ -146,7 +146,7 @@ def sentences(found: Sequence[Group], limits: Mapping[str, float]) -> list[str]:
     """What the groups say of GLNet's mechanism, worked out from the numbers."""
     own = [group for group in found if group.network == "glnet"]
     single = [group for group in own if group.strategy in ONE_VIEW]
-    both = [group for group in own if group.strategy not in ONE_VIEW and group.lends]
+    both = [group for group in own if group.strategy not in ONE_VIEW and group.feature_sharing]
     said = []
     for group in both:
         said.append(f"{group.name}: {_points(group.mean)} % mIoU, mean of {len(group.mious)} seeds")
@@ -158,7 +158,7 @@ def sentences(found: Sequence[Group], limits: Mapping[str, float]) -> list[str]:
             said.append(f"{group.name} passes the ceiling of: {', '.join(passed)}.")
     for group in both:
         for other in own:
-            if other.strategy == group.strategy and not other.lends:
+            if other.strategy == group.strategy and not other.feature_sharing:
                 gain = group.mean - other.mean
                 said.append(
                     f"With sharing switched off (the aggregation alone, {other.name}) "

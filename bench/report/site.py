@@ -20,6 +20,8 @@ from bench.files import write_bytes, write_text
 
 _HERE = Path(__file__).parent
 OWN, VENDORED = _HERE / "assets", _HERE / "vendor"
+Target = Callable[[str], str]
+"""Run -> its page below report/, or empty if there is none."""
 ASSETS = "assets"
 """Folder below report/ that all pages take style and scripts from."""
 

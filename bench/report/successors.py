@@ -13,8 +13,7 @@ import pandas as pd
 
 from bench.report import bootstrap, style
 from bench.report.bootstrap import Difference, Interval, Sample
-from bench.report.gather import FLOOR, Entry
-from bench.report.paper import MB, published
+from bench.report.load_records import BASELINE, MB, Entry, published
 from bench.report.successors_memory import KNOWN, WITHIN
 from bench.report.table import Columns
 
@@ -189,7 +188,7 @@ def ranking(entries: Sequence[Entry]) -> pd.DataFrame:
     floors = {
         entry.model.dataset: bootstrap.miou(sample(entry))
         for entry in entries
-        if entry.network == FLOOR and entry.evaluation
+        if entry.network == BASELINE and entry.evaluation
     }
     lines = []
     for (first, one), (second, other) in combinations(flagships(entries).items(), 2):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bench.record import Record
 from bench.report import style
-from bench.report.paper import MB, published
+from bench.report.load_records import MB, published
 from bench.report.table import Columns
 
 WITHIN = (0.05, 0.15)

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from bench.report import successors, successors_memory
-from bench.report.gather import Inputs
-from bench.report.page import Target, plain_table
-from bench.report.site import Site
+from bench.report.load_records import Inputs
+from bench.report.page import plain_table
+from bench.report.site import Site, Target
 from bench.report.table import Columns
 
 

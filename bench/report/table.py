@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.errors import UserError
-from bench.report import bootstrap, gate, style
-from bench.report.gather import Entry
+from bench.report import bootstrap, quality_gate, style
+from bench.report.evaluations import accuracies, class_lists, matrices, matrix
+from bench.report.load_records import Entry
 
 METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
 _INTEGERS = (
@@ -68,7 +67,7 @@ def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
     rows = [{**_about(e), **_accuracy(e), **_cost(e)} for e in entries]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame["share_of_best"] = gate.shares(frame)
+    frame["share_of_best"] = quality_gate.shares(frame)
     return frame.astype(dict.fromkeys(_INTEGERS, "Int64"))
 
 
@@ -79,7 +78,7 @@ def classes(entries: Sequence[Entry]) -> pd.DataFrame:
     for entry in entries:
         if not entry.evaluation:
             continue
-        names, ignored, _ = _class_lists(entry)
+        names, ignored, _ = class_lists(entry)
         each = _known_mean(metrics.iou(matrices(entry, "test"), names, ignored))
         accuracy = _accuracy(entry)
         rows.append(
@@ -89,79 +88,6 @@ def classes(entries: Sequence[Entry]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows)
     return frame if rows else pd.DataFrame(columns=["dataset", "run", "miou", "miou_without_rare"])
-
-
-def matrix(entry: Entry, split: str) -> metrics.Matrix:
-    """The confusion matrix (K + 1, K) of an evaluated run over all scenes of a split, and over all
-    seeds."""
-    total: metrics.Matrix = matrices(entry, split).sum(0)
-    return total
-
-
-def matrices(entry: Entry, split: str) -> metrics.Matrix:
-    """The confusion matrix of each seed over all scenes of a split: (seeds, K + 1, K)."""
-    seeds = [entry.evaluation["splits"], *entry.evaluation.get("other_seeds", {}).values()]
-    return np.stack([metrics.total(splits[split].values()) for splits in seeds])
-
-
-def seed_mious(entry: Entry) -> list[float]:
-    """mIoU on test of each seed of an evaluated run, 0..1."""
-    return [one["miou"] for one in accuracies_by_seed(entry, "test")]
-
-
-def stated(entry: Entry) -> dict[str, Any]:
-    """The run's own definition of mIoU, as arguments of `metrics.miou`.
-
-    Raises:
-        UserError: it leaves out a class that the data set does not have.
-    """
-    values = asdict(entry.run.metric) if entry.run.metric else {}
-    known = entry.evaluation["classes"]
-    for name in values.get("leave_out", ()):
-        if name not in known:
-            raise UserError(
-                f"params.yaml: runs.{entry.name}.metric.leave_out names {name!r}, a class that "
-                f"{entry.model.dataset} does not have; it has {', '.join(known)}."
-            )
-    return values
-
-
-def accuracies_by_seed(entry: Entry, split: str) -> list[dict[str, float]]:
-    """mIoU of an evaluated run on a split by each of its definitions, 0..1, under the names of the
-    columns of `runs`, seed by seed; none where the split was not evaluated."""
-    if not entry.evaluation.get("splits", {}).get(split):
-        return []
-    names, ignored, rare = _class_lists(entry)
-    definitions: dict[str, dict[str, Any]] = {
-        "miou": {},
-        "miou_official": {"unlabelled": "false-positives", "absent": "zero"},
-        "miou_without_rare": {"leave_out": rare},
-        **({"miou_stated": stated(entry)} if entry.run.metric else {}),
-    }
-    found = matrices(entry, split)
-    shares = {
-        name: metrics.mious(found, names, ignored, **how) for name, how in definitions.items()
-    }
-    return [
-        {name: float(each[seed]) for name, each in shares.items()} for seed in range(len(found))
-    ]
-
-
-def accuracies(entry: Entry, split: str) -> dict[str, float]:
-    """Their means over the seeds; empty where the split was not evaluated."""
-    seeds = accuracies_by_seed(entry, split)
-    return {
-        name: statistics.fmean(one[name] for one in seeds) for name in (seeds[0] if seeds else ())
-    }
-
-
-def scene_miou(entry: Entry, scene: str) -> float | None:
-    """mIoU of one test scene, 0..1, or None where the run has no such scene."""
-    found = entry.evaluation.get("splits", {}).get("test", {}).get(scene)
-    if found is None:
-        return None
-    names, ignored, _ = _class_lists(entry)
-    return metrics.miou(metrics.total([found]), names, ignored)
 
 
 def axis_meter(frame: pd.DataFrame) -> str:
@@ -179,7 +105,7 @@ def confusions(entries: Sequence[Entry]) -> pd.DataFrame:
     for entry in entries:
         if not entry.evaluation:
             continue
-        names = _class_lists(entry)[0]
+        names = class_lists(entry)[0]
         for name, counts in zip(names, matrix(entry, "test")[:-1], strict=True):
             pixels = int(counts.sum())
             rows += [
@@ -276,11 +202,6 @@ def _about(entry: Entry) -> dict[str, Any]:
         "status": entry.status,
         "reason": entry.reason or None,
     }
-
-
-def _class_lists(entry: Entry) -> tuple[list[str], list[str], list[str]]:
-    values = entry.evaluation
-    return list(values["classes"]), list(values["ignored"]), list(values["rare"])
 
 
 def _accuracy(entry: Entry) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
-from bench.report.gather import Entry
+from bench.report.load_records import Entry
 from bench.report.table import Columns
 
 COLUMNS = (

@@ -7,8 +7,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.report import style
-from bench.report.gather import Entry
-from bench.report.paper import MB, published
+from bench.report.load_records import MB, Entry, published
 
 POINTS = (0.5, 1.0, 2.0)
 """mIoU is reproduced within the first of these that bears the difference; beyond the last it is

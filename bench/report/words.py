@@ -11,10 +11,10 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, gate, pareto, style
-from bench.report.gather import FLOOR, Entry
+from bench.report import bootstrap, pareto, quality_gate, style
+from bench.report.evaluations import matrix, stated
+from bench.report.load_records import BASELINE, Entry
 from bench.report.pairs import Pairs, points, sentence
-from bench.report.table import matrix, stated
 
 NAMED = 5
 """Runs that a sentence names; the table of pairs has them all."""
@@ -64,10 +64,10 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
         meter: the column of memory.
         pairs: of the same runs.
     """
-    trained = frame[(frame.network != FLOOR) & frame.miou.notna()]
+    trained = frame[(frame.network != BASELINE) & frame.miou.notna()]
     if trained.empty:
         return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
-    floor = floor_of(frame)
+    floor = quality_gate.baseline_miou(frame)
     best = _most(trained)
     findings = _verdict(trained, meter, floor, pairs)
     near = _near(best, trained, pairs)
@@ -86,23 +86,17 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
     return findings + _unfinished(frame)
 
 
-def floor_of(frame: pd.DataFrame) -> float | None:
-    """mIoU of the nearest class-mean colour, if it was evaluated."""
-    found = frame[(frame.network == FLOOR) & frame.miou.notna()].miou
-    return float(found.iloc[0]) if len(found) else None
-
-
 def not_above_floor(entries: Sequence[Entry], frame: pd.DataFrame) -> list[Beaten]:
     """Trained runs of one data set whose test mIoU is not above the floor's, worst first, and what
     their confusion matrices say about it."""
-    floor = floor_of(frame)
+    floor = quality_gate.baseline_miou(frame)
     if floor is None:
         return []
     miou = frame.set_index("run").miou
     beaten = [
         Beaten(entry.name, float(miou[entry.name]), _why(entry))
         for entry in entries
-        if entry.evaluation and entry.network != FLOOR and miou[entry.name] <= floor
+        if entry.evaluation and entry.network != BASELINE and miou[entry.name] <= floor
     ]
     return sorted(beaten, key=lambda found: found.miou)
 
@@ -172,8 +166,8 @@ def facts(records: Iterable[Record]) -> list[tuple[str, str]]:
 
 def _gate(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Finding]:
     """Who takes least memory of those that pass, and who does not pass."""
-    share = f"{100 * gate.SHARE:.0f} % of the best mIoU"
-    useful = trained[(trained.share_of_best >= gate.SHARE) & trained[meter].notna()]
+    share = f"{100 * quality_gate.SHARE:.0f} % of the best mIoU"
+    useful = trained[(trained.share_of_best >= quality_gate.SHARE) & trained[meter].notna()]
     if floor is not None:
         useful = useful[useful.miou > floor]
     found = []
@@ -181,7 +175,7 @@ def _gate(trained: pd.DataFrame, meter: str, floor: float | None) -> list[Findin
         least = useful.sort_values(meter, kind="stable").iloc[0]
         text = f"of those that reach {share}, {least.run}: {_point(least, meter)}."
         found.append(Finding("Least memory", text))
-    missed = gate.missed(trained)
+    missed = quality_gate.missed(trained)
     text = f"{len(missed)} of {len(trained)} trained runs miss {share}: {', '.join(missed)}."
     if not missed:
         text = f"All {len(trained)} trained runs reach {share}."
@@ -203,7 +197,7 @@ def _near(best: Any, trained: pd.DataFrame, pairs: Pairs) -> str:
 
 def _over_the_floor(frame: pd.DataFrame, trained: pd.DataFrame, pairs: Pairs) -> str:
     """How many trained runs beat the floor, and how many it beats."""
-    floor = str(frame[(frame.network == FLOOR) & frame.miou.notna()].run.iloc[0])
+    floor = str(frame[(frame.network == BASELINE) & frame.miou.notna()].run.iloc[0])
     found = [pairs.between(str(run), floor) for run in trained.run]
     counted = Counter(one.verdict if one else None for one in found)
     return (

@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.report import gate, pareto, style, words
+from bench.report import pareto, quality_gate, style
 from bench.report.figures import scatter
-from bench.report.gather import FLOOR
-from bench.report.paper import MB, published
+from bench.report.load_records import BASELINE, MB, published
 
 COLUMN_IN = 3.35
 """Width of a column of the paper's two."""
@@ -71,9 +70,9 @@ def figure(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     """
     whole = frame.strategy.isin(WHOLE)
     part = {"a": frame, "b": frame[whole], "c": frame[~whole]}[letter]
-    trained = part[part.network != FLOOR]
+    trained = part[part.network != BASELINE]
     points = trained.dropna(subset=["miou", meter])
-    looks = _looks(list(frame.network[frame.network != FLOOR]))
+    looks = _looks(list(frame.network[frame.network != BASELINE]))
     with mpl.rc_context(_RC):
         drawing = Figure(figsize=(COLUMN_IN, 3.1), layout="constrained")
         axes = drawing.subplots()
@@ -133,10 +132,10 @@ def _join(
 
 def _lines(axes: Axes, frame: pd.DataFrame, points: pd.DataFrame, meter: str, front: bool) -> None:
     """The quality gate, the floor, the paper's 2 GiB and the front."""
-    best = frame.miou[frame.network != FLOOR].max()
+    best = frame.miou[frame.network != BASELINE].max()
     if pd.notna(best):
-        axes.axhline(100 * gate.SHARE * best, color=style.GREY, lw=0.7, ls=":", zorder=0)
-    floor = words.floor_of(frame)
+        axes.axhline(100 * quality_gate.SHARE * best, color=style.GREY, lw=0.7, ls=":", zorder=0)
+    floor = quality_gate.baseline_miou(frame)
     if floor is not None:
         axes.axhline(100 * floor, color=style.GREY, lw=0.7, ls=(0, (5, 3)), zorder=0)
     left, right = axes.get_xlim()

@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 
 from bench.report import pareto, seeds, style
+from bench.report.evaluations import accuracies, accuracies_by_seed
 from bench.report.figures import plotly_layout, plotly_traces, scatter
 from bench.report.figures.plotly_layout import Figure
 from bench.report.figures.plotly_traces import Point
-from bench.report.gather import FLOOR, Entry
-from bench.report.page import Target
-from bench.report.paper import MB, published
-from bench.report.table import accuracies, accuracies_by_seed
+from bench.report.load_records import BASELINE, MB, Entry, published
+from bench.report.site import Target
 
 METERS = {
     "nvml": "seen by the card (nvml)",
@@ -165,10 +164,10 @@ def _variant(
     split: str,
     definition: str,
 ) -> Figure:
-    trained = [p for p in points if p.network != FLOOR]
+    trained = [p for p in points if p.network != BASELINE]
     known = [p for p in trained if p.bytes is not None and p.shares]
     lost = [p for p in trained if p.bytes is None and p.out_of_memory and p.room is not None]
-    floor = next((p.percent for p in points if p.network == FLOOR and p.shares), None)
+    floor = next((p.percent for p in points if p.network == BASELINE and p.shares), None)
     front = _front(known, floor)
     heights = [p.percent for p in known if p.percent is not None]
     every = [*heights, *([floor] if floor is not None else []), *(100 * theirs.miou)]

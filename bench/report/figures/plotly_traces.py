@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import gate, seeds, style
+from bench.report import quality_gate, seeds, style
 from bench.report.figures import plotly_layout
 
 PAPER_BYTES = 2**31
@@ -194,9 +194,9 @@ def lines(
     label: dict[str, Any] = {"textposition": "end", "yanchor": "bottom", "padding": 2}
     label["font"] = {"size": 11, "color": style.GREY}
     if heights:
-        at = _rounded(gate.SHARE * max(heights))
+        at = _rounded(quality_gate.SHARE * max(heights))
         line = {"color": style.GREY, "width": 1, "dash": "dot"}
-        text = f"{100 * gate.SHARE:.0f} % of the best"
+        text = f"{100 * quality_gate.SHARE:.0f} % of the best"
         yield {**across, "y0": at, "y1": at, "line": line, "label": {**label, "text": text}}
     if floor is not None:
         at = _rounded(floor)

@@ -14,9 +14,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report import gate, pareto, style, words
+from bench.report import pareto, quality_gate, style
 from bench.report.figures import label_placement
-from bench.report.gather import FLOOR
+from bench.report.load_records import BASELINE
 
 GIB = 2**30
 METER_NAMES = {"allocated_bytes": "tensors alive", "nvml_bytes": "seen by the card"}
@@ -70,8 +70,8 @@ def _panel(
     axes: Axes, frame: pd.DataFrame, meter: str
 ) -> tuple[list[label_placement.Label], list[_Place], list[_Place]]:
     """One data set; returns its labels, and where its points and its front are."""
-    trained = frame[frame.network != FLOOR]
-    floor = words.floor_of(frame)
+    trained = frame[frame.network != BASELINE]
+    floor = quality_gate.baseline_miou(frame)
     points = [
         _Point(str(row.run), float(row[meter]), 100 * float(row.miou), row.network, row.strategy)
         for _, row in trained.dropna(subset=["miou", meter]).iterrows()
@@ -89,7 +89,7 @@ def _panel(
     if floor is not None:
         axes.axhline(100 * floor, zorder=1, **_FLOOR_LINE)
     if points:
-        axes.axhline(gate.SHARE * max(point.y for point in points), zorder=1, **_GATE_LINE)
+        axes.axhline(quality_gate.SHARE * max(point.y for point in points), zorder=1, **_GATE_LINE)
 
     by_name = {point.run: point for point in points}
     best = [by_name[run] for run in pareto.front(trained, meter, floor)]
@@ -233,7 +233,7 @@ def _along(steps: Sequence[_Place]) -> list[_Place]:
 
 def _legend(figure: Figure, frame: pd.DataFrame) -> None:
     # What was not evaluated is in no panel, but for what ran out of memory.
-    drawn = frame[(frame.network != FLOOR) & (frame.miou.notna() | (frame.status == "oom"))]
+    drawn = frame[(frame.network != BASELINE) & (frame.miou.notna() | (frame.status == "oom"))]
     networks, strategies = style.colours(drawn.network), style.markers(drawn.strategy)
     # The lines are named here: inside the axes are the runs' names.
     handles = [
@@ -242,9 +242,9 @@ def _legend(figure: Figure, frame: pd.DataFrame) -> None:
         _title("strategy"),
         *(_key(marker, style.GREY, name) for name, marker in strategies.items()),
         Line2D([], [], color=style.INK, alpha=0.55, lw=1, label="Pareto front"),
-        Line2D([], [], label=f"{100 * gate.SHARE:.0f} % of the best", **_GATE_LINE),
+        Line2D([], [], label=f"{100 * quality_gate.SHARE:.0f} % of the best", **_GATE_LINE),
     ]
-    if words.floor_of(frame) is not None:
+    if quality_gate.baseline_miou(frame) is not None:
         handles.append(Line2D([], [], label="class-mean colour", **_FLOOR_LINE))
     columns = -(-len(handles) // LEGEND_ROWS)
     legend = figure.legend(handles=handles, loc="outside right upper", ncols=columns)

@@ -20,11 +20,11 @@ from PIL import Image
 from bench import metrics
 from bench.files import write_bytes
 from bench.report import style
+from bench.report.evaluations import scene_miou
 from bench.report.figures import image_tiles, thumbnails
 from bench.report.figures.image_tiles import Colour, Layer, Pixels
-from bench.report.gather import Entry, Inputs
+from bench.report.load_records import Entry, Inputs
 from bench.report.site import Site
-from bench.report.table import scene_miou
 from data.dataset import UNLABELLED, Dataset
 
 if TYPE_CHECKING:  # imports torch, which is not awaited before the figures are under way

@@ -11,10 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.report import style
-from bench.report.growth import PAPER_BYTES, QUANTITIES
-from bench.report.paper import MB
+from bench.report.load_records import MB
 from bench.report.seeds import ONE_VIEW, Group
 
+PAPER_BYTES = 2 * 2**30
+"""What GLNet is said to stay under."""
+QUANTITIES: Mapping[str, tuple[str, str]] = {
+    "device_bytes": ("device memory, tensors", "B"),
+    "host_bytes": ("host memory, tensors", "B"),
+    "flops": ("operations", "FLOP"),
+}
+"""Column -> (heading, unit)."""
 PAPERS = "rivals of the GLNet paper"
 
 
@@ -25,7 +32,9 @@ def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
         axes = drawn.subplots()
         markers = style.markers(group.strategy for group in found)
         for y, group in enumerate(reversed(found)):
-            colour = style.GLNET if group.lends or group.strategy in ONE_VIEW else style.GREY
+            colour = (
+                style.GLNET if group.feature_sharing or group.strategy in ONE_VIEW else style.GREY
+            )
             shares = [100 * miou for miou in group.mious]
             axes.plot(
                 [0, 100 * group.mean],
@@ -61,7 +70,9 @@ def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
                 zorder=4,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
-        names = [group.name + ("" if group.lends else "\n(nothing lent)") for group in found]
+        names = [
+            group.name + ("" if group.feature_sharing else "\n(nothing lent)") for group in found
+        ]
         axes.set_yticks(range(len(found)), names[::-1])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.errors import UserError
 from bench.report import style
-from bench.report.gather import Entry
-from bench.report.table import scene_miou
+from bench.report.evaluations import scene_miou
+from bench.report.load_records import Entry
 from data.dataset import UNLABELLED, Dataset, read_pixels
 
 SIDE_PX = 360
@@ -119,7 +119,7 @@ def prediction(entry: Entry, name: str, truth: Pixels) -> Pixels | None:
     Raises:
         UserError: the picture is damaged, or does not fit the label.
     """
-    path = entry.pictures / f"{name}.png"
+    path = entry.predictions / f"{name}.png"
     if scene_miou(entry, name) is None or not path.is_file():
         return None
     predicted = read_pixels(path, "L")

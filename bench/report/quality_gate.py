@@ -4,6 +4,8 @@ A run passes if it reaches a stated share of the best mIoU on its data set."""
 
 import pandas as pd
 
+from bench.report.load_records import BASELINE
+
 SHARE = 0.9
 
 
@@ -24,3 +26,13 @@ def missed(frame: pd.DataFrame) -> list[str]:
         frame: `table.runs`.
     """
     return [str(run) for run in frame[frame.share_of_best < SHARE].run]
+
+
+def baseline_miou(frame: pd.DataFrame) -> float | None:
+    """mIoU of the nearest class-mean colour, if it was evaluated.
+
+    Args:
+        frame: `table.runs` of one data set.
+    """
+    found = frame[(frame.network == BASELINE) & frame.miou.notna()].miou
+    return float(found.iloc[0]) if len(found) else None

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bench import record
 from bench.config import ModelConfig, RunConfig, Suite
 from bench.record import Record
 
-FLOOR = "colour"
+PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
+MB = 2**20
+"""The paper read gpustat, whose MB are MiB."""
+BASELINE = "colour"
 """The network that any trained one should beat: nearest class-mean colour."""
 _WORST_FIRST = ("failed", "oom", "missing", "ok")
 
@@ -21,7 +26,7 @@ class Entry:
     name: str
     run: RunConfig
     model: ModelConfig
-    pictures: Path
+    predictions: Path
     """Folder of the labels that it predicted."""
     evaluated: Record | None
     measured: Record | None
@@ -94,7 +99,7 @@ class Inputs:
         )
 
 
-def gather(suite: Suite) -> Inputs:
+def load_records(suite: Suite) -> Inputs:
     """Read the records of a suite's runs and models; files of other suites are not looked at.
 
     Raises:
@@ -107,7 +112,7 @@ def gather(suite: Suite) -> Inputs:
                 name=name,
                 run=run,
                 model=suite.models[run.model],
-                pictures=record.RESULTS / suite.suite / "predictions" / name,
+                predictions=record.RESULTS / suite.suite / "predictions" / name,
                 evaluated=_read(record.path_of(suite.suite, "evaluate", name)),
                 measured=_read(record.path_of(suite.suite, "measure", name, suite.machine)),
             )
@@ -122,6 +127,12 @@ def gather(suite: Suite) -> Inputs:
         fast=_read(record.RESULTS / "fast" / f"{suite.machine}.json"),
         cards=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
     )
+
+
+def published(path: Path = PUBLISHED) -> pd.DataFrame:
+    """Published numbers that were seen in a source; `recalled` ones are never shown as data."""
+    frame = pd.read_csv(path)
+    return frame[frame.confidence != "recalled"].reset_index(drop=True)
 
 
 def _read(path: Path) -> Record | None:
