@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from bench.errors import UserError
 from data.dataset import PREPARED, UNLABELLED, About, Pair, check_values
-from data.inspection import Facts, facts, leaks, quirks, shares
+from data.inspection import Facts, facts, leaks, other_warnings, shares
 from data.labels import Entry, Survey, is_turned
 
 THUMB_PX = 160
@@ -55,7 +55,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
         if len(shown) < SHOWN:
             shown.append((pair.id, thumb(pair, about)))
     (errors if about.leaks_refused else warnings).extend(leaks(checked))
-    return Findings(checked, errors, warnings + quirks(about, checked), thumbs)
+    return Findings(checked, errors, warnings + other_warnings(about, checked), thumbs)
 
 
 def table(about: About, found: Findings) -> str:

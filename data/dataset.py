@@ -5,14 +5,14 @@ data/prepared/NAME/images/ID.npy     (3, H, W) uint8 RGB, as the networks take i
 data/prepared/NAME/labels/ID.npy     (H, W) uint8: 0..K-1 a class, 255 unlabelled
 
 Plain arrays, because a patch of one is read without the rest: docs/data.md has what was measured.
-They are as large as they look: 4 bytes a pixel.
+They take 4 bytes a pixel.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.errors import UserError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and who only looks at pictures does not need it
+if TYPE_CHECKING:  # torch takes seconds to import, and readers of plain arrays do not need it
     from torch import Tensor
 
 PREPARED = Path("data/prepared")
@@ -41,43 +41,43 @@ class Pair:
 
 @dataclass(frozen=True)
 class About:
-    """What a data set is, but for its pixels; the fields are those of `Dataset`."""
+    """The description of a data set."""
 
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignored: tuple[str, ...]
-    rare: tuple[str, ...]
-    splits: Mapping[str, tuple[str, ...]]
-    """May be empty: then the images say for themselves which split they are in."""
-    credit: str
-    ceilings: Mapping[str, float] = field(default_factory=dict)
-    leaks_refused: bool = False
-    """Whether one image in two splits is refused; published splits are taken as they are, with a
-    warning."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images and labels of one prepared data set, by split."""
-
-    name: str
-    root: Path
     classes: tuple[str, ...]
     """Names by label index."""
     palette: tuple[tuple[int, int, int], ...]
-    """RGB by label index, for pictures."""
+    """RGB by label index, for display."""
     ignored: tuple[str, ...]
     """Classes that exist as labels but that no mean counts (DeepGlobe's `unknown`)."""
     rare: tuple[str, ...]
     """Classes that a second mean leaves out, while their pixels still count against others: too
     rare to learn, or the background of two classes."""
     splits: Mapping[str, tuple[str, ...]]
-    """Image ids by split."""
+    """Image ids by split; empty for a source whose images carry their split."""
     credit: str
-    """Sources and limits, to be shown wherever a result is."""
+    """Sources and limits, shown beside every result."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
-    """mIoU on test, 0..1, that cannot be passed, by what it is that limits it; only for data whose
-    making lets that be worked out."""
+    """Upper bounds of mIoU on test, 0..1, by what limits it; only for synthetic data, where they can
+    be computed."""
+    leaks_refused: bool = False
+    """Whether one image in two splits is an error; in published splits it is a warning."""
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[tuple[str, tuple[int, int, int]]], credit: str, **more: Any
+    ) -> "About":
+        """From (name, colour) of each class; `more`: other fields that are not empty."""
+        names, colours = zip(*classes, strict=True)
+        fields = {"ignored": (), "rare": (), "splits": {}, **more}
+        return cls(classes=names, palette=colours, credit=credit, **fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(About):
+    """Images and labels of one prepared data set, by split."""
+
+    name: str
+    root: Path
 
     def ids(self, split: str) -> list[str]:
         """The image ids of a split, in a fixed order."""
@@ -93,7 +93,7 @@ class Dataset:
         """One image and its label, or a window of both, in memory.
 
         Args:
-            window: (top, left, height, width) in px, inside the image; nothing else is read from
+            window: (top, left, height, width) in px, inside the image; only this part is read from
                 the disk.
 
         Returns:
@@ -126,11 +126,11 @@ class Dataset:
         return torch.from_numpy(image), torch.from_numpy(label)
 
     def mapped(self, id: str) -> "tuple[Tensor, Tensor]":
-        """As `read`, but pixels come from the disk when they are touched, and only those; for
-        training, which looks at a patch.
+        """As `read`, but memory-mapped: only pixels that are used are read from the disk, for
+        training on patches.
 
-        Values are not checked (`prepare` has done that). What is written into the tensors does not
-        reach the file. The memory is given back with the last tensor that looks at it."""
+        Values are not checked (`prepare` has done that). Writing to the tensors does not change the
+        file. The mapping ends with the last tensor that uses it."""
         import torch
 
         image, label = self._arrays(id)
@@ -153,7 +153,7 @@ class Dataset:
     def _array(self, folder: str, id: str) -> NDArray[np.uint8]:
         path = self._file(folder, id)
         try:
-            # Copy on write: torch wants an array that it may write to.
+            # Copy on write: torch requires a writable array.
             array: NDArray[np.uint8] = np.load(path, mmap_mode="c")
         except FileNotFoundError:
             raise UserError(f"{path} is missing: run `dvc repro prepare`.") from None
@@ -174,15 +174,15 @@ def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
             count as `L`).
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode != mode and not (mode == "L" and picture.mode == "P"):
+        with Image.open(path) as image:
+            if image.mode != mode and not (mode == "L" and image.mode == "P"):
                 raise UserError(
-                    f"{path} has mode {picture.mode}, {mode} is needed: run `dvc repro prepare`."
+                    f"{path} has mode {image.mode}, {mode} is needed: run `dvc repro prepare`."
                 )
-            return np.array(picture)
+            return np.array(image)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro prepare`.") from None
-    except (OSError, SyntaxError) as error:  # Pillow's words for truncated and for damaged files
+    except (OSError, SyntaxError) as error:  # raised by Pillow for truncated and damaged files
         raise UserError(
             f"{path} cannot be decoded ({error}): delete it and run `dvc repro prepare`."
         ) from None
@@ -231,5 +231,5 @@ def open_folder(folder: Path) -> Dataset:
         rare=tuple(values["rare"]),
         splits={split: tuple(ids) for split, ids in values["splits"].items()},
         credit=values["credit"],
-        ceilings=values.get("ceilings", {}),  # prepared before there were any
+        ceilings=values.get("ceilings", {}),  # absent in older prepared data
     )

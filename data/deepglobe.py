@@ -14,9 +14,9 @@ from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import Patience, Remote, fetch, workshop_of
 from data.kaggle import URL, credentials
-from data.labels import Entry, Survey, by_colours, missing, read_squares
-from data.splits import NAMES, Published, fetch_published, published
-from data.unpack import archives_in, unpack, unpack_fetched
+from data.labels import Survey, by_colours, survey_published
+from data.splits import Published, fetch_published, published
+from data.unpack import archive_in, find_folder, unpack, unpack_fetched
 
 # In the order of the official GLNet code.
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -67,15 +67,8 @@ class Settings:
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its splits and pixels."""
-    return About(
-        classes=tuple(name for name, _ in CLASSES),
-        palette=tuple(colour for _, colour in CLASSES),
-        ignored=("unknown",),
-        rare=(),
-        splits={},
-        credit=CREDIT,
-    )
+    """The description of the data set."""
+    return About.of(CLASSES, CREDIT, ignored=("unknown",))
 
 
 def download(settings: Settings, raw: Path) -> None:
@@ -87,11 +80,8 @@ def download(settings: Settings, raw: Path) -> None:
     workshop = workshop_of(raw)
     fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
     if _folder(raw) is None:
-        archives = archives_in(raw)
-        if len(archives) > 1:
-            raise UserError(f"{raw} holds several archives: leave the one with the images there.")
-        if archives:
-            unpack(archives[0], raw / "unpacked", _wanted, LARGEST_BYTES)
+        if archive := archive_in(raw):
+            unpack(archive, raw / "unpacked", _wanted, LARGEST_BYTES)
         else:
             fetched = _from_kaggle(settings, raw, workshop)
             unpack_fetched(fetched, raw / "unpacked", _wanted, LARGEST_BYTES)
@@ -104,7 +94,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     Raises:
         UserError: an image or a list is missing or not the one expected.
     """
-    yield from read_squares(survey(settings, raw).sound(), settings.side_px, "DeepGlobe")
+    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
@@ -114,22 +104,12 @@ def survey(settings: Settings, raw: Path) -> Survey:
     folder = _folder(raw)
     if folder is None:
         raise UserError(f"{raw} holds no {' or '.join(FOLDERS)} folder: run `dvc repro download`.")
-    entries = [
-        Entry(split, id, folder / f"{id}_sat.jpg", folder / f"{id}_mask.png", rule)
-        for split in NAMES
-        for id in divided[split]
-    ]
-    return Survey(entries, missing(entries))
+    return survey_published(divided, folder, ("{}_sat.jpg", "{}_mask.png"), rule, settings.side_px)
 
 
 def _folder(raw: Path) -> Path | None:
-    """Where the labelled images lie, however the archive was unpacked."""
-    for above in ("", "*/", "*/*/"):
-        for name in FOLDERS:
-            for folder in sorted(raw.glob(f"{above}{name}")):
-                if next(folder.glob("*_mask.png"), None):
-                    return folder
-    return None
+    """The folder of the labelled images, wherever the archive was unpacked."""
+    return find_folder(raw, FOLDERS, lambda folder: any(folder.glob("*_mask.png")))
 
 
 def _wanted(name: str) -> bool:

@@ -105,20 +105,18 @@ class Settings:
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its pixels."""
+    """The description of the data set."""
     _, splits = LAYOUTS[settings.layout]
-    return About(
-        classes=tuple(name for name, _, _ in CLASSES),
-        palette=tuple(colour for _, colour, _ in CLASSES),
-        ignored=(),
+    return About.of(
+        [one[:2] for one in CLASSES],
+        CREDIT,
         rare=("urban",),
         splits={split: tuple(name for name, _, _ in boxes) for split, boxes in splits.items()},
-        credit=CREDIT,
     )
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Both files into `raw`, each checked; what is there and right is not fetched again."""
+    """Fetch both files into `raw` and check them; correct files are kept."""
     for file in (IMAGE, LABEL):
         fetch(file, raw)
 
@@ -158,7 +156,7 @@ def crop_image(
     scale = map.width / 360
     left, top = (west + 180) % 360 * scale, (90 - north) * scale
     size = degrees * scale
-    if left + size > map.width:  # put what lies behind the date line beside it
+    if left + size > map.width:  # append the part behind the date line
         wide = Image.new(map.mode, (2 * map.width, map.height))
         wide.paste(map, (0, 0))
         wide.paste(map, (map.width, 0))
@@ -183,9 +181,8 @@ def cells_under_centres(
 ) -> NDArray[np.int64]:
     """Which cell of a map axis lies under the centre of each pixel of a box, as (side,) int64.
 
-    In whole numbers, because at 15 px a degree every third centre lies exactly between two cells of
-    the label: there the later cell is taken, where floating point would take now one, now the
-    other.
+    In integers, because at 15 px a degree every third centre lies exactly between two cells of the
+    label: the later cell is taken, where floating-point rounding would vary.
 
     Args:
         start: degrees from the map's edge to the box.

@@ -1,8 +1,8 @@
-"""The one downloader of data sets: resumes, waits, checks, and never takes a part for the whole.
+"""The downloader of data sets: it resumes, retries and checks, and complete files alone appear.
 
-Where the server answers to ranges a file comes in blocks, several at once; which blocks are there
-is written down beside the part, so that a start after a cut or a kill asks for the others alone.
-Where it does not, the file comes in one stream, and a cut begins it anew."""
+If the server supports ranges, a file is fetched in blocks, several in parallel; a file beside the
+partial one lists the complete blocks, so that an interrupted download fetches only the others. Else
+the file is fetched as one stream, and an interruption starts it again."""
 
 import contextlib
 import email.utils
@@ -29,38 +29,38 @@ from bench.errors import UserError
 from bench.files import file_sha256, write_text
 
 PIECE_BYTES = 2**16
-"""What a cut can lose of a block."""
+"""What an interruption can lose of a block."""
 HTML = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that a server holds, and what is known of it beforehand."""
+    """A file on a server, and what is known about it in advance."""
 
     url: str
     name: str
-    """What it is called where it is put."""
+    """Local file name."""
     size_bytes: int | None = None
     sha256: str | None = None
     hint: str = "check the address"
-    """What a person can do where the server refuses."""
+    """Advice for the user if the server refuses."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Patience:
-    """How a server is asked; the defaults suit public servers."""
+    """Request settings; the defaults suit public servers."""
 
     connections: Annotated[int, Field(ge=1)] = 4
-    """Blocks at once, where the server answers to ranges."""
+    """Blocks in parallel, if the server supports ranges."""
     tries: Annotated[int, Field(ge=1)] = 6
-    """Failures in a row, without a byte in between, before giving up."""
+    """Consecutive failures without any progress before giving up."""
     first_wait_s: float = 1.0
-    """Before the second try; doubles with each further one. What the server asks for comes
-    first."""
+    """Before the second try; doubles with each further one. A wait that the server asks for takes
+    precedence."""
     longest_wait_s: float = 120.0
-    """A server that asks for more is given up."""
+    """Gives up if the server asks for more."""
     timeout_s: float = 60.0
-    """Silence after which a connection counts as dead."""
+    """Time without data after which a connection counts as broken."""
     block_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
 
 
@@ -68,15 +68,15 @@ USUAL = Patience()
 
 
 def workshop_of(raw: Path) -> Path:
-    """Where parts and fetched archives lie: beside the folder of a data set's raw files, so that
-    the pipeline never takes them for results."""
+    """The folder of partial files and downloaded archives: beside the folder of a data set's raw
+    files, so that the pipeline does not see them as outputs."""
     return raw.parent / f".{raw.name}.partial"
 
 
 @contextlib.contextmanager
 def alone(raw: Path) -> Iterator[None]:
-    """Keep a second run off a data set's raw files: it waits until the first has ended, and then
-    finds its work done. A killed run holds no lock."""
+    """Lock a data set's raw files: a second process waits until the first has ended. A killed process
+    holds no lock."""
     raw.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(raw.parent / f".{raw.name}.lock")
     try:
@@ -97,16 +97,16 @@ def fetch(
     patience: Patience = USUAL,
     auth: AuthBase | None = None,
 ) -> Path:
-    """Put a file into `folder`; one that is there and of the size and SHA-256 known is left alone.
+    """Fetch a file into `folder`; one of the known size and SHA-256 is kept.
 
     Args:
-        workshop: where its part lies until it is whole; on the same disk.
-        auth: goes to the server of `remote.url` alone, not to where it redirects.
+        workshop: folder of the partial file, on the same disk.
+        auth: sent to the server of `remote.url` only, not after a redirect.
 
     Raises:
-        UserError: the server refuses, is not reached, keeps failing, or sends something else than is
-            expected. Blocks that have come are kept, unless they belong to something else.
-        OSError: the disk is full; what has come is kept.
+        UserError: the server refuses, cannot be reached, keeps failing, or sends an unexpected file.
+            Complete blocks are kept, unless they belong to another version.
+        OSError: the disk is full; complete blocks are kept.
     """
     target = folder / remote.name
     if target.exists() and not _differs(target, remote):
@@ -130,14 +130,14 @@ def fetch(
 
 
 def shown(url: str) -> str:
-    """An address as it may be printed: without user, password and query, which may hold secrets."""
+    """An address for messages: without user, password and query, which may hold secrets."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
 def _differs(path: Path, remote: Remote) -> str:
-    """In what a file is not the one expected; empty if in nothing."""
+    """How a file differs from the expected one; empty if it does not."""
     size = path.stat().st_size
     if remote.size_bytes is not None and size != remote.size_bytes:
         return f"has {size} bytes where {remote.size_bytes} are expected"
@@ -147,7 +147,7 @@ def _differs(path: Path, remote: Remote) -> str:
 
 
 class _Again(Exception):
-    """What failed may go better next time."""
+    """A failure that is worth another try."""
 
     def __init__(self, what: str, wait_s: float | None = None, moved: bool = False) -> None:
         super().__init__(what)
@@ -155,12 +155,12 @@ class _Again(Exception):
 
 
 class _Changed(Exception):
-    """The server's file is no longer the one whose blocks have come."""
+    """The server's file is no longer the one whose blocks were fetched."""
 
 
 @dataclass
 class _Download:
-    """One file on its way into `part`."""
+    """The download of one file into `part`."""
 
     remote: Remote
     part: Path
@@ -169,7 +169,7 @@ class _Download:
     total: int = 0
     validator: str | None = None
     done: set[int] = field(default_factory=set)
-    """Numbers of the blocks that have come."""
+    """Numbers of the complete blocks."""
     stop: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
     bar: Any = None
@@ -179,7 +179,7 @@ class _Download:
         return self.part.with_name(f"{self.part.name}.json")
 
     def run(self) -> None:
-        """Until the part is as long as the server says the file is."""
+        """Download until the part has the length that the server states."""
         for _ in range(self.patience.tries):
             try:
                 return self._once()
@@ -192,7 +192,7 @@ class _Download:
     def _once(self) -> None:
         self.validator = None
         with self._session() as session:
-            # One byte tells the length, whether ranges are answered, and which version it is of.
+            # A request of one byte shows the length, the version, and whether ranges are supported.
             first = self._patiently(lambda: self._ask(session, (0, 0)))
             with first:
                 if first.status_code == 200:
@@ -227,7 +227,7 @@ class _Download:
         self.state.unlink(missing_ok=True)
 
     def _work(self, missing: Iterator[int]) -> None:
-        """Fetch one missing block after another, beside other workers."""
+        """Fetch one missing block after another, in parallel with other workers."""
         try:
             with self._session() as session, self.part.open("r+b") as file:
                 while not self.stop.is_set():
@@ -279,7 +279,7 @@ class _Download:
                 write_text(self.state, json.dumps(known))
 
     def _stream(self, session: requests.Session, given: list[requests.Response]) -> None:
-        """The whole file in one answer: `given`, or a new one."""
+        """The whole file in one response: `given`, or a new one."""
         with given.pop() if given else self._ask(session, None) as response:
             length = response.headers.get("Content-Length")
             self.total = int(length) if length and length.isdigit() else 0
@@ -294,7 +294,7 @@ class _Download:
                 raise _Again(_broken(error)) from None
 
     def _ask(self, session: requests.Session, range: tuple[int, int] | None) -> requests.Response:
-        """An answer with status 200 or 206, its body still to be read."""
+        """A response with status 200 or 206, whose body is not yet read."""
         headers = {"Accept-Encoding": "identity"}
         if range:
             headers["Range"] = f"bytes={range[0]}-{range[1]}"
@@ -360,7 +360,7 @@ class _Download:
             )
 
     def _recall(self) -> None:
-        """Take up the blocks of an earlier start, if they are of the same file."""
+        """Resume with the blocks of an earlier start, if they are of the same file."""
         self.done = set()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(self.state.read_text())
@@ -410,13 +410,13 @@ def _content_range(response: requests.Response) -> tuple[int, int]:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What a later request can name this version of the file by (RFC 9110: strong ones alone)."""
+    """The validator of this version for later requests (RFC 9110: strong ones only)."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait, given as such or as a date."""
+    """Seconds that the server asks to wait, given as a number or as a date."""
     given = response.headers.get("Retry-After", "")
     if given.isdigit():
         return float(given)
@@ -427,7 +427,7 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _broken(error: requests.RequestException) -> str:
-    # The error's own text may hold the address with its query, so that only its kind is told.
+    # The error's text may hold the address with its query, so that only its kind is reported.
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
         return "does not answer"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):

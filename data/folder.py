@@ -1,4 +1,4 @@
-"""Images of your own: data/raw/NAME/images and data/raw/NAME/labels, and a few lines of a suite.
+"""User-provided images: data/raw/NAME/images and data/raw/NAME/labels, and a few lines of a suite.
 
 An image and its label have one name, but for the suffixes that the settings name; what a label's
 colours or numbers mean is said class by class."""
@@ -25,7 +25,7 @@ class Class:
 
     name: str
     colour: Colour
-    """In masks where labels are colours, and in pictures."""
+    """In masks where labels are colours, and for display."""
     id: Number | None = None
     """In masks where labels are numbers; null: its place in the list, from 0."""
 
@@ -57,7 +57,7 @@ class Settings:
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its splits and pixels.
+    """The description of the data set.
 
     Raises:
         UserError: two classes have one name, or `ignored` or `rare` name none.
@@ -72,31 +72,28 @@ def about(settings: Settings) -> About:
                 f"{name!r} is ignored or rare, but no class; there is {', '.join(names)}."
             )
     _rule(settings)
-    return About(
-        classes=tuple(names),
-        palette=tuple(one.colour for one in settings.classes),
+    return About.of(
+        [(one.name, one.colour) for one in settings.classes],
+        settings.credit,
         ignored=settings.ignored,
         rare=settings.rare,
-        splits={},
-        credit=settings.credit,
         leaks_refused=settings.duplicates == "refuse",
     )
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Nothing to fetch: says what is to be put where, if it is not there."""
+    """Nothing to fetch: an error says which files are missing."""
     about(settings)
     survey(settings, raw).sound()
 
 
 def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """Every image of every split with its label."""
-    for entry in survey(settings, raw).sound():
-        yield entry.read()
+    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """What lies in data/raw/NAME, and all that is wrong with it at first sight.
+    """The files in data/raw/NAME, and all problems that need no decoding.
 
     Raises:
         UserError: a folder is missing or empty, or the settings contradict themselves.
@@ -123,7 +120,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
 
 
 def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> dict[str, Path]:
-    """Pictures of a folder by the name that image and label share."""
+    """Image files of a folder by the name that image and label share."""
     if not folder.is_dir():
         raise UserError(
             f"{folder} is missing: put PNG, JPEG or TIFF files there, images in images/ and their "
@@ -148,7 +145,7 @@ def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> 
 
 
 def _rule(settings: Settings) -> Rule:
-    """How label files are to be understood."""
+    """The rule that decodes label files."""
     colours = [one for one in settings.unlabelled if isinstance(one, tuple)]
     numbers = [one for one in settings.unlabelled if not isinstance(one, tuple)]
     if settings.labels == "colours":

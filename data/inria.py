@@ -14,9 +14,9 @@ from pydantic import ConfigDict, Field
 from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
-from data.labels import Entry, Survey, by_ids, missing, read_squares
-from data.splits import NAMES, Published, fetch_published, published
-from data.unpack import archives_in, unpack
+from data.labels import Survey, by_ids, survey_published
+from data.splits import Published, fetch_published, published
+from data.unpack import archive_in, find_folder, unpack
 
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("background", (0, 0, 0)),
@@ -72,15 +72,8 @@ class Settings:
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its splits and pixels."""
-    return About(
-        classes=tuple(name for name, _ in CLASSES),
-        palette=tuple(colour for _, colour in CLASSES),
-        ignored=(),
-        rare=("background",),
-        splits={},
-        credit=CREDIT,
-    )
+    """The description of the data set."""
+    return About.of(CLASSES, CREDIT, rare=("background",))
 
 
 def download(settings: Settings, raw: Path) -> None:
@@ -92,9 +85,8 @@ def download(settings: Settings, raw: Path) -> None:
     workshop = workshop_of(raw)
     fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
     if _folder(raw) is None:
-        put = archives_in(raw)
-        if put:
-            _unpack(put, raw, workshop)
+        if archive := archive_in(raw):
+            _unpack(archive, raw, workshop)
         else:
             volumes = []
             for name, sha256 in VOLUMES.items():
@@ -102,7 +94,7 @@ def download(settings: Settings, raw: Path) -> None:
                 url = f"{settings.url.rstrip('/')}/{name}"
                 remote = Remote(url, name, None, sha256, hint)
                 volumes.append(fetch(remote, workshop, workshop, settings.patience))
-            _unpack(volumes[:1], raw, workshop)
+            _unpack(volumes[0], raw, workshop)
             for volume in volumes:
                 volume.unlink()
     survey(settings, raw).sound()
@@ -114,7 +106,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     Raises:
         UserError: a tile or a list is missing or not the one expected.
     """
-    yield from read_squares(survey(settings, raw).sound(), settings.side_px, "Inria Aerial")
+    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
@@ -123,29 +115,21 @@ def survey(settings: Settings, raw: Path) -> Survey:
     folder = _folder(raw)
     if folder is None:
         raise UserError(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
-    rule = by_ids({0: 0, 255: 1})
-    entries = [
-        Entry(split, id, folder / f"images/{id}.tif", folder / f"gt/{id}.tif", rule)
-        for split in NAMES
-        for id in divided[split]
-    ]
-    return Survey(entries, missing(entries))
+    rule, names = by_ids({0: 0, 255: 1}), ("images/{}.tif", "gt/{}.tif")
+    return survey_published(divided, folder, names, rule, settings.side_px)
 
 
 def _folder(raw: Path) -> Path | None:
-    """The folder `train` with images/ and gt/, however the archive was unpacked."""
-    for above in ("", "*/", "*/*/"):
-        for folder in sorted(raw.glob(f"{above}train")):
-            if (folder / "images").is_dir() and (folder / "gt").is_dir():
-                return folder
-    return None
+    """The folder `train` with images/ and gt/, wherever the archive was unpacked."""
+
+    def holds_both(folder: Path) -> bool:
+        return (folder / "images").is_dir() and (folder / "gt").is_dir()
+
+    return find_folder(raw, ("train",), holds_both)
 
 
-def _unpack(archives: list[Path], raw: Path, workshop: Path) -> None:
-    """The 7z holds one zip, which holds the tiles; a zip may also have been put by itself."""
-    if len(archives) > 1:
-        raise UserError(f"{raw} holds several archives: leave the one with the tiles there.")
-    archive = archives[0]
+def _unpack(archive: Path, raw: Path, workshop: Path) -> None:
+    """The 7z holds one zip, which holds the tiles; users may also provide the zip."""
     if archive.suffix.lower() == ".zip":
         unpack(archive, raw / "unpacked", _is_tile, LARGEST_BYTES)
         return

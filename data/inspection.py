@@ -1,4 +1,4 @@
-"""What there is to know of the images of a data set, and what is strange about it."""
+"""Statistics and warnings about the images of a data set."""
 
 import csv
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 from data.dataset import UNLABELLED, About, Pair
 
 Facts = Mapping[str, Mapping[str, Any]]
-"""By image id: what `facts` says."""
+"""By image id: the result of `facts`."""
 
 
 def facts(pair: Pair, about: About) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def summary(about: About, checked: Facts) -> str:
 
 
 def leaks(checked: Facts) -> list[str]:
-    """Images that are in two splits, by their decoded pixels; each a sentence."""
+    """A sentence for each image that is in two splits, by its decoded pixels."""
     seen: dict[str, str] = {}
     found = []
     for id, check in checked.items():
@@ -66,8 +66,8 @@ def leaks(checked: Facts) -> list[str]:
     return found
 
 
-def quirks(about: About, checked: Facts) -> list[str]:
-    """What is strange about a data set but no obstacle; each a sentence."""
+def other_warnings(about: About, checked: Facts) -> list[str]:
+    """Warnings about duplicates, unlabelled images and absent classes; each a sentence."""
     found = []
     seen: dict[tuple[str, str], str] = {}
     for id, check in checked.items():

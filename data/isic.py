@@ -64,15 +64,8 @@ class Settings:
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its splits and pixels."""
-    return About(
-        classes=tuple(name for name, _ in CLASSES),
-        palette=tuple(colour for _, colour in CLASSES),
-        ignored=(),
-        rare=("background",),
-        splits={},
-        credit=CREDIT.format(seed=settings.seed),
-    )
+    """The description of the data set."""
+    return About.of(CLASSES, CREDIT.format(seed=settings.seed), rare=("background",))
 
 
 def download(settings: Settings, raw: Path) -> None:
@@ -109,12 +102,11 @@ def download(settings: Settings, raw: Path) -> None:
 
 def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """Every image of every split with its mask."""
-    for entry in survey(settings, raw).sound():
-        yield entry.read()
+    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """What lies in `raw`, by the split that the seed draws, and which images or masks are
+    """The images in `raw` by the split that the seed draws, and which images or masks are
     missing."""
     images, labels = (_files(raw, part) for part in PARTS)
     if not images or not labels:
@@ -133,7 +125,7 @@ def survey(settings: Settings, raw: Path) -> Survey:
 
 
 def _files(raw: Path, part: Part) -> dict[str, Path]:
-    """The files of one archive by image id, however it was unpacked."""
+    """The files of one archive by image id, wherever it was unpacked."""
     for folder in (raw / part.name, raw / part.name / part.name):
         paths = sorted(folder.glob("ISIC_*"))
         found = {m[1]: path for path in paths if (m := re.fullmatch(part.pattern, path.name))}

@@ -1,7 +1,7 @@
 """A data set from Kaggle with the user's own token.
 
-By Kaggle's documented HTTP address and our downloader: Kaggle's client brings some twenty packages,
-and would neither fetch blocks at once nor go on after a cut in the same way as all else here."""
+Through Kaggle's documented HTTP endpoint and `data.fetch`: Kaggle's client needs some twenty
+packages, and neither fetches blocks in parallel nor resumes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def credentials() -> AuthBase | None:
     KAGGLE_CONFIG_DIR or ~/.kaggle; None where there are none.
 
     Raises:
-        UserError: kaggle.json is damaged; its content is never told.
+        UserError: kaggle.json is damaged; its content is never printed.
     """
     if token := os.environ.get("KAGGLE_API_TOKEN"):
         return _Bearer(token)

