@@ -1,5 +1,6 @@
 """Files that are whole or not there, and their fingerprints."""
 
+import ast
 import hashlib
 import os
 import tempfile
@@ -33,3 +34,14 @@ def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_sha256(path: Path) -> str:
+    """Hex SHA-256 of what a Python file does: its syntax tree without docstrings, so that neither
+    prose nor layout changes it."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
