@@ -32,22 +32,22 @@ class Box(NamedTuple):
         return map[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-class Shelf(Protocol):
-    """Where what a group of patches leaves for later lies, by the group's first box."""
+class MapStore(Protocol):
+    """Stores a tensor of each group of patches, by the group's first box."""
 
     def __setitem__(self, first: Box, kept: Tensor, /) -> None: ...
 
     def pop(self, first: Box, /) -> Tensor:
-        """What lies there; it is asked for once."""
+        """The stored tensor; read once."""
         ...
 
 
 class Large(Protocol):
-    """An image that lies on the disk and is seen through windows: what a strategy is given in a
-    tensor's place, so that it is written once (`bench.streaming` has the only one).
+    """An image on the disk, read by windows: strategies accept it in place of a tensor
+    (`bench.streaming` implements it).
 
-    Labels become sure window by window and go to the disk too: nothing that grows with the image
-    is ever in memory."""
+    Labels become final window by window and are written to the disk too: nothing in memory grows
+    with the image."""
 
     shape: tuple[int, int, int]
     """(3, H, W), of uint8."""
@@ -76,12 +76,14 @@ class Large(Protocol):
         """Scores (K, h, w) of the whole image, enlarged: their labels are the image's."""
         ...
 
-    def shelf(self) -> Shelf:
-        """A place on the disk."""
+    def map_store(self) -> MapStore:
+        """A store on the disk."""
         ...
 
-    def looks(self, groups: Iterable[Sequence[Box]], merger: "Merger") -> Iterator[Sequence[Box]]:
-        """As `looks`."""
+    def pending_groups(
+        self, groups: Iterable[Sequence[Box]], merger: "Merger"
+    ) -> Iterator[Sequence[Box]]:
+        """As `pending_groups`."""
         ...
 
 
@@ -163,22 +165,22 @@ def cut(image: Image, boxes: Sequence[Box]) -> Tensor:
     return torch.stack([box.of(image) for box in boxes])
 
 
-def shelf(image: Image) -> Shelf:
-    """Where maps of an image's patches are kept: in memory, or where the image itself lies."""
+def map_store(image: Image) -> MapStore:
+    """A store for maps of an image's patches: in memory, or on the disk beside the image."""
     if not isinstance(image, Tensor):
-        return image.shelf()
+        return image.map_store()
     kept: dict[Box, Tensor] = {}
     return kept
 
 
-def looks(
+def pending_groups(
     image: Image, groups: Iterable[Sequence[Box]], merger: "Merger"
 ) -> Iterator[Sequence[Box]]:
-    """The groups of patches whose maps are to be merged, one after another.
+    """The groups of patches whose maps are not merged yet, one after another.
 
-    Of an image on the disk only those that an earlier process, which was killed, had not merged: it
-    finds the merger as that one left it."""
-    return iter(groups) if isinstance(image, Tensor) else image.looks(groups, merger)
+    All of them; of an image on the disk, where an earlier process may have been killed, those that
+    it had not merged, with the merger restored to its last state."""
+    return iter(groups) if isinstance(image, Tensor) else image.pending_groups(groups, merger)
 
 
 def scores_by_patches(
@@ -191,8 +193,8 @@ def scores_by_patches(
     """Score the patches of an image group by group, and sum the scores where they overlap.
 
     The sum stands for the average: a pixel's arg max does not change when all its scores are
-    divided by the number of patches that saw it. The canvas lies beside the image, on the host: at
-    5000 x 5000 px it alone is more than 600 MiB.
+    divided by the number of patches over it. The sums are on the host, like the image: at
+    5000 x 5000 px they take more than 600 MiB.
 
     Args:
         image: (3, H, W), on the host.
@@ -204,22 +206,22 @@ def scores_by_patches(
     Returns:
         (K, H, W) on the host; of an image on the disk nothing: its labels are there too.
     """
-    canvas = torch.empty(0)
+    sums = torch.empty(0)
     if not isinstance(image, Tensor):
         image.sum_up(boxes, sub_batch, score, dtype)
-        return canvas
+        return sums
     for group in groups(boxes, sub_batch):
         scores = score(group).to(image.device)
-        if not canvas.numel():
-            canvas = torch.zeros(
+        if not sums.numel():
+            sums = torch.zeros(
                 scores.shape[1],
                 *image.shape[-2:],
                 dtype=dtype or scores.dtype,
                 device=image.device,
             )
         for one, box in zip(scores, group, strict=True):
-            box.of(canvas).add_(resize(one[None], (box.height, box.width), "nearest")[0])
-    return canvas
+            box.of(sums).add_(resize(one[None], (box.height, box.width), "nearest")[0])
+    return sums
 
 
 class Turning(NamedTuple):

@@ -24,11 +24,11 @@ from bench.tiling import (
     grid,
     groups,
     labels_of,
-    looks,
+    map_store,
+    pending_groups,
     relaxed,
     resize,
     scores_by_patches,
-    shelf,
     shrink_image,
     turn,
     turn_back,
@@ -128,8 +128,8 @@ def scores_collaborative(network: GLNet, image: Image, small: Tensor, spec: Spec
     # holds both.
     beside = image.device if spec.head == "collapsed" else None
     merger = merger_of(global_maps, boxes, size, spec, beside)
-    kept = shelf(image)  # the groups' fused maps, on the host
-    for group in looks(image, groups(boxes, spec.sub_batch), merger):
+    kept = map_store(image)  # the groups' fused maps, on the host
+    for group in pending_groups(image, groups(boxes, spec.sub_batch), merger):
         patches = network.normalise(cut(image, group))
         around = shared_crops(global_maps, group, size, spec)
         local: Output = network.local_branch(patches, around, merger.sizes(group[0]))

@@ -1,5 +1,5 @@
-"""In a process of its own: labels an image again and again, killed at every stage, and prints what
-became of it. Used by test_large_files.py.
+"""In a process of its own: labels an image again and again, killed at every stage, and prints the
+number of kills. Used by test_large_files.py.
 
     python killed.py FOLDER METHOD STRATEGY"""
 
@@ -13,13 +13,13 @@ from typing import Any
 from test_large_files import job_of
 
 from bench.streaming import image, predict_file, raster
-from bench.streaming.budget import Need
-from bench.streaming.canvas import Canvas
+from bench.streaming.budget import MemoryNeed
 from bench.streaming.planes import Plane
+from bench.streaming.score_sums import ScoreSums
 
 
 def dies_in(owner: Any, name: str, calls: int) -> Callable[[], None]:
-    """Let the process die, without any warning, in a function's call of that number."""
+    """Kill the process in a function's call of that number."""
 
     def prepare() -> None:
         real, left = getattr(owner, name), calls
@@ -38,19 +38,19 @@ def dies_in(owner: Any, name: str, calls: int) -> Callable[[], None]:
 
 DEATHS = [
     dies_in(Plane, "write", 2),  # the image is being unpacked
-    dies_in(image.DiskShelf, "__setitem__", 5),  # local maps are being merged
-    dies_in(Canvas, "add", 7),  # in the second row of patches
-    dies_in(Canvas, "_carry", 6),
-    dies_in(Canvas, "add", 6),
+    dies_in(image.DiskMapStore, "__setitem__", 5),  # local maps are being merged
+    dies_in(ScoreSums, "add", 7),  # in the second row of patches
+    dies_in(ScoreSums, "_store_carried", 6),
+    dies_in(ScoreSums, "add", 6),
     dies_in(raster, "_check", 1),  # the output is written, under another name
 ]
 
 
 def main(folder: Path, method: str, strategy: str) -> None:
-    """The picture is there; labels.tif is made by all the processes together."""
+    """All processes together label image.tif."""
     image.SAVE_S = 0.0
     # Memory is another test's concern, and takes longer to predict than all the labels.
-    sys.modules[predict_file.__module__].choose = lambda job, *_: (job, Need(0, 0), True)
+    sys.modules[predict_file.__module__].choose = lambda job, *_: (job, MemoryNeed(0, 0), True)
     output = folder / "labels.tif"
     job = job_of(method, strategy)
     killed = 0

@@ -260,7 +260,7 @@ def test_a_full_disk_is_told_before_and_what_it_needs(
 def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.streaming import budget
 
-    monkeypatch.setattr(budget, "_held_bytes", lambda: 2**28)
+    monkeypatch.setattr(budget, "_resident_bytes", lambda: 2**28)
     job = job_of(sub_batch=6, size_px=256)
     needs = [
         budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes for number in (2, 3)

@@ -1,8 +1,8 @@
-"""How much memory an image takes before it is touched, and what fits into a budget.
+"""Predicted memory of labelling an image, and settings that fit a limit.
 
-By windows: what the process holds before, the tensors of one group of patches as
-`bench.memory.prediction` works them out, and a constant for all that goes through memory on the way
-(`PASSING_BYTES`). None of it depends on the image. In memory: the tensors of the whole image."""
+By windows it is the sum of the memory that the process already holds, the tensors of one group of
+patches by `bench.memory.predict_memory`, and a constant for data in transit (`PASSING_BYTES`); none
+of it depends on the image. In memory it includes the tensors of the whole image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,41 +17,41 @@ from bench.streaming.raster import BLOCK_BYTES, CACHE_BYTES
 
 GIB = 2**30
 PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26
-"""GDAL's cache, the largest block that it may decode, and chunks of rows, some of them twice."""
+"""GDAL's cache, its largest decoded block, and chunks of rows, some of them twice."""
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Need:
-    """What is predicted for one image."""
+class MemoryNeed:
+    """Predicted memory for one image."""
 
     host_bytes: int
-    """Resident, all that the process holds; 0 leaves nothing out."""
-    card_bytes: int
-    """Reserved on a CUDA device; 0 on the CPU."""
+    """Resident memory of the whole process."""
+    gpu_bytes: int
+    """Reserved by PyTorch on a CUDA device; 0 on the CPU."""
 
     @property
     def bytes(self) -> int:
-        """What a budget has to hold: the larger of the two."""
-        return max(self.host_bytes, self.card_bytes)
+        """The larger of the two, which a limit applies to."""
+        return max(self.host_bytes, self.gpu_bytes)
 
 
-def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, Need, bool]:
-    """The job with the largest sub-batch, up to its own, that fits into a budget; what it needs;
-    and whether it goes by windows.
+def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, MemoryNeed, bool]:
+    """The job with the largest sub-batch, up to its own, that fits a limit; its predicted memory;
+    and whether it works by windows.
 
     Args:
         size: (H, W) of the image in pixels.
-        budget: bytes; None: no limit by windows, else what is free.
+        budget: bytes; None: no limit by windows, else the free memory.
 
     Raises:
-        UserError: not even one patch at a time fits.
+        UserError: even one patch at a time does not fit.
     """
     by_windows = job.strategy.by_windows(job.spec) is not None
     if budget is None and not by_windows:
         budget = psutil.virtual_memory().available
     own = getattr(job.spec, "sub_batch", None)
-    least: Need | None = None
+    least: MemoryNeed | None = None
     for patches in range(own or 1, 0, -1):
         trial = job.with_sub_batch(patches) if own else job
         least = need(trial, size, device, by_windows)
@@ -59,42 +59,42 @@ def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, 
             return trial, least, by_windows
     assert least is not None
     assert budget is not None
-    told = f"{job.name} needs {_gib(least.bytes)}"
+    needs = f"{job.name} needs {_gib(least.bytes)}"
     if by_windows:
         raise UserError(
-            f"{told} even with one patch at a time, more than the {_gib(budget)} that it may "
-            f"take: give it --max-memory {_gib(least.bytes)}, or a network with smaller patches."
+            f"{needs} even with one patch at a time, more than the limit of {_gib(budget)}: "
+            f"give it --max-memory {_gib(least.bytes)}, or a network with smaller patches."
         )
     others = _by_windows(job)
     instead = (
-        f"take a run with strategy {' or '.join(others)}, which go by windows"
+        f"take a run with strategy {' or '.join(others)}, which work by windows"
         if others
-        else "take a method that goes by windows"
+        else "take a method that works by windows"
     )
     raise UserError(
-        f"{told} for {size[0]} x {size[1]} px, since with these settings strategy "
+        f"{needs} for {size[0]} x {size[1]} px, since with these settings strategy "
         f"{job.strategy_name} takes an image whole, and has {_gib(budget)}: {instead}, a smaller "
         "image, or a machine with more memory."
     )
 
 
-def need(job: Job, size: Size, device: str, by_windows: bool) -> Need:
-    """What is predicted for an image of `size` (H, W) px."""
-    seen = _group(job.spec, size) if by_windows else size
-    found = predict_memory(job.method, job.strategy, job.spec, job.classes, seen, device)
-    # Loading holds the weights twice, as the file has them and as the network does.
+def need(job: Job, size: Size, device: str, by_windows: bool) -> MemoryNeed:
+    """Predicted memory for an image of `size` (H, W) px."""
+    predicted_size = _group(job.spec, size) if by_windows else size
+    found = predict_memory(job.method, job.strategy, job.spec, job.classes, predicted_size, device)
+    # Loading holds the weights twice: in the checkpoint's tensors and in the network.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
     passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]
-    return Need(_held_bytes() + tensors + passing, found.reserved_bytes or 0)
+    return MemoryNeed(_resident_bytes() + tensors + passing, found.reserved_bytes or 0)
 
 
-def _held_bytes() -> int:
-    """By this process, its libraries above all."""
+def _resident_bytes() -> int:
+    """Held by this process, mostly by libraries."""
     return int(psutil.Process().memory_info().rss)
 
 
 def _group(spec: Any, size: Size) -> Size:
-    """The sides of an image whose patches all are in one group."""
+    """Size of an image whose patches form exactly one group."""
     side = getattr(spec, "patch_size", None)
     height, width = side or (spec.size_px, spec.size_px)
     count, overlap = getattr(spec, "sub_batch", 1), getattr(spec, "overlap_px", 0)

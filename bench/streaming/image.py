@@ -1,4 +1,4 @@
-"""An image on the disk as strategies see it: `bench.tiling.Large`."""
+"""An image on the disk as strategies receive it: `bench.tiling.Large`."""
 
 import contextlib
 import shutil
@@ -13,19 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.streaming.canvas import Canvas, Grid
 from bench.streaming.partial import Partial
-from bench.streaming.planes import Plane, Store
+from bench.streaming.planes import ArrayFile, Plane
+from bench.streaming.score_sums import Grid, ScoreSums
 from bench.tiling import Box, Merger, Size, groups, labels_of, resize, shrink_image
 
 CHUNK_BYTES = 2**22
-"""Of pixels or scores that are in memory at once, where no patch says how many."""
+"""Pixels or scores in memory at once, in steps that do not work by patches."""
 BLOCK_PX = 16
-"""Columns of a shrunk image that are worked out at once."""
+"""Columns of a shrunk image that are computed at once."""
 SAVE_S = 15.0
-"""Seconds between two notes of how far merging has come."""
+"""Seconds between two saved states of merging."""
 Progress = Callable[[str, int, int], Any]
-"""(what is done, its pixels, those done by an earlier process) -> a bar as `bench.cli` has it."""
+"""(title, pixels, those done by an earlier process) -> a progress bar as of `bench.cli`."""
 
 
 class LargeImage:
@@ -36,26 +36,30 @@ class LargeImage:
     def __init__(self, pixels: Plane, labels: Plane, partial: Partial, progress: Progress) -> None:
         self.shape = (3, pixels.height, pixels.width)
         self.pixels, self.labels, self.partial, self.progress = pixels, labels, partial, progress
-        self._shelf: DiskShelf | None = None
+        self._map_store: DiskMapStore | None = None
 
     def window(self, box: Box) -> Tensor:
         """(3, h, w) uint8."""
         return torch.from_numpy(self.pixels.read(*box)).permute(2, 0, 1)
+
+    def whole(self) -> Tensor:
+        """(3, H, W) uint8, all in memory."""
+        return self.window(Box(0, 0, *self.shape[1:])).contiguous()
 
     def cut(self, boxes: Sequence[Box]) -> Tensor:
         """The boxes as one batch (P, 3, h, w)."""
         return torch.stack([self.window(box) for box in boxes]).contiguous()
 
     def shrink(self, size: Size) -> Tensor:
-        """Exactly `shrink_image` of the whole: torch too shrinks rows first, rounds to 8 bits, and
-        then shrinks columns, so that either can be done a few at a time. In between the rows lie on
-        the disk, 1.5 kB each at 508 px."""
+        """Exactly `shrink_image` of the whole: torch also shrinks rows first, rounds to 8 bits, and
+        then shrinks columns, so that both can be done in blocks. In between the rows are on the
+        disk, 1.5 kB each at 508 px."""
         found = self.partial.folder / f"small-{size[0]}x{size[1]}.npy"
         if f"small {size}" in self.partial.done:
             return torch.from_numpy(np.load(found))
         small = torch.empty(3, *size, dtype=torch.uint8)
         path = self.partial.folder / "rows"
-        with contextlib.closing(Store(path)) as rows:
+        with contextlib.closing(ArrayFile(path)) as rows:
             self._shrink_rows(rows, size[1])
             for left in range(0, size[1], BLOCK_PX):
                 block = np.empty((self.shape[1], 3, min(BLOCK_PX, size[1] - left)), np.uint8)
@@ -70,7 +74,7 @@ class LargeImage:
         self.partial.note(f"small {size}", 1)
         return small
 
-    def _shrink_rows(self, rows: Store, width: int) -> None:
+    def _shrink_rows(self, rows: ArrayFile, width: int) -> None:
         """Into blocks of columns, (H, 3, w) each."""
         height = self.shape[1]
         step = max(1, CHUNK_BYTES // (3 * self.shape[2]))
@@ -95,24 +99,24 @@ class LargeImage:
         """Score the patches group by group; labels are written as rows of patches are done."""
         grid = Grid(boxes)
         begun = self.partial.done.get("rows", 0)
-        canvas = Canvas(grid, self.partial.folder, self._write, begun)
-        with contextlib.closing(canvas):
-            self._sum_up(canvas, sub_batch, score, dtype)
+        score_sums = ScoreSums(grid, self.partial.folder, self._write, begun)
+        with contextlib.closing(score_sums):
+            self._sum_up(score_sums, sub_batch, score, dtype)
 
     def _sum_up(
         self,
-        canvas: Canvas,
+        score_sums: ScoreSums,
         sub_batch: int,
         score: Callable[[Sequence[Box]], Tensor],
         dtype: torch.dtype | None,
     ) -> None:
-        boxes = canvas.grid.boxes
-        first = canvas.row * len(canvas.grid.lefts)
+        boxes = score_sums.grid.boxes
+        first = score_sums.row * len(score_sums.grid.lefts)
         bar = self._bar("labels", len(boxes), first)
         number = 0
         for group in groups(boxes, sub_batch):
-            # A group keeps its patches, though the first may be done: in another company, rounding
-            # would be another.
+            # A group is computed whole, even if its first patches are done: in another batch,
+            # rounding could differ.
             if number + len(group) > first:
                 scores = score(group).to(self.device, dtype)
                 for place, one in enumerate(scores, number):
@@ -120,9 +124,9 @@ class LargeImage:
                         continue
                     box = boxes[place]
                     enlarged = resize(one[None], (box.height, box.width), "nearest")[0]
-                    if canvas.add(enlarged):
-                        self.labels.store.settle()
-                        self.partial.note("rows", canvas.row)
+                    if score_sums.add(enlarged):
+                        self.labels.file.sync()
+                        self.partial.note("rows", score_sums.row)
                 bar.update(self._share(len(boxes), number + len(group) - max(number, first)))
             number += len(group)
         bar.close()
@@ -148,46 +152,48 @@ class LargeImage:
                 bar.update(window.numel())
         bar.close()
 
-    def shelf(self) -> "DiskShelf":
-        """In the same folder."""
-        self._shelf = DiskShelf(self.partial.folder / "maps")
-        return self._shelf
+    def map_store(self) -> "DiskMapStore":
+        """A store in the folder of the unfinished image."""
+        self._map_store = DiskMapStore(self.partial.folder / "maps")
+        return self._map_store
 
-    def looks(self, groups: Iterable[Sequence[Box]], merger: Merger) -> Iterator[Sequence[Box]]:
-        """Those that are still to be merged; every few seconds it is noted how far it has come."""
+    def pending_groups(
+        self, groups: Iterable[Sequence[Box]], merger: Merger
+    ) -> Iterator[Sequence[Box]]:
+        """The groups that are not merged yet; saves the merger's state every few seconds."""
         todo = list(groups)
         total = sum(map(len, todo))
         path = self.partial.folder / "merged"
         done = self._resume(path, merger) if path.exists() else 0
-        bar = self._bar("first look", total, sum(map(len, todo[:done])))
+        bar = self._bar("merging", total, sum(map(len, todo[:done])))
         saved = time.monotonic()
         for number, group in enumerate(todo[done:], done + 1):
             yield group
             bar.update(self._share(total, len(group)))
-            if number == 1 and self._shelf:
-                self._shelf.check(self._shelf.end // len(group) * total)
+            if number == 1 and self._map_store:
+                self._map_store.check(self._map_store.end // len(group) * total)
             if time.monotonic() - saved > SAVE_S or number == len(todo):
                 self._save(path, merger, number)
                 saved = time.monotonic()
         bar.close()
 
-    def _save(self, path: Path, merger: Merger, looks: int) -> None:
-        index = self._shelf.index if self._shelf else {}
+    def _save(self, path: Path, merger: Merger, merged_groups: int) -> None:
+        index = self._map_store.index if self._map_store else {}
         state = {
-            "looks": looks,
+            "groups": merged_groups,
             "counts": merger.counts,
             "sums": merger.sums,
             "places": [[tuple(box) for box in level] for level in merger.places],
-            "shelf": [(tuple(box), *where) for box, where in index.items()],
+            "stored": [(tuple(box), *where) for box, where in index.items()],
         }
-        if self._shelf:
-            self._shelf.store.settle()
+        if self._map_store:
+            self._map_store.file.sync()
         temporary = path.with_suffix(".new")
         torch.save(state, temporary)
         temporary.replace(path)
 
     def _resume(self, path: Path, merger: Merger) -> int:
-        """Bring the merger to where it was saved; the number of groups that were merged by then."""
+        """Restore the merger's saved state; returns the number of groups in it."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         merger.counts = [
             old.to(new) for old, new in zip(state["counts"], merger.counts, strict=True)
@@ -195,17 +201,17 @@ class LargeImage:
         like = merger.counts[0].device
         merger.sums = [[level.to(like) for level in kind] for kind in state["sums"]]
         merger.places = [[Box(*box) for box in level] for level in state["places"]]
-        if self._shelf:
-            for box, offset, shape, kind in state["shelf"]:
-                self._shelf.restore(Box(*box), offset, shape, kind)
-        looks: int = state["looks"]
-        return looks
+        if self._map_store:
+            for box, offset, shape, kind in state["stored"]:
+                self._map_store.restore(Box(*box), offset, shape, kind)
+        merged_groups: int = state["groups"]
+        return merged_groups
 
     def close(self) -> None:
-        """Let go of the files."""
-        stores = [self.pixels.store, self.labels.store]
-        for store in [*stores, *([self._shelf.store] if self._shelf else [])]:
-            store.close()
+        """Close the files."""
+        stores = [self.pixels.file, self.labels.file]
+        for file in [*stores, *([self._map_store.file] if self._map_store else [])]:
+            file.close()
 
     def _write(self, top: int, left: int, labels: Tensor) -> None:
         self.labels.write(top, left, labels.numpy())
@@ -215,72 +221,72 @@ class LargeImage:
         return self.progress(what, pixels, pixels * done // patches)
 
     def _share(self, patches: int, done: int) -> float:
-        """Pixels that so many of the patches stand for."""
+        """The pixels of the image in proportion to the patches that are done."""
         return self.shape[1] * self.shape[2] * done / patches
 
 
-class DiskShelf:
-    """Tensors in a file, one after another; they stay there until the image is done, for a process
-    that was killed asks for them again."""
+class DiskMapStore:
+    """Tensors in a file, one after another, until the image is done: a process that resumes reads
+    them again."""
 
     def __init__(self, path: Path) -> None:
-        self.store = Store(path)
+        self.file = ArrayFile(path)
         self.index: dict[Box, tuple[int, tuple[int, ...], str]] = {}
         self.end = 0
 
     def __setitem__(self, first: Box, kept: Tensor, /) -> None:
-        self.store.write(kept.contiguous().numpy(), self.end)
+        self.file.write(kept.contiguous().numpy(), self.end)
         self.restore(first, self.end, tuple(kept.shape), str(kept.dtype).removeprefix("torch."))
 
     def restore(self, first: Box, offset: int, shape: tuple[int, ...], kind: str) -> None:
-        """Know of what lies there."""
+        """Add a stored tensor to the index."""
         self.index[first] = (offset, tuple(shape), kind)
         self.end = offset + int(np.prod(shape)) * getattr(torch, kind).itemsize
 
     def check(self, wanted_bytes: int) -> None:
-        """Refuse, after the first group, what the disk will not hold after the last one."""
-        free = shutil.disk_usage(self.store.path.parent).free + self.end
+        """Refuse, after the first group, more data than the disk can hold."""
+        free = shutil.disk_usage(self.file.path.parent).free + self.end
         if wanted_bytes > free:
             raise UserError(
                 f"The patches' maps need {wanted_bytes / 2**30:.1f} GiB in "
-                f"{self.store.path.parent} until the labels are done, and {free / 2**30:.1f} are "
+                f"{self.file.path.parent} until the labels are done, and {free / 2**30:.1f} are "
                 "free: write to another disk, or take smaller maps (GLNet: --set head=collapsed)."
             )
 
     def pop(self, first: Box, /) -> Tensor:
-        """What lies there."""
+        """The stored tensor."""
         offset, shape, kind = self.index[first]
         found = torch.empty(shape, dtype=getattr(torch, kind))
-        self.store.read(found.numpy(), offset)
+        self.file.read(found.numpy(), offset)
         return found
 
 
-class Places:
-    """Where each of a row of new pixels lies among the old ones, and how far from the first of two:
-    what `F.interpolate` works with."""
+class Interpolation:
+    """For each new pixel along one axis the two old ones around it, and the weight of the second, as
+    in `F.interpolate`."""
 
     def __init__(self, first: Tensor, second: Tensor, share: Tensor) -> None:
         self.first, self.second, self.share = first, second, share
 
-    def __getitem__(self, part: slice) -> "Places":
-        return Places(self.first[part], self.second[part], self.share[part])
+    def __getitem__(self, part: slice) -> "Interpolation":
+        return Interpolation(self.first[part], self.second[part], self.share[part])
 
 
-def _nearest(small: int, large: int) -> Places:
+def _nearest(small: int, large: int) -> Interpolation:
     numbers = torch.arange(small, dtype=torch.float32)[None, None]
     first = F.interpolate(numbers, large, mode="nearest")[0, 0].long()
-    return Places(first, first, torch.zeros(large))
+    return Interpolation(first, first, torch.zeros(large))
 
 
-def _bilinear(small: int, large: int) -> Places:
+def _bilinear(small: int, large: int) -> Interpolation:
     step = torch.tensor(small, dtype=torch.float32) / large
     place = ((torch.arange(large, dtype=torch.float32) + 0.5) * step - 0.5).clamp(min=0)
     first = place.long().clamp(max=small - 1)
-    return Places(first, (first + 1).clamp(max=small - 1), (place - first).clamp(0, 1))
+    return Interpolation(first, (first + 1).clamp(max=small - 1), (place - first).clamp(0, 1))
 
 
-def _blend(scores: Tensor, rows: Places, columns: Places) -> Tensor:
-    """Bilinear: across, then down, as torch does it but for the last bit."""
+def _blend(scores: Tensor, rows: Interpolation, columns: Interpolation) -> Tensor:
+    """Bilinear: across, then down, equal to torch's up to the last bit."""
 
     def across(row: Tensor) -> Tensor:
         line = scores[:, row]

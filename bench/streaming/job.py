@@ -1,4 +1,4 @@
-"""What is to be done to an image: a network with its weights, a strategy, and what labels mean."""
+"""A labelling job: a network with its weights, a strategy, and the classes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -37,15 +37,15 @@ class Job:
 
     @property
     def classes(self) -> int:
-        """Their number."""
+        """Number of classes."""
         return len(self.palette)
 
     def with_sub_batch(self, patches: int) -> "Job":
-        """The same, so many patches at once."""
+        """The same job with another number of patches at once."""
         return replace(self, spec=replace(self.spec, sub_batch=patches))
 
     def network(self) -> tuple[nn.Module, str]:
-        """The network as the strategy is given it, on the host, and the SHA-256 of its weights.
+        """The network, prepared for the strategy, on the host, and the SHA-256 of its weights.
 
         Raises:
             UserError: the checkpoint is missing, damaged, or another network's.
@@ -62,12 +62,13 @@ class Job:
         return self.strategy.prepare(network, self.spec), digest.hexdigest()
 
     def fingerprint(self) -> dict[str, Any]:
-        """All settings that labels depend on, as JSON has them; weights apart."""
+        """All settings that labels depend on, except weights, in JSON's types."""
         return {
             "method": self.method_name,
             "strategy": self.strategy_name,
             "spec": {key: str(value) for key, value in asdict(self.spec).items()},
             "classes": self.classes,
+            "layout": 2,  # of the folder of an unfinished image
             "palette": [list(colour) for colour in self.palette],
             "torch": torch.__version__,
         }
@@ -86,7 +87,7 @@ def job(
         run: a key of its table `runs`.
         weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint.
         classes: their number, where the run's data set is not prepared here.
-        settings: fields of the spec that are to be otherwise.
+        settings: fields of the spec to override.
 
     Raises:
         UserError: something does not exist or does not fit.
@@ -113,7 +114,7 @@ def job(
 
 
 def _palette(dataset: str, classes: int | None) -> tuple[tuple[int, int, int], ...]:
-    """The data set's colours, or as many as are asked for, far from each other."""
+    """The data set's colours, or distinct colours for a number of classes."""
     if classes is None:
         if not (PREPARED / dataset / "dataset.json").exists():
             raise UserError(
@@ -123,11 +124,11 @@ def _palette(dataset: str, classes: int | None) -> tuple[tuple[int, int, int], .
         return open_dataset(dataset).palette
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"--classes is {classes}: give a whole number from 1 to {MOST_CLASSES}.")
-    # The bits of a number, the lowest first, become the highest bits of red, green and blue.
-    return tuple(_spread(number) for number in range(classes))
+    return tuple(_colour(number) for number in range(classes))
 
 
-def _spread(number: int) -> tuple[int, int, int]:
+def _colour(number: int) -> tuple[int, int, int]:
+    """The bits of a number, the lowest first, become the highest bits of red, green and blue."""
     channels = [0, 0, 0]
     for bit in range(8):
         if number >> bit & 1:

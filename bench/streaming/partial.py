@@ -1,4 +1,4 @@
-"""What is done of an image that is not done yet: a folder beside the output, and what it is of."""
+"""The finished parts of an unfinished image: a folder beside the output, with its fingerprint."""
 
 import json
 import shutil
@@ -13,17 +13,17 @@ from bench.files import write_text
 
 
 class Partial:
-    """The folder, held by one process at a time; begun anew where it is of something else."""
+    """The folder, locked by one process at a time; emptied if its fingerprint differs."""
 
     def __init__(self, output: Path, fingerprint: Mapping[str, Any], fresh: bool = False) -> None:
         """
         Args:
-            output: what it will become.
-            fingerprint: of image, weights and settings, as JSON has it.
-            fresh: begin anew in any case.
+            output: the label file.
+            fingerprint: of image, weights and settings, in JSON's types.
+            fresh: empty the folder in any case.
 
         Raises:
-            UserError: another process works on it.
+            UserError: another process holds the lock.
         """
         self.folder = output.parent / f".{output.name}.partial"
         self._lock = FileLock(output.parent / f".{output.name}.lock")
@@ -41,21 +41,21 @@ class Partial:
 
     @property
     def done(self) -> dict[str, int]:
-        """How far each kind of work has come, by its name."""
+        """Progress of each step, by its name."""
         path = self.folder / "done.json"
         found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
     def note(self, what: str, count: int) -> None:
-        """Work has come so far; what it made must be on the disk by now."""
+        """Record a step's progress; its results must already be on the disk."""
         write_text(self.folder / "done.json", json.dumps({**self.done, what: count}))
 
     def remove(self) -> None:
-        """Everything is done."""
+        """Delete the folder: everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Let another process at it; nothing is left where nothing was done."""
+        """Unlock the folder; without any progress it is deleted."""
         if not self.done:
             self.remove()
         self._lock.release()

@@ -1,7 +1,7 @@
 """Arrays of an image's size in files, read and written by windows.
 
-Not mapped into memory: touched pages of a map count as the process's own. What is read and written
-here leaves nothing behind but the system's page cache, which it gives back when asked."""
+Not memory-mapped, since mapped pages count as memory of the process; reads and writes use only the
+system's page cache, which it can reclaim."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 AT_ONCE_BYTES = 2**22
-"""Of a read, which passes through a copy."""
+"""Largest read, which makes a copy."""
 
 
-class Store:
-    """A file that arrays are put into by their place in bytes."""
+class ArrayFile:
+    """A file of arrays at byte offsets."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,12 +42,12 @@ class Store:
             count = os.pwrite(self._file, view, offset)
             view, offset = view[count:], offset + count
 
-    def settle(self) -> None:
-        """Return when all that was written is on the disk."""
+    def sync(self) -> None:
+        """Return when all written data are on the disk."""
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
 
@@ -56,25 +56,25 @@ class Plane:
 
     def __init__(self, path: Path, height_px: int, width_px: int, depth: int = 1) -> None:
         self.height, self.width, self.depth = height_px, width_px, depth
-        self.store = Store(path)
+        self.file = ArrayFile(path)
 
     def read(self, top: int, left: int, height: int, width: int) -> Bytes:
         """A window inside the plane: (height, width, depth)."""
         window = np.empty((height, width, self.depth), np.uint8)
         if width == self.width:
-            self.store.read(window, self._place(top, 0))
+            self.file.read(window, self._place(top, 0))
         else:
             for row in range(height):
-                self.store.read(window[row], self._place(top + row, left))
+                self.file.read(window[row], self._place(top + row, left))
         return window
 
     def write(self, top: int, left: int, window: Bytes) -> None:
-        """Put a window (h, w, depth) or, one byte deep, (h, w) there."""
+        """Write a window (h, w, depth) or, with a depth of 1, (h, w)."""
         if window.shape[1] == self.width:
-            self.store.write(np.ascontiguousarray(window), self._place(top, 0))
+            self.file.write(np.ascontiguousarray(window), self._place(top, 0))
         else:
             for row in range(len(window)):
-                self.store.write(np.ascontiguousarray(window[row]), self._place(top + row, left))
+                self.file.write(np.ascontiguousarray(window[row]), self._place(top + row, left))
 
     def _place(self, row: int, column: int) -> int:
         return (row * self.width + column) * self.depth

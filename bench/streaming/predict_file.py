@@ -23,29 +23,28 @@ from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
-from bench.tiling import Box
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of it."""
+class FilePrediction:
+    """The result of labelling one file."""
 
     height_px: int
     width_px: int
     seconds: float
-    """From the first look at the file to the last rename, weights and prediction included; of this
-    process, where an earlier one was killed."""
+    """From opening the file to the last rename, weights and memory prediction included; of this
+    process only, if it resumed an earlier one."""
     label_s: float
-    """Of these, from the first patch to the last label."""
+    """The part of them from the first patch to the last label."""
     peak_rss_bytes: int
-    """All that the process held at its peak."""
+    """Peak resident memory of the process."""
     predicted_bytes: int
     sub_batch: int | None
     by_windows: bool
 
     @property
     def megapixels_per_s(self) -> float:
-        """Of the whole."""
+        """Throughput of the whole process."""
         return self.height_px * self.width_px / 1e6 / self.seconds
 
 
@@ -58,22 +57,22 @@ def predict_file(
     cog: bool = False,
     fresh: bool = False,
     silent: bool = False,
-) -> Done:
+) -> FilePrediction:
     """Write the labels of an image file, with its georeference and the classes' colours.
 
-    What is done lies in a folder beside the output until all is, and a process that was killed is
-    gone on from. The output has its name when it is whole, and not before.
+    Intermediate results are in a folder beside the output, from which a later process resumes if
+    this one is killed. The output gets its name when it is complete.
 
     Args:
         image: PNG, JPEG or TIFF, see `bench.streaming.raster`.
         output: ends in .tif, .tiff or .png.
-        max_memory_bytes: of this process, and of the card.
-        bands: three of more, from 1.
-        cog: a GeoTIFF with overviews, laid out to be read over a network.
-        fresh: forget what an earlier process has done.
+        max_memory_bytes: limit for this process and for the GPU.
+        bands: red, green and blue, counted from 1.
+        cog: write a cloud-optimised GeoTIFF with overviews.
+        fresh: do not resume an earlier process.
 
     Raises:
-        UserError: of what is asked for something cannot be, or the disk is full.
+        UserError: an argument does not fit, or the disk is full.
     """
     begun = time.perf_counter()
     driver = _check_output(image, output, cog)
@@ -99,13 +98,13 @@ def predict_file(
             large = LargeImage(pixels, labels, partial, _progress(silent))
             stack.callback(large.close)
             if mask:
-                stack.callback(mask.store.close)
-            looked = time.perf_counter()
+                stack.callback(mask.file.close)
+            started = time.perf_counter()
             if "labels" not in partial.done:
                 _label(job, network.to(device), large, by_windows)
-                labels.store.settle()
+                labels.file.sync()
                 partial.note("labels", 1)
-            label_s = time.perf_counter() - looked
+            label_s = time.perf_counter() - started
             result = partial.folder / f"result{output.suffix}"
             with contextlib.closing(_bar("writing", size, silent)) as bar:
                 raster.encode(labels, mask, source, job.palette, result, driver, bar.update)
@@ -113,7 +112,7 @@ def predict_file(
                 os.fsync(file.fileno())
             result.replace(output)
             partial.remove()
-    return Done(
+    return FilePrediction(
         height_px=size[0],
         width_px=size[1],
         seconds=time.perf_counter() - begun,
@@ -131,7 +130,7 @@ def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bo
         if by_windows and streamed:
             streamed(network, image, job.spec)
             return
-        whole = image.window(Box(0, 0, *image.shape[1:])).contiguous()
+        whole = image.whole()
         try:
             labels = job.strategy.predict(network, whole, job.spec)
         except (RuntimeError, MemoryError) as error:
@@ -139,13 +138,13 @@ def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bo
                 raise
             raise UserError(
                 f"Memory ran out: strategy {job.strategy_name} takes an image whole; take one that "
-                "goes by windows, or a smaller image."
+                "works by windows, or a smaller image."
             ) from None
         image.labels.write(0, 0, labels.numpy())
 
 
 def _check_output(image: Path, output: Path, cog: bool) -> str:
-    """The driver that writes it; refuses an output that cannot be written."""
+    """GDAL's driver for the output; refuses an output that cannot be written."""
     suffix = output.suffix.lower()
     if suffix not in raster.WRITTEN:
         raise UserError(f"{output} is to be a label file: give a name that ends in .tif or .png.")
@@ -161,15 +160,15 @@ def _check_output(image: Path, output: Path, cog: bool) -> str:
 
 
 def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
-    """Refuse what the disk cannot hold, before hours are spent: pixels, a mask, labels, and the
-    labels once more as they are encoded."""
+    """Refuse, before any work, an image for which the disk is too small: pixels, a mask, labels, and
+    the encoded labels."""
     wanted = 6 * size[0] * size[1]
     held = sum(path.stat().st_blocks * 512 for path in partial.folder.iterdir())
     free = shutil.disk_usage(output.parent).free
     if wanted > free + held:
         raise UserError(
-            f"{size[0]} x {size[1]} px need {wanted / GIB:.1f} GiB beside {output} while they are "
-            f"worked on, and {free / GIB:.1f} are free: free some, or write to another disk."
+            f"{size[0]} x {size[1]} px need {wanted / GIB:.1f} GiB beside {output} until they are "
+            f"done, and {free / GIB:.1f} are free: free some, or write to another disk."
         )
 
 
@@ -182,7 +181,7 @@ def _unpacked(source: raster.Source, partial: Partial, silent: bool) -> tuple[Pl
             raster.unpack(source, pixels, mask, bar.update)
         for plane in (pixels, mask):
             if plane:
-                plane.store.settle()
+                plane.file.sync()
         partial.note("pixels", 1)
     return pixels, mask
 

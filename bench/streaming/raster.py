@@ -1,8 +1,8 @@
-"""Image files, read by windows, and label files: what GDAL knows of them, through rasterio.
+"""Image files, read by windows, and label files, through GDAL (rasterio).
 
-Read are PNG, JPEG and TIFF (GeoTIFF, COG) of 8 bits a channel: RGB as it is, grey three times, a
-palette by its colours. Pixels that the file itself calls nodata or transparent are seen by the
-network like all others, and unlabelled in the output. Anything else is refused."""
+PNG, JPEG and TIFF (GeoTIFF, COG) of 8 bits a channel are read: RGB as it is, grey as three equal
+channels, a palette by its colours. Pixels that the file marks as nodata or transparent pass through
+the network like all others, and are unlabelled in the output. Other files are refused."""
 
 import os
 import warnings
@@ -31,21 +31,21 @@ SIGNATURES = {
     b"II+\x00": "GTiff",
     b"MM\x00+": "GTiff",
 }
-"""First bytes of the files that are read, and their driver: no other one is let near a file."""
+"""First bytes of the supported files -> the only driver that may open them."""
 WRITTEN = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
 COG = {"driver": "COG", "compress": "deflate", "overview_resampling": "mode"}
-"""With overviews, in which the most frequent label stands for those under it."""
+"""With overviews of the most frequent label."""
 MIB = 2**20
 CACHE_BYTES = 16 * MIB
-"""Of blocks that GDAL keeps: each is used once."""
+"""GDAL's block cache, which is small since each block is used once."""
 BLOCK_BYTES = 64 * MIB
-"""The most that a file may make us decode at once."""
+"""Largest block that is decoded at once."""
 CHUNK_BYTES = 4 * MIB
-"""Of rows that are read at once where a file has no tiles."""
+"""Rows read at once from a file without tiles."""
 TILE_PX = 512
 UNLABELLED = 255
 Advance = Callable[[int], None]
-"""Is told of so many more pixels."""
+"""Called with the number of pixels that were just done."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,21 @@ class Source:
     height: int
     width: int
     bands: tuple[int, ...]
-    """Three, or one that is grey or indices; from 1, as GDAL counts."""
+    """Three, or one of grey levels or indices; counted from 1, as by GDAL."""
     colours: NDArray[np.uint8] | None
-    """(256, 3): of a palette."""
+    """(256, 3): the palette, if there is one."""
     masked: bool
     """Whether some pixels may be nodata or transparent."""
     block: tuple[int, int]
-    """(height, width) of what is decoded at once."""
+    """(height, width) that is decoded at once."""
     place: dict[str, Any]
     """The georeference, as rasterio writes it."""
 
 
 @contextmanager
 def gdal() -> Iterator[None]:
-    """GDAL with a bounded cache, strict about damage, silent about plain pictures."""
+    """GDAL with a bounded cache, strict about damage, without warnings about images that have no
+    georeference."""
     with (
         warnings.catch_warnings(),
         rasterio.Env(
@@ -85,13 +86,13 @@ def gdal() -> Iterator[None]:
 
 
 def inspect(path: Path, bands: Sequence[int] = ()) -> Source:
-    """What a file holds.
+    """Properties of an image file.
 
     Args:
-        bands: three of them to be seen as red, green and blue, from 1.
+        bands: red, green and blue, counted from 1.
 
     Raises:
-        UserError: it is missing, no picture, or not of a kind that is read.
+        UserError: the file is missing or not supported.
     """
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
@@ -106,7 +107,7 @@ def inspect(path: Path, bands: Sequence[int] = ()) -> Source:
         kinds = {file.dtypes[band - 1] for band in found}
         if kinds != {"uint8"}:
             raise UserError(
-                f"{path} holds {', '.join(sorted(kinds))}, and networks see 8 bits a channel: "
+                f"{path} holds {', '.join(sorted(kinds))}, and networks take 8 bits a channel: "
                 "scale it first, in the way its training images were (`gdal_translate -ot Byte "
                 "-scale`, for instance)."
             )
@@ -164,15 +165,15 @@ def encode(
     driver: str,
     advance: Advance,
 ) -> None:
-    """Write labels to an image file of indices with their colours and the source's georeference,
-    and read them back.
+    """Write labels to an image file of indices with a palette and the source's georeference, and
+    verify it by reading it back.
 
     Args:
-        path: of the file; its folder holds what else is needed on the way.
+        path: of the file; its folder also holds an intermediate file.
         driver: a value of `WRITTEN`, or `COG`.
 
     Raises:
-        UserError: it could not be written whole.
+        UserError: it could not be written completely.
     """
     colours = {number: (*colour, 255) for number, colour in enumerate(palette)}
     tiled = path.with_name("labels.tif")
@@ -223,7 +224,8 @@ def _tiles(labels: Plane, mask: Plane | None) -> Iterator[tuple[Window, Bytes]]:
 
 
 def _check(path: Path, labels: Plane, mask: Plane | None) -> None:
-    """GDAL writes the last blocks when it closes a file, where an error is easily lost."""
+    """Compare the file with the labels: GDAL writes the last blocks when it closes a file, where an
+    error is easily lost."""
     with rasterio.open(path) as file:
         step = max(1, CHUNK_BYTES // labels.width)
         for top in range(0, labels.height, step):
@@ -233,7 +235,7 @@ def _check(path: Path, labels: Plane, mask: Plane | None) -> None:
             if mask:
                 wanted[mask.read(top, 0, height, labels.width)[..., 0] == 0] = UNLABELLED
             if not np.array_equal(found, wanted):
-                raise OSError(f"rows from {top} on read back otherwise")
+                raise OSError(f"rows from {top} on read back differently")
 
 
 def _driver(path: Path) -> str:
@@ -259,7 +261,7 @@ def _has_end(path: Path) -> bool:
 
 
 def _bands(path: Path, file: Any) -> tuple[int, ...]:
-    """The bands that are to be seen, where nobody says which."""
+    """The default bands."""
     seen = [one for one in file.colorinterp if one != ColorInterp.alpha]
     names = [one.name for one in seen]
     if len(seen) == 1 and seen[0] in (ColorInterp.gray, ColorInterp.palette, ColorInterp.undefined):
@@ -267,23 +269,23 @@ def _bands(path: Path, file: Any) -> tuple[int, ...]:
     if len(seen) == 3 and names in (["red", "green", "blue"], ["gray", "undefined", "undefined"]):
         return (1, 2, 3)
     raise UserError(
-        f"{path} has the bands {', '.join(names)}: save it as RGB or grey, or say which three are "
-        "to be seen as red, green and blue, for instance --bands 1 2 3."
+        f"{path} has the bands {', '.join(names)}: save it as RGB or grey, or choose three bands "
+        "as red, green and blue, for instance --bands 1 2 3."
     )
 
 
 def _check_pixels(path: Path, file: Any, band: int) -> None:
-    """Refuse what GDAL would quietly take for something else."""
+    """Refuse files that GDAL would silently misinterpret."""
     whole, one = file.tags(ns="IMAGE_STRUCTURE"), file.tags(ns="IMAGE_STRUCTURE", bidx=band)
     if whole.get("SOURCE_COLOR_SPACE") in ("CMYK", "YCbCrK"):
-        raise UserError(f"{path} has the colours of a print (CMYK): save it as RGB.")
+        raise UserError(f"{path} has CMYK colours: save it as RGB.")
     if one.get("NBITS", "8") != "8" and file.colorinterp[band - 1] != ColorInterp.palette:
         raise UserError(f"{path} has {one['NBITS']} bits a channel: save it with 8.")
     turned = file.tags().get("EXIF_Orientation", "1")
     if turned.strip() not in ("", "0", "1"):
         raise UserError(
-            f"{path} is to be turned before it is shown (EXIF orientation {turned}): save it "
-            "upright, so that its labels lie as it does."
+            f"{path} is rotated by its EXIF orientation ({turned}): save it "
+            "upright, so that its labels match."
         )
 
 
@@ -297,7 +299,7 @@ def _palette(file: Any, bands: Sequence[int]) -> NDArray[np.uint8] | None:
 
 
 def _block(path: Path, file: Any) -> tuple[int, int]:
-    """What is decoded at once; some formats only decode all."""
+    """Size that is decoded at once; some formats can only be decoded whole."""
     if _whole_at_once(path, file.driver):
         return file.height, file.width
     height, width = file.block_shapes[0]
@@ -351,6 +353,6 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The most telling words: rasterio says itself that reading failed, GDAL why."""
+    """GDAL's reason, which is the cause of rasterio's error."""
     why = error.__cause__ or error
     return str(why).split("\n", 1)[0].rstrip(".")

@@ -1,10 +1,10 @@
-"""Sums of patches' scores that become labels while the image is still being worked on.
+"""Sums of patches' scores that become labels while later patches are still to come.
 
-Patches come row by row, and in a row from left to right. After one of them, whatever lies left of
-the next is sure for this row of patches: what lies above the next row of patches becomes labels,
-and what the next row still adds to is carried over on the disk. So memory holds the scores of one
-patch, whatever the image's width, and every pixel's scores are added in the order in which
-`bench.tiling.scores_by_patches` adds them: the sums are the same to the last bit."""
+Patches come row by row, and in a row from left to right. After a patch, all sums left of the next
+one are final for this row of patches: above the next row they become labels, and the rest, to which
+the next row still adds, is stored on the disk. So memory holds the scores of one patch, whatever
+the image's width. Each pixel's scores are added in the order of `bench.tiling.scores_by_patches`:
+the sums are equal bit by bit."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.streaming.planes import Store
+from bench.streaming.planes import ArrayFile
 from bench.tiling import Box, labels_of
 
 Write = Callable[[int, int, Tensor], None]
-"""(top, left, labels (h, w) uint8): they are sure."""
+"""(top, left, labels (h, w) uint8): final labels of a window."""
 
 
 class Grid:
@@ -33,61 +33,61 @@ class Grid:
         ]
         assert list(boxes) == whole, "patches of a large image come row by row"
 
-    def sure_rows(self, row: int) -> int:
-        """How many rows of pixels only this row of patches, and those above it, add to."""
-        return self._sure(self.tops, row, self.height)
+    def final_rows(self, row: int) -> int:
+        """How many rows of pixels no later row of patches adds to."""
+        return self._final(self.tops, row, self.height)
 
-    def sure_columns(self, column: int) -> int:
+    def final_columns(self, column: int) -> int:
         """The same to the right."""
-        return self._sure(self.lefts, column, self.width)
+        return self._final(self.lefts, column, self.width)
 
     @staticmethod
-    def _sure(starts: Sequence[int], number: int, side: int) -> int:
+    def _final(starts: Sequence[int], number: int, side: int) -> int:
         last = number + 1 == len(starts)
         return side if last else starts[number + 1] - starts[number]
 
 
-class Canvas:
-    """The sums of the patch that is being added to; works through one grid once."""
+class ScoreSums:
+    """The sums under the current patch; handles each patch of one grid once."""
 
     def __init__(self, grid: Grid, folder: Path, write: Write, row: int = 0) -> None:
-        """Begins with the row of patches `row`, before which all was done by an earlier process."""
+        """Starts at the row of patches `row`; an earlier process finished those before it."""
         self.grid, self.write, self.row, self.column = grid, write, row, 0
-        # A row reads what the one before carried over, and writes the other file: a process that is
-        # killed in the middle of a row leaves what the next needs to begin it again.
-        self.carries = [Store(folder / f"carry-{number}") for number in range(2)]
+        # A row reads the sums that the row before stored, and writes to the other file: after a kill
+        # within a row, the next process can start the row again.
+        self.carries = [ArrayFile(folder / f"carry-{number}") for number in range(2)]
         self.sums = torch.empty(0)
 
     def add(self, scores: Tensor) -> bool:
-        """Add the next patch's scores (K, h, w); says whether that was the last of its row."""
+        """Add the next patch's scores (K, h, w); returns whether it is the last of its row."""
         grid = self.grid
         if self.column == 0:
             self.sums = scores.new_zeros(scores.shape)
-            self._take_over(0)
+            self._load_carried(0)
         self.sums.add_(scores)
-        rows, columns = grid.sure_rows(self.row), grid.sure_columns(self.column)
+        rows, columns = grid.final_rows(self.row), grid.final_columns(self.column)
         left = grid.lefts[self.column]
         self.write(grid.tops[self.row], left, labels_of(self.sums[:, :rows, :columns]))
-        self._carry(self.sums[:, rows:, :columns], left)
+        self._store_carried(self.sums[:, rows:, :columns], left)
         if self.column + 1 == len(grid.lefts):
-            self.carries[(self.row + 1) % 2].settle()
+            self.carries[(self.row + 1) % 2].sync()
             self.row, self.column = self.row + 1, 0
             return True
         self.column += 1
         moved = torch.zeros_like(self.sums)
         moved[:, :, : grid.width - columns] = self.sums[:, :, columns:]
         self.sums = moved
-        self._take_over(grid.width - columns)
+        self._load_carried(grid.width - columns)
         return False
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for one in self.carries:
             one.close()
 
-    def _take_over(self, known: int) -> None:
-        """Put what the row before carried over into the columns from `known` on."""
-        height = self.grid.height - self.grid.sure_rows(self.row - 1) if self.row else 0
+    def _load_carried(self, known: int) -> None:
+        """Read the row before's stored sums into the columns from `known` on."""
+        height = self.grid.height - self.grid.final_rows(self.row - 1) if self.row else 0
         width = self.grid.width - known
         if height and width:
             shape = (width, len(self.sums), height)
@@ -96,8 +96,8 @@ class Canvas:
             self.carries[self.row % 2].read(found.numpy(), found[0].nbytes * left)
             self.sums[:, :height, known:] = found.permute(1, 2, 0)
 
-    def _carry(self, sums: Tensor, left: int) -> None:
-        """Keep sums (K, h, w) for the next row; by columns, so that a window is one piece."""
+    def _store_carried(self, sums: Tensor, left: int) -> None:
+        """Store sums (K, h, w) for the next row; by columns, so that a window is contiguous."""
         if sums.numel():
             kept: np.ndarray = sums.permute(2, 0, 1).contiguous().numpy()
             self.carries[(self.row + 1) % 2].write(kept, kept[0].nbytes * left)
