@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from bench.config import PARAMS
 from bench.errors import UserError
 
 T = TypeVar("T")
@@ -41,6 +42,19 @@ def main(
         work(parsed)
 
     report_errors(begin)
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the stage `report` and of its command, which start without pandas."""
+    parser.add_argument(
+        "suite",
+        nargs="?",
+        type=Path,
+        default=PARAMS,
+        metavar="SUITE.yaml",
+        help="a file of suites/; by default the active one, params.yaml",
+    )
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
 
 
 def report_errors(work: Callable[[], None]) -> None:

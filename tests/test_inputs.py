@@ -29,7 +29,6 @@ NETWORK = ("spec", "model", "training", "inference")
 
 NO_INPUT = {
     "bench/cli.py": "arguments, progress bars and messages",
-    "bench/commands/report.py": "arguments",
     "bench/config.py": "reads params.yaml; the values that a stage depends on are its params",
     "bench/errors.py": "messages",
     "bench/files.py": "writes files whole",

@@ -1,203 +1,193 @@
-"""The rooms of the house: who may import whom, read from the source."""
+"""Who imports whom: eight rules about folders, read from the source, imports inside functions
+included."""
 
 import ast
+import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from source import closure, has_code, imports, modules, tree
 
-METHODS = ("baselines", "cascadepsp", "fctl", "glnet", "isdnet", "magnet", "pointrend")
-OURS = ("bench", "data", *METHODS)
-FLOOR = {"bench.errors", "bench.files"}
-CONTRACT = {f"bench.{name}" for name in ("config", "method", "tiles", "learning", "distributed")}
-BELOW_STAGES = CONTRACT | {
-    f"bench.{name}"
-    for name in (
-        "cards",
-        "evaluation",
-        "isolated",
-        "latency",
-        "learnt",
-        "memory",
-        "meters",
-        "metrics",
-        "noise",
-        "paper_memory",
-        "parity.check",
-        "parity.formulas",
-        "parity.golden",
-        "record",
-        "spread",
-        "stage",
-        "standing",
-        "trained",
-        "validation",
-    )
+METHODS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("**/spec.py"))
+CONTRACT = {f"bench/{name}.py" for name in ("config", "method", "tiling", "optim", "errors")}
+CONTRACT |= {"bench/parallel/distributed.py"}  # a loss over the whole batch of several processes
+LIBRARIES = {"torch", "segmentation_models_pytorch", "timm"}
+
+LAYERS = (
+    ("bench/errors.py", "bench/files.py"),
+    ("bench", "bench/parallel", "data"),
+    ("glnet", "baselines", "bench/memory", "bench/streaming"),
+    ("reference", "bench/report", "bench/pipeline", "bench/experiments"),
+    ("bench/commands",),
+    ("bench/__main__.py",),
+)
+"""From the lowest to the highest. A file belongs to the longest path that it is below."""
+
+LONG = {
+    "baselines/isdnet/model.py": "one network",
+    "bench/commands/estimate.py": "one command",
+    "bench/memory/rules_cpu.py": "one rule an operator",
+    "bench/tiling.py": "grids and stitching",
+    "data/fetch.py": "one downloader",
 }
-READER = {"data.dataset"}
-
-# What each module may know besides FLOOR. A stage is what has a `__main__`.
-ALLOWED: dict[str, set[str]] = {
-    "bench.experiments.gpu_memory": {
-        "bench.pipeline.predict_memory",
-        "bench.pipeline.predict_uhr_methods",
-        *BELOW_STAGES,
-    },  # the same rows
-    "bench.errors": set(),
-    "bench.commands.compare": {
-        *(f"bench.commands.{name}" for name in ("difference", "side")),
-        *(f"bench.report.{name}" for name in ("bootstrap", "style")),
-    },
-    "bench.commands.difference": {"bench.commands.side", "bench.record", "bench.report.bootstrap"},
-    "bench.commands.side": {"bench.record"},
-    "bench.parallel.distributed": set(),
-    "bench.files": set(),
-    "bench.config": set(),
-    "bench.tiling": set(),
-    "bench.optim": {"bench.parallel.distributed"},
-    "bench.metrics": set(),
-    "bench.record": set(),
-    "bench.cli": set(),
-    "bench.pipeline.cache": {"bench.config", "bench.record"},
-    "bench.method": {"bench.config", "bench.tiling"},
-    # The ceilings that it states are those of the grid of patches that methods are given.
-    "data.mosaic": {"bench.tiling", *READER},
-    "data.fetch": {"bench.cli"},  # its progress bar
-    "bench.pipeline.validation": {"bench.method", "bench.metrics", *READER},
-    "bench.pipeline.evaluation": {
-        *(f"bench.{name}" for name in ("config", "memory", "metrics", "record", "stage", "trained"))
-    },
-    "bench.parallel.isolated": {"bench.record"},
-    "bench.streaming": {"bench.streaming.job", "bench.streaming.predict_file"},
-    "bench.latency": {"bench.config", "bench.parallel.isolated", "bench.method", "bench.run"},
-    "bench.memory": {
-        f"bench.memory.{name}" for name in ("booking", "card", "prediction", "resident")
-    },
-    "bench.memory.cpu_allocator": set(),
-    "bench.memory.tracker": set(),
-    "bench.memory.cuda_allocator": {"bench.memory.tracker"},
-    "bench.memory.nvml": set(),
-    "bench.memory.timeline": {"bench.memory.tracker"},
-    "bench.memory.prediction": {
-        f"bench.{name}"
-        for name in (
-            "method",
-            "memory.booking",
-            "memory.caching",
-            "memory.replay",
-            "memory.rules_cpu",
-            "memory.rules_cuda",
-        )
-    },
-    "bench.memory.replay": {"bench.memory.tracker"},
-    "bench.memory.rss": set(),
-    "bench.memory.rules_cpu": {"bench.memory.tracker"},
-    "bench.memory.rules_cuda": {"bench.memory.tracker"},
-    "bench.commands.estimate": {"bench.report.style", *BELOW_STAGES}
-    | {f"bench.memory.{name}" for name in ("booking", "prediction")},
-    "bench.memory.gpu_overhead": set(),
-    "bench.memory.meters": {
-        "bench.memory.gpu_overhead",
-        "bench.config",
-        "bench.parallel.isolated",
-        "bench.memory",
-        "bench.memory.cpu_allocator",
-        "bench.memory.tracker",
-        "bench.memory.timeline",
-        "bench.run",
-    },
-    "reference.check": {"reference.golden"},
-    "reference.formulas": set(),
-    "reference.golden": set(),
-    "bench.memory.paper_memory": {
-        "bench.config",
-        "bench.memory",
-        "bench.method",
-        "bench.parallel.parallel_map",
-    },
-    "bench.parallel.parallel_map": {"bench.cli"},
-    "bench.experiments.step_time": {"bench.memory.prediction", *BELOW_STAGES},
-    "bench.pipeline.measure_training": {
-        *BELOW_STAGES,
-        *READER,
-        *(f"bench.memory.{name}" for name in ("account", "booking", "prediction")),
-    },
-    "bench.run": {"bench.config", "bench.method", "bench.record", *READER},
-}
+"""Files of more than 400 lines, and what keeps each in one piece."""
+MOST_LINES = 400
+MOST_FILES = 14
+FULL = {"bench/report"}
+SAME_ROWS = ("bench/experiments/gpu_memory.py",)
+"""Measures the very rows that two stages predict."""
+MOST_IMPORTS = 350
+"""Between modules of different folders, of `bench.errors` and `bench.files` none."""
 
 
-def modules() -> list[str]:
-    paths = [path.relative_to(ROOT) for package in OURS for path in (ROOT / package).rglob("*.py")]
-    names = [".".join(path.with_suffix("").parts) for path in paths]
-    return sorted(name.removesuffix(".__init__") for name in names)
+def edges() -> list[tuple[Path, Path]]:
+    """(file, file that it imports), all of ours."""
+    paths = modules().values()
+    return [(path, modules()[name]) for path in paths for name in sorted(imports(path))]
 
 
-def source(module: str) -> Path:
-    path = ROOT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def below(path: Path, *folders: str) -> bool:
+    return any(path == Path(one) or Path(one) in path.parents for one in folders)
 
 
-def imports(module: str) -> set[str]:
-    """Modules of ours that `module` imports anywhere, also inside functions."""
-    known = set(modules())
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source(module).read_text())):
+def method_of(path: Path) -> Path | None:
+    return next((folder for folder in METHODS if folder in path.parents), None)
+
+
+def said(found: list[tuple[Path, Path]]) -> list[str]:
+    return [f"{one} imports {other}" for one, other in found]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_1_a_network_can_be_lifted_out(method: Path) -> None:
+    """`model.py` knows torch, smp, timm and its own `spec.py` and networks, so that one can copy
+    it."""
+    own = {path for path in closure([method / "model.py"]) if has_code(path)}
+    others = {method / f"{name}.py" for name in ("training", "inference", "inputs")}
+    assert [path for path in own if method_of(path) != method] == []
+    assert own & others == set()
+    assert [path for path in own if below(path, "glnet/fast")] == []
+    settings = method / "spec.py"  # checked by pydantic
+    assert set().union(*map(libraries, own - {settings})) <= LIBRARIES
+
+
+def libraries(path: Path) -> set[str]:
+    """Top-level packages that a file imports, ours and the standard library left out."""
+    found = set()
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (inner & known) or {node.module}
-    return {name for name in found if name.split(".")[0] in OURS}
+            found.add(node.module.split(".")[0])
+    ours = {name.split(".")[0] for name in modules()}
+    return found - sys.stdlib_module_names - ours
 
 
-def allowed(module: str) -> set[str]:
-    package, _, rest = module.partition(".")
-    if module in ALLOWED:
-        return ALLOWED[module]
-    if package in METHODS:
-        own = {name for name in modules() if name.startswith(f"{package}.")}
-        programs = {name for name in own if name.startswith(f"{package}.parity")}
-        if module in programs:
-            return own | BELOW_STAGES
-        networks = {name for name in own if name.startswith(f"{package}.networks")}
-        if module in networks:
-            return networks
-        if rest == "model":
-            return {f"{package}.spec"} | networks
-        return own - programs | CONTRACT
-    own = {name for name in modules() if name.startswith(module.rsplit(".", 1)[0] + ".")}
-    if package == "data":
-        stage = "__main__" in source(module).read_text()
-        data = {name for name in modules() if name.startswith("data.")}
-        suite = {"bench.config", "bench.cli"} if stage or rest == "source" else set()
-        return data | suite
-    inside_a_folder = module.count(".") > 1
-    return BELOW_STAGES | READER | (own if inside_a_folder else set())
+def test_2_methods_know_the_contract_alone() -> None:
+    found = [
+        (one, other)
+        for one, other in edges()
+        if (own := method_of(one)) and method_of(other) != own and str(other) not in CONTRACT
+    ]
+    assert said(found) == []
 
 
-@pytest.mark.parametrize("module", modules())
-def test_who_may_know_whom(module: str) -> None:
-    assert imports(module) <= allowed(module) | FLOOR
+def test_3_the_reference_is_known_to_commands_alone() -> None:
+    found = [
+        (one, other)
+        for one, other in edges()
+        if below(other, "reference") and not below(one, "reference", "bench/commands")
+    ]
+    assert said(found) == []
 
 
-def test_the_rule_sees_imports() -> None:
-    assert {"bench.tiling", "glnet.model", "glnet.spec"} <= imports("glnet.inference")
-    assert "bench.errors" in imports("data.dataset")
+def test_4_the_harness_reaches_methods_by_name_and_nothing_imports_a_stage() -> None:
+    found = [
+        (one, other)
+        for one, other in edges()
+        if (below(one, "bench") and method_of(other))
+        or (below(other, "bench/pipeline") and not below(one, "bench/pipeline", *SAME_ROWS))
+    ]
+    assert said(found) == []
 
 
-@pytest.mark.parametrize("package", METHODS)
-def test_a_method_is_four_files(package: str) -> None:
-    files = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+@pytest.mark.parametrize(
+    ("number", "folders", "unknown"),
+    [
+        (5, ("bench/memory", "bench/streaming"), ("bench/pipeline", "bench/report")),
+        (6, ("bench/report",), ("bench/pipeline", "bench/streaming", "bench/experiments")),
+    ],
+)
+def test_folders_that_do_not_know_others(
+    number: int, folders: tuple[str, ...], unknown: tuple[str, ...]
+) -> None:
+    """5: memory and streaming know no stage and no report. 6: the report reads records and data."""
+    found = [(o, other) for o, other in edges() if below(o, *folders) and below(other, *unknown)]
+    assert said(found) == []
+
+
+def test_6_the_report_imports_no_network() -> None:
+    found = [path for path in modules().values() if below(path, "bench/report")]
+    assert [str(path) for path in found if "segmentation_models_pytorch" in libraries(path)] == []
+    assert [str(path) for path in closure(found) if path.name == "model.py"] == []
+
+
+def test_7_data_knows_three_modules_of_the_harness() -> None:
+    known = {f"bench/{name}.py" for name in ("errors", "files", "tiling")}
+    found = [
+        (one, other)
+        for one, other in edges()
+        if below(one, "data") and not below(other, "data") and str(other) not in known
+    ]
+    assert said(found) == []
+
+
+def layer(path: Path) -> int:
+    places = {place: number for number, layer in enumerate(LAYERS) for place in layer}
+    return places[max((one for one in places if below(path, one)), key=len)]
+
+
+def test_8_no_import_goes_upward() -> None:
+    assert said([(one, other) for one, other in edges() if layer(other) > layer(one)]) == []
+
+
+def test_8_no_cycle() -> None:
+    graph: dict[Path, set[Path]] = {path: set() for path in modules().values()}
+    for one, other in edges():
+        graph[one].add(other)
+    TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
+
+
+def test_imports_between_folders_are_few() -> None:
+    free = ("bench/errors.py", "bench/files.py")
+    found = [
+        (one, other)
+        for one, other in edges()
+        if one.parent != other.parent and not below(other, *free)
+    ]
+    assert len(found) <= MOST_IMPORTS
+
+
+def test_folders_and_files_are_small() -> None:
+    files = Counter(path.parent for path in modules().values() if below(path, "bench"))
+    assert {str(folder): n for folder, n in files.items() if n > MOST_FILES}.keys() <= FULL
+    lines = {str(p): len((ROOT / p).read_text().splitlines()) for p in modules().values()}
+    assert {path for path, count in lines.items() if count > MOST_LINES} == LONG.keys()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_method_is_four_files(method: Path) -> None:
+    files = {path.name for path in (ROOT / method).glob("*.py")}
     assert {"spec.py", "model.py", "training.py", "inference.py"} <= files
 
 
-def test_models_can_be_lifted_out() -> None:
-    networks = sorted((ROOT / "baselines/generic/networks").glob("*.py"))
-    assert networks
-    for path in (*(ROOT / package / "model.py" for package in METHODS), *networks):
-        package = path.relative_to(ROOT).parts[0]
-        tree = ast.parse(path.read_text())
-        froms = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        known = {"torch", "segmentation_models_pytorch", "collections", "typing", package}
-        assert {name.split(".")[0] for name in names} | froms <= known
+def test_the_rules_see_imports() -> None:
+    """Those at the top of a file, within functions, of a package's module and of a name."""
+    assert len(METHODS) >= 7
+    assert {"bench.tiling", "glnet.model", "glnet.spec"} <= imports(Path("glnet/inference.py"))
+    assert "bench.errors" in imports(Path("data/dataset.py"))
+    assert Path("bench/pipeline/cache.py") in closure([Path("bench/pipeline/evaluate.py")])
+    assert libraries(Path("bench/tiling.py")) == {"torch"}

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from bench import cli, metrics
-from bench.commands.report import fill
 from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import (
@@ -292,4 +291,4 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(work, fill)
+    cli.main(work, cli.add_report_arguments)
