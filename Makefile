@@ -1,11 +1,12 @@
-# make repro   set up, run the pipeline, say where the report is
+# make repro   set up, run the pipeline, print where the report is
+# make site    set up, build the pages of every suite from the records in git
 # make test    set up, check, test
 # make setup   the part of both that makes .venv
 VENV ?= .venv
 PYTHON ?= python3
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: setup repro test bench lock clean
+.PHONY: setup repro site test bench lock clean
 
 setup: $(VENV)/.complete
 
@@ -21,7 +22,12 @@ $(VENV)/.complete: requirements.lock
 
 repro: setup
 	dvc repro
-	@echo "Report: $(CURDIR)/report/$$(sed -n 's/^suite: *//p' params.yaml)/index.html"
+	@echo "Report: $(CURDIR)/site/$$(sed -n 's/^suite: *//p' params.yaml)/index.html"
+
+site: setup
+	for folder in results/*/evaluate; do \
+	  python -m bench.report "suites/$$(basename "$$(dirname "$$folder")").yaml" || exit 1; \
+	done
 
 test: setup
 	ruff check --quiet .
