@@ -9,18 +9,18 @@ from bench import cli
 # Command -> module and function; the function adds its arguments to the parser it is given and sets
 # `work`, and its docstring is the help text.
 COMMANDS = {
-    "import-official": ("reference.glnet.checkpoint", "import_command"),
-    "export-official": ("reference.glnet.checkpoint", "export_command"),
-    "import-isdnet": ("reference.isdnet.checkpoint", "import_command"),
-    "import-fctl": ("reference.fctl.checkpoint", "import_command"),
-    "import-magnet": ("reference.magnet.checkpoint", "import_command"),
+    "import-official": ("reference.checkpoint_io", "import_glnet_command"),
+    "export-official": ("reference.checkpoint_io", "export_glnet_command"),
+    "import-isdnet": ("reference.checkpoint_io", "import_isdnet_command"),
+    "import-fctl": ("reference.checkpoint_io", "import_fctl_command"),
+    "import-magnet": ("reference.checkpoint_io", "import_magnet_command"),
     "compare": ("bench.commands.compare", "command"),
     "what-if": ("bench.commands.what_if", "command"),
     "estimate": ("bench.commands.estimate", "command"),
     "predict": ("bench.commands.predict", "command"),
     "check": ("bench.commands.check", "command"),
     "report": ("bench.commands.report", "command"),
-    "parity": ("reference.glnet.__main__", "command"),
+    "parity": ("reference.__main__", "command"),
 }
 
 

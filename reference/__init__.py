@@ -1,9 +1,12 @@
-"""What every proof of equality with a released code needs: comparisons and their table (`check`),
-golden files (`golden`), and images and labels that formulas make (`formulas`).
+"""What is known of the authors' codes: golden data, parity checks, released checkpoints.
 
-A method package that can be compared has a package `parity` with
+    golden.py         reads a folder of golden data; its errors name the file
+    check.py          one comparison, and the collector of those of a case
+    formulas.py       weights, images and labels that golden data is made of
+    replay.py         builds a network, takes down its calls, runs one training step
+    glnet.py, ...     what one method contributes: see `golden.Method`
+    keys.py           our state-dict keys -> the released ones
+    checkpoint_io.py  reads and writes released checkpoints
 
-    fits(folder) -> bool             whether the folder's golden data is of this method
-    compare(folder) -> list[Check]   all comparisons of all its cases
-
-and `python -m reference.__main__ FOLDER` finds the one that fits."""
+`python -m reference FOLDER` finds the method of a folder and compares everything in it. A new
+method is one module with a `METHOD`, and its name in `reference.__main__.METHODS`."""

@@ -1,15 +1,51 @@
-"""Images and labels that anyone can make again, bit for bit, with NumPy alone."""
+"""Weights, images and labels that anyone can make again, bit for bit, with NumPy alone."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+LAST_NORM_GAIN = 0.25
+"""Of each residual block's last batch norm: sixteen sums would otherwise double the variance
+each."""
+Weight = NDArray[np.float32] | NDArray[np.int64]
 
 
 def generator(text: str) -> np.random.Generator:
     """The random numbers that a name stands for."""
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "little")))
+
+
+def weight(
+    key: str,
+    shape: Sequence[int],
+    seed: int,
+    gain: float | None = None,
+    norm_gain: float | None = None,
+) -> Weight:
+    """The value of a parameter or buffer of a released network.
+
+    Args:
+        key: its official name, without `module.`.
+        gain: of a convolution's variance; None: 2 in encoders (`resnet_`), else 1.
+        norm_gain: of a batch norm's factor; None: small in a bottleneck's last one.
+    """
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(tuple(shape), np.int64)
+    values = generator(f"{key}:{seed}").standard_normal(tuple(shape))
+    if key.endswith((".bias", "running_mean")):
+        values *= 0.1
+    elif key.endswith("running_var"):
+        values = 1 + 0.1 * np.abs(values)
+    elif len(shape) in (2, 4):
+        gain = gain or (2.0 if key.startswith("resnet_") else 1.0)
+        values *= np.sqrt(gain / np.prod(shape[1:]))
+    else:
+        last = LAST_NORM_GAIN if key.endswith("bn3.weight") else 1.0
+        values = (1 + 0.1 * values) * (norm_gain or last)
+    return values.astype(np.float32)
 
 
 def image(height: int, width: int, seed: int) -> NDArray[np.uint8]:

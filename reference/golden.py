@@ -1,16 +1,115 @@
-"""Reading golden files; whatever is wrong with one is a sentence that names it."""
+"""Reading a folder of golden data; whatever is wrong with a file is a sentence that names it.
+
+An evaluation case is `golden_X.json` with arrays in `golden_X.npz`, a training step `train_X.json`.
+`noise_f32_vs_f64_X.json` says how far the released code in float64 is from itself in float32."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from reference.check import Comparison
+
+PREFIXES = ("golden_", "train_")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One table of golden data: an evaluation case or a training step."""
+
+    path: Path
+    table: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.table[key]
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a training step."""
+        return self.path.name.startswith("train_")
+
+    @property
+    def name(self) -> str:
+        """The case's name: `A` of golden_A.json."""
+        return self.path.stem.split("_", 1)[1]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Sizes and seeds; empty where the table has none."""
+        found = self.table.get("config", {})
+        if not isinstance(found, dict):
+            raise UserError(f"{self.path} is not golden data: its `config` is not a table.")
+        return found
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """All arrays of the .npz file beside the table.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        path = self.path.with_suffix(".npz")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be read as arrays: {error}.") from None
+
+    @cached_property
+    def noise(self) -> Mapping[str, Any]:
+        """The float32 noise of each array of an evaluation case, where it was measured."""
+        path = self.path.with_name(f"noise_f32_vs_f64_{self.name}.json")
+        return read_table(path) if path.exists() else {}
+
+    def modes(self, names: Mapping[str, str]) -> list[str]:
+        """Our names of the modes that the table has.
+
+        Args:
+            names: the released code's number of a mode -> our name.
+
+        Raises:
+            UserError: a mode is none of them.
+        """
+        found = [self.table.get("mode")] if self.is_step else list(self.table.get("modes") or ())
+        unknown = [mode for mode in found if str(mode) not in names]
+        if unknown or not found:
+            what = f"has the unknown mode {unknown[0]!r}" if unknown else "has no modes"
+            raise UserError(f"{self.path} {what}; the modes are {', '.join(names)}.")
+        return [names[str(mode)] for mode in found]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one method contributes to the comparison."""
+
+    marks: tuple[str, ...]
+    """Keys of a table, or of its `config`, that only this method's golden data has."""
+    modes: Callable[[Golden], list[str]]
+    """What is run of a case or step: strategies, phases, ways to normalise."""
+    check: Callable[[Golden, str, "Comparison"], None]
+    """(case or step, mode, collector): make all comparisons, in the collector's precision."""
+
+    def fits(self, goldens: list[Golden]) -> bool:
+        """Whether these tables are of this method."""
+        return any(
+            mark in table
+            for one in goldens
+            for table in (one.table, one.config)
+            for mark in self.marks
+        )
 
 
 def fingerprint(array: NDArray[Any]) -> str:
@@ -18,57 +117,53 @@ def fingerprint(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def tables(folder: Path, pattern: str) -> dict[Path, dict[str, Any]]:
-    """The JSON tables of a folder whose names match.
+def read(folder: Path) -> list[Golden]:
+    """The cases and steps of a folder.
 
     Raises:
-        UserError: there is no such folder, or a file is no table.
+        UserError: there is no such folder, it has none, or a file is not a table.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
-    found = {}
-    for path in sorted(folder.glob(pattern)):
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}.") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} holds no table.")
-        found[path] = content
-    return found
+    paths = [path for prefix in PREFIXES for path in sorted(folder.glob(f"{prefix}*.json"))]
+    if not paths:
+        raise UserError(f"{folder} has neither golden_*.json nor train_*.json.")
+    return [Golden(path, read_table(path)) for path in paths]
 
 
-def has_setting(folder: Path, names: Iterable[str]) -> bool:
-    """Whether a golden table of the folder has one of these settings in its `config`: by them a
-    method knows its own.
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON table.
 
     Raises:
-        UserError: as `tables`.
-    """
-    found = [*tables(folder, "golden_*.json").values(), *tables(folder, "train_*.json").values()]
-    configs = [table.get("config") for table in found]
-    return any(isinstance(one, dict) and name in one for one in configs for name in names)
-
-
-def arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an .npz file.
-
-    Raises:
-        UserError: it is missing or damaged.
+        UserError: the file is something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as arrays: {error}.") from None
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON table.")
+    return content
 
 
 @contextmanager
 def format_of(path: Path) -> Iterator[None]:
-    """Inside it what a table lacks or has in another form becomes a refusal that names the file."""
+    """Inside it what a table lacks or has in another form becomes a UserError that names the file;
+    its cause is kept."""
     try:
         yield
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is not golden data of this format: {error} is missing.") from error
+    except (
+        TypeError,
+        IndexError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"{path} is no golden data of this format: it lacks or misnames {error}."
-        ) from None
+            f"{path} is not golden data of this format ({type(error).__name__}: {reason})."
+        ) from error

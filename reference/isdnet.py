@@ -1,0 +1,223 @@
+"""ISDNet against its released code: every map on the way to the labels, with every quirk of the
+released code; losses and gradients with batch norm in both modes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.isdnet.inference import scores
+from baselines.isdnet.spec import Spec
+from baselines.isdnet.training import losses
+from bench.errors import UserError
+from bench.optim import UNLABELLED
+from reference import formulas
+from reference.check import Comparison
+from reference.golden import Golden, Method
+from reference.keys import isdnet_key
+from reference.replay import (
+    FLOAT,
+    Arrays,
+    Call,
+    calls_of,
+    image_of,
+    label_of,
+    network_of,
+    pixels_of,
+    step,
+)
+
+MAPS = {
+    "backbone.layer1": "c2",
+    "backbone.layer2": "c3",
+    "backbone.layer3": "c4",
+    "backbone.layer4": "c5",
+    "pyramid.pool": "aspp_pool",
+    **{f"pyramid.branches.{i}": f"aspp{i}" for i in range(4)},
+    "pyramid": "deep_feat",
+    "pyramid.classify": "deep_logits",
+    "reduce": "deep_reduced",
+    "shallow.parts.3": "shallow8",
+    "shallow.parts.5": "shallow16",
+    "classify": "logits8",
+    **{
+        f"fuse{scale}.{part}": f"fuse{scale}_{name}"
+        for scale in (8, 16)
+        for part, name in {
+            "shallow_vector": "s_att",
+            "context_vector": "c_att",
+            "shallow_mlp": "s_mlp",
+            "context_mlp": "c_mlp",
+        }.items()
+    },
+}
+INPUTS = {
+    "backbone": "deep_input",
+    "shallow.parts.0": "shallow_input",
+    "fuse16.shallow_mlp": "fuse16_affinity",
+    "fuse8.shallow_mlp": "fuse8_affinity",
+}
+FUSIONS = ("fuse16", "fuse8")
+KEPT = {  # (channels, rows and columns) between two values that the golden data keeps
+    "deep_input": (1, 4),
+    "shallow_input": (1, 8),
+    "deep_feat": (16, 1),
+    "deep_reduced": (16, 1),
+    "shallow8": (64, 2),
+    "shallow16": (64, 1),
+    **{f"fuse16_{one}": (32, 1) for one in ("s", "c", "out")},
+    **{f"fuse8_{one}": (32, 2) for one in ("s", "c", "out")},
+    "output": (1, 8),
+}
+LOSSES = {
+    "decode.loss_seg": "deep",
+    "refine.loss_seg": "final",
+    "aux_1.loss_seg": "context at 1/8",
+    "aux_2.loss_seg": "context at 1/16",
+    "aux_3.recon_losses": "detail",
+    "aux_4.fa_loss": "affinity",
+    "aux.loss_seg": "auxiliary",
+}
+LOSS = 1e-5
+GRADIENT = {"bn_eval": 2e-4, "bn_train": 5e-2}
+"""Of squared norms. In train mode batch norm of a 1 x 1 map sees two values, and what flows back
+through it is mostly rounding: the released code is that far from itself in float64."""
+SMALLEST = 1e-6
+"""A norm below this share of the largest is noise."""
+
+
+def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
+    """The value of a parameter or buffer of the released network, by its official name."""
+    if key.endswith((".g1", ".g2")):  # not 0, so that the relations are seen
+        draw = formulas.generator(f"{key}:{seed}").standard_normal(tuple(shape))
+        return np.asarray(0.5 + 0.1 * draw, np.float32)
+    basic = key.startswith("backbone.layer") and key.endswith("bn2.weight")
+    return formulas.weight(key, shape, seed, gain=2, norm_gain=0.5 if basic else None)
+
+
+def spec_of(config: Mapping[str, Any]) -> Spec:
+    """The settings of a case: those of the released code, without dropout.
+
+    Raises:
+        UserError: the case has a reducer where the released code has none, or lacks its own.
+    """
+    if config.get("reduce", config["depth"] == 50) != (config["depth"] == 50):
+        raise UserError(
+            f"There is no ISDNet of depth {config['depth']} with `reduce` {config['reduce']}: the "
+            "reducer is ResNet-50's."
+        )
+    return Spec(depth=config["depth"], dropout=0, official=True)
+
+
+def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
+    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
+        return weight(isdnet_key(key), shape, config["seed"])
+
+    classes = config.get("n_class", 7)
+    return network_of("baselines.isdnet", spec, classes, own).to(FLOAT[dtype])
+
+
+def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
+    """One image through the network."""
+    config, stats, kept = golden["config"], golden["stats"], golden.arrays
+    spec = spec_of(config)
+    image, network = (
+        image_of(config["h"], config["w"], config["seed"]),
+        _network(config, spec, compare.dtype),
+    )
+    compare.bytes_equal({"image_sha256": pixels_of(image)}, golden.table)
+    parts = "|".join(map(re.escape, (*MAPS, *INPUTS, *FUSIONS)))
+    with torch.inference_mode(), calls_of(network, parts) as calls:
+        output = scores(network, network.normalise(image[None]), spec)
+    found = _maps(calls) | {"output": output.numpy()}
+    for name, whole in found.items():
+        compare.statistics(name, whole, stats[name])
+    for name, theirs in kept.items():
+        ours = _sampled(name, found[name]) if name in found else np.zeros(0)
+        largest = stats[name]["absmax"] if name in stats else float(np.abs(theirs).max())
+        compare.array(name, ours, theirs, largest)
+    missing = (set(stats) | set(kept)) - found.keys()
+    compare.equal("maps that are not computed here", sorted(missing), [])
+    compare.labels(
+        "labels", found["output"][0], sha256=golden["pred_sha256"], counts=golden["pred_counts"]
+    )
+
+
+def _maps(calls: Mapping[str, Sequence[Call]]) -> Arrays:
+    """By the names of the golden data."""
+    found = {name: calls[part][-1].output for part, name in MAPS.items() if part in calls}
+    found |= {name: calls[part][-1].given[0] for part, name in INPUTS.items()}
+    for fusion in FUSIONS:
+        names = (f"{fusion}_{part}" for part in ("s", "c", "out"))
+        found |= dict(zip(names, calls[fusion][-1].output, strict=True))
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def _sampled(name: str, whole: NDArray[Any]) -> NDArray[Any]:
+    """The part of an array (1, ..) that the golden data keeps."""
+    channels, places = KEPT.get(name, (1, 1))
+    if whole.ndim < 4:
+        channels, places = 1, 1
+        whole = whole[..., None, None]
+    found: NDArray[Any] = whole[0, ::channels, ::places, ::places]
+    return found
+
+
+def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
+    """One forward and backward pass."""
+    config, theirs = golden["config"], golden[mode]
+    if compare.dtype == "float64":
+        names = ("losses", "grad_sqsum_by_group")
+        theirs = theirs | {name: theirs.get(f"{name}_f64") or theirs[name] for name in names}
+    spec = spec_of(config)
+    network = _network(config, spec, compare.dtype).train(mode == "bn_train").requires_grad_(True)
+    images, labels = _batch(config)
+    found: dict[str, Tensor] = {}
+
+    def run(back: Any) -> float:
+        found.update(losses(network, images, labels, spec))
+        total = torch.stack([*found.values()]).sum()
+        back(total)
+        return float(total.detach())
+
+    done = step(network, run, isdnet_key)
+    for name, own in LOSSES.items():
+        compare.close(f"loss {name}", float(found[own].detach()), theirs["losses"][name], LOSS)
+    compare.close("loss", done.logged, theirs["losses"]["loss"], LOSS)
+    without = {isdnet_key(key) for key, _ in network.named_parameters()} - done.gradients.keys()
+    compare.equal("parameters without gradient", without, set(theirs["no_gradient"]))
+    for group, expected in theirs["grad_sqsum_by_group"].items():
+        own_keys = [key for key in done.gradients if key.startswith(group)]
+        squares = sum(float(done.gradients[key].square().sum()) for key in own_keys)
+        compare.close(f"squared gradient of {group}", squares, expected, GRADIENT[mode])
+    norms = theirs["grad_norm_per_parameter"] or {}
+    for key, norm in norms.items():
+        if norm >= SMALLEST * max(norms.values()):
+            own_norm = float(done.gradients[key].norm()) if key in done.gradients else float("nan")
+            compare.close(f"gradient norm of {key}", own_norm, norm, GRADIENT[mode] / 2)
+
+
+def _batch(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) and labels (N, H, W), whose first corner has no label."""
+    size, seeds = (config["h"], config["w"]), config["image_seeds"]
+    images = torch.stack([image_of(*size, seed) for seed in seeds])
+    labels = torch.stack(
+        [label_of(*size, config["seed"] + i, config.get("n_class", 7)) for i in range(len(seeds))]
+    )
+    corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))
+    if corner:
+        labels[:, : int(corner[1]) + 1, : int(corner[2]) + 1] = UNLABELLED
+    return images, labels
+
+
+METHOD = Method(
+    marks=("depth",),
+    modes=lambda golden: (
+        [mode for mode in GRADIENT if mode in golden.table] if golden.is_step else ["whole"]
+    ),
+    check=lambda golden, *how: (check_step if golden.is_step else check_case)(golden, *how),
+)

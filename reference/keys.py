@@ -1,0 +1,136 @@
+"""Our state-dict keys -> the released ones (without prefix), as a table of rules for each method.
+
+A rule is a pattern and what it is replaced by; all rules of a table are applied in order."""
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+PhaseName = Literal["plain", "medium", "large", "all"]
+PHASES: tuple[PhaseName, ...] = ("plain", "medium", "large", "all")
+"""Of FCtL: its released code writes one file a phase."""
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+
+def _next(form: str) -> Callable[[re.Match[str]], str]:
+    """Numbers that count from 1 there."""
+    return lambda match: form.format(*match.groups(), number=int(match["number"]) + 1)
+
+
+# The global FPN has both sets of layers; those of the borrowing one are marked by `_ext`, but for
+# `smooth`, which only it has, and `classify`, which both share.
+GLNET: Rules = (
+    (r"^aggregation(_borrowing)?\.conv\.", "ensemble_conv."),
+    (r"^(global|local)_\w+\.encoder\.", r"resnet_\1."),
+    (r"^(global)_borrowing\.fpn\.lateral\.(\d)", r"fpn_\1.latlayer\2_ext"),
+    (
+        r"^global_borrowing\.fpn\.smooth([12])\.(?P<number>\d)",
+        _next("fpn_global.smooth{number}_{0}_ext"),
+    ),
+    (r"^(global|local)_\w+\.fpn\.", r"fpn_\1."),
+    (r"\.smooth([12])\.(?P<number>\d)", _next(".smooth{number}_{0}")),
+    (r"\.smooth3\.", ".smooth."),
+    (r"\.lateral\.", ".latlayer"),
+    (r"\.latlayer0", ".toplayer"),
+)
+MAGNET: Rules = (
+    (r"^encoder\.", "resnet_backbone."),
+    (r"^fpn\.", ""),
+    (r"^lateral\.", "latlayer"),
+    (r"^latlayer0", "toplayer"),
+    (r"^smooth([12])\.(?P<number>\d)", _next("smooth{number}_{0}")),
+)
+"""Of the backbone; a refinement module has the released names."""
+
+# The released code crosses its auxiliary classifiers: `conv_seg_aux_16` reads the fusion at 1/8.
+# Names stay with names here; which map each reads is the spec's `crossed-classifiers`.
+ISDNET: Rules = (
+    (r"^pyramid\.pool\.", "decode_head.image_pool.1."),
+    (r"^pyramid\.branches\.", "decode_head.aspp_modules."),
+    (r"^pyramid\.join\.", "decode_head.bottleneck."),
+    (r"^pyramid\.classify\.", "decode_head.conv_seg."),
+    (r"^reduce\.(conv|bn)\.", r"refine_head.reduce.\g<1>1."),
+    (r"^shallow\.parts\.", "refine_head.stdc_net.features."),
+    (r"^restore\.colours\.", "refine_head.sr_decoder.conv_sr."),
+    (r"^restore\.", "refine_head.sr_decoder."),
+    (r"^classify\.", "refine_head.conv_seg."),
+    (r"^classify_(8|16)\.", r"refine_head.conv_seg_aux_\1."),
+    (r"^auxiliary\.conv\.", "auxiliary_head.convs.0."),
+    (r"^auxiliary\.classify\.", "auxiliary_head.conv_seg."),
+    (r"^(refine_head\.(conv_seg\w*|sr_decoder\.conv_sr))\.conv\.", r"\1.conv_bn_relu."),
+    (r"^(refine_head\.(conv_seg\w*|sr_decoder\.conv_sr))\.out\.", r"\1.conv_out."),
+    (r"^fuse", "refine_head.fuse"),
+    (r"\.(shallow|context)_conv\.", r".\1_att.conv_bn_relu."),
+    (r"\.(shallow|context)_vector\.", r".\1_att.conv_1x1."),
+    (r"\.shallow_(att|mlp)\.", r".spatial_\1."),
+    (r"\.shallow_gain", ".g1"),
+    (r"\.context_gain", ".g2"),
+    (r"\.context_out\.", ".context_head."),
+    (r"\.steps\.", ".conv_list."),
+    (r"\.down\.", ".avd_layer."),
+)
+ISDNET_ALIASES = tuple(f"refine_head.stdc_net.{part}." for part in ("x2", "x4", "x8", "x16"))
+"""The released file lists the shallow branch twice, the second time by these names."""
+
+_FCTL: Rules = (
+    (r"^\w+_vgg\.", "vgg."),
+    (r"^(plain|local|\w+_rest)\.", ""),
+    (r"^decoder\.head\.", "output."),
+    (r"^decoder\.adapt", "adj_pool"),
+)
+FCTL: dict[str, Rules] = {
+    "inria": (
+        *_FCTL,
+        (r"^(blend\.)?correlate\.(medium\.)?(gain|query|key|value)\b", r"big_attention.\3"),
+        (r"^blend\.correlate\.large\.(\w+)", r"big_attention.\1_1"),
+        (r"^blend\.correlate\.local\.(\w+)", r"big_attention.\1_2"),
+        (r"^blend\.", "big_attention."),
+    ),
+    "deepglobe": (
+        *_FCTL,
+        (r"^correlate\.", "big."),
+        (r"^blend\.correlate\.", ""),
+        (r"^blend\.", ""),
+    ),
+}
+_FCTL_INNER: Rules = (
+    (r"(?<=\.)gain", "gamma"),
+    (r"(?<=\.)(query|key|value)", r"conv_\1"),
+    (r"\b(?:into|(out))\.(?P<number>\d)", lambda m: f"{m[1] or 'in'}_{int(m['number']) + 1}"),
+)
+
+
+def renamed(key: str, rules: Rules) -> str:
+    """A key after all rules."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def glnet_key(key: str) -> str:
+    """Of `glnet.model.GLNet`."""
+    return renamed(key, GLNET)
+
+
+def isdnet_key(key: str) -> str:
+    """Of `baselines.isdnet.model.ISDNet`."""
+    return renamed(key, ISDNET)
+
+
+def magnet_key(key: str) -> str:
+    """Of `baselines.magnet.model.Backbone`."""
+    return renamed(key, MAGNET)
+
+
+class Source(NamedTuple):
+    """The file and the key of a tensor of FCtL."""
+
+    phase: PhaseName
+    key: str
+
+
+def fctl_source(key: str, variant: str) -> Source:
+    """Of `baselines.fctl.model.FCtL`."""
+    part = re.split(r"[._]", key, maxsplit=1)[0]
+    phase: PhaseName = next((phase for phase in PHASES if phase == part), "all")  # `local`
+    return Source(phase, renamed(key, (*FCTL[variant], *_FCTL_INNER)))

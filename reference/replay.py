@@ -1,0 +1,208 @@
+"""Running what golden data describes: networks of formula weights, their calls, one training
+step."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from bench.method import load
+from bench.metrics import confusion
+from reference import formulas
+from reference.check import Comparison
+
+FLOAT = {"float32": torch.float32, "float64": torch.float64}
+Arrays = dict[str, NDArray[Any]]
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new weights as they are allocated: those of the formulas follow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__.endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+class NearestInFloat32(TorchFunctionMode):
+    """Enlarges float64 maps by `nearest` as float32 ones.
+
+    The released codes compute in float32, where torch finds the source pixel with a scale of 32
+    bits. Its CPU kernel uses 64 bits for float64, and finds another pixel where the exact place is
+    a whole number: 5 of 410 rows that are enlarged from 40. Labels would differ for that alone.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        double = func is F.interpolate and args and args[0].dtype == torch.float64
+        if not double or kwargs.get("mode", "nearest") != "nearest" or args[0].dim() != 4:
+            return func(*args, **kwargs)
+        map = args[0]
+        height, width = map.shape[-2:]
+        down = torch.arange(height, dtype=torch.float32).view(1, 1, height, 1)
+        across = torch.arange(width, dtype=torch.float32).view(1, 1, 1, width)
+        size = (1, 1, height, width)
+        rows, columns = (
+            func(one.expand(size), *args[1:], **kwargs)[0, 0] for one in (down, across)
+        )
+        return map[..., rows[:, :1].long(), columns[:1].long()]
+
+
+def network_of(
+    method: str,
+    spec: Any,
+    classes: int,
+    weight: Callable[[str, Sequence[int]], formulas.Weight],
+    keep: Sequence[str] = (),
+) -> Any:
+    """A method's network in float32 and eval mode, with the weights of the formulas.
+
+    Args:
+        weight: our key, its shape -> its value.
+        keep: children of the network that are needed; none: all.
+    """
+    with _Undrawn():
+        network = load(method).build(spec, classes)
+    for part in [name for name, _ in network.named_children() if keep and name not in keep]:
+        delattr(network, part)
+    fill(network, weight)
+    return network.eval().requires_grad_(False)
+
+
+def fill(module: nn.Module, weight: Callable[[str, Sequence[int]], formulas.Weight]) -> None:
+    """Give a module the weights of the formulas, by its own keys."""
+    with torch.no_grad():
+        for key, value in module.state_dict().items():
+            value.copy_(torch.from_numpy(np.asarray(weight(key, tuple(value.shape)))))
+
+
+def image_of(height: int, width: int, seed: int) -> Tensor:
+    """An image (3, H, W) uint8."""
+    return from_pixels(formulas.image(height, width, seed))
+
+
+def label_of(height: int, width: int, seed: int, classes: int) -> Tensor:
+    """Its label (H, W) uint8."""
+    return torch.from_numpy(formulas.label(height, width, seed, classes))
+
+
+def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8 at another size, by Pillow itself, as in the released codes."""
+    pixels = Image.fromarray(pixels_of(image))
+    small = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return from_pixels(np.asarray(small))
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) -> (3, H, W)."""
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def pixels_of(image: Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) -> (H, W, 3)."""
+    found: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
+    return found
+
+
+class Call(NamedTuple):
+    """What a part of a network was given, and what it gave; copies."""
+
+    given: Any
+    output: Any
+
+
+@contextmanager
+def calls_of(network: nn.Module, pattern: str) -> Iterator[dict[str, list[Call]]]:
+    """Inside it every call of the parts whose whole names match is taken down."""
+    calls: dict[str, list[Call]] = defaultdict(list)
+
+    def watch(name: str, part: nn.Module) -> list[Any]:
+        given: list[Any] = []
+        return [
+            part.register_forward_pre_hook(lambda _, arguments: given.append(_copy(arguments))),
+            part.register_forward_hook(
+                lambda *call: calls[name].append(Call(given.pop(), _copy(call[-1])))
+            ),
+        ]
+
+    parts = [one for one in network.named_modules() if re.fullmatch(pattern, one[0])]
+    handles = [handle for name, part in parts for handle in watch(name, part)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copy(value: Any) -> Any:
+    """Tensors may be written over later; all else is kept as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_copy, value))
+    return type(value)(map(_copy, value)) if isinstance(value, tuple | list) else value
+
+
+class Step(NamedTuple):
+    """What one training step did, by official keys, in float64."""
+
+    logged: float
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    updates: dict[str, Tensor]
+
+
+def step(
+    network: nn.Module,
+    run: Callable[[Callable[[Tensor], None]], float],
+    official_key: Callable[[str], str],
+    optimizer: torch.optim.Optimizer | None = None,
+    rate: float = 0,
+) -> Step:
+    """One training step.
+
+    Args:
+        run: is given what walks a loss back; returns the loss that is logged.
+        optimizer: None: gradients alone, and nothing moves.
+    """
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
+    losses: list[float] = []
+
+    def back(loss: Tensor) -> None:
+        losses.append(float(loss.detach()))
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    logged = run(back)
+    moving = {key: p for key, p in network.named_parameters() if p.grad is not None}
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return Step(
+        logged,
+        losses,
+        {official_key(key): p.grad.double() for key, p in moving.items() if p.grad is not None},
+        {official_key(key): (p.detach() - before[key]).double() for key, p in moving.items()},
+    )
+
+
+def check_confusion(
+    compare: Comparison,
+    quantity: str,
+    maps: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    theirs: Sequence[Sequence[int]],
+    allowed: float,
+) -> None:
+    """The confusion matrix (truth x prediction) of (truth, labels): pixels in other cells."""
+    ours = confusion(*maps, len(theirs))[:-1]
+    moved = np.abs(ours - np.array(theirs)).sum() / 2
+    compare.check(f"{quantity} (pixels)", float(moved), allowed)
