@@ -276,8 +276,9 @@ def _step(
     module: nn.Module, inputs: tuple[Tensor, Tensor], least: int, hard_share: float
 ) -> Arrays:
     """One step of the released training."""
-    (count, classes, *size), found = inputs[0].shape, {}
-    labels = torch.stack([label_of(*size, seed, classes) for seed in range(count)])
+    count, classes, height, width = inputs[0].shape
+    labels = torch.stack([label_of(height, width, seed, classes) for seed in range(count)])
+    found: dict[str, Tensor] = {}
 
     def run(back: Any) -> float:
         logits = module(*inputs)

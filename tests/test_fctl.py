@@ -17,7 +17,8 @@ from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.method import load
 from bench.tiling import Box, cut, grid
-from reference.fctl.checkpoint import PHASES, from_official, import_official, source_of
+from reference.checkpoint_io import from_fctl, import_fctl_command
+from reference.keys import PHASES, fctl_source
 
 GOLDEN = Path(__file__).parent / "golden/fctl"
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -210,7 +211,7 @@ def test_names_and_shapes_are_those_of_the_released_weights() -> None:
         own = build(Spec(), 7).state_dict()
     found: dict[str, set[str]] = {phase: set() for phase in PHASES}
     for key, value in own.items():
-        phase, name = source_of(key, "inria")
+        phase, name = fctl_source(key, "inria")
         assert golden[lists[phase]][name] == list(value.shape), key
         found[phase].add(name)
     for phase, name in lists.items():
@@ -225,7 +226,7 @@ def test_names_are_those_of_the_deepglobe_variant() -> None:
     golden = json.loads((GOLDEN / "golden_fctl_deepglobe.json").read_text())["unaliased_keys"]
     with torch.device("meta"):
         own = build(Spec(variant="deepglobe"), 7).state_dict()
-    found = {source_of(key, "deepglobe").key for key in own if key.startswith("local.")}
+    found = {fctl_source(key, "deepglobe").key for key in own if key.startswith("local.")}
     assert found == {key for key in golden if not key.startswith(("up_", "vgg.classifier"))}
 
 
@@ -237,20 +238,27 @@ def test_released_checkpoints_are_imported(variant: Any, tmp_path: Path) -> None
         ours = build(Spec(variant=variant), 3).state_dict()
     states: dict[str, dict[str, torch.Tensor]] = {phase: {} for phase in PHASES}
     for key, value in ours.items():
-        phase, name = source_of(key, variant)
+        phase, name = fctl_source(key, variant)
         states[phase][f"module.{name}"] = value
-    back = from_official(states, variant)
+    back = from_fctl(states, variant)
     assert back.keys() == ours.keys()
     assert all(back[key] is value for key, value in ours.items())
-    alone = from_official({"plain": states["plain"]}, variant)
+    alone = from_fctl({"plain": states["plain"]}, variant)
     assert {key.split(".")[0] for key in alone} == {"plain"}
     with pytest.raises(UserError, match="needs those of `medium` and `large`"):
-        from_official({"all": states["all"]}, variant)
+        from_fctl({"all": states["all"]}, variant)
     del states["large"]["module.output.3.bias"]
     with pytest.raises(UserError, match=r"phase `large`.*output.3.bias"):
-        from_official(states, variant)
+        from_fctl(states, variant)
     with pytest.raises(UserError, match="There is no"):
-        import_official({"plain": tmp_path / "Bfcn.pth"}, tmp_path / "x.pt", variant)
+        command(
+            import_fctl_command,
+            "--plain",
+            tmp_path / "Bfcn.pth",
+            f"--variant={variant}",
+            "-o",
+            tmp_path / "x.pt",
+        )
 
 
 @pytest.mark.parametrize("variant", ["inria", "deepglobe"])

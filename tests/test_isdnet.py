@@ -16,13 +16,8 @@ from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.method import load
 from bench.optim import UNLABELLED
-from reference.isdnet.checkpoint import (
-    ALIASES,
-    from_official,
-    import_official,
-    official_key,
-    shapes_of,
-)
+from reference.checkpoint_io import from_isdnet, import_isdnet_command, shapes_of
+from reference.keys import ISDNET_ALIASES, isdnet_key
 
 GOLDEN = Path(__file__).parent / "golden/isdnet"
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -42,8 +37,8 @@ def rng(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("depth", [18, 50])
 def test_names_and_shapes_are_those_of_the_released_weights(depth: Any) -> None:
     golden = json.loads((GOLDEN / "state_dict_keys.json").read_text())[f"r{depth}"]
-    ours = shapes_of(Spec(depth=depth), 7)
-    assert {official_key(key): list(shape) for key, shape in ours.items()} == golden["keys"]
+    ours = shapes_of("baselines.isdnet", 7, depth=depth)
+    assert {isdnet_key(key): list(shape) for key, shape in ours.items()} == golden["keys"]
     with torch.device("meta"):
         parts = build(Spec(depth=depth), 7).named_children()
     assert (
@@ -54,24 +49,24 @@ def test_names_and_shapes_are_those_of_the_released_weights(depth: Any) -> None:
 def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
     torch.manual_seed(1)
     ours = build(Spec(), 3).state_dict()
-    theirs = {official_key(key): value for key, value in ours.items()}
+    theirs = {isdnet_key(key): value for key, value in ours.items()}
     prefix = "refine_head.stdc_net.features."
     aliases = {
-        ALIASES[0] + key.removeprefix(prefix): value
+        ISDNET_ALIASES[0] + key.removeprefix(prefix): value
         for key, value in theirs.items()
         if key.startswith(prefix)
     }
     file = tmp_path / "iter_80000.pth"
     torch.save({"meta": {"iter": 80000}, "state_dict": theirs | aliases}, file)
-    import_official(file, tmp_path / "isdnet.pt")
+    command(import_isdnet_command, file, "-o", tmp_path / "isdnet.pt")
     back = torch.load(tmp_path / "isdnet.pt", weights_only=True)
     build(Spec(), 3).load_state_dict(back)
     assert all(torch.equal(back[key], value) for key, value in ours.items())
     del theirs["refine_head.fuse8.g1"]
     with pytest.raises(UserError, match=r"1 keys are missing.*refine_head.fuse8.g1"):
-        from_official(theirs)
+        from_isdnet(theirs)
     with pytest.raises(UserError, match="There is no"):
-        import_official(tmp_path / "nothing.pth", tmp_path / "x.pt")
+        command(import_isdnet_command, tmp_path / "nothing.pth", "-o", tmp_path / "x.pt")
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
@@ -241,7 +236,7 @@ def test_start_weights_of_both_branches(network: ISDNet) -> None:
     donor = build(Spec(), 3)
     resnet = {k: v for k, v in donor.backbone.state_dict().items() if not k.startswith("stem")}
     stdc = {
-        official_key(f"shallow.parts.{key}").removeprefix("refine_head.stdc_net."): value
+        isdnet_key(f"shallow.parts.{key}").removeprefix("refine_head.stdc_net."): value
         for key, value in donor.shallow.parts.state_dict().items()
     }
     stdc["features.0.conv.weight"] = stdc["features.0.conv.weight"][:, :3]

@@ -22,7 +22,8 @@ from bench.memory import predict_memory
 from bench.method import load
 from bench.optim import UNLABELLED
 from bench.tiling import Box, coverage
-from reference.magnet.checkpoint import backbone_key, from_official, import_official
+from reference.checkpoint_io import from_magnet, import_magnet_command
+from reference.keys import magnet_key
 
 GOLDEN = Path(__file__).parent / "golden/magnet"
 SMALL = Spec(**MAGNET)
@@ -60,7 +61,7 @@ def test_names_and_shapes_are_those_of_the_released_weights() -> None:
     golden = json.loads((GOLDEN / "state_dict_keys.json").read_text())
     with torch.device("meta"):
         model = build(Spec(), 7)
-    own = {backbone_key(k): list(v.shape) for k, v in model.backbone.state_dict().items()}
+    own = {magnet_key(k): list(v.shape) for k, v in model.backbone.state_dict().items()}
     assert own == golden["backbone"]
     own = {key: list(value.shape) for key, value in model.refine[0].state_dict().items()}
     assert own == golden["refinement"]
@@ -72,20 +73,20 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = build(Spec(scales=(0.25, 0.5, 1), refinements=2), 3)
     ours = model.state_dict()
-    backbone = {f"model.{backbone_key(k)}": v for k, v in model.backbone.state_dict().items()}
+    backbone = {f"model.{magnet_key(k)}": v for k, v in model.backbone.state_dict().items()}
     files = [tmp_path / f"{number}.pth" for number in range(3)]
     torch.save({"state_dict": backbone}, files[0])
     for file, module in zip(files[1:], model.refine, strict=True):
         torch.save(module.state_dict(), file)
-    import_official(files[0], files[1:], tmp_path / "magnet.pt")
+    command(import_magnet_command, *files, "-o", tmp_path / "magnet.pt")
     back = torch.load(tmp_path / "magnet.pt", weights_only=True)
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], value) for key, value in ours.items())
     del backbone["model.smooth3_2.bias"]
     with pytest.raises(UserError, match=r"\(backbone\): 1 keys are missing.*smooth3_2.bias"):
-        from_official(backbone, [model.refine[0].state_dict()])
+        from_magnet(backbone, [model.refine[0].state_dict()])
     with pytest.raises(UserError, match="There is no"):
-        import_official(tmp_path / "nothing.pth", files[1:], tmp_path / "x.pt")
+        command(import_magnet_command, tmp_path / "nothing.pth", files[1], "-o", tmp_path / "x.pt")
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:

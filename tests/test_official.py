@@ -17,17 +17,18 @@ from glnet.inference import STRATEGIES, boxes_of
 from glnet.model import GLNet, build
 from glnet.spec import Spec
 from glnet.training import backward, phases, view
-from reference.glnet.checkpoint import (
-    FILES,
+from reference.checkpoint_io import (
+    GLNET_FILES,
     PREFIX,
+    Shapes,
     difference,
-    export_official,
-    from_official,
-    official_key,
-    read_official,
+    export_glnet,
+    from_glnet,
+    read,
     shapes_of,
-    to_official,
+    to_glnet,
 )
+from reference.keys import glnet_key
 
 KEYS = json.loads((Path(__file__).parent / "golden/official/state_dict_keys.json").read_text())
 
@@ -318,20 +319,24 @@ def test_the_local_branch_can_learn_from_the_box_alone() -> None:
 
 
 def test_keys_and_shapes_are_the_official_ones() -> None:
-    shapes = {official_key(key): list(shape) for key, shape in shapes_of(Spec(), 7).items()}
+    shapes = {glnet_key(key): list(shape) for key, shape in shapes_of("glnet", 7).items()}
     assert shapes == {key: value["shape"] for key, value in KEYS.items()}
 
 
 SMALL = Spec(encoder="resnet18", fpn_width=4, smooth_width=2)
 
 
+def small_shapes(classes: int) -> Shapes:
+    return shapes_of("glnet", classes, encoder="resnet18", fpn_width=4, smooth_width=2)
+
+
 def official_files(classes: int = 3) -> list[dict[str, Tensor]]:
     """Three state dicts of one training: what a phase does not train is what it was before."""
-    shapes = shapes_of(SMALL, classes)
+    shapes = small_shapes(classes)
     states: list[dict[str, Tensor]] = []
     for number, moving in enumerate((("global",), ("local", "ensemble"), ("global", "ensemble"))):
         torch.manual_seed(number)
-        fresh = {official_key(key): torch.randn(shape) for key, shape in shapes.items()}
+        fresh = {glnet_key(key): torch.randn(shape) for key, shape in shapes.items()}
         if states:
             kept = {
                 key: value
@@ -350,7 +355,7 @@ def plain_set(key: str) -> bool:
 
 def test_each_part_comes_from_the_phase_that_trained_it() -> None:
     first, second, third = official_files()
-    state = from_official([first, second, third], SMALL)
+    state = from_glnet([first, second, third], small_shapes)
     assert state["global_branch.encoder.conv1.weight"].equal(first["resnet_global.conv1.weight"])
     assert state["local_branch.fpn.smooth3.weight"].equal(second["fpn_local.smooth.weight"])
     assert state["aggregation.conv.bias"].equal(second["ensemble_conv.bias"])
@@ -365,11 +370,11 @@ def test_files_of_different_trainings_are_refused_or_serve_one_strategy() -> Non
     states = official_files()
     states[1] = {key: value + 1 for key, value in states[1].items()}
     with pytest.raises(UserError, match=r"G2L.pth does not go on from GLOBAL.pth: \d+ of \d+"):
-        from_official(states, SMALL)
+        from_glnet(states, small_shapes)
     key = "local_branch.encoder.conv1.weight"
     for serve, source in (("global-to-local", 1), ("collaborative", 2)):
-        state = from_official(states, SMALL, serve=serve)
-        assert state[key].equal(states[source][official_key(key)])
+        state = from_glnet(states, small_shapes, serve=serve)
+        assert state[key].equal(states[source][glnet_key(key)])
 
 
 def test_missing_extra_and_misshapen_keys_are_listed() -> None:
@@ -378,12 +383,12 @@ def test_missing_extra_and_misshapen_keys_are_listed() -> None:
     states[1]["fpn_local.surprise"] = torch.zeros(1)
     states[1]["resnet_local.conv1.weight"] = torch.zeros(1, 2)
     with pytest.raises(UserError) as caught:
-        from_official(states, SMALL)
+        from_glnet(states, small_shapes)
     text = str(caught.value)
     assert "missing: fpn_local.smooth.bias;" in text
     assert "extra: fpn_local.surprise;" in text
     assert "of another shape: resnet_local.conv1.weight (1, 2) instead of (64, 3, 7, 7)" in text
-    found = difference(states[0], shapes_of(SMALL, 3))
+    found = difference(states[0], small_shapes(3))
     assert not any(found)
 
 
@@ -392,7 +397,7 @@ def test_counters_that_torch_0_4_did_not_have_may_be_missing() -> None:
         {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
         for state in official_files()
     ]
-    state = from_official(states, SMALL)
+    state = from_glnet(states, small_shapes)
     assert state["local_branch.encoder.bn1.num_batches_tracked"] == 0
     build(SMALL, 3).load_state_dict(state)
 
@@ -407,7 +412,7 @@ def test_a_file_of_torch_0_4_from_a_card_is_read(tmp_path: Path) -> None:
     data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
     assert b"cuda:0" in data
     path.write_bytes(data)
-    assert read_official(path)["a.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read(path)["a.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 class Harmful:
@@ -429,7 +434,7 @@ def test_anything_else_is_refused(
         content = {"code": {"a": Harmful()}, "list": [1], "nested": {"state_dict": {}}, "empty": {}}
         torch.save(content[kind], path)
     with pytest.raises(UserError, match=str(path)):
-        read_official(path)
+        read(path)
     assert "never" not in capsys.readouterr().out
 
 
@@ -440,8 +445,8 @@ def test_import_and_export_at_full_size(tmp_path: Path) -> None:
     state = build(Spec(), 7).state_dict()
     checkpoint = tmp_path / "glnet.ckpt"
     torch.save(state, checkpoint)
-    paths = export_official(checkpoint, tmp_path / "out")
-    assert [path.name for path in paths] == list(FILES)
+    paths = export_glnet(checkpoint, tmp_path / "out")
+    assert [path.name for path in paths] == list(GLNET_FILES)
     for path in paths:
         assert set(torch.load(path, weights_only=True, mmap=True)) == {PREFIX + k for k in KEYS}
     target = tmp_path / "again.ckpt"
@@ -456,7 +461,7 @@ def test_import_and_export_at_full_size(tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported_is_refused() -> None:
     with pytest.raises(UserError, match="has no aggregation, "):
-        to_official({"global_branch.x": torch.zeros(1)})
+        to_glnet({"global_branch.x": torch.zeros(1)})
     small = build(SMALL, 3).state_dict()
     with pytest.raises(UserError, match="no network of the official code"):
-        to_official(small)
+        to_glnet(small)
