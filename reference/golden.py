@@ -63,7 +63,8 @@ class Golden:
         """
         path = self.path.with_suffix(".npz")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # An open file: numpy leaves a damaged one open that it opened itself.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read as arrays: {error}.") from None

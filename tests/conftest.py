@@ -1,6 +1,7 @@
 """A tiny prepared data set with known contents, and small networks, for tests of everything above
 the data."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -215,3 +216,11 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
     if ok:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def call_command(fill: Callable[[argparse.ArgumentParser], None], *arguments: object) -> None:
+    """Run one of glnet-bench's commands in this process."""
+    parser = argparse.ArgumentParser()
+    fill(parser)
+    given = parser.parse_args([str(one) for one in arguments])
+    given.work(given)

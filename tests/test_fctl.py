@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FCTL
+from conftest import FCTL, call_command
 
 from baselines.fctl.inference import STRATEGIES, contexts, scores_contexts
 from baselines.fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
@@ -251,7 +251,7 @@ def test_released_checkpoints_are_imported(variant: Any, tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"phase `large`.*output.3.bias"):
         from_fctl(states, variant)
     with pytest.raises(UserError, match="There is no"):
-        command(
+        call_command(
             import_fctl_command,
             "--plain",
             tmp_path / "Bfcn.pth",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import call_command
 from torch.nn import functional as F
 
 from baselines.isdnet.inference import STRATEGIES, scores
@@ -58,7 +59,7 @@ def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
     }
     file = tmp_path / "iter_80000.pth"
     torch.save({"meta": {"iter": 80000}, "state_dict": theirs | aliases}, file)
-    command(import_isdnet_command, file, "-o", tmp_path / "isdnet.pt")
+    call_command(import_isdnet_command, file, "-o", tmp_path / "isdnet.pt")
     back = torch.load(tmp_path / "isdnet.pt", weights_only=True)
     build(Spec(), 3).load_state_dict(back)
     assert all(torch.equal(back[key], value) for key, value in ours.items())
@@ -66,7 +67,7 @@ def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 keys are missing.*refine_head.fuse8.g1"):
         from_isdnet(theirs)
     with pytest.raises(UserError, match="There is no"):
-        command(import_isdnet_command, tmp_path / "nothing.pth", "-o", tmp_path / "x.pt")
+        call_command(import_isdnet_command, tmp_path / "nothing.pth", "-o", tmp_path / "x.pt")
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MAGNET
+from conftest import MAGNET, call_command
 from torch.nn import functional as F
 
 from baselines.magnet.inference import STRATEGIES, Plan, Ways, highest, margin, progress
@@ -78,7 +78,7 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
     torch.save({"state_dict": backbone}, files[0])
     for file, module in zip(files[1:], model.refine, strict=True):
         torch.save(module.state_dict(), file)
-    command(import_magnet_command, *files, "-o", tmp_path / "magnet.pt")
+    call_command(import_magnet_command, *files, "-o", tmp_path / "magnet.pt")
     back = torch.load(tmp_path / "magnet.pt", weights_only=True)
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[key], value) for key, value in ours.items())
@@ -86,7 +86,9 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\(backbone\): 1 keys are missing.*smooth3_2.bias"):
         from_magnet(backbone, [model.refine[0].state_dict()])
     with pytest.raises(UserError, match="There is no"):
-        command(import_magnet_command, tmp_path / "nothing.pth", files[1], "-o", tmp_path / "x.pt")
+        call_command(
+            import_magnet_command, tmp_path / "nothing.pth", files[1], "-o", tmp_path / "x.pt"
+        )
 
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
