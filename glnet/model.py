@@ -14,7 +14,7 @@ modules that it uses:
 The network has no state besides its weights: shared maps are arguments and return values. No
 convolution of the FPNs or of the aggregation is followed by an activation, so everything behind the
 encoders is affine: a branch's own maps and the received maps are added, never multiplied
-(docs/mechanism.md)."""
+(docs/mosaic.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

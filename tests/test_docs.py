@@ -1,5 +1,7 @@
 """The documents and files around the code are true: links, commands, the lock, the container."""
 
+import argparse
+import importlib
 import json
 import re
 import subprocess
@@ -11,6 +13,8 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
+
+from bench.__main__ import COMMANDS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -129,3 +133,62 @@ def test_every_relative_link_leads_to_a_file_in_git(page: Path) -> None:
     tracked |= {parent for path in tracked for parent in path.parents}
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
         assert (page.parent / target).resolve() in tracked, target
+
+
+def test_the_reading_order_is_the_core_and_as_long_as_it_says() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text.split("## Reading order")[1].split("\n## ")[0]
+    paths = [ROOT / name for name in re.findall(r"`([\w/]+\.py)`", section)]
+    assert len(paths) >= 12
+    lines = sum(len(path.read_text().splitlines()) for path in paths)
+    stated = re.search(r"about ([\d,]+) lines", section)
+    assert stated
+    assert lines == pytest.approx(int(stated.group(1).replace(",", "")), rel=0.05)
+
+
+def named_modules() -> list[str]:
+    text = "\n".join(page.read_text() for page in PAGES)
+    return sorted(set(re.findall(r"python -m ((?:bench|reference|data)[\w.]*)", text)))
+
+
+@pytest.mark.parametrize("name", named_modules())
+def test_a_module_that_is_run_on_a_page_is_a_command(name: str) -> None:
+    path = ROOT.joinpath(*name.split("."))
+    main = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    assert '__name__ == "__main__"' in main.read_text()
+
+
+def test_every_subcommand_that_pages_name_exists_and_has_its_options() -> None:
+    """An option counts as the subcommand's if its help has it."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    calls = re.findall(r"^ +glnet-bench ([\w-]+)([^\n#]*)", text, re.MULTILINE)
+    named = set(re.findall(r"glnet-bench ([a-z][\w-]+)", text)) - {"bench"}
+    assert named <= set(COMMANDS)
+    assert len(calls) >= 10
+    parsers = {name: help_of(name, *COMMANDS[name]) for name in {name for name, _ in calls}}
+    for name, rest in calls:
+        for option in re.findall(r" (--[\w-]+)", rest):
+            assert option in parsers[name], (name, option)
+
+
+def help_of(name: str, module: str, function: str) -> str:
+    parser = argparse.ArgumentParser(prog=name)
+    getattr(importlib.import_module(module), function)(parser)
+    return parser.format_help()
+
+
+def test_every_suite_is_described() -> None:
+    text = (ROOT / "docs/suites.md").read_text()
+    for path in (ROOT / "suites").glob("*.yaml"):
+        assert f"`{path.stem}`" in text, path.stem
+
+
+def test_every_path_in_code_marks_exists() -> None:
+    """Paths below a folder of the project, as pages write them between back ticks."""
+    tops = "bench|data|docs|glnet|baselines|reference|suites|tests|results|report"
+    for page in PAGES:
+        for path in re.findall(rf"`((?:{tops})/[\w./-]+)`", page.read_text()):
+            if not path.startswith(
+                ("data/raw", "data/prepared", "report/SUITE", "results/fast/MACHINE")
+            ):
+                assert (ROOT / path).exists(), (page.name, path)

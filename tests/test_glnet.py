@@ -96,7 +96,7 @@ def test_the_fpn_is_affine_in_features_and_received_maps() -> None:
 
 
 def test_own_and_received_maps_never_interact() -> None:
-    """What docs/mechanism.md says: with any weights, the logits of a patch are f(patch) + g(image),
+    """What docs/mosaic.md says: with any weights, the logits of a patch are f(patch) + g(image),
     so that f(a) + g(x) - f(b) - g(x) is what it is with y shared in place of x."""
     network, spec = small()
     network.double().eval()

@@ -1,36 +1,109 @@
-"""The README says what the committed results say."""
+"""README and docs say what the committed records say.
 
-import io
+`claims.CLAIMS` has every measured number of their texts: the page, the words around it, and the
+function of records that it must equal, rounded as it is printed. A number with a unit that no claim
+covers fails, so that no number stands without a record."""
+
 import re
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run
+from claims import CLAIMS, Claim
+from conftest import ROOT
+from doc_records import MIB, generate
 
-README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+# Numbers with a unit that are no results.
+SETTINGS = (
+    r"15 minutes for each",
+    r"every 20 ms|every 5 ms|every 15 s",
+    r"\b(within|over|at most) (1|5|10|15|20|30) %|5 or 15 % of memory|1, 1 or 2 points",
+    r"0\.5, 1 or 2 points of mIoU",
+    r"below 90 % of the best|100 % mIoU",
+    r"nominal 95 % interval",
+    r"silence for 60 s",
+    r"at least 20 times|4\.5 times the patch|4\.8 times 508",
+)
+UNIT = r"(%|[KMGT]i?B|ms|s|seconds?|minutes?|hours?|[GT]FLOP|times|points?|megapixels)(?![\w/])"
+NUMBER = re.compile(rf"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?: ×)? {UNIT}")
+
+
+def prose_of(page: str) -> str:
+    """A page on one line, without generated parts (which have a test) and examples of code."""
+    text = generate.MARKED.sub("", (ROOT / page).read_text())
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.page}: {claim.words[:40]}")
+def test_a_number_in_a_text_is_the_records_number(claim: Claim) -> None:
+    found = re.search(claim.words, prose_of(claim.page))
+    assert found, "these words are no longer on the page"
+    expected = claim.numbers()
+    assert len(found.groups()) == len(expected)
+    for printed, number in zip(found.groups(), expected, strict=True):
+        decimals = len(printed.partition(".")[2])
+        assert f"{number:.{decimals}f}" == printed.replace(",", ""), claim.words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_number_with_a_unit_has_a_claim(page: str) -> None:
+    text = prose_of(page)
+    words = [claim.words for claim in CLAIMS if claim.page == page]
+    covered = [
+        found.span() for pattern in (*words, *SETTINGS) for found in re.finditer(pattern, text)
+    ]
+    bare = [
+        text[max(0, number.start() - 60) : number.end() + 20]
+        for number in NUMBER.finditer(text)
+        if not any(start <= number.start() and number.end() <= end + 12 for start, end in covered)
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_parts_are_what_code_and_records_give(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert generate.updated(text) == text, "run: python docs/generate.py"
+
+
+def test_every_marker_of_a_generated_part_is_known() -> None:
+    named = [
+        name
+        for page in PAGES
+        for name in re.findall(r"<!-- generated: (\w+) -->", (ROOT / page).read_text())
+    ]
+    assert sorted(named) == sorted(generate.GENERATED)
+
+
+def test_readme_and_docs_keep_to_their_lengths() -> None:
+    words = {page: len((ROOT / page).read_text().split()) for page in PAGES}
+    assert words.pop("README.md") <= 1200
+    assert sum(words.values()) <= 9000
+
+
+def test_numbers_are_written_with_a_leading_zero() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w./`*])\.\d", prose_of(page)), page
 
 
 def test_the_two_commands_are_in_the_makefile() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"repro", "test", "setup"} <= targets
     for command in ("make repro", "make test"):
-        assert command in README
+        assert command in (ROOT / "README.md").read_text()
 
 
-def test_every_file_it_points_to_exists() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / path).exists(), path
-
-
-def test_the_table_is_the_committed_one() -> None:
-    # As committed: a reproduction on another machine may differ, and is not the README's matter.
-    table = run("git", "show", "HEAD:report/earthcover-long/tables/runs.csv", cwd=ROOT).stdout
-    runs = pd.read_csv(io.StringIO(table)).set_index("run")
+def test_the_table_agrees_with_the_reports_table() -> None:
+    """Its numbers come from records by code of its own; the report's come by the report's."""
+    runs = pd.read_csv(ROOT / "report/earthcover-long/tables/runs.csv").set_index("run")
     number = r" ([\d.]+) \|"
-    rows = re.findall(rf"^\| ([\w-]+) \|{number * 4}$", README, re.MULTILINE)
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(rf"^\| ([\w-]+) \|{number * 4}$", text, re.MULTILINE)
     assert len(rows) >= 5
-    for name, miou, memory, seen, latency in rows:
+    for name, miou, memory, process, latency in rows:
         assert 100 * runs.miou[name] == pytest.approx(float(miou), abs=0.051)
-        assert runs.allocated_bytes[name] / 2**20 == pytest.approx(float(memory), abs=0.51)
-        assert runs.nvml_bytes[name] / 2**20 == pytest.approx(float(seen), abs=0.51)
+        assert runs.allocated_bytes[name] / MIB == pytest.approx(float(memory), abs=0.51)
+        assert runs.nvml_bytes[name] / MIB == pytest.approx(float(process), abs=0.51)
         assert 1000 * runs.latency_s[name] == pytest.approx(float(latency), abs=0.51)

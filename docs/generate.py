@@ -1,0 +1,216 @@
+"""Writes what README and docs show of the code and of the committed records, between markers.
+
+    python docs/generate.py      # after a change of imports or records
+
+`tests/test_readme.py` fails where a page and its sources differ.
+"""
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = ("glnet", "baselines", "reference", "bench", "data")
+MIB = 2**20
+
+
+# Records
+
+
+def values(path: str) -> Any:
+    """What a record under results/ found."""
+    return json.loads((ROOT / "results" / path).read_text())["values"]
+
+
+def names(folder: str) -> list[str]:
+    """The runs or models that have a record in a folder under results/."""
+    return sorted(path.stem for path in (ROOT / "results" / folder).glob("*.json"))
+
+
+def class_ious(found: Any, split: str = "test") -> list[float]:
+    """IoU of each class in the sum of a split's confusion matrices; unlabelled pixels, the last
+    row, are left out."""
+    scenes = list(found["splits"][split].values())
+    classes = range(len(found["classes"]))
+    sums = [[sum(scene[i][j] for scene in scenes) for j in classes] for i in classes]
+    ious = []
+    for i in classes:
+        union = sum(sums[i]) + sum(row[i] for row in sums) - sums[i][i]
+        ious += [sums[i][i] / union] if union else []
+    return ious
+
+
+def miou(suite: str, run: str) -> float:
+    """Mean IoU on the test split, in percent."""
+    return 100 * mean(class_ious(values(f"{suite}/evaluate/{run}.json")))
+
+
+def measured(suite: str, machine: str, run: str) -> dict[str, float]:
+    """mIoU in percent, memory in MiB and latency in ms of one run."""
+    found = values(f"{suite}/measure/{machine}/{run}.json")
+    memory = {name: meter.get("bytes") for name, meter in found["meters"].items()}
+    return {
+        "miou": miou(suite, run),
+        "ms": 1000 * median(found["latency_s"]),
+        **{name: size / MIB for name, size in memory.items() if size is not None},
+    }
+
+
+def uhr_rows() -> list[Any]:
+    """The predicted memory of the methods after GLNet at the papers' sizes."""
+    found: list[Any] = values("successors.json")["rows"]
+    return found
+
+
+# Tables
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def accuracy_and_memory() -> str:
+    """Of earthcover-long on the H100: every run of GLNet, each network above the best of them by
+    its best strategy, and the baseline."""
+    runs = {
+        name: measured("earthcover-long", "h100", name)
+        for name in names("earthcover-long/evaluate")
+    }
+    ours = [name for name in runs if name.startswith("glnet")]
+    best = max(runs[name]["miou"] for name in ours)
+    shown: dict[str, str] = {}
+    for name in sorted(runs, key=lambda name: -runs[name]["miou"]):
+        network = name if name in (*ours, "colour") else name.split("-")[0]
+        if runs[name]["miou"] > best or name in (*ours, "colour"):
+            shown.setdefault(network, name)
+    return table(
+        ["run", "mIoU, %", "allocated, MiB", "process (NVML), MiB", "latency, ms"],
+        (
+            [
+                name,
+                f"{run['miou']:.1f}",
+                *(f"{run[key]:.0f}" for key in ("allocated", "nvml", "ms")),
+            ]
+            for name, run in ((name, runs[name]) for name in shown.values())
+        ),
+    )
+
+
+def published_memory() -> str:
+    """Predicted tensors of the methods after GLNet, beside what their papers print."""
+    labels = {
+        "glnet-collaborative": "GLNet, `collaborative`",
+        "isdnet": "ISDNet, ResNet-18",
+        "isdnet-r50": "ISDNet, ResNet-50",
+        "fctl": "FCtL, `deepglobe`",
+        "fctl-head": "FCtL, `inria`",
+        "magnet": "MagNet",
+        "magnet-fast": "MagNet-Fast",
+        "pointrend": "PointRend",
+        "cascadepsp": "CascadePSP",
+    }
+    sizes: dict[str, dict[tuple[int, bool], str]] = defaultdict(dict)
+    for row in uhr_rows():
+        key = (row["side_px"], row["done"] == "as released")
+        sizes[row["run"]][key] = f"{row['device_bytes'] / MIB:.0f}"
+    keys = [(side, released) for side in (2448, 5000) for released in (False, True)]
+    return table(
+        ["method", "2448 px", "as released", "5000 px", "as released"],
+        ([label, *(sizes[run].get(key, "") for key in keys)] for run, label in labels.items()),
+    )
+
+
+HALVES = (slice(0, 2), slice(2, 4))  # of Mosaic's classes: ground in two regions, line in two
+
+
+def mosaic() -> str:
+    """mIoU on Mosaic's test split: mean and standard deviation over seeds; mean IoU of both
+    grounds and of both lines."""
+    runs: dict[str, list[list[float]]] = defaultdict(list)
+    for name in names("mosaic/evaluate"):
+        ious = class_ious(values(f"mosaic/evaluate/{name}.json"))
+        runs[name.split("-seed")[0]].append([100 * iou for iou in ious])
+    rows = []
+    for name, seeds in sorted(runs.items(), key=lambda run: -mean(map(mean, run[1]))):
+        means = [mean(ious) for ious in seeds]
+        spread = f" ± {stdev(means):.1f}" if len(means) > 1 else ""
+        halves = [f"{mean(iou for ious in seeds for iou in ious[half]):.0f}" for half in HALVES]
+        rows.append([f"`{name}`", f"{mean(means):.1f}{spread}", *halves])
+    return table(["run", "mIoU, %", "IoU of ground, %", "IoU of lines, %"], rows)
+
+
+# The diagram of folders
+
+
+def group_of(path: Path) -> str:
+    """The node of a module or folder: all of `baselines` is one, and so is all of `reference`,
+    since a rule of the layout makes their imports alike."""
+    folder = path.parent if path.suffix == ".py" else path
+    return folder.parts[0] if folder.parts[0] in ("baselines", "reference") else folder.as_posix()
+
+
+def target_of(name: str) -> Path | None:
+    """The file or folder of a dotted name of ours; of `package.function` the package."""
+    path = Path(*name.split("."))
+    if path.parts[0] not in TOP:
+        return None
+    for candidate in (path.with_suffix(".py"), path, path.parent.with_suffix(".py"), path.parent):
+        if (ROOT / candidate).exists():
+            return candidate
+    return None
+
+
+def folder_imports() -> dict[str, set[str]]:
+    """Importing folder -> imported folders, imports inside of functions included."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in sorted(path for top in TOP for path in (ROOT / top).rglob("*.py")):
+        source = group_of(path.relative_to(ROOT))
+        dotted: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                dotted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                dotted |= {f"{node.module}.{alias.name}" for alias in node.names}
+        targets = {group_of(target) for target in map(target_of, dotted) if target is not None}
+        found[source] |= targets - {source}
+    return found
+
+
+def diagram() -> str:
+    """The folders and their imports as Mermaid text."""
+    graph = folder_imports()
+    lines = [f'  {name.replace("/", "_")}["{name}/"]' for name in sorted(graph)]
+    for source, targets in sorted(graph.items()):
+        joined = " & ".join(sorted(targets))
+        lines += [f"  {source} --> {joined}".replace("/", "_")] if targets else []
+    return "```mermaid\nflowchart TD\n" + "\n".join(lines) + "\n```\n"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "accuracy_and_memory": accuracy_and_memory,
+    "published_memory": published_memory,
+    "mosaic": mosaic,
+    "diagram": diagram,
+}
+MARKED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def updated(text: str) -> str:
+    """A page with what is between its markers written anew."""
+    return MARKED.sub(lambda found: found[1] + GENERATED[found[2]]() + found[3], text)
+
+
+def main() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page.write_text(updated(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

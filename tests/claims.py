@@ -1,0 +1,297 @@
+"""Every measured number in the texts of README and docs, with the records that it comes from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from doc_records import (
+    GIB,
+    HEADS,
+    MIB,
+    beside_mib,
+    card,
+    card_deviations,
+    context_mib,
+    cpu_within,
+    generate,
+    glnet_at_paper_size,
+    growth,
+    head,
+    head_factors,
+    head_predicted,
+    interval_coverage,
+    long,
+    mosaic_ceilings,
+    mosaic_miou,
+    on_h100,
+    paper_model,
+    published,
+    settings_within,
+    steps_on_h100,
+    streaming_limits,
+    training_minutes,
+    values,
+    within,
+    worst_on_cpu,
+)
+
+from bench.memory import gpu_overhead
+from bench.pipeline import measure
+from bench.streaming import raster
+from data import fetch
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Words of a page, a pattern with a group for each number, and what the numbers must be."""
+
+    page: str
+    words: str
+    numbers: Callable[[], Sequence[float]]
+
+
+N = r"(\d[\d,]*(?:\.\d+)?)"
+README, MEMORY, SPEED = "README.md", "docs/memory.md", "docs/speed.md"
+MOSAIC, PREDICT, DATA = "docs/mosaic.md", "docs/predict.md", "docs/data.md"
+CLAIMS = (
+    # README
+    Claim(
+        README,
+        f"reaches {N} % with patches in {N} MiB; GLNet reaches {N} %, and its global branch alone {N} %",
+        lambda: (
+            long("unet2015-patch", "miou"),
+            long("unet2015-patch", "allocated"),
+            long("glnet-collaborative", "miou"),
+            long("glnet-global", "miou"),
+        ),
+    ),
+    Claim(README, f"includes {N} MiB that the CUDA context took", context_mib),
+    Claim(
+        README,
+        f"allocated {N} MiB on the H100, {N} MiB for the whole process. The paper reports {N} MB",
+        glnet_at_paper_size,
+    ),
+    Claim(README, f"Of {N} published settings, {N} were within 1 %", settings_within),
+    Claim(README, f"On the CPU {N} of {N} comparisons", cpu_within),
+    Claim(README, f"training step of ISDNet is predicted {N} % too low", worst_on_cpu),
+    Claim(README, f"the median deviation is {N} %", lambda: [100 * median(on_h100())]),
+    Claim(
+        README,
+        f"took {N} s instead of {N} s",
+        lambda: (head("collapsed", "wall_s"), head("plain", "wall_s")),
+    ),
+    Claim(
+        README,
+        f"{N} ms instead of {N} ms at 720 px, and {N} GiB instead of {N} GiB at 2448 px",
+        lambda: (
+            long("glnet-collapsed", "ms"),
+            long("glnet-collaborative", "ms"),
+            card("glnet-collapsed", "allocated") / GIB,
+            card("glnet-collaborative", "allocated") / GIB,
+        ),
+    ),
+    Claim(README, f"training took {N} minutes on two", lambda: [training_minutes("earthcover")]),
+    Claim(
+        README,
+        f"whose {N} models trained for {N} minutes",
+        lambda: (
+            len(generate.names("earthcover-long/train")),
+            training_minutes("earthcover-long"),
+        ),
+    ),
+    # docs/memory.md
+    Claim(MEMORY, f"A run has {N} minutes", lambda: [measure.LIMIT_S / 60]),
+    Claim(MEMORY, f"one constant per GPU family \\({N} MiB on an H100\\)", beside_mib),
+    Claim(MEMORY, f"{N} of {N} comparisons of `earthcover` and `mosaic`", cpu_within),
+    Claim(MEMORY, f"training step of ISDNet on EarthCover, {N} % too low", worst_on_cpu),
+    Claim(
+        MEMORY,
+        f"{N} of {N} settings are within 1 % of `allocated`",
+        lambda: settings_within()[::-1],
+    ),
+    Claim(
+        MEMORY,
+        f"median error of {N} %; {N} settings are within 10 %, {N} within 20 %",
+        lambda: (
+            100 * median(card_deviations("reserved")),
+            within(card_deviations("reserved"), 0.1),
+            within(card_deviations("reserved"), 0.2),
+        ),
+    ),
+    Claim(
+        MEMORY,
+        f"median deviation of {N} comparisons is {N} %",
+        lambda: (len(on_h100()), 100 * median(on_h100())),
+    ),
+    Claim(
+        MEMORY,
+        f"{N} of {N} phases are {N} to {N} MiB above the prediction, the others {N} MiB at most",
+        steps_on_h100,
+    ),
+    Claim(
+        MEMORY,
+        f"cuBLAS's workspace of {N} MiB explain {N} of {N} settings",
+        lambda: (gpu_overhead.HOPPER_BLAS_BYTES / MIB, *settings_within()[::-1]),
+    ),
+    Claim(
+        MEMORY,
+        f"cuBLAS's workspace, {N} MiB for each",
+        lambda: [gpu_overhead.HOPPER_BLAS_BYTES / MIB],
+    ),
+    Claim(
+        MEMORY,
+        f"collapsed head: {N} GiB where {N} GiB are predicted and the default head takes {N} GiB",
+        lambda: (
+            card("glnet-collapsed", "allocated") / GIB,
+            values("predict.json")["runs"]["glnet-collapsed"]["device_bytes"] / GIB,
+            card("glnet-collaborative", "allocated") / GIB,
+        ),
+    ),
+    Claim(
+        MEMORY,
+        f"allocated {N} MiB; the process total was {N} MiB, of which {N} MiB are neither .* "
+        f"The paper reports {N} MB",
+        lambda: (*glnet_at_paper_size()[:2], *beside_mib(), glnet_at_paper_size()[2]),
+    ),
+    Claim(
+        MEMORY,
+        f"all {N} published memory figures: a context of {N} MB, {N} times the predicted",
+        lambda: (
+            paper_model("summary", "rows"),
+            paper_model("fit", "context_mb"),
+            paper_model("fit", "holding"),
+        ),
+    ),
+    Claim(
+        MEMORY,
+        f"explains {N} % of the rows within 15 %; .* correlation of {N}, .* the fit is {N} %",
+        lambda: (
+            100 * paper_model("summary", "explained"),
+            paper_model("summary", "rank_correlation"),
+            100 * paper_model("summary", "median_left_out_error"),
+        ),
+    ),
+    # docs/speed.md
+    Claim(
+        SPEED,
+        rf"operations, TFLOP \| {N} \| {N} \|",
+        lambda: [head_predicted(path, "flops") / 1e12 for path in ("plain", "collapsed")],
+    ),
+    Claim(
+        SPEED,
+        rf"memory beside weights, MB \| {N} \| {N} \|",
+        lambda: [head_predicted(path, "device_bytes") / 1e6 for path in ("plain", "collapsed")],
+    ),
+    Claim(
+        SPEED,
+        rf"seconds, median of five \| {N} \| {N} \|",
+        lambda: [head(path, "wall_s") for path in ("plain", "collapsed")],
+    ),
+    Claim(
+        SPEED,
+        rf"resident host memory, GiB \| {N} \| {N} \|",
+        lambda: [head(path, "peak_rss_bytes") / GIB for path in ("plain", "collapsed")],
+    ),
+    Claim(
+        SPEED,
+        rf"H100: allocated, GiB \| {N} \| {N} \|",
+        lambda: [card(f"glnet-{run}", "allocated") / GIB for run in HEADS],
+    ),
+    Claim(
+        SPEED,
+        rf"720 px: allocated, MiB \| {N} \| {N} \|",
+        lambda: [long(f"glnet-{run}", "allocated") for run in HEADS],
+    ),
+    Claim(
+        SPEED,
+        rf"720 px: ms \| {N} \| {N} \|",
+        lambda: [long(f"glnet-{run}", "ms") for run in HEADS],
+    ),
+    Claim(
+        SPEED,
+        f"both heads take about {N} to {N} s",
+        lambda: [
+            generate.measured("earthcover", "cpu-2-cores", f"glnet-{run}")["ms"] / 1000
+            for run in HEADS
+        ],
+    ),
+    Claim(SPEED, f"factors of {N} to {N}", lambda: (min(head_factors()), max(head_factors()))),
+    # docs/mosaic.md
+    Claim(
+        MOSAIC,
+        f"{N} % for one patch, {N} % for the downsampled image, {N} % for labels at 1/4",
+        lambda: [
+            mosaic_ceilings()[name] for name in ("one patch", "shrunken image", "labels at 1/4")
+        ],
+    ),
+    Claim(
+        MOSAIC,
+        f"are {N} points above either alone, and {N} points above what any",
+        lambda: (
+            mosaic_miou("collaborative") - mosaic_miou("global"),
+            mosaic_miou("collaborative") - mosaic_ceilings()["shrunken image"],
+        ),
+    ),
+    Claim(
+        MOSAIC,
+        f"local branch alone has {N}, the global branch {N}, aggregation {N}, .* regularisation {N}, "
+        f"and in both directions {N}",
+        lambda: [
+            published(row, "miou_percent")
+            for row in (
+                "GLNet ablation: local only",
+                "GLNet ablation: global only",
+                "GLNet ablation: Agg",
+                "GLNet ablation: Agg+Fmreg+G->L deep",
+                "GLNet G<->L",
+            )
+        ],
+    ),
+    # docs/predict.md
+    Claim(
+        PREDICT,
+        f"it took {N}, {N}, {N} and {N} s for {N} to {N} megapixels",
+        lambda: (*growth().wall_s, *(growth().height_px * growth().width_px / 1e6).iloc[[0, -1]]),
+    ),
+    Claim(
+        PREDICT,
+        f"memory was {N} to {N} MiB, with {N} MiB predicted",
+        lambda: (
+            growth().peak_rss_bytes.min() / MIB,
+            growth().peak_rss_bytes.max() / MIB,
+            growth().predicted_bytes.max() / MIB,
+        ),
+    ),
+    Claim(
+        PREDICT,
+        rf"- {N} MiB for data in transit: GDAL's cache \({N} MiB\), the largest block to decode "
+        rf"\({N} MiB\), and chunks of rows \({N} MiB\)",
+        streaming_limits,
+    ),
+    Claim(PREDICT, f"only in blocks over {N} MiB", lambda: [raster.BLOCK_BYTES / MIB]),
+    # docs/data.md
+    Claim(DATA, f"in blocks of {N} MiB by range", lambda: [fetch.Patience().block_bytes / MIB]),
+    Claim(
+        DATA,
+        f"which is {N} GB for DeepGlobe and {N} GB for Inria",
+        lambda: (803 * 2448**2 * 4 / 1e9, 180 * 5000**2 * 4 / 1e9),
+    ),
+    # docs/uhr_methods.md
+    Claim(
+        "docs/uhr_methods.md",
+        f"GLNet {N} MB, ISDNet {N}, FCtL {N}, MagNet {N}, PointRend {N}, CascadePSP {N}",
+        lambda: (
+            published("GLNet G<->L", "memory_mb"),
+            *(
+                published(name, "memory_mb", "BPT")
+                for name in ("ISDNet", "FCtL", "MagNet", "PointRend", "CascadePSP")
+            ),
+        ),
+    ),
+    # docs/statistics.md
+    Claim(
+        "docs/statistics.md",
+        f"in {N} % of cases for N = 4 and {N} % for N = 20",
+        lambda: (interval_coverage(4), interval_coverage(20)),
+    ),
+)

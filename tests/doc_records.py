@@ -1,0 +1,200 @@
+"""Numbers that README and docs print, computed from the committed records."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from statistics import mean, median
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from conftest import ROOT
+
+from bench.streaming import budget, raster
+
+
+def load_generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load_generate()
+values: Callable[[str], Any] = generate.values
+MIB, GIB = 2**20, 2**30
+HEADS = ("collaborative", "collapsed")
+
+
+def card_rows(run: str = "", side_px: int = 0) -> list[Any]:
+    rows = values("card/h100.json")["rows"]
+    return [
+        row
+        for row in rows
+        if (not run or row["run"] == run) and (not side_px or row["side_px"] == side_px)
+    ]
+
+
+def card(run: str, meter: str) -> float:
+    """Bytes of one run at 2448 px on the H100."""
+    return float(card_rows(run, 2448)[0]["meters"][meter]["bytes"])
+
+
+def card_deviations(meter: str) -> list[float]:
+    """How far the prediction of each published setting is from the H100: cuDNN's copies, and
+    cuBLAS's workspace of 32 MiB, included."""
+    plain = values("predict.json")["runs"]
+    after = {(r["dataset"], r["run"], r["done"]): r for r in generate.uhr_rows()}
+    found = []
+    for row in card_rows():
+        key = (row["dataset"], row["run"], row["done"])
+        predicted = after[key] if row["done"] else plain[row["run"]]
+        size = predicted[f"tf32_{meter}_bytes"] + 32 * MIB
+        found.append(abs(size / row["meters"][meter]["bytes"] - 1))
+    return found
+
+
+def within(deviations: Sequence[float], bound: float) -> int:
+    return sum(deviation <= bound for deviation in deviations)
+
+
+def phases(suite: str, machine: str) -> list[Any]:
+    models = values(f"{suite}/steps/{machine}.json")["models"]
+    return [phase for model in models.values() for phase in model.values()]
+
+
+def ratios(suite: str, machine: str) -> list[float]:
+    """Predicted over allocated, of every run at two sizes and of every training phase."""
+    found = [p["predicted_bytes"] / p["booked_bytes"] for p in phases(suite, machine)]
+    for name in generate.names(f"{suite}/measure/{machine}"):
+        record = values(f"{suite}/measure/{machine}/{name}.json")
+        meters = record["meters"]
+        predicted = meters["predicted"]
+        size = predicted.get("tf32_allocated_bytes") or predicted["allocated_bytes"]
+        found += [(size or predicted["bytes"]) / meters["allocated"]["bytes"]]
+        found += [record["part"]["predicted_bytes"] / record["part"]["booked_bytes"]]
+    return found
+
+
+def on_cpu() -> list[float]:
+    return ratios("earthcover", "cpu-2-cores") + ratios("mosaic", "cpu-2-cores")
+
+
+def on_h100() -> list[float]:
+    return [abs(ratio - 1) for ratio in ratios("earthcover-long", "h100")]
+
+
+def missing_mib() -> list[float]:
+    """What training steps took on the H100 above the prediction."""
+    found = phases("earthcover-long", "h100")
+    return [(phase["booked_bytes"] - phase["predicted_bytes"]) / MIB for phase in found]
+
+
+def training_minutes(suite: str) -> float:
+    records = [values(f"{suite}/train/{name}.json") for name in generate.names(f"{suite}/train")]
+    return sum(p["seconds"] for record in records for p in record["phases"].values()) / 60
+
+
+def long(run: str, what: str) -> float:
+    return float(generate.measured("earthcover-long", "h100", run)[what])
+
+
+def head(path: str, what: str) -> float:
+    """Median over repetitions at 2448 px on two CPU cores."""
+    found = values("fast/cpu-2-cores.json")["sides"]["2448"][path]
+    return median(repetition[what] for repetition in found["repetitions"])
+
+
+def head_predicted(path: str, what: str) -> float:
+    found = values("fast/cpu-2-cores.json")["sides"]["2448"][path]["predicted"]
+    return float(found[what] - (found["weights_bytes"] if what == "device_bytes" else 0))
+
+
+def head_factors() -> list[float]:
+    sides = values("fast/cpu-2-cores.json")["sides"]["2448"]
+    pairs = zip(sides["plain"]["repetitions"], sides["collapsed"]["repetitions"], strict=True)
+    return [plain["wall_s"] / collapsed["wall_s"] for plain, collapsed in pairs]
+
+
+def growth() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results/large/cpu-2-cores/enet-patch.csv")
+
+
+def published(method: str, column: str, paper: str = "GLNet") -> float:
+    rows = pd.read_csv(ROOT / "bench/published.csv")
+    rows = rows[(rows.method == method) & (rows.paper == paper) & (rows.dataset == "DeepGlobe")]
+    return float(rows[column].dropna().iloc[0])
+
+
+def paper_model(part: str, name: str) -> float:
+    return float(values("predict.json")["published"][part][name])
+
+
+def mosaic_ceilings() -> dict[str, float]:
+    return {k: 100 * v for k, v in values("mosaic/evaluate/global-seed0.json")["ceilings"].items()}
+
+
+def mosaic_miou(run: str) -> float:
+    return mean(generate.miou("mosaic", f"{run}-seed{seed}") for seed in range(3))
+
+
+def interval_coverage(scenes: int) -> float:
+    """Percent of normally distributed samples whose bootstrap interval of the mean has the truth."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(4000, scenes))
+    shares = rng.multinomial(scenes, np.full(scenes, 1 / scenes), size=2000) / scenes
+    low, high = np.percentile(samples @ shares.T, [2.5, 97.5], axis=1)
+    return float(100 * np.mean((low <= 0) & (high >= 0)))
+
+
+def settings_within() -> tuple[int, int]:
+    """How many published settings there are, and how many of them the prediction meets to 1 %."""
+    return len(card_rows()), within(card_deviations("allocated"), 0.01)
+
+
+def glnet_at_paper_size() -> tuple[float, float, float]:
+    """MiB that torch allocated and that NVML saw of `collaborative`; MB that the paper prints."""
+    allocated, process = (
+        card("glnet-collaborative", meter) / MIB for meter in ("allocated", "nvml")
+    )
+    return allocated, process, published("GLNet G<->L", "memory_mb")
+
+
+def beside_mib() -> list[float]:
+    """What the process held on the H100 beside what the allocator reserved."""
+    return [
+        median(
+            (r["meters"]["nvml"]["bytes"] - r["meters"]["reserved"]["bytes"]) / MIB
+            for r in card_rows()
+        )
+    ]
+
+
+def context_mib() -> list[float]:
+    nvml = values("earthcover-long/measure/h100/glnet-collaborative.json")["meters"]["nvml"]
+    return [nvml["idle_bytes"] / MIB]
+
+
+def cpu_within() -> tuple[int, int]:
+    return within([abs(ratio - 1) for ratio in on_cpu()], 0.01), len(on_cpu())
+
+
+def worst_on_cpu() -> list[float]:
+    """Percent; that it is ISDNet's training step is read from the record itself."""
+    step = values("earthcover/steps/cpu-2-cores.json")["models"]["isdnet"]["train"]
+    assert step["predicted_bytes"] / step["booked_bytes"] == min(on_cpu())
+    return [100 * (1 - min(on_cpu()))]
+
+
+def steps_on_h100() -> tuple[float, ...]:
+    large = [mib for mib in missing_mib() if mib > 32]
+    small = [mib for mib in missing_mib() if mib <= 32]
+    return len(large), len(large + small), min(large), max(large), max(small)
+
+
+def streaming_limits() -> tuple[float, ...]:
+    fixed = (raster.CACHE_BYTES, raster.BLOCK_BYTES)
+    sizes = (budget.PASSING_BYTES, *fixed, budget.PASSING_BYTES - sum(fixed))
+    return tuple(size / MIB for size in sizes)
