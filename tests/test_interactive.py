@@ -14,8 +14,10 @@ from bench.memory.timeline import course
 from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import ablation, pareto, table
-from bench.report.figures import curves, figure1, interactive
+from bench.report.figures import curves, interactive, palette
+from bench.report.figures.charts import _VIEWS, view
 from bench.report.figures.interactive import Interactive
+from bench.report.figures.scatter import FILLS
 from bench.report.load_records import Entry, load_records
 from bench.report.site import at, data
 
@@ -46,7 +48,7 @@ def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
 
 
 def traces(figure: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {trace["name"]: trace for trace in figure["data"]}
+    return {trace["name"]: trace for trace in figure["data"] if trace["x"] != [None]}
 
 
 def test_every_choice_is_a_figure(entries: list[Entry]) -> None:
@@ -127,19 +129,19 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
         "activations": [3, 3, 1],
         "temporaries": [0, 9, 0],
     }
-    figure = curves.memory(found, "conv")
+    figure = curves.memory_timeline(found, "conv")
     peak = traces(figure)["peak"]
     assert peak["x"] == [2]
     assert course([], []) == {"events": [], "bytes": {}}
 
 
 def test_a_shape_is_a_network_in_black_and_white() -> None:
-    looks = figure1._looks(["glnet", "unet", "unknown", "another"])
-    assert len({marker for marker, _ in looks.values()}) == 4
-    hollow, full = (figure1._paint(s, "o", "#123456") for s in ("whole", "patch"))
-    assert hollow["facecolor"] == "white"
-    assert full["facecolor"] == "#123456"
-    assert figure1._paint("collaborative", "*", "#123456")["edgecolor"] != "#123456"
+    assert len({*palette.network_markers(["glnet", "unet", "unknown", "another"]).values()}) == 4
+    own = None  # the colour of the network
+    hollow, full, both = (FILLS[_VIEWS[view(s)]] for s in ("whole", "patch", "collaborative"))
+    assert hollow[0] == "white"
+    assert full[0] is own
+    assert both[1] is not own
 
 
 def test_addresses_are_relative_and_escaped() -> None:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import figures, growth, paper, prediction, quality_gate, table, words
-from bench.report.figures import scatter, static
+from bench.report import growth, paper, prediction, quality_gate, table, words
+from bench.report.figures import charts
 from bench.report.load_records import Entry, Inputs
 from bench.report.pairs import Pairs
 from bench.tiling import grid
@@ -131,7 +131,7 @@ def test_what_ran_out_of_memory_stands_open_at_all_that_the_device_has() -> None
     frame = runs(good=0.46, lost=0.50)
     frame.loc[1, ["allocated_bytes", "status"]] = [None, "oom"]
     frame["allocated_bytes"] = frame.allocated_bytes.astype("Int64")
-    drawn = marks(scatter.accuracy_memory(frame, "allocated_bytes", "measured"))
+    drawn = marks(charts.accuracy_memory(frame, "allocated_bytes", "measured"))
     assert sorted(drawn) == [(2**20, False), (24 * GIB, True)]
 
 
@@ -163,7 +163,7 @@ def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
     assert said == ["O(1)", "O(pixels)", "pixels^0.95" if patch == 300 else "O(pixels)"]
     assert slopes.host_bytes_a_pixel == pytest.approx(10, rel=0.01)
     assert growth.law(0.5) == "pixels^0.50"
-    assert len(figures.growth(frame).axes) == 3
+    assert len(charts.growth(frame).axes) == 3
     assert growth.points(None).empty
 
 
@@ -197,4 +197,4 @@ def test_what_explains_the_papers_figures_is_told_as_it_was_found() -> None:
     assert "unet with width 32 (16.0 %, rank 0.75)" in said
     assert paper.explained(None).empty
     assert paper.model(None) == []
-    assert static.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"
+    assert charts.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"

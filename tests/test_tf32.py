@@ -181,6 +181,6 @@ def test_the_words_count_and_name_what_is_not_explained(frame: pd.DataFrame) -> 
 
 
 def test_the_figure_has_two_points_a_run(frame: pd.DataFrame) -> None:
-    drawn = figures.on_card(frame)
+    drawn = figures.charts.on_gpu(frame)
     points = [one for one in drawn.axes[0].collections if len(one.get_offsets())]
     assert len(points) == 4

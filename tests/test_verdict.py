@@ -10,7 +10,7 @@ from bench.config import Metric, ModelConfig, RunConfig, Training
 from bench.errors import UserError
 from bench.record import Record, Status
 from bench.report import table, verdict, words
-from bench.report.figures import static
+from bench.report.figures import charts
 from bench.report.load_records import Entry
 
 MIB = 2**20
@@ -141,7 +141,7 @@ def test_the_figure_shows_theirs_always_and_ours_where_a_card_saw_it() -> None:
         entry("c", "FCN-8s / global"),
         entry("d", "GLNet c2f: G->L / collaborative", 54, dataset="isic"),  # memory not printed
     ]
-    figure = static.published(verdict.rows(runs, table.runs(runs)))
+    figure = charts.published(verdict.rows(runs, table.runs(runs)))
     wholes, patches = figure.axes
     marks = [
         [tuple(place) for mark in axes.collections for place in mark.get_offsets().tolist()]
@@ -149,4 +149,4 @@ def test_the_figure_shows_theirs_always_and_ours_where_a_card_saw_it() -> None:
     ]
     assert sorted(y for _, y in marks[0]) == pytest.approx([38.4, 70.1])
     assert sorted(y for _, y in marks[1]) == pytest.approx([100 * 54 / 146, 37.3])
-    assert {x for x, _ in marks[1]} == {949 / 1024}
+    assert {x for x, _ in marks[1]} == {949 * MIB}

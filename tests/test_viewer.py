@@ -21,8 +21,7 @@ from playwright.sync_api import Page as BrowserPage
 from test_report import predict_scenes, suite_lines, write_evaluation
 
 from bench.config import read_suite
-from bench.report import style
-from bench.report.figures import image_tiles, scene_page
+from bench.report.figures import image_tiles, palette, scene_page
 from bench.report.figures.image_tiles import encoded, pyramid, tiles
 from bench.report.figures.scene_page import NEITHER, RIGHT, WRONG, Page
 from bench.report.load_records import load_records
@@ -278,7 +277,7 @@ def test_menus_errors_and_what_was_given(open_page: Opened) -> None:
     page.locator("[name=show][value=errors]").check()
     assert "left=glnet-collaborative" in page.url
     wrong = look(page)
-    vermillion = tuple(int(style.ERROR[i : i + 2], 16) for i in (1, 3, 5))
+    vermillion = tuple(int(palette.ERROR[i : i + 2], 16) for i in (1, 3, 5))
     told = set()
     for row, column in itertools.product(ROWS, COLUMNS):
         if wrong.side(column) == "right" and truth[row, column] != 255:

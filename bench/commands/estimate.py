@@ -373,7 +373,7 @@ def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    from bench.report.style import INK, RC
+    from bench.report.figures.palette import INK, RC
 
     wide, at = timeline(kept)
     mib = wide / MIB

@@ -28,7 +28,6 @@ from bench.report import (
     quality_gate,
     run_page,
     seeds,
-    style,
     successors_page,
     table,
     timing,
@@ -73,7 +72,7 @@ def report(inputs: Inputs, folder: Path = REPORT) -> Path:
     target = partial(run_page.address, suite)
     chapters = [chapter(inputs, name, frames, meter, target) for name in inputs.datasets]
     drawn = folder / suite / "figures"
-    with figures.written(_figures(inputs, frames, worked, chapters, meter), drawn):
+    with figures.render.written(_figures(inputs, frames, worked, chapters, meter), drawn):
         _write_sheets(drawn / "scenes", chapters)
         _write_tables(folder / suite / "tables", frames, worked, compared, chapters)
         numbers = json.dumps(table.metrics_json(runs), indent=1, allow_nan=False)
@@ -108,7 +107,7 @@ def _write_pages(
         "machine": words.machine(inputs.records()),
         "definitions": metrics.DEFINITIONS | words.definitions(inputs.entries),
         "gate": f"{100 * quality_gate.SHARE:.0f} %",
-        "panels": figures.FIGURE1_PANELS,
+        "panels": figures.charts.FIGURE1_PANELS,
     }
     home = f"{suite}/index.html"
     first = site.write(
@@ -116,7 +115,7 @@ def _write_pages(
         "suite.html.j2",
         **shared,
         interactive={
-            one.name: figures.interactive_accuracy_memory(
+            one.name: figures.interactive.accuracy_memory(
                 one.name, one.entries, frames.runs, meter, where, lambda run: at(home)(target(run))
             )
             for one in chapters
@@ -133,7 +132,7 @@ def _write_pages(
             **shared,
             chapter=one,
             scenes=scenes[one.name],
-            wrong=style.ERROR,
+            wrong=figures.palette.ERROR,
         )
         for one in chapters
     ]
@@ -162,12 +161,12 @@ def _write_pages(
     return first
 
 
-def _scene_pages(site: Site, inputs: Inputs, chapter: Chapter) -> list[figures.ScenePage]:
+def _scene_pages(site: Site, inputs: Inputs, chapter: Chapter) -> list[figures.scene_page.Page]:
     """Pages of all test scenes of a data set, where its images are here."""
     if chapter.no_scenes:
         return []
     dataset = open_dataset(chapter.name)
-    return figures.write_scene_pages(site, inputs, dataset, dataset.ids("test"))
+    return figures.scene_page.write(site, inputs, dataset, dataset.ids("test"))
 
 
 def _links(suite: str, chapters: Sequence[Chapter]) -> tuple[Link, ...]:
@@ -186,31 +185,31 @@ def _figures(
     worked: Worked,
     chapters: Sequence[Chapter],
     meter: str,
-) -> dict[str, figures.Drawing]:
+) -> dict[str, figures.render.Drawing]:
     """What draws each static figure, by its name; what takes longest comes first."""
     runs, where = frames.runs, words.where(frames.runs, inputs.records())
     size = memory_page.paper_size(inputs)
-    drawn: dict[str, figures.Drawing] = {
-        "training": partial(figures.training, inputs.trainings),
-        "accuracy_memory": partial(figures.accuracy_memory, runs, meter, where),
-        "paper_memory": partial(figures.paper_memory, worked.papers, size),
+    drawn: dict[str, figures.render.Drawing] = {
+        "training": partial(figures.curves.training, inputs.trainings),
+        "accuracy_memory": partial(figures.charts.accuracy_memory, runs, meter, where),
+        "paper_memory": partial(figures.charts.paper_memory, worked.papers, size),
     }
     if len(worked.on_card):
-        drawn["on_card"] = partial(figures.on_card, worked.on_card)
+        drawn["on_card"] = partial(figures.charts.on_gpu, worked.on_card)
     if len(worked.growing):
-        drawn["growth"] = partial(figures.growth, worked.growing)
+        drawn["growth"] = partial(figures.charts.growth, worked.growing)
     if len(worked.explained):
-        drawn["paper_model"] = partial(figures.paper_model, worked.explained)
+        drawn["paper_model"] = partial(figures.charts.paper_model, worked.explained)
     if _has_memory(frames.verdicts):
-        drawn["published"] = partial(figures.published, frames.verdicts)
+        drawn["published"] = partial(figures.charts.published, frames.verdicts)
     for one in chapters:
         own = runs[runs.dataset == one.name]
-        for letter, _ in figures.FIGURE1_PANELS:
+        for letter, _ in figures.charts.FIGURE1_PANELS:
             drawn[f"figure1{letter}_{one.name}"] = partial(
-                figures.figure1_panel, letter, own, meter, where
+                figures.charts.figure1, letter, own, meter, where
             )
         if one.seeded:
-            drawn[f"seeds_{one.name}"] = partial(figures.seeds, one.seeded, one.ceilings)
+            drawn[f"seeds_{one.name}"] = partial(figures.charts.seeds, one.seeded, one.ceilings)
     return drawn
 
 
@@ -218,7 +217,7 @@ def _write_sheets(folder: Path, chapters: Sequence[Chapter]) -> None:
     """Each scene that is shown, with what every run makes of it."""
     for one in chapters:
         for scene in one.scenes:
-            write_bytes(folder / f"{scene.name}.png", figures.sheet(scene))
+            write_bytes(folder / f"{scene.name}.png", figures.thumbnails.sheet(scene))
 
 
 def _write_tables(

@@ -54,7 +54,7 @@ class Chapter:
     rare: list[str]
     floor: float | None
     beaten: list[words.Beaten]
-    scenes: list[figures.SceneThumbnails]
+    scenes: list[figures.thumbnails.Scene]
     more_scenes: int
     """Test scenes that are not shown."""
     no_scenes: str
@@ -98,7 +98,7 @@ def chapter(inputs: Inputs, name: str, frames: Frames, meter: str, target: Targe
     seeded = seeds.groups(entries, {one.name: evaluations.seed_mious(one) for one in entries})
     limits = seeds.ceilings(entries)
     no_scenes, credit = "", ""
-    scenes: list[figures.SceneThumbnails] = []
+    scenes: list[figures.thumbnails.Scene] = []
     more = 0
     try:
         dataset = open_dataset(name)
@@ -144,7 +144,7 @@ def _in_order(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
 
 def _scenes(
     dataset: Dataset, entries: Sequence[Entry]
-) -> tuple[list[figures.SceneThumbnails], int]:
+) -> tuple[list[figures.thumbnails.Scene], int]:
     ids = dataset.ids("test")
-    shown = [figures.scene_thumbnails(dataset, id, entries) for id in ids[:SCENES]]
+    shown = [figures.thumbnails.scene(dataset, id, entries) for id in ids[:SCENES]]
     return shown, len(ids) - len(shown)

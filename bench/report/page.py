@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
+from bench.report.figures import palette
 from bench.report.site import Target
 from bench.report.table import Columns
 
@@ -51,7 +52,7 @@ def run_table(frame: pd.DataFrame, columns: Columns, meter: str, target: Target)
         meter: the column of the memory axis.
         target: the page of a run.
     """
-    colours = style.colours(frame.network)
+    colours = palette.colours(frame.network)
     best = frame.miou.max()
     tops = {name: float(frame[name].max()) for name in ("miou", meter) if frame[name].notna().any()}
 

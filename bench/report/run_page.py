@@ -48,7 +48,7 @@ def address(suite: str, run: str) -> str:
 
 
 def write(
-    site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[figures.ScenePage]
+    site: Site, inputs: Inputs, entry: Entry, row: Any, pages: Sequence[figures.scene_page.Page]
 ) -> Path:
     """Write SUITE/runs/RUN.html.
 
@@ -59,7 +59,7 @@ def write(
     trained = inputs.trainings.get(entry.run.model)
     intervals = _intervals(entry)
     values = entry.evaluation
-    training = figures.training_curves(trained)
+    training = figures.curves.training_curves(trained)
     return site.write(
         address(inputs.suite.suite, entry.name),
         "run.html.j2",
@@ -67,7 +67,9 @@ def write(
         entry=entry,
         network=style.network_name(entry.network),
         numbers=list(_numbers(row)),
-        intervals=figures.class_intervals(values["classes"], intervals) if intervals else None,
+        intervals=figures.curves.class_intervals(values["classes"], intervals)
+        if intervals
+        else None,
         classes=page.plain_table(_classes(entry, intervals), _CLASSES, 1),
         limits=bootstrap.limits([_sample(entry)]) if values else "",
         confusion=[
@@ -203,9 +205,13 @@ def _parts(entry: Entry) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_PARTS))
 
 
-def _course(entry: Entry) -> figures.PlotlyFigure | None:
+def _course(entry: Entry) -> figures.plotly_layout.Figure | None:
     course = _predicted(entry).get("course")
-    return figures.memory_timeline(course, _peak(entry)) if course and course["events"] else None
+    return (
+        figures.curves.memory_timeline(course, _peak(entry))
+        if course and course["events"]
+        else None
+    )
 
 
 def _settings(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -1,165 +1,169 @@
-"""Interactive figures of one run: how it learnt, how well it tells each class, and what it held in
-memory when."""
+"""Figures of trainings and of single runs: loss by step, IoU by class, memory over time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.record import Record
-from bench.report import style
-from bench.report.figures import plotly_layout
-from bench.report.figures.plotly_layout import Figure
+from bench.report.figures import palette, plotly_layout
+from bench.report.figures.chart import MIB, Axis, Chart, marks
+from bench.report.figures.plotly_layout import heading
+from bench.report.figures.plotly_traces import plotly_scatter
 
-MIB = 2**20
-_PHASES = (style.HEAT, style.GLNET, "#009e73", "#cc79a7")
 _CATEGORIES = {
-    "weights": "#0072b2",
+    "weights": palette.BLUE,
     "inputs": "#56b4e9",
     "activations": "#e69f00",
-    "temporaries": "#d55e00",
+    "temporaries": palette.ERROR,
     "gradients": "#009e73",
     "optimiser state": "#cc79a7",
 }
 
 
-def training(trained: Record | None) -> Figure | None:
-    """Loss by optimiser step with its running mean, phases one after another; and mIoU on val where
-    the training looked at it. None where a model learns in one step."""
+def losses(trained: Record | None) -> pd.DataFrame:
+    """Loss by optimiser step: columns phase, x, y, its running `mean` within the phase and
+    `colour`; no rows for a model that trains in one step."""
     found = trained.values.get("loss", []) if trained else []
-    if len(found) < 2:
-        return None
-    phases = [str(phase) for phase, _, _ in found]
-    loss = pd.Series([float(value) for _, _, value in found])
-    traces: list[dict[str, Any]] = []
-    starts: dict[str, int] = {}
-    for number, (phase, part) in enumerate(loss.groupby(phases, sort=False)):
-        starts[str(phase)] = int(part.index[0])
-        colour = _PHASES[number % len(_PHASES)]
-        smooth = part.rolling(max(1, len(part) // 10), min_periods=1, center=True).mean()
-        line = {"type": "scatter", "mode": "lines", "x": list(part.index), "legendgroup": phase}
-        each = {"color": colour, "width": 0.8}
-        mean = {"color": colour, "width": 2.2}
-        traces += [
-            {**line, "y": _digits(part), "line": each, "opacity": 0.4, "name": f"{phase}: loss",
-             "showlegend": False, "hoverinfo": "skip"},
-            {**line, "y": _digits(smooth), "line": mean, "name": f"{phase}: running mean of loss"},
-        ]  # fmt: skip
-    looks = trained.values.get("looks", []) if trained else []
-    if looks:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": "mIoU on val",
-                "x": [starts[phase] + step for phase, step, _ in looks],
-                "y": [round(100 * miou, 2) for _, _, miou in looks],
-                "yaxis": "y2",
-                "line": {"color": style.INK, "width": 1, "dash": "dot"},
-                "marker": {"size": 5},
-            }
+    frame = pd.DataFrame(found if len(found) > 1 else [], columns=["phase", "step", "y"])
+    frame = frame.astype({"phase": str, "y": float}).assign(x=range(len(frame)))
+    phases = frame.groupby("phase", sort=False)
+    means = [
+        own.y.rolling(max(1, len(own) // 10), min_periods=1, center=True).mean()
+        for _, own in phases
+    ]
+    colours = phases.ngroup().map(lambda number: palette.PHASES[number % len(palette.PHASES)])
+    return frame.assign(mean=pd.concat(means) if means else 0.0, colour=colours)
+
+
+def training(records: Mapping[str, Record | None]) -> Figure:
+    """Loss by step, one panel a model, phases side by side."""
+    curves = {name: losses(record) for name, record in records.items()}
+    curves = {name: frame for name, frame in curves.items() if len(frame)}
+    with mpl.rc_context(palette.RC):
+        lines = -(-len(curves) // 3) or 1
+        drawn = Figure(figsize=(9, 0.3 + 1.75 * lines), layout="constrained")
+        for number, (name, frame) in enumerate(curves.items(), 1):
+            draw_lines(drawn.add_subplot(lines, 3, number), name, frame)
+        if curves:
+            drawn.supxlabel("step", fontsize=9)
+            drawn.supylabel("loss", fontsize=9)
+        else:
+            drawn.text(0.5, 0.5, "no training has been recorded", ha="center", color=palette.GREY)
+    return drawn
+
+
+def draw_lines(axes: Axes, title: str, frame: pd.DataFrame) -> None:
+    """Draw `losses` of one model, with the names of its phases if there are several."""
+    for number, (phase, own) in enumerate(frame.groupby("phase", sort=False)):
+        colour = own.colour.iloc[0]
+        axes.plot(own.x, own.y, color=colour, lw=0.7, alpha=0.35)
+        axes.plot(own.x, own["mean"], color=colour, lw=1.6)
+        if number:
+            axes.axvline(own.x.iloc[0] - 0.5, color=palette.PALE, lw=1)
+        axes.text(
+            own.x.mean(),
+            1.0,
+            str(phase).replace("-to-", "→") if frame.phase.nunique() > 1 else "",
+            color=colour,
+            fontsize=6.5,
+            ha="center",
+            va="bottom",
+            transform=axes.get_xaxis_transform(),
         )
-    right = {
-        "overlaying": "y",
-        "side": "right",
-        "showgrid": False,
-        "rangemode": "tozero",
-        "automargin": True,
-        **plotly_layout.heading("mIoU on val, %"),
-    }
-    return {
-        "data": traces,
-        "layout": plotly_layout.layout(
-            plotly_layout.heading("step"),
-            {"rangemode": "tozero", **plotly_layout.heading("loss")},
-            **({"yaxis2": right} if looks else {}),
-        ),
-    }
+    axes.set_title(title, fontsize=8, fontweight="bold", pad=15)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(labelsize=7)
 
 
-def classes(names: Sequence[str], intervals: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """A dot a class with its interval.
+def training_curves(trained: Record | None) -> plotly_layout.Figure | None:
+    """Loss by optimiser step with its running mean, and mIoU on val if the training evaluated it;
+    None for a model that trains in one step."""
+    frame = losses(trained)
+    if trained is None or frame.empty:
+        return None
+    traces = []
+    for phase, own in frame.groupby("phase", sort=False):
+        colour = own.colour.iloc[0]
+        each = _line(f"{phase}: loss", own.x, own.y, color=colour, width=0.8)
+        mean = _line(f"{phase}: running mean of loss", own.x, own["mean"], color=colour, width=2.2)
+        hidden = {"opacity": 0.4, "showlegend": False, "hoverinfo": "skip", "legendgroup": phase}
+        traces += [each | hidden, mean | {"legendgroup": phase}]
+    more = {}
+    looks = trained.values.get("looks", [])
+    if looks:
+        starts = frame.groupby("phase").x.min()
+        steps = [int(starts[phase]) + step for phase, step, _ in looks]
+        val = _line("mIoU on val", steps, [100 * miou for *_, miou in looks], color=palette.INK)
+        traces.append(val | {"mode": "lines+markers", "yaxis": "y2", "marker": {"size": 5}})
+        right = {"overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"}
+        more["yaxis2"] = {**right, "automargin": True, **heading("mIoU on val, %")}
+    y = {"rangemode": "tozero", **heading("loss")}
+    return {"data": traces, "layout": plotly_layout.layout(heading("step"), y, **more)}
+
+
+def class_intervals(
+    names: Sequence[str], intervals: Mapping[str, tuple[float, float, float]]
+) -> plotly_layout.Figure:
+    """A point a class with its interval.
 
     Args:
         names: of classes, the first one on top.
         intervals: IoU, its lower and its upper end, 0..1; a class without an IoU has none.
     """
-    known = [name for name in names if name in intervals]
-    points = [intervals[name] for name in known]
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [round(100 * value, 2) for value, _, _ in points],
-                "y": [name.replace("_", " ") for name in known],
-                "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [round(100 * (high - value), 2) for value, _, high in points],
-                    "arrayminus": [round(100 * (value - low), 2) for value, low, _ in points],
-                    "color": style.GREY,
-                    "thickness": 2,
-                    "width": 6,
-                },
-                "marker": {"color": style.HEAT, "size": 11},
-            }
-        ],
-        "layout": plotly_layout.layout(
-            {"range": [0, 100], **plotly_layout.heading("IoU on test, %")},
-            {"autorange": "reversed", "type": "category", "showline": False, "ticks": ""},
-            showlegend=False,
-        ),
-    }
+    known = [name for name in names if name in intervals][::-1]
+    points = 100 * pd.DataFrame([intervals[name] for name in known], columns=["x", "low", "high"])
+    texts = [name.replace("_", " ") for name in known]
+    hover = [f"{text}: {x:.1f} %" for text, x in zip(texts, points.x, strict=True)]
+    return plotly_scatter(
+        Chart(
+            Axis("IoU on test, %", 0, 100),
+            Axis(
+                "",
+                -0.7,
+                len(known) - 0.3,
+                ticks=dict(zip(points.index.astype(float), texts, strict=True)),
+            ),
+            marks(points, y=points.index, colour=palette.BLUE, hover=hover),
+            marks([]),
+            interval="x",
+        )
+    )
 
 
-def memory(course: Mapping[str, Any], peak: str) -> Figure:
-    """Bytes alive over time, stacked by category, the peak marked.
+def memory_timeline(course: Mapping[str, Any], peak: str) -> plotly_layout.Figure:
+    """Bytes allocated over time, stacked by category, with the peak marked.
 
     Args:
         course: `bench.memory.timeline.course`.
         peak: the operator and module at the peak.
     """
-    events = [int(number) for number in course["events"]]
-    bytes_ = course["bytes"]
-    order = [*(name for name in _CATEGORIES if name in bytes_)]
-    order += [name for name in bytes_ if name not in order]
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "stackgroup": "alive",
-            "x": events,
-            "y": [round(count / MIB, 3) for count in bytes_[name]],
-            "line": {"color": _CATEGORIES.get(name, style.GREY), "width": 0.5, "shape": "hv"},
-            "hovertemplate": f"{name} %{{y:.1f}} MiB<extra></extra>",
-        }
+    held = pd.DataFrame(course["bytes"], index=course["events"]) / MIB
+    order = sorted(map(str, held), key=[*_CATEGORIES, *held].index)
+    traces = [
+        _line(name, held.index, held[name], color=_CATEGORIES.get(name, palette.GREY), shape="hv")
+        | {"stackgroup": "allocated", "hovertemplate": f"{name} %{{y:.1f}} MiB<extra></extra>"}
         for name in order
     ]
-    totals = [sum(bytes_[name][i] for name in order) for i in range(len(events))]
-    at = totals.index(max(totals))
-    top = round(totals[at] / MIB, 3)
+    total = held.sum(axis=1)
+    at, top = total.idxmax(), round(float(total.max()), 3)
+    mark = {"symbol": "triangle-down", "size": 12, "color": palette.INK}
+    hover = f"peak {top:.1f} MiB: {peak}<extra></extra>"
     traces.append(
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "peak",
-            "x": [events[at]],
-            "y": [top],
-            "hovertemplate": f"peak {top:.1f} MiB: {peak}<extra></extra>",
-            "marker": {"symbol": "triangle-down", "size": 12, "color": style.INK},
-        }
+        _line("peak", [at], [top]) | {"mode": "markers", "marker": mark, "hovertemplate": hover}
     )
-    return {
-        "data": traces,
-        "layout": plotly_layout.layout(
-            plotly_layout.heading("tensors taken and given back, in order"),
-            {"rangemode": "tozero", "ticksuffix": " MiB", **plotly_layout.heading("tensors alive")},
-        ),
-    }
+    y = {"rangemode": "tozero", "ticksuffix": " MiB", **heading("allocated tensors")}
+    x = heading("allocations and deallocations, in order")
+    return {"data": traces, "layout": plotly_layout.layout(x, y)}
 
 
-def _digits(values: pd.Series) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]
+def _line(name: str, x: Iterable[Any], y: Iterable[float], **line: Any) -> dict[str, Any]:
+    """A line with five significant digits, so that pages stay small."""
+    values = [float(f"{value:.5g}") for value in y]
+    return {"type": "scatter", "mode": "lines", "name": name, "x": [*x], "y": values, "line": line}

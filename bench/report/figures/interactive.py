@@ -1,38 +1,40 @@
-"""The figure of a data set that readers turn: accuracy against memory, by the meter, split and
-definition of mIoU that they choose. Every choice is made here, whole; the page only shows it."""
+"""The interactive figure of a data set: accuracy against memory, with menus for the meter, the split
+and the definition of mIoU. Every combination is computed here; the page only looks it up."""
 
 import html
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from bench.report import pareto, seeds, style
 from bench.report.evaluations import accuracies, accuracies_by_seed
-from bench.report.figures import plotly_layout, plotly_traces, scatter
+from bench.report.figures import palette
+from bench.report.figures.chart import Chart, each, marks
+from bench.report.figures.charts import accuracy_chart, published_points
 from bench.report.figures.plotly_layout import Figure
-from bench.report.figures.plotly_traces import Point
-from bench.report.load_records import BASELINE, MB, Entry, published
+from bench.report.figures.plotly_traces import plotly_scatter
+from bench.report.load_records import Entry
 from bench.report.site import Target
 
-METERS = {
-    "nvml": "seen by the card (nvml)",
-    "allocated": "tensors alive (allocated)",
-    "reserved": "held by the allocator (reserved)",
-    "predicted": "worked out without a device (predicted)",
+_METERS = {
+    "nvml": "process total (nvml)",
+    "allocated": "allocated tensors (allocated)",
+    "reserved": "reserved by the allocator (reserved)",
+    "predicted": "predicted without a device (predicted)",
     "rss": "resident in the host (rss)",
 }
-SPLITS = {"test": "test", "val": "val"}
-DEFINITIONS = {
+_SPLITS = {"test": "test", "val": "val"}
+_DEFINITIONS = {
     "miou": "mIoU",
     "miou_official": "official: as GLNet’s code counts",
     "miou_without_rare": "without rare classes",
     "miou_stated": "as stated by the run",
 }
-_CHOICES = (("meter", "memory", METERS), ("split", "split", SPLITS),
-            ("definition", "accuracy", DEFINITIONS))  # fmt: skip
+_MENUS = (("meter", "memory", _METERS), ("split", "split", _SPLITS),
+          ("definition", "accuracy", _DEFINITIONS))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Option:
     value: str
     text: str
     known: bool
-    """Whether any run has such a number; else it cannot be chosen."""
+    """Whether any run has such a number; if not, it cannot be chosen."""
     chosen: bool
 
 
@@ -85,48 +87,100 @@ def accuracy_memory(
         target: the address of a run's page, as seen from the page that shows the figure.
     """
     variants: dict[str, Figure] = {}
-    alone = runs.set_index("run")
-    theirs = _published(dataset)
-    for split in SPLITS:
+    runs = runs.set_index("run", drop=False).loc[[entry.name for entry in entries]]
+    theirs = published_points(dataset)
+    for split in _SPLITS:
         by_run = {entry.name: accuracies_by_seed(entry, split) for entry in entries}
-        for definition in DEFINITIONS:
+        for definition, text in _DEFINITIONS.items():
             shares = {
-                run: tuple(one[definition] for one in found if definition in one)
+                run: [
+                    one[definition]
+                    for one in found
+                    if not math.isnan(one.get(definition, math.nan))
+                ]
                 for run, found in by_run.items()
             }
             if not any(shares.values()):
                 continue
-            for name in METERS:
-                points = [_point(e, alone.loc[e.name], name, shares[e.name]) for e in entries]
-                if all(point.bytes is None for point in points):
+            for name, meter_text in _METERS.items():
+                own = _rows(runs, runs[f"{name}_bytes"], shares)
+                if own.bytes.isna().all():
                     continue
-                said = f"peak memory, {METERS[name]}"
-                said += f"<br>{where}" if name != "predicted" else ""
-                behind = theirs if split == "test" else theirs.iloc[:0]
-                variants[f"{name}|{split}|{definition}"] = _variant(
-                    points, _groups(entries, shares), behind, said, split, definition
+                title = f"peak memory, {meter_text}"
+                chart = accuracy_chart(
+                    own,
+                    title if name == "predicted" else f"{title}<br>{where}",
+                    f"{text.partition(':')[0]} on {split}, %",
+                    theirs if split == "test" else None,
                 )
-    first = meter.removesuffix("_bytes")
-    menus = tuple(_menu(name, label, texts, variants, first) for name, label, texts in _CHOICES)
-    shown = "|".join(o.value for menu in menus for o in menu.options if o.chosen)
+                shown = _with_seeds(chart, seeds.groups(entries, shares))
+                variants[f"{name}|{split}|{definition}"] = {
+                    **plotly_scatter(shown),
+                    "note": _note(chart),
+                }
+    menus = tuple(_menu(place, variants, meter.removesuffix("_bytes")) for place in range(3))
+    first = "|".join(o.value for menu in menus for o in menu.options if o.chosen)
     return Interactive(
         menus=menus,
         content={
             "variants": variants,
-            "hover": {entry.name: _hover(entry, alone.loc[entry.name]) for entry in entries},
+            "hover": {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries},
             "pages": {entry.name: target(entry.name) for entry in entries},
         },
-        note=str(variants[shown]["note"]) if shown in variants else "",
+        note=str(variants[first]["note"]) if first in variants else "",
     )
 
 
-def _menu(
-    name: str, label: str, texts: Mapping[str, str], variants: Mapping[str, Any], meter: str
-) -> Menu:
-    place = [key for key, _, _ in _CHOICES].index(name)
+def _rows(
+    runs: pd.DataFrame, sizes: pd.Series, shares: Mapping[str, Sequence[float]]
+) -> pd.DataFrame:
+    """Rows for `accuracy_chart`: the mean over seeds, from the lowest to the highest seed."""
+    each = runs.run.map(shares)
+    return runs.assign(
+        bytes=sizes,
+        miou=[sum(one) / len(one) if one else math.nan for one in each],
+        low=[100 * min(one) if len(one) > 1 else math.nan for one in each],
+        high=[100 * max(one) if len(one) > 1 else math.nan for one in each],
+    )
+
+
+def _with_seeds(chart: Chart, groups: Sequence[seeds.Group]) -> Chart:
+    """Add the mean of runs that differ in their seed alone; a run with several seeds is a point
+    already."""
+    means = []
+    for group in groups:
+        own = chart.points[chart.points.run.isin(group.runs) & (chart.points.fill != "hollow")]
+        if len(own) < 2:
+            continue
+        means.append(
+            {
+                **own.iloc[0],
+                "x": own.x.mean(),
+                "y": 100 * group.mean,
+                "low": 100 * min(group.mious),
+                "high": 100 * max(group.mious),
+                "fill": "hollow",
+                "label": "",
+                "run": "",
+                "trace": f"{group.name}: mean of seeds",
+                "hover": f"<b>{html.escape(group.name)}</b><br>mean of {len(group.mious)} seeds "
+                f"{style.percent(group.mean)} %",
+            }
+        )
+    other = chart.points[chart.points.trace.isin(("published", "out of memory"))]
+    other = other.drop_duplicates("trace").assign(colour=palette.GREY, marker="o", bold=False)
+    keys = marks(other[["trace", "colour", "marker", "fill"]].rename(columns={"trace": "label"}))
+    return replace(
+        chart,
+        points=pd.concat([chart.points, marks(means)]) if means else chart.points,
+        keys=pd.concat([chart.keys, keys]),
+    )
+
+
+def _menu(place: int, variants: Mapping[str, Any], meter: str) -> Menu:
+    name, label, texts = _MENUS[place]
     known = {key.split("|")[place] for key in variants}
-    wanted = [meter, *texts] if name == "meter" else list(texts)
-    chosen = next((value for value in wanted if value in known), None)
+    chosen = next((value for value in (meter, *texts) if value in known), None)
     return Menu(
         name,
         label,
@@ -138,154 +192,55 @@ def _menu(
     )  # fmt: skip
 
 
-def _point(entry: Entry, row: Any, meter: str, shares: tuple[float, ...]) -> Point:
-    size = row[f"{meter}_bytes"]
-    return Point(
-        run=entry.name,
-        network=entry.network,
-        strategy=entry.run.strategy,
-        bytes=None if pd.isna(size) else float(size),
-        shares=tuple(share for share in shares if not math.isnan(share)),
-        out_of_memory=entry.status == "oom",
-        room=None if pd.isna(row.room_bytes) else float(row.room_bytes),
-    )
-
-
-def _groups(entries: Sequence[Entry], shares: Mapping[str, tuple[float, ...]]) -> list[seeds.Group]:
-    """Runs that stand in the suite once a seed; a line of several seeds is a point already."""
-    return [one for one in seeds.groups(entries, shares) if len(one.runs) > 1]
-
-
-def _variant(
-    points: Sequence[Point],
-    groups: Sequence[seeds.Group],
-    theirs: pd.DataFrame,
-    memory: str,
-    split: str,
-    definition: str,
-) -> Figure:
-    trained = [p for p in points if p.network != BASELINE]
-    known = [p for p in trained if p.bytes is not None and p.shares]
-    lost = [p for p in trained if p.bytes is None and p.out_of_memory and p.room is not None]
-    floor = next((p.percent for p in points if p.network == BASELINE and p.shares), None)
-    front = _front(known, floor)
-    heights = [p.percent for p in known if p.percent is not None]
-    every = [*heights, *([floor] if floor is not None else []), *(100 * theirs.miou)]
-    low, high = (min(every), max(every)) if every else (0.0, 100.0)
-    pad = 0.08 * (high - low) or 5.0
-    bottom = max(0.0, low - pad)
-    widths = [*(p.bytes for p in known if p.bytes is not None), *theirs.bytes]
-    rooms = [p.room for p in lost if p.room is not None]
-    left, right = scatter.memory_range([*widths, *rooms])
-    drawn = [
-        *plotly_traces.of_published(theirs),
-        *plotly_traces.of_front(front, right),
-        *plotly_traces.of_networks(known, {p.run for p in front}),
-        *plotly_traces.of_seeds(groups, {p.run: p for p in known}),
-        *plotly_traces.of_lost(lost, bottom + 0.3 * pad),
-        *plotly_traces.strategy_keys([p.strategy for p in [*known, *lost]]),
-    ]
-    ticks = scatter.byte_ticks(left, right, logarithmic=True)
-    shapes = list(plotly_traces.lines(heights, floor, left, right))
-    name = DEFINITIONS[definition].partition(":")[0]
-    return {
-        "data": drawn,
-        "layout": plotly_layout.layout(
-            {
-                "type": "log",
-                "range": [math.log10(left), math.log10(right)],
-                "tickvals": ticks,
-                "ticktext": [scatter.short_size(tick) for tick in ticks],
-                **plotly_layout.heading(memory),
-            },
-            {
-                "range": [bottom, min(100.0, high + pad)],
-                **plotly_layout.heading(f"{name} on {split}, %"),
-            },
-            shapes=shapes,
-        ),
-        "note": _note(front, known),
-    }
-
-
-def _front(known: Sequence[Point], floor: float | None) -> list[Point]:
-    frame = pd.DataFrame(
-        {"run": p.run, "bytes": p.bytes, "miou": p.percent} for p in known
-    ).reindex(columns=["run", "bytes", "miou"])
-    by_name = {p.run: p for p in known}
-    return [by_name[run] for run in pareto.front(frame, "bytes", floor)]
-
-
-def _note(front: Sequence[Point], known: Sequence[Point]) -> str:
-    """The front and its hypervolume in words."""
-    if not front:
-        return "No run is on a Pareto front: none is both measured and above the floor."
-    reference = max(p.bytes or 0.0 for p in known)
-    volume = pareto.hypervolume(
-        [(p.bytes or 0.0, (p.percent or 0.0) / 100) for p in front], reference
-    )
-    listed = ", ".join(f"{p.run} ({p.percent:.1f} % at {style.size(p.bytes)})" for p in front)
+def _note(chart: Chart) -> str:
+    """The front and its hypervolume in a sentence."""
+    front = chart.points[chart.points.bold.astype(bool)].sort_values("x", kind="stable")
+    if front.empty:
+        return "No run is on a Pareto front: none is both measured and above the baseline."
+    most = chart.points.x[chart.points.fill.isin(("strong", "faded"))].max()
+    volume = pareto.hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
+    listed = ", ".join(f"{p.run} ({p.y:.1f} % at {style.size(p.x)})" for p in each(front))
     return (
         f"Pareto front: {listed}. Hypervolume {volume:.3f}: the share that the front dominates of "
-        f"the rectangle up to 100 % and to {style.size(reference)}, the most that a run here takes."
+        f"the rectangle up to 100 % and to {style.size(most)}, the highest memory of a run here."
     )
-
-
-def _published(dataset: str) -> pd.DataFrame:
-    """Published rows of a data set that state memory: `bytes`, `miou` 0..1 and `hover`."""
-    frame = published().dropna(subset=["memory_mb", "miou_percent"])
-    own = frame[frame.dataset.str.lower() == dataset.lower()]
-    return pd.DataFrame(
-        {
-            "bytes": own.memory_mb.astype(int) * MB,
-            "miou": own.miou_percent / 100,
-            "hover": [
-                f"<b>{html.escape(str(row.method))}</b>, {row.inference}: published by "
-                f"{html.escape(str(row.paper))} {row.year}<br>{row.miou_percent} % at "
-                f"{style.size(int(row.memory_mb) * MB)}, as {_card(row.gpu)} showed"
-                for _, row in own.iterrows()
-            ],
-        }
-    )
-
-
-def _card(name: Any) -> str:
-    return "an unnamed card" if pd.isna(name) else f"a {name}"
 
 
 def _hover(entry: Entry, row: Any) -> str:
-    """All that the records know of a run, in plotly's few tags."""
-    lines = [f"{style.network_name(entry.network)}, {entry.run.strategy}"]
+    """What the records say of a run, in the tags that plotly knows."""
+    escaped = "<br>".join(html.escape(line) for line in _facts(entry, row))
+    return f"<b>{html.escape(entry.name)}</b><br>{escaped}<br><i>click: its page</i>"
+
+
+def _facts(entry: Entry, row: Any) -> Iterator[str]:
+    yield f"{style.network_name(entry.network)}, {entry.run.strategy}"
     if entry.status != "ok":
-        lines.append(f"status: {entry.status} ({entry.reason})"[:160])
-    for split in SPLITS:
-        found = accuracies(entry, split)
+        yield f"status: {entry.status} ({entry.reason})"[:160]
+    for split in _SPLITS:
         said = [
-            f"{DEFINITIONS[name].partition(':')[0]} {style.percent(value)}"
-            for name, value in found.items()
+            f"{_DEFINITIONS[name].partition(':')[0]} {style.percent(value)}"
+            for name, value in accuracies(entry, split).items()
         ]
         if said:
-            lines.append(f"{split}, %: {', '.join(said)}")
+            yield f"{split}, %: {', '.join(said)}"
     meters = entry.measurement.get("meters", {})
     for name, meter in meters.items():
-        lines.append(f"{name}: {style.size(meter['bytes'])}")
+        yield f"{name}: {style.size(meter['bytes'])}"
     if "predicted" in meters:
         predicted = meters["predicted"]
         place = predicted.get("module") or "outside of all modules"
-        lines.append(f"peak at {predicted.get('at', 'unknown')}, {place}")
+        yield f"peak at {predicted.get('at', 'unknown')}, {place}"
     if pd.notna(row.latency_s):
-        lines.append(
+        yield (
             f"latency {style.duration(row.latency_s)}, network alone "
             f"{style.duration(row.network_s)}, {row.megapixels_per_s:.2f} megapixels a second"
         )
     if pd.notna(row.flops):
-        lines.append(f"{row.flops / 1e9:.1f} GFLOP, {style.count(row.parameters)} parameters")
+        yield f"{row.flops / 1e9:.1f} GFLOP, {style.count(row.parameters)} parameters"
     if pd.notna(row.height_px):
-        lines.append(f"measured on {row.height_px} × {row.width_px} px, {row.device}")
+        yield f"measured on {row.height_px} × {row.width_px} px, {row.device}"
     record = entry.evaluated or entry.measured
     if record:
         facts = record.provenance
         seed = f", seed {facts['seed']}" if "seed" in facts else ""
-        lines.append(f"commit {str(facts.get('commit', ''))[:10]}{seed}")
-    escaped = "<br>".join(html.escape(line) for line in lines)
-    return f"<b>{html.escape(entry.name)}</b><br>{escaped}<br><i>click: its page</i>"
+        yield f"commit {str(facts.get('commit', ''))[:10]}{seed}"

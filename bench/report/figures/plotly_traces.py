@@ -1,226 +1,161 @@
-"""What stands in the interactive figure of accuracy against memory: points, lines and keys, each in
-the plain values that plotly.js takes."""
+"""Charts as interactive figures: the traces and shapes that plotly.js draws."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import pandas as pd
 
-from bench.report import quality_gate, seeds, style
-from bench.report.figures import plotly_layout
+from bench.report.figures.chart import Axis, Chart, Line, each
+from bench.report.figures.palette import INK
+from bench.report.figures.plotly_layout import Figure, heading, layout
+from bench.report.figures.scatter import FILLS
 
-PAPER_BYTES = 2**31
-"""The line of 2 GiB that the paper draws."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A run by one meter, split and definition."""
-
-    run: str
-    network: str
-    strategy: str
-    bytes: float | None
-    """None: not measured by this meter."""
-    shares: tuple[float, ...]
-    """mIoU 0..1, one a seed; none: not evaluated."""
-    out_of_memory: bool
-    room: float | None
-
-    @property
-    def percent(self) -> float | None:
-        """Mean over the seeds."""
-        return 100 * sum(self.shares) / len(self.shares) if self.shares else None
+_SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "P": "cross",
+    "X": "x",
+    "*": "star",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "h": "hexagon",
+    "p": "pentagon",
+    "8": "octagon",
+    "d": "diamond-tall",
+    "H": "hexagon2",
+}
 
 
-def of_networks(known: Sequence[Point], front: set[str]) -> Iterator[dict[str, Any]]:
-    """A trace a network, in its colour, and its key; runs of the front stand out and are named."""
-    colours = style.colours(p.network for p in known)
-    shapes = plotly_layout.symbols([p.strategy for p in known])
-    for network, colour in colours.items():
-        own = [p for p in known if p.network == network]
-        name = style.network_name(network)
-        yield _key(name, colour, "circle") | {"legendgroup": network}
-        yield {
+def plotly_scatter(chart: Chart) -> Figure:
+    """The interactive figure of a chart: one trace a value of `trace`, then the legend."""
+    behind = chart.points.layer == 1
+    front = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "Pareto front",
+        "hoverinfo": "skip",
+        "line": {"color": INK, "shape": "hv", "width": 1.2},
+        "x": [x for x, _ in chart.front],
+        "y": [rounded(y) for _, y in chart.front],
+    }
+    legend = [_key(row) for row in each(chart.keys[chart.keys.marker != ""])]
+    return {
+        "data": [
+            *_traces(chart.points[behind], chart.interval),
+            *([front] if chart.front else []),
+            *_traces(chart.points[~behind], chart.interval),
+            *legend,
+        ],
+        "layout": layout(
+            _axis(chart.x), _axis(chart.y), shapes=[_shape(line) for line in chart.lines],
+            showlegend=bool(legend),
+        ),
+    }  # fmt: skip
+
+
+def _traces(points: pd.DataFrame, interval: str) -> list[dict[str, Any]]:
+    return [
+        {
             "type": "scatter",
             "mode": "markers+text",
-            "name": name,
-            "legendgroup": network,
+            "name": str(name),
+            "legendgroup": str(name),
             "showlegend": False,
-            "x": [p.bytes for p in own],
-            "y": [_rounded(p.percent) for p in own],
-            "customdata": [p.run for p in own],
-            "text": [f"<b>{html.escape(p.run)}</b>" if p.run in front else "" for p in own],
+            "x": own.x.round(3).tolist(),
+            "y": own.y.round(3).tolist(),
+            "text": [f"<b>{html.escape(text)}</b>" for text in own.label.where(own.bold, "")],
             "textposition": "top center",
             "textfont": {"size": 11},
             "cliponaxis": False,
-            "error_y": _spread([p.shares for p in own], colour),
-            "marker": {
-                "color": colour,
-                "size": 12,
-                "symbol": [shapes[p.strategy] for p in own],
-                "opacity": [1 if p.run in front else 0.6 for p in own],
-                "line": {
-                    "color": [style.INK if p.run in front else "#ffffff" for p in own],
-                    "width": 1,
-                },
-            },
+            f"error_{interval}": _interval(own, interval),
+            "marker": {**_marker(own), "opacity": [FILLS[fill][3] for fill in own.fill]},
+            **({"customdata": own.run.tolist()} if (own.run != "").all() else
+               {"hovertext": own.hover.tolist(), "hoverinfo": "text"}),
         }
+        for name, own in points.groupby("trace", sort=False)
+    ]  # fmt: skip
 
 
-def _spread(shares: Sequence[tuple[float, ...]], colour: str) -> dict[str, Any]:
-    """Bars from the lowest to the highest seed; none where there is one seed."""
-    if all(len(each) < 2 for each in shares):
+def _marker(own: pd.DataFrame) -> dict[str, Any]:
+    """Symbols, colours and edges of points."""
+    hollow = own.fill.isin(("hollow", "ring"))
+    edges = [FILLS[fill][1] or colour for fill, colour in zip(own.fill, own.colour, strict=True)]
+    return {
+        "color": own.colour.tolist(),
+        "size": (own.size_pt * 4 / 3).round(1).tolist(),
+        "symbol": (own.marker.map(_SYMBOLS) + hollow.map({True: "-open", False: ""})).tolist(),
+        "line": {"color": edges, "width": hollow.map({True: 2, False: 1}).tolist()},
+    }
+
+
+def _interval(own: pd.DataFrame, axis: str) -> dict[str, Any]:
+    """Bars from `low` to `high`; none if no point has them."""
+    if own.low.isna().all():
         return {"visible": False}
-    means = [100 * sum(each) / len(each) for each in shares]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [_rounded(100 * max(e) - m) for e, m in zip(shares, means, strict=True)],
-        "arrayminus": [_rounded(m - 100 * min(e)) for e, m in zip(shares, means, strict=True)],
-        "color": colour,
+        "array": (own.high - own[axis]).fillna(0).round(3).tolist(),
+        "arrayminus": (own[axis] - own.low).fillna(0).round(3).tolist(),
+        "color": own.colour.iloc[0],
         "thickness": 1.5,
         "width": 5,
     }
 
 
-def of_seeds(groups: Sequence[seeds.Group], known: Mapping[str, Point]) -> Iterator[dict[str, Any]]:
-    """The mean of runs that differ in their seed alone, with bars from the lowest to the
-    highest."""
-    shapes = plotly_layout.symbols([group.strategy for group in groups])
-    for group in groups:
-        own = [known[run] for run in group.runs if run in known]
-        if len(own) < 2:  # a run with several seeds has bars of its own
-            continue
-        colour = style.colours([group.network])[group.network]
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": f"{group.name}: mean of seeds",
-            "showlegend": False,
-            "x": [sum(p.bytes or 0.0 for p in own) / len(own)],
-            "y": [_rounded(100 * group.mean)],
-            "hovertemplate": (
-                f"<b>{html.escape(group.name)}</b><br>mean of {len(group.mious)} seeds "
-                "%{y:.1f} %<extra></extra>"
-            ),
-            "error_y": _spread([group.mious], colour),
-            "marker": {
-                "color": "#ffffff",
-                "size": 13,
-                "symbol": shapes[group.strategy],
-                "line": {"color": colour, "width": 2.5},
-            },
-        }
-
-
-def of_lost(lost: Sequence[Point], bottom: float) -> Iterator[dict[str, Any]]:
-    """Open markers at all that the device has; without an accuracy at the foot."""
-    if not lost:
-        return
-    colours = style.colours(p.network for p in lost)
-    shapes = plotly_layout.symbols([p.strategy for p in lost])
-    yield {
+def _key(row: Any) -> dict[str, Any]:
+    """An entry of the legend without a point."""
+    return {
         "type": "scatter",
         "mode": "markers",
-        "name": "out of memory",
-        "x": [p.room for p in lost],
-        "y": [_rounded(p.percent if p.shares else bottom) for p in lost],
-        "customdata": [p.run for p in lost],
-        "marker": {
-            "color": [colours[p.network] for p in lost],
-            "size": 12,
-            "symbol": [f"{shapes[p.strategy]}-open" for p in lost],
-            "line": {"width": 2},
+        "name": row.label,
+        "legendgroup": row.label,
+        "x": [None],
+        "y": [None],
+        "hoverinfo": "skip",
+        "marker": _marker(pd.DataFrame([row])),
+    }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    ends = [axis.low, axis.high]
+    found = {
+        "range": [math.log10(end) for end in ends] if axis.log else ends,
+        **heading(axis.title),
+    }
+    if axis.log:
+        found["type"] = "log"
+    if axis.ticks:
+        found |= {"tickvals": list(axis.ticks), "ticktext": list(axis.ticks.values())}
+    return found
+
+
+def _shape(line: Line) -> dict[str, Any]:
+    """A reference line over the whole figure, with its text at the end."""
+    along, across = ("x", "y") if line.upright else ("y", "x")
+    at = rounded(line.at)
+    return {
+        "type": "line",
+        f"{across}ref": "paper",
+        f"{across}0": 0,
+        f"{across}1": 1,
+        f"{along}0": at,
+        f"{along}1": at,
+        "layer": "below",
+        "line": {"color": line.colour, "width": 1, "dash": line.dash},
+        "label": {
+            "text": line.text,
+            "textposition": "end",
+            "font": {"size": 11, "color": line.colour},
+            **({"textangle": -90} if line.upright else {"yanchor": "bottom", "padding": 2}),
         },
     }
 
 
-def of_front(front: Sequence[Point], right: float) -> Iterator[dict[str, Any]]:
-    """The steps of the Pareto front, up to the right end of the axis."""
-    if front:
-        yield {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Pareto front",
-            "hoverinfo": "skip",
-            "line": {"color": style.INK, "shape": "hv", "width": 1.2},
-            "x": [*(p.bytes for p in front), right],
-            "y": [_rounded(p.percent) for p in (*front, front[-1])],
-        }
-
-
-def of_published(theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Published points, in grey behind all others."""
-    if len(theirs):
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "published",
-            "x": [int(size) for size in theirs.bytes],
-            "y": [_rounded(100 * share) for share in theirs.miou],
-            "hovertext": list(theirs.hover),
-            "hoverinfo": "text",
-            "marker": {"color": "#c3c8ce", "size": 9, "symbol": "circle"},
-        }
-
-
-def strategy_keys(strategies: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Which shape is which strategy, for the legend alone."""
-    for name, symbol in plotly_layout.symbols(strategies).items():
-        yield _key(name, style.GREY, symbol)
-
-
-def _key(name: str, colour: str, symbol: str) -> dict[str, Any]:
-    """A line of the legend and nothing else."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [None],
-        "y": [None],
-        "hoverinfo": "skip",
-        "marker": {"color": colour, "size": 10, "symbol": symbol},
-    }
-
-
-def lines(
-    heights: Sequence[float], floor: float | None, left: float, right: float
-) -> Iterator[dict[str, Any]]:
-    """The quality gate and the floor across, and the paper's 2 GiB upright where it is in range."""
-    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
-    label: dict[str, Any] = {"textposition": "end", "yanchor": "bottom", "padding": 2}
-    label["font"] = {"size": 11, "color": style.GREY}
-    if heights:
-        at = _rounded(quality_gate.SHARE * max(heights))
-        line = {"color": style.GREY, "width": 1, "dash": "dot"}
-        text = f"{100 * quality_gate.SHARE:.0f} % of the best"
-        yield {**across, "y0": at, "y1": at, "line": line, "label": {**label, "text": text}}
-    if floor is not None:
-        at = _rounded(floor)
-        line = {"color": style.GREY, "width": 1, "dash": "dash"}
-        text = "floor: class-mean colour"
-        yield {**across, "y0": at, "y1": at, "line": line, "label": {**label, "text": text}}
-    if left <= PAPER_BYTES <= right:
-        yield {
-            "type": "line",
-            "yref": "paper",
-            "x0": PAPER_BYTES,
-            "x1": PAPER_BYTES,
-            "y0": 0,
-            "y1": 1,
-            "layer": "below",
-            "line": {"color": style.ERROR, "width": 1.2, "dash": "dash"},
-            "label": {
-                "text": "2 GiB, the paper’s line",
-                "textposition": "end",
-                "textangle": -90,
-                "font": {"size": 11, "color": style.ERROR},
-            },
-        }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def rounded(value: float) -> float:
+    """Three digits after the point, so that pages stay small."""
+    return round(float(value), 3)

@@ -21,7 +21,7 @@ from bench import metrics
 from bench.files import write_bytes
 from bench.report import style
 from bench.report.evaluations import scene_miou
-from bench.report.figures import image_tiles, thumbnails
+from bench.report.figures import image_tiles, palette, thumbnails
 from bench.report.figures.image_tiles import Colour, Layer, Pixels
 from bench.report.load_records import Entry, Inputs
 from bench.report.site import Site
@@ -34,7 +34,7 @@ RIGHT, WRONG, NEITHER = range(3)
 """Pixels of an error map; neither: unlabelled, or of a class that no mean counts."""
 _ERRORS: tuple[Colour, ...] = (
     (255, 255, 255, 150),  # the image shows through, faded
-    (*(round(255 * part) for part in to_rgb(style.ERROR)), 255),  # type: ignore[assignment]
+    (*(round(255 * part) for part in to_rgb(palette.ERROR)), 255),  # type: ignore[assignment]
     (110, 110, 110, 215),
 )
 
@@ -135,7 +135,7 @@ def _write(
         runs=[(one["name"], style.percent(one["miou"])) for one in methods],
         missing=[(e.name, e.status) for e, found in zip(entries, made, strict=True) if not found],
         classes=_classes(dataset, truth, colours),
-        wrong=style.ERROR,
+        wrong=palette.ERROR,
     )
     return Page(scene, target, path, {one["name"]: one["miou"] for one in methods})
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bench.errors import UserError
 from bench.report import style
 from bench.report.evaluations import scene_miou
+from bench.report.figures import palette
 from bench.report.load_records import Entry
 from data.dataset import UNLABELLED, Dataset, read_pixels
 
@@ -91,14 +92,14 @@ def sheet(found: Scene) -> bytes:
 
     def put(column: int, line: int, pixels: Pixels | None, title: str, photo: bool = False) -> None:
         x, y = column * wide, line * tall
-        pen.text((x, y + 2), title, fill=style.INK)
+        pen.text((x, y + 2), title, fill=palette.INK)
         if pixels is not None:
             how = Image.Resampling.BOX if photo else Image.Resampling.NEAREST
             paper.paste(_on_sheet(pixels, how), (x, y + _TEXT_PX))
 
     put(0, 0, found.image, f"{found.name}: image", photo=True)
     put(1, 0, found.label, "label")
-    _legend(pen, (*found.legend, ("wrong", style.ERROR)), 2 * wide, _TEXT_PX)
+    _legend(pen, (*found.legend, ("wrong", palette.ERROR)), 2 * wide, _TEXT_PX)
     for place, tile in enumerate(found.tiles):
         column, line = 2 * (place % PAIRS), 1 + place // PAIRS
         put(column, line, tile.labels, tile.run)
@@ -168,7 +169,7 @@ def _errors(image: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
     """Wrong pixels coloured over the faded image; unlabelled ones are neither right nor wrong."""
     level = image.mean(-1, keepdims=True) // (256 / _GREYS) / _GREYS
     shown: Pixels = (190 + 62 * level).astype(np.uint8).repeat(3, -1)
-    shown[truth != predicted] = [round(255 * part) for part in to_rgb(style.ERROR)]
+    shown[truth != predicted] = [round(255 * part) for part in to_rgb(palette.ERROR)]
     shown[truth == UNLABELLED] = _NEITHER
     return shown
 
@@ -186,5 +187,5 @@ def _legend(
     """Two columns of coloured squares with their names."""
     for number, (name, colour) in enumerate(keys):
         x, y = x_px + 170 * (number % 2), y_px + 19 * (number // 2)
-        pen.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=style.GREY)
-        pen.text((x + 18, y), name, fill=style.INK)
+        pen.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=palette.GREY)
+        pen.text((x + 18, y), name, fill=palette.INK)
