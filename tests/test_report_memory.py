@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.config import read_suite
 from bench.record import Record
 from bench.report import growth, paper, prediction, quality_gate, table, words
-from bench.report.figures import charts
+from bench.report.figures import charts, curves
 from bench.report.load_records import Entry, Inputs
 from bench.report.pairs import Pairs
 from bench.tiling import grid
@@ -163,7 +163,7 @@ def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
     assert said == ["O(1)", "O(pixels)", "pixels^0.95" if patch == 300 else "O(pixels)"]
     assert slopes.host_bytes_a_pixel == pytest.approx(10, rel=0.01)
     assert growth.law(0.5) == "pixels^0.50"
-    assert len(charts.growth(frame).axes) == 3
+    assert len(curves.growth(frame).axes) == 3
     assert growth.points(None).empty
 
 

@@ -197,7 +197,7 @@ def _figures(
     if len(worked.on_card):
         drawn["on_card"] = partial(figures.charts.on_gpu, worked.on_card)
     if len(worked.growing):
-        drawn["growth"] = partial(figures.charts.growth, worked.growing)
+        drawn["growth"] = partial(figures.curves.growth, worked.growing)
     if len(worked.explained):
         drawn["paper_model"] = partial(figures.charts.paper_model, worked.explained)
     if _has_memory(frames.verdicts):
@@ -209,7 +209,7 @@ def _figures(
                 figures.charts.figure1, letter, own, meter, where
             )
         if one.seeded:
-            drawn[f"seeds_{one.name}"] = partial(figures.charts.seeds, one.seeded, one.ceilings)
+            drawn[f"seeds_{one.name}"] = partial(figures.curves.seeds, one.seeded, one.ceilings)
     return drawn
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bench.record import Record
-from bench.report.figures.charts import QUANTITIES
+from bench.report.figures.curves import QUANTITIES
 
 COLUMNS = (
     "run",

@@ -144,3 +144,9 @@ def percent_axis(title: str, values: Iterable[float], margin: float = 0.1) -> Ax
     low, high = (min(known), max(known)) if known else (0.0, 100.0)
     pad = margin * (high - low) or 5.0
     return Axis(title, max(0.0, low - pad), min(100.0, high + pad))
+
+
+def rows_axis(title: str, names: Iterable[str], above: float = 0.0) -> Axis:
+    """One row a name, the first one at the bottom."""
+    ticks = {float(place): name for place, name in enumerate(names)}
+    return Axis(title, -0.7, max(3, len(ticks)) - 0.3 + above, ticks=ticks)

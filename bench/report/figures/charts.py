@@ -3,7 +3,6 @@ also the content of the interactive figure."""
 
 import html
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,6 @@ from bench.report.figures.chart import (
     GIB,
     MIB,
     PAPER_BYTES,
-    Axis,
     Chart,
     Line,
     each,
@@ -25,17 +23,11 @@ from bench.report.figures.chart import (
     marks,
     memory_axis,
     percent_axis,
+    rows_axis,
 )
 from bench.report.load_records import BASELINE, MB
 from bench.report.load_records import published as published_rows
-from bench.report.seeds import ONE_VIEW, Group
 
-QUANTITIES = {
-    "device_bytes": ("device memory, tensors", "B"),
-    "host_bytes": ("host memory, tensors", "B"),
-    "flops": ("operations", "FLOP"),
-}
-"""Columns of `growth.points`: (heading, unit)."""
 METERS = {"allocated_bytes": "allocated tensors", "nvml_bytes": "process total (NVML)"}
 FIGURE1_PANELS = (
     ("a", "Accuracy against memory, all runs"),
@@ -108,19 +100,19 @@ def accuracy_chart(
     on_front = known.run.isin(front)
     drawn = pd.concat(
         [
-            known.assign(
-                x=known.bytes,
-                label=known.run,
-                bold=on_front,
-                fill=on_front.map({True: "strong", False: "faded"}),
-                trace=known.network.map(style.network_name),
-            ),
             lost.assign(
                 x=capacity.fillna(x.high),
                 y=lost.y.fillna(y.low + 0.03 * (y.high - y.low)),
                 label=lost.run.where(lost.y.notna(), lost.run + " (no mIoU)"),
                 fill="hollow",
                 trace="out of memory",
+            ),
+            known.assign(
+                x=known.bytes,
+                label=known.run,
+                bold=on_front,
+                fill=on_front.map({True: "strong", False: "faded"}),
+                trace=known.network.map(style.network_name),
             ),
         ]
     )
@@ -227,7 +219,7 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
         keys=pd.concat(
             [
                 keys(points.sort_values("network"), "network", "colour", "marker", "size_pt"),
-                keys(points[ours].assign(colour=palette.GREY), "view", "fill", "size_pt", "colour"),
+                keys(points[ours], "view", "fill", "size_pt"),
             ]
         ),
         front=(*chart.front[:-1], *((x.high, y) for _, y in chart.front[-1:]))
@@ -273,21 +265,15 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
     top = max([GIB, *ours, *theirs])
     chart = Chart(
         linear_memory_axis("peak memory of one prediction", 0, 1.1 * top),
-        _rows_axis(f"Device memory at {size[0]} × {size[1]} px", rows.run),
+        rows_axis(f"Device memory at {size[0]} × {size[1]} px", rows.run),
         points,
-        keys(points.assign(colour=palette.GREY), "kind", "marker", "fill", "colour"),
+        keys(points, "kind", "marker", "fill"),
         (_LIMIT,),
         note="0.50 ×: half of what is published",
         join_colour=palette.PALE,
         join_width=3,
     )
     return scatter.figure([chart], (9, 2 + 0.36 * max(4, len(rows))), legend=_BELOW)
-
-
-def _rows_axis(title: str, names: Iterable[str], above: float = 0.0) -> Axis:
-    """One row a name, the first one at the bottom."""
-    ticks = {float(place): name for place, name in enumerate(names)}
-    return Axis(title, -0.7, max(3, len(ticks)) - 0.3 + above, ticks=ticks)
 
 
 def paper_model(frame: pd.DataFrame) -> Figure:
@@ -338,14 +324,13 @@ def on_gpu(frame: pd.DataFrame) -> Figure:
             rows.assign(y=known.predicted_bytes.astype(float), kind="with cuDNN's copies"),
         ]
     ).assign(size_pt=6.5)
-    grey = points.assign(colour=palette.GREY)
     axis = memory_axis("allocated on the GPU: torch.cuda.max_memory_allocated",
                        [*points.x, *points.y], log=True)  # fmt: skip
     chart = Chart(
         axis,
         replace(axis, title="predicted without a GPU"),
         points,
-        pd.concat([keys(points, "method", "colour"), keys(grey, "kind", "fill", "colour")]),
+        pd.concat([keys(points, "method", "colour"), keys(points, "kind", "fill")]),
         diagonal=0,
         join_colour=palette.PALE,
         join_width=2,
@@ -378,7 +363,7 @@ def published(frame: pd.DataFrame) -> Figure:
         kind="ours",
     ).dropna(subset=["x", "y"])
     points = pd.concat([theirs, ours])
-    legend = keys(points.assign(colour=palette.INK), "kind", "marker", "fill", "colour")
+    legend = keys(points, "kind", "marker", "fill")
     top = 1.1 * max([GIB, *points.x])
     y = percent_axis("mIoU, %: ", points.y, 0.12)
     charts = [
@@ -391,66 +376,3 @@ def published(frame: pd.DataFrame) -> Figure:
         for title, whole in (("whole images", True), ("patches, and GLNet", False))
     ]
     return scatter.figure(charts, (9, 4.6), 2, legend=_BELOW)
-
-
-def growth(frame: pd.DataFrame) -> Figure:
-    """Memory and operations over the side of a square image, one panel a quantity; a hollow point
-    is extrapolated.
-
-    Args:
-        frame: `growth.points`.
-    """
-    runs = list(dict.fromkeys(frame.run))
-    colours = (*palette.PHASES, "#e69f00", "#56b4e9", "#332288", "#882255", "#117733", "#8c6d31")
-    looks = {
-        run: (colours[number % 10], list(scatter.DASHES)[number % 3])
-        for number, run in enumerate(runs)
-    }
-    sides = {float(side): f"{side / 1024:g}k" for side in sorted(set(frame.side_px))}
-    x = Axis("side of a square image, px", 0.9 * min(sides), 1.1 * max(sides), True, sides)
-    charts = []
-    for name, (heading, unit) in QUANTITIES.items():
-        points = marks(
-            {"x": frame.side_px, "y": frame[name].astype(float), "join": frame.run},
-            colour=frame.run.map({run: colour for run, (colour, _) in looks.items()}),
-            dash=frame.run.map({run: dash for run, (_, dash) in looks.items()}),
-            fill=frame.worked_out.map({True: "solid", False: "hollow"}),
-            size_pt=4.0,
-        )
-        y = memory_axis(heading, points.y, log=True)
-        if unit != "B":
-            ticks = [10.0**k for k in range(5, 22) if y.low <= 10**k <= y.high]
-            y = replace(y, ticks={tick: f"{tick / 1e12:g} T" for tick in ticks})
-        lines = (Line(PAPER_BYTES, "2 GiB, the limit of the paper", colour=palette.ERROR),)
-        shown = lines if name == "device_bytes" else ()
-        charts.append(Chart(x, y, points, marks([]), shown, join_width=1.7))
-    return scatter.figure(charts, (12, 4.9), 3, legend=_BELOW)
-
-
-def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
-    """A point a seed, one row a group, with the mean; ceilings of the data set as upright lines."""
-    groups = list(reversed(found))
-    shapes = palette.markers(group.strategy for group in groups)
-    rows = []
-    for y, group in enumerate(groups):
-        own = group.feature_sharing or group.strategy in ONE_VIEW
-        look = {"y": y, "join": group.name, "colour": palette.ERROR if own else palette.GREY}
-        rows.append({**look, "x": 0.0, "marker": ""})
-        shape = shapes[group.strategy]
-        rows += [{**look, "x": 100 * miou, "marker": shape} for miou in sorted(group.mious)]
-        rows[-1] |= {"label": style.percent(group.mean), "bold": True}
-    names = [group.name + ("" if group.feature_sharing else "\n(no sharing)") for group in groups]
-    title = "Several seeds, and the ceilings of the data set" if limits else "Several seeds"
-    chart = Chart(
-        Axis("mIoU on test, %", 0, 100),
-        _rows_axis(title, names, 0.45 * len(limits)),
-        marks(pd.DataFrame(rows).fillna({"label": "", "bold": False}), size_pt=7.2),
-        marks([]),
-        tuple(
-            Line(100 * limit, f"{name} {style.percent(limit)}", upright=True, colour=palette.INK)
-            for name, limit in sorted(limits.items(), key=lambda pair: -pair[1])
-        ),
-        join_colour=palette.PALE,
-        join_width=7,
-    )
-    return scatter.figure([chart], (9, 1.5 + 0.42 * max(3, len(groups))))

@@ -1,6 +1,7 @@
 """Figures of trainings and of single runs: loss by step, IoU by class, memory over time."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -10,11 +11,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.record import Record
-from bench.report.figures import palette, plotly_layout
-from bench.report.figures.chart import MIB, Axis, Chart, marks
+from bench.report import style
+from bench.report.figures import palette, plotly_layout, scatter
+from bench.report.figures.chart import (
+    MIB,
+    PAPER_BYTES,
+    Axis,
+    Chart,
+    Line,
+    marks,
+    memory_axis,
+    rows_axis,
+)
 from bench.report.figures.plotly_layout import heading
 from bench.report.figures.plotly_traces import plotly_scatter
+from bench.report.seeds import ONE_VIEW, Group
 
+QUANTITIES = {
+    "device_bytes": ("device memory, tensors", "B"),
+    "host_bytes": ("host memory, tensors", "B"),
+    "flops": ("operations", "FLOP"),
+}
+"""Columns of `growth.points`: (heading, unit)."""
 _CATEGORIES = {
     "weights": palette.BLUE,
     "inputs": "#56b4e9",
@@ -80,6 +98,69 @@ def draw_lines(axes: Axes, title: str, frame: pd.DataFrame) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(labelsize=7)
+
+
+def growth(frame: pd.DataFrame) -> Figure:
+    """Memory and operations over the side of a square image, one panel a quantity; a hollow point
+    is extrapolated.
+
+    Args:
+        frame: `growth.points`.
+    """
+    runs = list(dict.fromkeys(frame.run))
+    colours = (*palette.PHASES, "#e69f00", "#56b4e9", "#332288", "#882255", "#117733", "#8c6d31")
+    looks = {
+        run: (colours[number % 10], list(scatter.DASHES)[number % 3])
+        for number, run in enumerate(runs)
+    }
+    sides = {float(side): f"{side / 1024:g}k" for side in sorted(set(frame.side_px))}
+    x = Axis("side of a square image, px", 0.9 * min(sides), 1.1 * max(sides), True, sides)
+    charts = []
+    for name, (title, unit) in QUANTITIES.items():
+        points = marks(
+            {"x": frame.side_px, "y": frame[name].astype(float), "join": frame.run},
+            colour=frame.run.map({run: colour for run, (colour, _) in looks.items()}),
+            dash=frame.run.map({run: dash for run, (_, dash) in looks.items()}),
+            fill=frame.worked_out.map({True: "solid", False: "hollow"}),
+            size_pt=4.0,
+        )
+        y = memory_axis(title, points.y, log=True)
+        if unit != "B":
+            ticks = [10.0**k for k in range(5, 22) if y.low <= 10**k <= y.high]
+            y = replace(y, ticks={tick: f"{tick / 1e12:g} T" for tick in ticks})
+        lines = (Line(PAPER_BYTES, "2 GiB, the limit of the paper", colour=palette.ERROR),)
+        shown = lines if name == "device_bytes" else ()
+        charts.append(Chart(x, y, points, marks([]), shown, join_width=1.7))
+    return scatter.figure(charts, (12, 4.9), 3, legend={"loc": "outside lower center", "ncols": 4})
+
+
+def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
+    """A point a seed, one row a group, with the mean; ceilings of the data set as upright lines."""
+    groups = list(reversed(found))
+    shapes = palette.markers(group.strategy for group in groups)
+    rows = []
+    for y, group in enumerate(groups):
+        own = group.feature_sharing or group.strategy in ONE_VIEW
+        look = {"y": y, "join": group.name, "colour": palette.ERROR if own else palette.GREY}
+        rows.append({**look, "x": 0.0, "marker": ""})
+        shape = shapes[group.strategy]
+        rows += [{**look, "x": 100 * miou, "marker": shape} for miou in sorted(group.mious)]
+        rows[-1] |= {"label": style.percent(group.mean), "bold": True}
+    names = [group.name + ("" if group.feature_sharing else "\n(no sharing)") for group in groups]
+    title = "Several seeds, and the ceilings of the data set" if limits else "Several seeds"
+    chart = Chart(
+        Axis("mIoU on test, %", 0, 100),
+        rows_axis(title, names, 0.45 * len(limits)),
+        marks(pd.DataFrame(rows).fillna({"label": "", "bold": False}), size_pt=7.2),
+        marks([]),
+        tuple(
+            Line(100 * limit, f"{name} {style.percent(limit)}", upright=True, colour=palette.INK)
+            for name, limit in sorted(limits.items(), key=lambda pair: -pair[1])
+        ),
+        join_colour=palette.PALE,
+        join_width=7,
+    )
+    return scatter.figure([chart], (9, 1.5 + 0.42 * max(3, len(groups))))
 
 
 def training_curves(trained: Record | None) -> plotly_layout.Figure | None:
