@@ -29,7 +29,8 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules of ours that a file imports anywhere, also inside functions: the module itself of
     `from bench.memory import tracker`, the package of `from bench.memory import predict_memory`."""
     found: set[str] = set()
@@ -40,21 +41,22 @@ def imports(path: Path) -> set[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in modules() else node.module)
-    return found & modules().keys()
+    return frozenset(found & modules().keys())
 
 
-def constants(path: Path) -> set[str]:
+@cache
+def constants(path: Path) -> frozenset[str]:
     """Every string in a file's code, docstrings left out."""
     prose = {
         id(node.value)
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
-    return {
+    return frozenset(
         node.value
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
-    }
+    )
 
 
 def closure(paths: Iterable[Path]) -> set[Path]:
@@ -67,7 +69,7 @@ def closure(paths: Iterable[Path]) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for name in imports(path) | (constants(path) & modules().keys()):
+        for name in imports(path) | constants(path) & modules().keys():
             parts = name.split(".")
             above = (".".join(parts[: i + 1]) for i in range(len(parts)))
             todo += [modules()[one] for one in above if one in modules()]
