@@ -23,7 +23,8 @@ from test_report import predict_scenes, suite_lines, write_evaluation
 from bench.config import read_suite
 from bench.report.figures import image_tiles, palette, scene_page
 from bench.report.figures.image_tiles import encoded, pyramid, tiles
-from bench.report.figures.scene_page import NEITHER, RIGHT, WRONG, Page
+from bench.report.figures.scene_page import Page
+from bench.report.figures.thumbnails import NEITHER, RIGHT, WRONG, errors
 from bench.report.load_records import load_records
 from bench.report.site import Site, write_assets
 from bench.tiling import grid, shrink_image
@@ -101,8 +102,8 @@ def test_colours_and_opacities_are_those_that_are_asked_for() -> None:
 def test_errors_by_hand() -> None:
     truth = np.array([[0, 1, 2, 255]], np.uint8)
     said = np.array([[0, 0, 0, 0]], np.uint8)
-    assert scene_page.errors(truth, said, []).tolist() == [[RIGHT, WRONG, WRONG, NEITHER]]
-    assert scene_page.errors(truth, said, [2]).tolist() == [[RIGHT, WRONG, NEITHER, NEITHER]]
+    assert errors(truth, said, []).tolist() == [[RIGHT, WRONG, WRONG, NEITHER]]
+    assert errors(truth, said, [2]).tolist() == [[RIGHT, WRONG, NEITHER, NEITHER]]
 
 
 def embedded(page: Page) -> dict[str, Any]:
@@ -120,15 +121,15 @@ def test_a_page_holds_what_the_networks_were_given(pages: list[Page]) -> None:
     values = embedded(pages[0])
     methods = {one["name"]: one for one in values["methods"]}
     assert "unet-patch" not in methods  # it has no picture
-    shrunk, patches = methods["glnet-collaborative"]["sights"]
+    shrunk, patches = methods["glnet-collaborative"]["inputs"]
     assert patches["boxes"] == [list(box) for box in grid(70, 90, 32, 8)]
     assert patches["what"] == "12 patches of 32 × 32 px"
     assert (
         shrunk["what"]
         == "the whole image of 90 × 70 px shrunk to 40 × 40 px (one pixel for 2.2 × 1.8)"
     )
-    assert methods["unet-whole"]["sights"][0]["given"] is None
-    contexts = methods["fctl-medium"]["sights"][1]
+    assert methods["unet-whole"]["inputs"][0]["given"] is None
+    contexts = methods["fctl-medium"]["inputs"][1]
     assert (
         contexts["what"]
         == "the medium contexts of 64 × 64 px shrunk to 32 × 32 px (one pixel for 2.0 × 2.0)"

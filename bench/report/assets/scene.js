@@ -8,8 +8,8 @@ const form = document.getElementById("controls");
 const stage = document.getElementById("stage");
 const swipe = document.getElementById("swipe");
 const choices = new Map([
-  ["label", { name: "label", labels: scene.label, sights: [] }],
-  ["image", { name: "image", sights: [] }],
+  ["label", { name: "label", labels: scene.label, inputs: [] }],
+  ["image", { name: "image", inputs: [] }],
   ...scene.methods.map((method) => [method.name, method]),
 ]);
 const chosen = (side) => choices.get(form[side].value);
@@ -17,7 +17,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 const viewer = OpenSeadragon({
   element: document.getElementById("viewer"),
-  drawer: "canvas", // WebGL refuses pictures from disk
+  drawer: "canvas", // WebGL refuses images from disk
   showNavigationControl: false,
   gestureSettingsMouse: { clickToZoom: false },
   animationTime: calm ? 0 : 0.4,
@@ -27,7 +27,7 @@ const viewer = OpenSeadragon({
 });
 const { viewport, world } = viewer;
 
-// Pictures stay in the world once they were shown; which of them are seen is a matter of opacity.
+// Images stay in the world once they were shown; which of them are seen is a matter of opacity.
 const items = [];
 
 function tileSource({ path, ending, width, height, levels, tile_px }) {
@@ -58,16 +58,16 @@ function show(side, layer, opacity, index) {
 function arrange() {
   for (const item of items) item.opacity = 0;
   for (const side of SIDES) {
-    const { name, labels, errors, miou, iou, sights } = chosen(side);
-    const shrunk = form.shrunk.checked && sights.find((sight) => sight.given);
+    const { name, labels, errors, miou, iou, inputs } = chosen(side);
+    const shrunk = form.shrunk.checked && inputs.find((input) => input.given);
     const layer = (form.show.value === "errors" && errors) || labels;
     if (!shrunk) show(side, scene.image, 1, 0);
     if (layer) show(side, layer, form.opacity.valueAsNumber / 100);
-    draw(side, shrunk ? shrunk.given : null, form.patches.checked ? sights : []);
+    draw(side, shrunk ? shrunk.given : null, form.patches.checked ? inputs : []);
     stage.querySelector(`.tag.${side}`).textContent = name;
     document.getElementById(`${side}-miou`).value = miou === undefined ? "" : `mIoU ${percent(miou)} %`;
-    document.getElementById(`${side}-given`).textContent = sights.length
-      ? `Its network is given ${sights.map((sight) => sight.what).join(", and ")}.`
+    document.getElementById(`${side}-given`).textContent = inputs.length
+      ? `Its network is given ${inputs.map((input) => input.what).join(", and ")}.`
       : "";
     document.querySelectorAll(`td[data-side="${side}"]`).forEach((cell, number) => {
       cell.textContent = iou ? percent(iou[number]) : "–";
@@ -80,13 +80,13 @@ function arrange() {
 const percent = (share) => (share === null || share === undefined ? "–" : (100 * share).toFixed(1));
 
 /** What a side's network is given: the shrunk image below its labels, and its patches above them. */
-function draw(side, given, sights) {
+function draw(side, given, inputs) {
   const image = given
     ? `<image href="${given}" width="${scene.width}" height="${scene.height}" preserveAspectRatio="none"/>`
     : "";
   stage.querySelector(`.under.${side} g`).innerHTML = image;
   let grid = 0; // contexts count with the grid before them
-  stage.querySelector(`.over.${side} g`).innerHTML = sights
+  stage.querySelector(`.over.${side} g`).innerHTML = inputs
     .filter(({ boxes, given }) => boxes.length > 1 || !given)
     .map(({ boxes, context }) => {
       if (!context) grid += 1;

@@ -1,7 +1,7 @@
-"""Pictures that the scene viewer zooms into: one file each, or a pyramid of tiles where that would
-be too large for a browser to decode at once.
+"""Images that scene pages zoom into: one file each, or a pyramid of tiles where one file would be
+too large for a browser to decode at once.
 
-A pyramid has every halving of the picture down to one tile, the smallest at level 0, as
+A pyramid has every halving of the image down to one tile, the smallest at level 0, as
 OpenSeadragon counts them: PATH/LEVEL/COLUMN_ROW.ENDING."""
 
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from bench.files import write_bytes
 
 WHOLE_PX = 2560
-"""Longest side of a picture that stays one file: DeepGlobe's 2448 px do, Inria's 5000 do not."""
+"""Longest side of an image that stays one file: DeepGlobe's 2448 px do, Inria's 5000 do not."""
 TILE_PX = 1024
 """Side of a tile: few files rather than small ones, for flat colours take little room."""
 
@@ -28,7 +28,7 @@ Colour = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Layer:
-    """Where the viewer finds a picture."""
+    """Where the browser finds an image."""
 
     path: str
     """Address of the file without its ending, or of the folder of tiles, from `root`."""
@@ -41,7 +41,7 @@ class Layer:
 
 
 def write(root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | None = None) -> Layer:
-    """Write a picture below `root`.
+    """Write an image below `root`.
 
     Args:
         name: path without an ending.
@@ -54,8 +54,8 @@ def write(root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | Non
         write_bytes(root / f"{name}.{ending}", encoded(pixels, colours))
         return Layer(quote(name), ending, width, height, 1, max(height, width))
     levels = pyramid(pixels)
-    for level, picture in enumerate(levels):
-        for column, row, tile in tiles(picture):
+    for level, image in enumerate(levels):
+        for column, row, tile in tiles(image):
             path = root / name / str(level) / f"{column}_{row}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Not flushed one by one: there are thousands, and the page that shows them comes last.
@@ -64,10 +64,10 @@ def write(root: Path, name: str, pixels: Pixels, colours: Sequence[Colour] | Non
 
 
 def pyramid(pixels: Pixels) -> list[Pixels]:
-    """A picture and its halvings, the smallest, which fits into one tile, first.
+    """An image and its halvings, the smallest, which fits into one tile, first.
 
     Odd sides are rounded up. Colours of an image are averaged; of numbers (H, W) every second one
-    is kept, so that a share of wrong pixels is still about that share.
+    is kept, so that shares of wrong pixels stay about the same.
     """
     found = [pixels]
     while max(found[0].shape[:2]) > TILE_PX:
@@ -78,7 +78,7 @@ def pyramid(pixels: Pixels) -> list[Pixels]:
 
 
 def tiles(pixels: Pixels) -> Iterator[tuple[int, int, Pixels]]:
-    """(column, row, tile) of a picture; the last ones of a row or column are as large as what is
+    """(column, row, tile) of an image; the last ones of a row or column are as large as what is
     left."""
     height, width = pixels.shape[:2]
     for top in range(0, height, TILE_PX):
@@ -88,16 +88,16 @@ def tiles(pixels: Pixels) -> Iterator[tuple[int, int, Pixels]]:
 
 
 def encoded(pixels: Pixels, colours: Sequence[Colour] | None = None) -> bytes:
-    """A picture's file; see `write`."""
+    """An image's file; see `write`."""
     buffer = io.BytesIO()
     if colours is None:
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        picture.save(buffer, "JPEG", quality=90, subsampling=0, optimize=True)
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.save(buffer, "JPEG", quality=90, subsampling=0, optimize=True)
         return buffer.getvalue()
-    picture = Image.fromarray(np.ascontiguousarray(pixels), mode="P")
-    picture.putpalette([part for colour in colours for part in colour[:3]])
+    image = Image.fromarray(np.ascontiguousarray(pixels), mode="P")
+    image.putpalette([part for colour in colours for part in colour[:3]])
     opacities = bytes(colour[3] for colour in colours)
     more = {} if set(opacities) == {255} else {"transparency": opacities}
     # Level 4 takes half the time of the default, 6, for two per cent more.
-    picture.save(buffer, "PNG", compress_level=4, **more)
+    image.save(buffer, "PNG", compress_level=4, **more)
     return buffer.getvalue()
