@@ -46,11 +46,6 @@ EXEMPT = {
     ("prepare", "data/packages.py"): "as above",
     ("prepare", "data/unpack.py"): "as above",
     ("evaluate", "bench/memory/*.py"): "its stopwatch alone",
-    **{
-        (stage, path): "a method's training.py imports it, and this stage trains nothing"
-        for stage in ("predict", "successors")
-        for path in ("bench/optim.py", "bench/parallel/distributed.py")
-    },
 }
 """(stage, pattern) of modules that one stage imports and does not declare, and why."""
 
@@ -190,6 +185,20 @@ def test_code(stage: str, method: str, source: str) -> None:
 def test_the_fingerprint_of_training_names_what_training_imports() -> None:
     loaded = imported(stages(), "train", METHODS[0])
     assert [path for path in declared(stages(), "training_code") if Path(path) not in loaded] == []
+
+
+def test_every_exemption_is_needed() -> None:
+    gone = [path for path in NO_INPUT if Path(path) not in modules().values()]
+    idle = [
+        (stage, pattern)
+        for stage, pattern in EXEMPT
+        if not any(
+            path.match(pattern)
+            for source in (SOURCES if stage == "prepare" else ("",))
+            for path in imported(stages(), stage, source=source)
+        )
+    ]
+    assert (gone, idle) == ([], [])
 
 
 def test_every_stage_is_a_case() -> None:
