@@ -109,7 +109,15 @@ class NetworkInput:
     input_px: Size
     """(height, width) at which the network is given each of them."""
     context: bool = False
-    """Whether each box stands around the one of the same place in the last sight that is none."""
+    """Whether each box is the surroundings of the box of the same index in the last input that is
+    not a context."""
+
+    @classmethod
+    def whole(
+        cls, height_px: int, width_px: int, input_px: Size, what: str = "whole image"
+    ) -> "NetworkInput":
+        """The whole image at one size."""
+        return cls(what, (Box(0, 0, height_px, width_px),), input_px)
 
 
 def load(name: str) -> Method:

@@ -1,15 +1,33 @@
 """What all methods learn with: one loss, one augmentation, so that no rival is worse for its recipe
 alone."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from bench.parallel import distributed
+from bench.parallel.distributed import mean as mean_over_processes
+from bench.parallel.distributed import size as process_count
 
+__all__ = [
+    "UNLABELLED",
+    "PatchLosses",
+    "adam",
+    "flip_and_turn",
+    "focal_loss",
+    "mean_over_processes",
+    "poly",
+    "process_count",
+    "propagate",
+    "random_crop",
+    "sgd",
+    "stepped",
+]
 UNLABELLED = 255
+Back = Callable[[Tensor], None]
+"""Runs the backward pass of a loss."""
 
 
 def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam | None:
@@ -65,6 +83,43 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
     loss = -((1 - log_q.exp()) ** gamma) * log_q
     count = distributed.mean(known.sum()) if whole_batch else known.sum()
     return (loss * known).sum() / (count + (count == 0))
+
+
+def propagate(loss: Tensor, back: Back) -> float:
+    """Run the backward pass of a step's only loss; returns its value."""
+    back(loss)
+    return float(loss.detach())
+
+
+class PatchLosses:
+    """The losses of one optimiser step over groups of patches, each propagated as it comes.
+
+    Every term is a mean over the pixels of all patches of all images, so that neither the sub-batch
+    nor the number of patches changes the step. The released codes of GLNet and FCtL sum over groups
+    and images instead, and log the last loss alone."""
+
+    def __init__(self, images: int, back: Back, summed: bool, last: bool) -> None:
+        """`summed`, `last`: as the released codes do."""
+        self.images, self.back, self.summed, self.last = images, back, summed, last
+        self.parts: list[tuple[float, float]] = []
+
+    def add(self, loss: Tensor, share: float) -> None:
+        """Propagate the mean loss of one group, with its share of its image's patches."""
+        weight = 1 if self.summed else share / self.images
+        self.back(loss * weight)
+        self.parts.append((float(loss.detach()), weight))
+
+    def add_whole(self, loss: Tensor, share: float = 1) -> None:
+        """Propagate the mean loss of the whole images, which the official code computes first."""
+        self.back(loss * share)
+        self.parts.insert(0, (float(loss.detach()), 1))
+
+    @property
+    def loss(self) -> float:
+        """The loss that is logged."""
+        if self.last:
+            return self.parts[-1][0]
+        return sum(loss * weight for loss, weight in self.parts)
 
 
 def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:

@@ -251,6 +251,23 @@ def turn_back(map: Tensor, turning: Turning) -> Tensor:
     return map.flip(-1) if turning.mirrored else map
 
 
+def summed_over_turnings(
+    image: Tensor, test_time: Sequence[str], score: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Test-time augmentation: the sum of the scores (K, h, w) of an image (3, H, W) over its
+    mirrored and turned versions, turned back.
+
+    Args:
+        test_time: `flips`, `turns`, both or neither.
+    """
+    total = torch.empty(0)
+    for turning in turnings("flips" in test_time, "turns" in test_time):
+        one = turn_back(score(turn(image, turning)), turning)
+        total = total.add_(one) if total.numel() else one
+        del one
+    return total
+
+
 def bounding_box(mask: Tensor) -> Box | None:
     """The smallest box around what is true in a mask (H, W); None where nothing is.
 

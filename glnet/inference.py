@@ -16,7 +16,6 @@ from bench.tiling import (
     Image,
     Large,
     Merger,
-    Turning,
     bounding_box,
     crop,
     crop_all,
@@ -30,9 +29,7 @@ from bench.tiling import (
     resize,
     scores_by_patches,
     shrink_image,
-    turn,
-    turn_back,
-    turnings,
+    summed_over_turnings,
 )
 from glnet.fast.collapsed_head import collapse
 from glnet.model import GLNet, Maps, Output, SharedMaps
@@ -191,11 +188,20 @@ def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
     """
 
     def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
-        total = torch.empty(0)
-        for turning in turnings("flips" in spec.test_time, "turns" in spec.test_time):
-            one = _turned_scores(scores, network, image, spec, turning)
-            total = total.add_(one) if total.numel() else one
-            del one
+        def score(turned: Tensor) -> Tensor:
+            small = shrink_image(turned, spec.global_size)
+            if spec.quirk("unturned-patches"):
+                # Its patches come from the unturned image, whatever the orientation of the global
+                # input.
+                if turned.shape != image.shape:
+                    raise UserError(
+                        "The official code crashes where it turns an image that is not square: "
+                        "take `unturned-patches` out of the spec's `official`."
+                    )
+                turned = image
+            return scores(network, turned, small, spec)
+
+        total = summed_over_turnings(image, spec.test_time, score)
         labels = labels_of(total)[None, None]
         return resize(labels, (image.shape[-2], image.shape[-1]), "nearest")[0, 0]
 
@@ -214,22 +220,6 @@ def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
             image.enlarge(found, "nearest")
 
     return predict
-
-
-def _turned_scores(
-    scores: Scores, network: GLNet, image: Tensor, spec: Spec, turning: Turning
-) -> Tensor:
-    turned = turn(image, turning)
-    small = shrink_image(turned, spec.global_size)
-    if spec.quirk("unturned-patches"):
-        # Its patches come from the unturned image, whatever the orientation of the global input.
-        if turned.shape != image.shape:
-            raise UserError(
-                "The official code crashes where it turns an image that is not square: take "
-                "`unturned-patches` out of the spec's `official`."
-            )
-        turned = image
-    return turn_back(scores(network, turned, small, spec), turning)
 
 
 def _sums(spec: Spec) -> torch.dtype | None:

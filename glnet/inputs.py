@@ -1,7 +1,7 @@
-"""What of an image GLNet is given."""
+"""GLNet's network inputs."""
 
 from bench.method import NetworkInput
-from bench.tiling import Box, grid
+from bench.tiling import grid
 from glnet.spec import Spec, Strategy
 
 
@@ -10,12 +10,10 @@ def network_inputs(
 ) -> tuple[NetworkInput, ...]:
     """The shrunk image of the global branch, and the patches of the local one.
 
-    Which patches `coarse-to-fine` takes depends on what the global branch finds, so that they
-    cannot be told.
+    The patches of `coarse-to-fine` depend on the global branch's labels and are left out.
     """
-    image = (Box(0, 0, height_px, width_px),)
     boxes = tuple(grid(height_px, width_px, spec.patch_size, spec.overlap_px))
-    whole = NetworkInput("whole image", image, spec.global_size)
+    whole = NetworkInput.whole(height_px, width_px, spec.global_size)
     patches = NetworkInput("patches", boxes, boxes[0][2:])
     if strategy == "local":
         return (patches,)

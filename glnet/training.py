@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.method import Phase, View
-from bench.optim import UNLABELLED, flip_and_turn, focal_loss
-from bench.parallel import distributed
+from bench.optim import UNLABELLED, PatchLosses, flip_and_turn, focal_loss, process_count
 from bench.tiling import (
     Box,
     bounding_box,
@@ -134,38 +133,6 @@ def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
     return -(-size_px[0] // 4), -(-size_px[1] // 4)
 
 
-class Step:
-    """The losses of one optimiser step; each backward pass runs as soon as its loss is known.
-
-    Every term is a mean over the pixels of all patches of all views, so that the sub-batch and the
-    number of patches do not change the step. Differs from the official code: it sums over groups of
-    patches and over images, and logs the last loss alone."""
-
-    def __init__(self, views: list[View], spec: Spec, back: Back) -> None:
-        self.spec, self.back = spec, back
-        self.images = len(views)
-        self.parts: list[tuple[float, float]] = []
-
-    def add(self, loss: Tensor, group: list[int], view: View) -> None:
-        """Add the mean loss of one group of a view's patches."""
-        share = len(group) / len(view["labels"]) / self.images
-        weight = 1 if self.spec.quirk("summed-gradients") else share
-        self.back(loss * weight)
-        self.parts.append((float(loss.detach()), weight))
-
-    def add_whole(self, loss: Tensor, share: float = 1) -> None:
-        """Add the mean loss of the whole images, which is first in the official code's order."""
-        self.back(loss * share)
-        self.parts.insert(0, (float(loss.detach()), 1))
-
-    @property
-    def loss(self) -> float:
-        """The loss that is logged."""
-        if self.spec.quirk("last-loss"):
-            return self.parts[-1][0]
-        return sum(loss * weight for loss, weight in self.parts)
-
-
 def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
     assert isinstance(network, GLNet)
@@ -174,7 +141,8 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
             "The official code crashes on a batch of images of different size: take "
             "`equal-images` out of the spec's `official`, or learn with batch 1."
         )
-    step = Step(views, spec, back)
+    summed, last = spec.quirk("summed-gradients"), spec.quirk("last-loss")
+    step = PatchLosses(len(views), back, summed, last)
     if phase == "global":
         _global(network, views, spec, step)
     elif phase == "local-to-global":
@@ -186,20 +154,21 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
     return step.loss
 
 
-def _global(network: GLNet, views: list[View], spec: Spec, step: Step) -> None:
+def _global(network: GLNet, views: list[View], spec: Spec, step: PatchLosses) -> None:
     images = network.normalise(torch.stack([view["global"] for view in views]))
     label = torch.stack([view["global_label"] for view in views])
     logits = network.global_branch(images).logits
     step.add_whole(focal_loss(logits, label, spec.focal_gamma, whole_batch=True))
 
 
-def _local_alone(network: GLNet, view: View, spec: Spec, step: Step) -> None:
+def _local_alone(network: GLNet, view: View, spec: Spec, step: PatchLosses) -> None:
     for group in _groups(view, spec):
         logits = network.local_alone(network.normalise(view["patches"][group])).logits
-        step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
+        loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
+        step.add(loss, len(group) / len(view["labels"]))
 
 
-def _global_to_local(network: GLNet, view: View, spec: Spec, step: Step) -> None:
+def _global_to_local(network: GLNet, view: View, spec: Spec, step: PatchLosses) -> None:
     boxes, size = _boxes(view), _size(view)
     with torch.no_grad():
         whole = network.global_branch(network.normalise(view["global"][None]))
@@ -216,10 +185,10 @@ def _global_to_local(network: GLNet, view: View, spec: Spec, step: Step) -> None
         if spec.regularisation:
             target = resize(shared, (local.fused.shape[-2], local.fused.shape[-1]))
             loss = loss + spec.regularisation * F.mse_loss(local.fused, target)
-        step.add(loss, group, view)
+        step.add(loss, len(group) / len(view["labels"]))
 
 
-def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) -> None:
+def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: PatchLosses) -> None:
     small = network.normalise(torch.stack([view["global"] for view in views]))
     with torch.no_grad():
         kept, merged = zip(
@@ -250,12 +219,13 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: Step) 
             )
             around = crop(fused[number : number + 1], places, size, spec.quirk("loose-crops"))
             logits = aggregation.scores(last, given, around)
-            step.add(focal_loss(logits, view["labels"][group], spec.focal_gamma), group, view)
+            loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
+            step.add(loss, len(group) / len(view["labels"]))
     aggregation.backward()
     gathered = fused.grad
     whole.fused.register_hook(lambda gradient: gradient + gathered)
     # This loss is a mean over images, also where those of the groups are summed over processes.
-    step.add_whole(own, 1 / distributed.size() if spec.quirk("summed-gradients") else 1)
+    step.add_whole(own, 1 / process_count() if spec.quirk("summed-gradients") else 1)
 
 
 def _merged(

@@ -1,4 +1,4 @@
-"""Masks that look as if a network had made them: what CascadePSP's refiner learns to mend."""
+"""Damaged masks that resemble a network's output: training inputs of CascadePSP's refiner."""
 
 import numpy as np
 import torch
@@ -8,15 +8,15 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 CUT = 0.1
-"""Share of a contour that is left out in one piece."""
+"""Share of a contour that is removed in one piece."""
 KEPT = 0.1
-"""Share of the vertices that are left of the rest."""
+"""Share of the remaining vertices that is kept."""
 SIZES_PX = (3, 5, 7, 9)
 """Of the squares that a mask is dilated or eroded with."""
 OVERLAP = (0.8, 1.0)
 """A mask is damaged until its IoU with the true one falls under a target drawn from here."""
 MOST = 200
-"""Dilations and erosions of a mask that changes too little."""
+"""Limit of dilations and erosions of a mask."""
 
 
 def damaged(mask: Tensor, rng: Generator) -> Tensor:
@@ -37,8 +37,8 @@ def overlap(one: Tensor, other: Tensor) -> float:
 
 
 def redrawn(mask: Tensor, rng: Generator) -> Tensor:
-    """A mask (H, W) bool drawn anew from a tenth of the vertices of its contours, each of which has
-    lost a tenth of its length."""
+    """A mask (H, W) bool redrawn from a tenth of the vertices of its contours, after a tenth of each
+    contour's length is removed."""
     inside = np.pad(mask.numpy(), 1)  # contours are closed at the edges, too
     height, width = inside.shape
     drawn = np.zeros((height, width), dtype=bool)
@@ -48,10 +48,10 @@ def redrawn(mask: Tensor, rng: Generator) -> Tensor:
         points = points[round(CUT * len(points)) :]
         count = min(max(round(KEPT * len(points)), 3), len(points))
         chosen = torch.randperm(len(points), generator=rng)[:count].sort().values.numpy()
-        picture = Image.new("1", (width, height))
+        polygon = Image.new("1", (width, height))
         corners = [(float(x), float(y)) for x, y in points[chosen]]
-        ImageDraw.Draw(picture).polygon(corners, fill=1)
-        drawn ^= np.asarray(picture)  # a contour inside another one is that of a hole
+        ImageDraw.Draw(polygon).polygon(corners, fill=1)
+        drawn ^= np.asarray(polygon)  # a contour inside another one is that of a hole
     return torch.from_numpy(drawn[1:-1, 1:-1].copy())
 
 

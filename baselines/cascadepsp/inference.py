@@ -1,8 +1,8 @@
-"""How CascadePSP meets an image of any size: a base network labels it, and the mask of each class
-is refined, first in the whole and then crop by crop.
+"""CascadePSP's inference: a base network labels the image, and the mask of each class is refined,
+first as a whole and then crop by crop.
 
-As in the scene parsing recipe of the released code. Differs from the official code: image and masks
-of full resolution live on the host, and the device sees crops alone."""
+As in the scene parsing recipe of the released code. Differs from the official code: the image and
+masks of full resolution stay on the host, and only crops are on the device."""
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from baselines.cascadepsp.spec import Spec
 from bench.method import Strategy
 from bench.tiling import Box, bounding_box, labels_of, relaxed, resize, shrink_image
 
-SURE = 0.5
-"""A class must be more likely than this to take a pixel."""
+LEAST_PROBABILITY = 0.5
+"""A class must be more likely than this to replace a pixel's label."""
 
 
 def base(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
-    """The base network's labels: of the image shrunk to a square, its scores enlarged on the
+    """The base network's labels: the image is shrunk to a square, the scores are upsampled on the
     host."""
     small = shrink_image(image, (spec.base_px, spec.base_px))
     scores = network.base(network.normalise(small[None])).to(image.device)
@@ -27,15 +27,15 @@ def base(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
 
 
 def cascade(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
-    """The base network's labels refined: a pixel takes the class that is refined to the highest
-    probability above one half, and keeps its label where there is none.
+    """The base network's labels, refined: a pixel gets the class with the highest refined
+    probability above one half, and keeps its label if there is none.
 
-    How much is to be done depends on the labels. On fake tensors, which have none, every class is
-    everywhere and no crop is left out: predicted memory is the most that it can come to.
+    The work depends on the labels. On fake tensors, which hold no labels, every class covers the
+    image and no crop is skipped: predicted memory is an upper bound.
     """
     labels = base(network, image, spec)
     size = (image.shape[-2], image.shape[-1])
-    best = torch.full(size, SURE, device=image.device)
+    best = torch.full(size, LEAST_PROBABILITY, device=image.device)
     result = labels.clone()
     for number in range(network.classes):
         mask = labels == number
@@ -51,19 +51,20 @@ def cascade(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
 
 
 def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Tensor:
-    """How likely each pixel of an image (3, H, W) is inside, by a mask (H, W): (H, W), on the host.
+    """Probability of each pixel of an image (3, H, W) to be inside a mask (H, W): (H, W), on the
+    host.
 
-    The mask in the whole, at `side_px` at most; where that was shrunk, crops at the image's own
-    resolution then start from what it gave. A pixel of no crop keeps the whole's answer, cut to 0
+    The whole mask is refined at `side_px` at most; if it was shrunk for that, crops at the image's
+    own resolution start from the result. A pixel outside all crops keeps the result, rounded to 0
     or 1.
     """
     size = (image.shape[-2], image.shape[-1])
     seed = 2 * mask.float()[None] - 1
     shrunk = spec.side_px / max(size)
     if shrunk >= 1:
-        return _seen(network, image, seed)[1]
+        return _probabilities(network, image, seed)[1]
     small = (max(round(size[0] * shrunk), 1), max(round(size[1] * shrunk), 1))
-    fourth, whole = _seen(network, _area(image, small), _area(seed, small))
+    fourth, whole = _probabilities(network, _area(image, small), _area(seed, small))
     whole = resize(whole[None, None], size)[0, 0]
     fourth = 2 * resize(fourth[None, None], size)[0] - 1
     inside = whole > 0.5
@@ -72,7 +73,7 @@ def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Ten
     for box in crops(size, spec):
         if not worth_refining(box.of(inside), spec.least_share):
             continue
-        likely = _seen(network, box.of(image), box.of(seed), box.of(fourth))[1]
+        likely = _probabilities(network, box.of(image), box.of(seed), box.of(fourth))[1]
         kept = inner(box, size, spec.margin_px)
         here = kept._replace(top=kept.top - box.top, left=kept.left - box.left)
         kept.of(sums).add_(here.of(likely))
@@ -81,8 +82,8 @@ def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Ten
 
 
 def crops(size: tuple[int, int], spec: Spec) -> list[Box]:
-    """Where a mask of `size` (H, W) px is refined at its own resolution: row by row, the last ones
-    flush with its edges."""
+    """Crops of a mask of `size` (H, W) px at its own resolution: row by row, the last ones flush with
+    its edges."""
 
     def starts(side: int) -> list[int]:
         last = max(side - spec.side_px, 0)
@@ -93,7 +94,7 @@ def crops(size: tuple[int, int], spec: Spec) -> list[Box]:
 
 
 def inner(box: Box, size: tuple[int, int], margin: int) -> Box:
-    """A crop without its margins, but for those that lie on the edges of a mask of `size`."""
+    """A crop without its margins, except those at the edges of a mask of `size`."""
 
     def along(first: int, length: int, side: int) -> tuple[int, int]:
         begin = first + (margin if first > 0 else 0)
@@ -106,21 +107,21 @@ def inner(box: Box, size: tuple[int, int], margin: int) -> Box:
 
 
 def worth_refining(inside: Tensor, least_share: float) -> bool:
-    """Whether a crop (H, W) has enough of both sides of an edge; a fake tensor, which holds no
-    values, has."""
+    """Whether a crop (H, W) has enough foreground and background; true of fake tensors, which hold no
+    values."""
     if isinstance(inside, FakeTensor):
         return True
     return least_share <= float(inside.float().mean()) <= 1 - least_share
 
 
-def _seen(
+def _probabilities(
     network: CascadePSP, image: Tensor, seed: Tensor, slot: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What the passes over an image (3, h, w) say of a seed (1, h, w) in -1..1, at 1/4 and in full:
-    probabilities (h, w) on the host.
+    """Probabilities (h, w) at 1/4 and at full resolution, on the host, from the passes over an image
+    (3, h, w) with a seed mask (1, h, w) in -1..1.
 
     Args:
-        slot: what is known better than the seed, (1, h, w) in -1..1: the first pass is left out.
+        slot: a better mask than the seed, (1, h, w) in -1..1: replaces the first pass.
     """
     height, width = image.shape[-2:]
     margins = (0, -width % STRIDE, 0, -height % STRIDE)

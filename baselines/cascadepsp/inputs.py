@@ -1,14 +1,13 @@
-"""What of an image CascadePSP is given."""
+"""CascadePSP's network inputs."""
 
 from baselines.cascadepsp.spec import Spec, Strategy
 from bench.method import NetworkInput
-from bench.tiling import Box
 
 
 def network_inputs(
     strategy: Strategy, spec: Spec, height_px: int, width_px: int
 ) -> tuple[NetworkInput, ...]:
-    """The whole image, shrunk, for the base network; what the refiner is given depends on the
-    labels that come of it."""
-    box = Box(0, 0, height_px, width_px)
-    return (NetworkInput("whole image (base network)", (box,), (spec.base_px, spec.base_px)),)
+    """The whole image, shrunk, for the base network; the refiner's inputs depend on its labels and
+    are left out."""
+    size = (spec.base_px, spec.base_px)
+    return (NetworkInput.whole(height_px, width_px, size, "whole image (base network)"),)

@@ -11,8 +11,14 @@ from baselines.cascadepsp.damage import damaged
 from baselines.cascadepsp.model import CascadePSP
 from baselines.cascadepsp.spec import Spec
 from bench.method import Phase, View
-from bench.optim import UNLABELLED, flip_and_turn, focal_loss, random_crop
-from bench.parallel import distributed
+from bench.optim import (
+    UNLABELLED,
+    flip_and_turn,
+    focal_loss,
+    mean_over_processes,
+    propagate,
+    random_crop,
+)
 from bench.tiling import shrink_image, shrink_label
 
 EDGES = 5.0
@@ -20,7 +26,7 @@ EDGES = 5.0
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The base network, then the refiner, which sees nothing of it in training."""
+    """The base network, then the refiner, which trains independently of it."""
     assert isinstance(network, CascadePSP)
     return [
         Phase("base", (network.base,), whole_batch=True, judged_by="base"),
@@ -29,7 +35,7 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of `image` (3, S, S) uint8 and `label` (S, S) uint8.
+    """The training view of `image` (3, S, S) uint8 and `label` (S, S) uint8.
 
     `base`: both shrunk. `refiner`: a crop, with the mask of one of its classes, drawn evenly (1
     inside, 0 outside, 255 unlabelled), and as `seed` the same damaged.
@@ -64,8 +70,7 @@ def backward(
         masks = torch.stack([view["mask"] for view in views])[:, None]
         seeds = torch.stack([view["seed"] for view in views])[:, None]
         loss = torch.stack([*losses(network, images, masks, seeds).values()]).sum()
-    back(loss)
-    return float(loss.detach())
+    return propagate(loss, back)
 
 
 def losses(network: CascadePSP, images: Tensor, masks: Tensor, seeds: Tensor) -> dict[str, Tensor]:
@@ -78,7 +83,7 @@ def losses(network: CascadePSP, images: Tensor, masks: Tensor, seeds: Tensor) ->
     """
     known = (masks != UNLABELLED).float()
     true = (masks == 1).float()
-    count = distributed.mean(known.sum()).clamp(min=1)
+    count = mean_over_processes(known.sum()).clamp(min=1)
 
     def mean(term: Tensor) -> Tensor:
         return (term * known).sum() / count

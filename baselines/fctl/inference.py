@@ -1,6 +1,6 @@
-"""How FCtL meets an image of any size: patch after patch, each with its contexts.
+"""FCtL's inference strategies: patch by patch, each with its contexts.
 
-Contexts are cut and shrunk on the host, in 8 bit as Pillow does it; the device holds one group of
+Contexts are cut and shrunk on the host, in 8 bits like Pillow's; the device holds one group of
 patches, its contexts and their maps."""
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,11 @@ from bench.tiling import (
     resize,
     scores_by_patches,
     shrink_image,
-    turn,
-    turn_back,
-    turnings,
+    summed_over_turnings,
 )
 
 Shrink = Callable[[Tensor, tuple[int, int]], Tensor]
-"""(3, H, W) uint8 at another size. Pillow's own differs from ours by a grey level now and then."""
+"""(3, H, W) uint8 at another size. Pillow's results sometimes differ from ours by a grey level."""
 Scores = Callable[[FCtL, Image, Spec, Shrink], Tensor]
 """(network, image (3, H, W) uint8 on the host, spec, ..) -> scores (K, h, w) on the host. Of an
 image on the disk there are no scores where they would have its size."""
@@ -42,16 +40,14 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
 def contexts(
     image: Image, boxes: Sequence[Box], factor: float, shrink: Shrink = shrink_image
 ) -> Tensor:
-    """What stands around each of P patches of one size, shrunk to that size: (P, 3, h, w) uint8.
+    """The context of each of P patches of one size, shrunk to that size: (P, 3, h, w) uint8.
 
     The window has `factor` times the patch's sides and the patch in its middle; beyond the image it
-    is black. Half a patch's odd pixel goes to the right and bottom, as in the released code.
+    is black. At odd margins the extra pixel is right and below, as in the released code.
     """
 
-    def around(box: Box) -> Tensor:
-        top = box.top - int((factor - 1) * box.height / 2)
-        left = box.left - int((factor - 1) * box.width / 2)
-        height, width = int(factor * box.height), int(factor * box.width)
+    def shrunk(box: Box) -> Tensor:
+        top, left, height, width = context_of(box, factor)
         inside = Box(max(top, 0), max(left, 0), height, width)
         inside = inside._replace(
             height=min(top + height, image.shape[-2]) - inside.top,
@@ -62,7 +58,17 @@ def contexts(
         window = F.pad(cut(image, [inside])[0], (before[0], after[0], before[1], after[1]))
         return shrink(window, (box.height, box.width))
 
-    return torch.stack([around(box) for box in boxes])
+    return torch.stack([shrunk(box) for box in boxes])
+
+
+def context_of(box: Box, factor: float) -> Box:
+    """The window of a context: `factor` times the patch's sides, the patch in its middle."""
+    return Box(
+        box.top - int((factor - 1) * box.height / 2),
+        box.left - int((factor - 1) * box.width / 2),
+        int(factor * box.height),
+        int(factor * box.width),
+    )
 
 
 def scores_plain(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
@@ -143,11 +149,10 @@ def by_labels(scores: Scores) -> Callable[[FCtL, Tensor, Spec], Tensor]:
     augmentations."""
 
     def predict(network: FCtL, image: Tensor, spec: Spec) -> Tensor:
-        total = torch.empty(0)
-        for turning in turnings("flips" in spec.test_time, "turns" in spec.test_time):
-            one = turn_back(scores(network, turn(image, turning), spec, shrink_image), turning)
-            total = total.add_(one) if total.numel() else one
-            del one
+        def score(turned: Tensor) -> Tensor:
+            return scores(network, turned, spec, shrink_image)
+
+        total = summed_over_turnings(image, spec.test_time, score)
         size = (image.shape[-2], image.shape[-1])
         return labels_of(resize(total[None], size)[0])
 
@@ -155,7 +160,7 @@ def by_labels(scores: Scores) -> Callable[[FCtL, Tensor, Spec], Tensor]:
 
 
 def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
-    """The same labels of an image on the disk; None where a setting looks at all of it at once."""
+    """The same for an image on the disk; None where a setting needs the whole image in memory."""
     if spec.test_time:
         return None
 

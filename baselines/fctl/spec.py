@@ -17,8 +17,7 @@ Quirk = Literal[
     "last-loss",
     "kept-canvas",
 ]
-"""What the released code does and this one does otherwise; each is told of where it is asked
-for."""
+"""Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -63,7 +62,7 @@ class Spec:
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8, as the released test script does)."""
     official: bool | tuple[Quirk, ...] = False
-    """Do as the released code does: in everything, or in the named points alone."""
+    """Reproduce the released code: all its quirks, or the named ones."""
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -81,7 +80,7 @@ class Spec:
         return self.medium_factor or {"inria": 2, "deepglobe": 3}[self.variant]
 
     def quirk(self, name: Quirk) -> bool:
-        """Whether to do as the released code does in this point."""
+        """Whether to reproduce this quirk of the released code."""
         return name in self.official if isinstance(self.official, tuple) else self.official
 
 

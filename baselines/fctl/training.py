@@ -10,14 +10,14 @@ from baselines.fctl.inference import boxes_of, contexts, large_logits, medium_lo
 from baselines.fctl.model import FCN, FCtL
 from baselines.fctl.spec import Spec
 from bench.method import Phase, View
-from bench.optim import flip_and_turn, focal_loss
+from bench.optim import PatchLosses, flip_and_turn, focal_loss, propagate
 from bench.tiling import cut, groups, shrink_image, shrink_label
 
 Back = Callable[[Tensor], None]
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The phases of the spec; what an earlier one learnt is where a later one starts."""
+    """The phases of the spec; later ones start from the weights of earlier ones."""
     assert isinstance(network, FCtL)
     gradients: Literal["mean", "sum"] = "sum" if spec.quirk("summed-gradients") else "mean"
 
@@ -37,10 +37,10 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
         if spec.variant == "inria":
             local.vgg.load_state_dict(network.medium_vgg.state_dict())
             local.decoder.load_state_dict(network.medium_rest.decoder.state_dict())
-            learnt = network.medium_rest.correlate
-            assert learnt is not None
-            local.blend.correlate["medium"].load_state_dict(learnt.state_dict())
-        elif isinstance(plain, FCN):  # there all three correlations are new
+            trained = network.medium_rest.correlate
+            assert trained is not None
+            local.blend.correlate["medium"].load_state_dict(trained.state_dict())
+        elif isinstance(plain, FCN):  # in this variant all three correlations are new
             local.vgg.load_state_dict(plain.vgg.state_dict())
             local.decoder.load_state_dict(plain.decoder.state_dict())
 
@@ -62,18 +62,18 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of one image, mirrored and turned at random; see `seen`."""
+    """The training view of one image, mirrored and turned at random; see `seen`."""
     image, label = flip_and_turn(image, label, rng, spec.quirk("kept-canvas"))
     return seen(image, label, spec, phase, rng)
 
 
 def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of one image as it is.
+    """The training view of one image, without augmentation.
 
     Returns:
         `patches` (P, 3, h, w) uint8 and `labels` (P, h, w); with contexts `medium` and `large`
         (P, 3, h, w), or, in the `deepglobe` variant, `whole` (3, *whole_size) in place of `large`.
-        Its phase `large` sees `whole` and `labels` (1, *whole_size) alone.
+        Its phase `large` has only `whole` and `labels` (1, *whole_size).
     """
     large = phase in ("large", "all")
     whole = {}
@@ -93,31 +93,6 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     return view
 
 
-class Step:
-    """The losses of one optimiser step: each is walked back as soon as it is there.
-
-    As a rule they make a mean over the pixels of all patches of all views, so that the sub-batch
-    does not change the step. The released code sums over groups of patches and over images
-    (`summed-gradients`), and logs the last loss alone (`last-loss`)."""
-
-    def __init__(self, images: int, spec: Spec, back: Back) -> None:
-        self.spec, self.back, self.images = spec, back, images
-        self.parts: list[tuple[float, float]] = []
-
-    def add(self, loss: Tensor, share: float) -> None:
-        """The mean loss of one group, which has this share of its image's patches."""
-        weight = 1 if self.spec.quirk("summed-gradients") else share / self.images
-        self.back(loss * weight)
-        self.parts.append((float(loss.detach()), weight))
-
-    @property
-    def loss(self) -> float:
-        """What is logged."""
-        if self.spec.quirk("last-loss"):
-            return self.parts[-1][0]
-        return sum(loss * weight for loss, weight in self.parts)
-
-
 def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
     assert isinstance(network, FCtL)
@@ -126,9 +101,9 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
         labels = torch.cat([view["labels"] for view in views])
         scores = large_logits(network, images, None)
         loss = focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
-        back(loss)
-        return float(loss.detach())
-    step = Step(len(views), spec, back)
+        return propagate(loss, back)
+    summed, last = spec.quirk("summed-gradients"), spec.quirk("last-loss")
+    step = PatchLosses(len(views), back, summed, last)
     for view in views:
         count = len(view["labels"])
         whole = _whole(network, view)
@@ -136,12 +111,12 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
             scores = _logits(network, view, list(group), phase, whole)
             loss = focal_loss(scores, view["labels"][list(group)], spec.focal_gamma)
             step.add(loss, len(group) / count)
-            del scores, loss  # else they are alive while the next group is worked out
+            del scores, loss  # else they stay alive in the next group
     return step.loss
 
 
 def _whole(network: FCtL, view: View) -> Tensor | None:
-    """The small whole image's map, which serves every patch of it."""
+    """The map of the shrunk whole image, for all its patches."""
     if "whole" not in view:
         return None
     with torch.no_grad():

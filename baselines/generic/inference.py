@@ -1,7 +1,6 @@
-"""How a plain network meets an image that is too large: shrink it, cut it, or take it whole.
+"""Inference strategies of a single network: on the shrunk image, on patches, or on the whole image.
 
-As in GLNet's strategies, scores at full resolution live on the host where they can (not in `whole`,
-whose cost they are)."""
+As in GLNet's strategies, full-resolution scores are on the host, except in `whole`."""
 
 from torch import Tensor, nn
 
@@ -11,7 +10,7 @@ from bench.tiling import Image, Large, cut, grid, labels_of, resize, scores_by_p
 
 
 def downsample(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
-    """The whole image shrunk to a square of `size_px`; scores enlarged bilinearly on the host."""
+    """The whole image shrunk to a square of `size_px`; scores upsampled bilinearly on the host."""
     scores = _downsampled(network, image, spec)
     return labels_of(resize(scores, (image.shape[-2], image.shape[-1]))[0])
 
@@ -33,7 +32,7 @@ def _summed(network: nn.Module, image: Image, spec: Spec) -> Tensor:
 
 
 def whole(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
-    """The image at its own resolution in one piece: what memory is paid for."""
+    """The image at its own resolution in one pass."""
     return labels_of(network(image[None])[0]).to(image.device)
 
 

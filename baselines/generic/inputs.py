@@ -1,8 +1,8 @@
-"""What of an image a plain network is given."""
+"""Network inputs of the single-network baselines."""
 
 from baselines.generic.spec import Spec, Strategy
 from bench.method import NetworkInput
-from bench.tiling import Box, grid
+from bench.tiling import grid
 
 
 def network_inputs(
@@ -14,4 +14,4 @@ def network_inputs(
         boxes = grid(height_px, width_px, side, spec.overlap_px)
         return (NetworkInput("patches", tuple(boxes), boxes[0][2:]),)
     size = (side, side) if strategy == "downsample" else (height_px, width_px)
-    return (NetworkInput("whole image", (Box(0, 0, height_px, width_px),), size),)
+    return (NetworkInput.whole(height_px, width_px, size),)

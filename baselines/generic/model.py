@@ -1,5 +1,5 @@
-"""The rivals: encoder-decoders of segmentation-models-pytorch, those of networks/ as their papers
-define them, and one floor that learns nothing but mean colours."""
+"""Baselines: encoder-decoders of segmentation-models-pytorch, those of networks/ as their papers
+define them, and one that learns only mean colours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.generic.networks import enet, fcn8s, icnet, pspnet, segnet, unet2015
+from baselines.generic.networks import NETWORKS
 from baselines.generic.spec import Spec
 
-# Where the library has the network as published, it is taken.
+# Networks that the library has as published.
 ARCHITECTURES = {
     # Ronneberger et al., MICCAI 2015, with a pretrained encoder; with `mobilenet_v2` (Sandler et
     # al., CVPR 2018) it is the paper's MobileNetV2-U-Net: 6,629,815 parameters with 7 classes.
@@ -22,6 +22,7 @@ ARCHITECTURES = {
     # paper has after the skip, one stands before it.
     "deeplabv3plus": "DeepLabV3Plus",
 }
+DILATED = ("pspnet", "icnet")  # of NETWORKS, those with an encoder of the library
 STRIDE = 32  # every encoder of the library halves five times at most
 
 
@@ -46,12 +47,11 @@ class Network(nn.Module):
         return _cut(scores, images)
 
     def heads(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """(weight, scores) of every output that training looks at: the main one, and what the
-        network's paper adds to it."""
-        if not isinstance(self.network, pspnet.PSPNet | icnet.ICNet):
+        """(weight, scores) of every output in the loss: the main one and auxiliary ones."""
+        heads: Any = getattr(self.network, "heads", None)
+        if heads is None:
             return [(1.0, self(images))]
-        found = self.network.heads(self._input(images))
-        return [(weight, _cut(scores, images)) for weight, scores in found]
+        return [(weight, _cut(scores, images)) for weight, scores in heads(self._input(images))]
 
     def _input(self, images: Tensor) -> Tensor:
         """Normalised; the right and lower border is padded to the stride with the mean colour,
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
 
 class Colour(nn.Module):
-    """The floor: each pixel gets the class whose mean colour is nearest."""
+    """The simplest baseline: each pixel gets the class whose mean colour is nearest."""
 
     sums: Tensor
     counts: Tensor
@@ -105,7 +105,7 @@ def build(spec: Spec, classes: int) -> nn.Module:
 
 
 def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
-    """Give the encoder its start weights; the floor has none.
+    """Load start weights into the encoder; `Colour` has none.
 
     Raises:
         ValueError: the network has no encoder, or another one.
@@ -115,7 +115,7 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
     encoder = getattr(network.network, "encoder", None)
     if encoder is None:
         raise ValueError(
-            "it has no encoder and learns from random weights: set the model's `start` to a line "
+            "it has no encoder and is trained from random weights: set the model's `start` to a line "
             "of `weights` with source none."
         )
     assert isinstance(encoder, nn.Module)
@@ -131,22 +131,14 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
 
 def _network(spec: Spec, classes: int) -> nn.Module:
     """The network that a spec names, for sides that divide by its stride."""
-    width = {} if spec.width is None else {"width": spec.width}
-    fused = {} if spec.decoder_width is None else {"width": spec.decoder_width}
-    if spec.network == "unet2015":
-        return unet2015.UNet2015(classes, **width)
-    if spec.network == "fcn8s":
-        return fcn8s.FCN8s(classes, pad_px=spec.fcn_pad_px, **width)
-    if spec.network == "segnet":
-        return segnet.SegNet(classes, **width)
-    if spec.network == "enet":
-        return enet.ENet(classes, **width)
-    if spec.network == "pspnet":
-        encoder = _encoder(spec)
-        return pspnet.PSPNet(encoder, encoder.out_channels[-2:], classes, **fused)
-    if spec.network == "icnet":
-        return icnet.ICNet(_encoder(spec), classes, **fused)
-    import segmentation_models_pytorch as smp  # takes seconds, and networks of our own need it not
+    if spec.network in NETWORKS:
+        encoder = {"encoder": _encoder(spec)} if spec.network in DILATED else {}
+        width = spec.decoder_width if encoder else spec.width
+        more = {} if width is None else {"width": width}
+        if spec.network == "fcn8s":
+            more["pad_px"] = spec.fcn_pad_px
+        return NETWORKS[spec.network](classes=classes, **encoder, **more)
+    import segmentation_models_pytorch as smp  # takes seconds to import
 
     try:
         network: nn.Module = smp.create_model(
@@ -162,7 +154,7 @@ def _network(spec: Spec, classes: int) -> nn.Module:
 
 
 def _encoder(spec: Spec) -> Any:
-    """The spec's encoder, dilated from 1/8 on unless it says otherwise."""
+    """The spec's encoder, dilated from its output stride (default 1/8) on."""
     import segmentation_models_pytorch as smp
 
     stride = spec.output_stride or 8
@@ -190,7 +182,7 @@ def _padding(side: int, stride: int) -> int:
 
 
 def _decoder(spec: Spec) -> dict[str, Any]:
-    """smp's names for the width of each decoder, and for what else it can be told."""
+    """smp's keyword arguments for the width and output stride of each decoder."""
     width = spec.decoder_width
     stride = {"encoder_output_stride": spec.output_stride} if spec.output_stride else {}
     if spec.network == "deeplabv3plus":

@@ -22,17 +22,17 @@ Network = Literal[
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Spec:
-    """One network, and what it sees in training."""
+    """One network and its training input."""
 
     network: Network
-    """`colour` is the floor: nearest class-mean colour, nothing learnt besides the means."""
+    """`colour` is the baseline of all: the class with the nearest mean colour."""
     train_on: Literal["downsample", "patch"]
     """`downsample`: the whole image, shrunk; `patch`: crops at the image's own resolution."""
     encoder: str = "resnet50"
     """Any encoder of segmentation-models-pytorch that the network takes: for `icnet` a ResNet.
     `fcn8s` and `segnet` have VGG-16 of their own, `unet2015` and `enet` none."""
     size_px: int = 508
-    """Side of the square that the network sees: the shrunk image, or a patch."""
+    """Side of the square input: the shrunk image, or a patch."""
     overlap_px: int = 50
     """Least overlap of neighbouring patches."""
     sub_batch: int = 1

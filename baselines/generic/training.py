@@ -8,22 +8,22 @@ from torch import Generator, Tensor, nn
 from baselines.generic.model import Colour, Network
 from baselines.generic.spec import Spec
 from bench.method import Phase, View
-from bench.optim import flip_and_turn, focal_loss, random_crop
+from bench.optim import flip_and_turn, focal_loss, propagate, random_crop
 from bench.tiling import shrink_image, shrink_label
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The one phase of every baseline, in which all of it moves."""
-    floor = isinstance(network, Colour)
-    judge = "whole" if floor else spec.train_on
-    return [Phase("train", (network,), whole_batch=not floor, judged_by=judge)]
+    """The only phase, which trains the whole network."""
+    colour = isinstance(network, Colour)
+    judge = "whole" if colour else spec.train_on
+    return [Phase("train", (network,), whole_batch=not colour, judged_by=judge)]
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
     """`image` (3, S, S) uint8 and `label` (S, S) uint8: a random crop, or the whole image made
     square."""
     side = spec.size_px
-    if spec.network == "colour":  # needs no square, and every pixel counts
+    if spec.network == "colour":  # uses every pixel, of any image size
         return {"image": image, "label": label}
     if spec.train_on == "downsample":
         image, label = shrink_image(image, (side, side)), shrink_label(label, (side, side))
@@ -40,7 +40,7 @@ def backward(
     phase: str,
     back: Callable[[Tensor], None],
 ) -> float:
-    """Accumulate the gradients of one optimiser step; returns the loss (the floor has neither)."""
+    """Accumulate the gradients of one optimiser step; returns the loss (`colour` has neither)."""
     if isinstance(network, Colour):
         for view in views:
             network.observe(view["image"][None], view["label"][None])
@@ -53,5 +53,4 @@ def backward(
         for weight, scores in network.heads(images)
     ]
     loss = torch.stack(losses).sum()
-    back(loss)
-    return float(loss.detach())
+    return propagate(loss, back)

@@ -1,6 +1,6 @@
-"""How ISDNet meets an image of any size: whole, in one pass.
+"""ISDNet's inference: the whole image in one pass.
 
-As released, labels are the arg max of probabilities, of scores at 1/8 that were enlarged."""
+As released, labels are the arg max of probabilities, computed from upsampled scores at 1/8."""
 
 import torch
 from torch import Tensor
@@ -12,17 +12,17 @@ from bench.method import Strategy
 from bench.tiling import labels_of
 
 LEAST_PX = 5
-"""Sides below it are too short for two levels of the Laplacian pyramid."""
+"""Shortest side for two levels of the Laplacian pyramid."""
 
 
 def scores(network: ISDNet, x: Tensor, spec: Spec) -> Tensor:
     """A normalised image (1, 3, H, W) on the network's device -> scores (1, K, H, W).
 
-    Maps of the image's size are gone as soon as they are used; with `kept-maps` they live to the
-    end, as the released code's references to them do.
+    Maps of the image's size are freed after their last use; with `kept-maps` they stay alive to the
+    end, as in the released code.
     """
     kept: list[Tensor] | None = [x] if spec.quirk("kept-maps") else None
-    like = x[:, :0]  # its size, and none of its pixels
+    like = x[:, :0]  # keeps the size without the pixels
     _, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
     if spec.quirk("idle-classifier"):
         network.pyramid.logits(feature)
@@ -52,7 +52,7 @@ def whole(network: ISDNet, image: Tensor, spec: Spec) -> Tensor:
     height, width = image.shape[-2:]
     if min(height, width) < LEAST_PX:
         raise UserError(
-            f"ISDNet cannot see an image of {height} x {width} px: it needs {LEAST_PX} px a side."
+            f"ISDNet cannot process an image of {height} x {width} px: it needs {LEAST_PX} px a side."
         )
     total = _probabilities(network, image, spec)
     if spec.test_flip:

@@ -16,8 +16,7 @@ Quirk = Literal[
     "ignored-in-mean",
     "any-angle",
 ]
-"""What the released code does and this one does otherwise; each is told of where it is asked
-for."""
+"""Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -54,8 +53,8 @@ class Spec:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     """(image - mean) / std goes into the network, the image in 0..255."""
     official: bool | tuple[Quirk, ...] = False
-    """Do as the released code does: in everything, or in the named points alone."""
+    """Reproduce the released code: all its quirks, or the named ones."""
 
     def quirk(self, name: Quirk) -> bool:
-        """Whether to do as the released code does in this point."""
+        """Whether to reproduce this quirk of the released code."""
         return name in self.official if isinstance(self.official, tuple) else self.official

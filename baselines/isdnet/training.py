@@ -11,17 +11,16 @@ from baselines.isdnet.model import ISDNet, deep_input, resize
 from baselines.isdnet.spec import Spec
 from bench.errors import UserError
 from bench.method import Phase, View
-from bench.optim import UNLABELLED, focal_loss
-from bench.parallel import distributed
+from bench.optim import UNLABELLED, focal_loss, process_count, propagate
 from bench.tiling import Box
 
 REDRAWS = 10
 MOST_OF_A_CROP = 0.75
-"""A crop of which one class has more than this is drawn again, so many times at most."""
+"""A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The one phase, in which all of it moves."""
+    """The only phase, which trains the whole network."""
     return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
 
 
@@ -57,24 +56,23 @@ def backward(
         UserError: a step has one image alone.
     """
     assert isinstance(network, ISDNet)
-    if len(views) * distributed.size() < 2 and network.training:
+    if len(views) * process_count() < 2 and network.training:
         raise UserError(
-            "ISDNet cannot learn from one image a step: batch norm of its 1 x 1 maps would have "
+            "ISDNet cannot train on one image a step: batch norm of its 1 x 1 maps would have "
             "one value a channel. Set the phase's `batch` to 2 or more."
         )
     images = torch.stack([view["image"] for view in views])
     labels = torch.stack([view["label"] for view in views])
     loss = torch.stack([*losses(network, images, labels, spec).values()]).sum()
-    back(loss)
-    return float(loss.detach())
+    return propagate(loss, back)
 
 
 def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[str, Tensor]:
     """Each weighted term of the loss, of images (N, 3, H, W) uint8 and labels (N, H, W) uint8.
 
-    Of the released code's auxiliary classifiers the one named 16 sees the fusion at 1/8 and the one
-    named 8 that at 1/16; both are thrown away after training, so that this changes their names and
-    their first weights alone.
+    In the released code the auxiliary classifier named 16 gets the fusion at 1/8 and the one named
+    8 that at 1/16; both are discarded after training, so that only their names and initial weights
+    differ.
     """
     x = network.normalise(images)
     third, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
@@ -153,7 +151,7 @@ def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tens
 
 
 def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
-    """Both turned about their centre on the same canvas; what comes from outside is black and
+    """Both turned about their centre on the same canvas; pixels from outside are black and
     unlabelled. A turned square is empty in some 12 % of its area."""
     angle = degrees * pi / 180
     height, width = label.shape
@@ -165,7 +163,7 @@ def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tenso
     )
     places = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)
     image = F.grid_sample(image[None].float(), places, align_corners=False)[0]
-    # 255 stands for itself and for outside: labels are looked up one higher, and outside is 0.
+    # Labels are sampled plus 1, so that 0 means outside and 255 keeps its meaning.
     above = F.grid_sample(
         label[None, None].float() + 1, places, mode="nearest", align_corners=False
     )[0, 0]

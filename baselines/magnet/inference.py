@@ -1,7 +1,7 @@
-"""How MagNet meets an image of any size: once as a whole, then in patches at growing scales.
+"""MagNet's inference strategies: once on the whole image, then on patches at growing scales.
 
-The map of probabilities lies on the device, at the scale's size, beside a second one that patches
-write to: they, and the refinement at full resolution, are what MagNet's memory is made of."""
+The map of probabilities is on the device, at the scale's size, beside a second one to which patches
+are written: these two and the refinement at full resolution dominate MagNet's memory."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ def highest(scores: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Ways:
-    """What a proof of equality does in its own way, and looks at."""
+    """Functions that a parity check replaces, and its observer."""
 
     resize: Callable[[Tensor, Size], Tensor] = resize_image
     pick: Callable[[Tensor, int], Tensor] = highest
     see: Callable[[str, Tensor], None] = lambda name, value: None
-    """Is told every map on the way; it has to copy what it keeps."""
+    """Called with every intermediate map; must copy what it stores."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of a later scale is looked at, and how much replaced."""
+    """How many patches of a later scale are computed, and how many pixels replaced."""
 
     patches: int | None
     """The most uncertain ones; None: all."""
@@ -59,8 +59,8 @@ class Plan:
 def progress(
     network: MagNet, image: Tensor, spec: Spec, plan: Plan, ways: Ways | None = None
 ) -> Tensor:
-    """Probabilities (1, K, h, w) on the device, of the size of the last scale that was looked
-    at."""
+    """Probabilities (1, K, h, w) on the device, of the size of the last scale that was
+    computed."""
     ways = ways or Ways()
     sizes = spec.scale_sizes(image.shape[-2], image.shape[-1])
     map = first_map(network, image, sizes[0], spec, ways)
@@ -92,8 +92,8 @@ def first_map(network: MagNet, image: Tensor, size: Size, spec: Spec, ways: Ways
 def _refine_scale(
     network: MagNet, map: Tensor, image: Tensor, refine: int, spec: Spec, plan: Plan, ways: Ways
 ) -> None:
-    """Replace the pixels of a map (1, K, H, W) that the patches of an image (3, H, W) of its size
-    know better."""
+    """Replace the pixels of a map (1, K, H, W) for which the patches of an image (3, H, W) of its
+    size are better."""
     size = (map.shape[-2], map.shape[-1])
     boxes = boxes_of(size, spec)
     uncertain = 1 - margin(map[0])
@@ -126,7 +126,7 @@ def margin(map: Tensor) -> Tensor:
 
 
 def _chosen(uncertain: Tensor, boxes: list[Box], spec: Spec, plan: Plan, ways: Ways) -> Tensor:
-    """(P, 2): starts of the patches to look at, in the order in which they are written."""
+    """(P, 2): starts of the patches to compute, in the order in which they are written."""
     starts = starts_of(boxes, uncertain.device)
     if plan.patches is None and not spec.quirk("overwritten-overlaps"):
         return starts
@@ -155,8 +155,8 @@ def _from_patches(
     spec: Spec,
     ways: Ways,
 ) -> Iterable[Tensor]:
-    """New probabilities (P, K, *input_size) of the patches, group by group; each is gone before the
-    next is worked out, unless all are kept, as released."""
+    """New probabilities (P, K, *input_size) of the patches, group by group; each is freed before the
+    next is computed, unless all are kept, as released."""
     extent = box[2:]
     on_host = starts.to(image.device)
 
@@ -191,7 +191,7 @@ def _merged(
     like: Tensor, found: Iterable[Tensor], starts: Tensor, box: Box, spec: Spec, plan: Plan
 ) -> tuple[Tensor, Tensor | None]:
     """Patches' probabilities as a map like (K, H, W), 0 where there is none; and, where not all
-    patches were looked at, the pixels (H, W) bool that lie inside one, off its frame.
+    patches were computed, the pixels (H, W) bool inside one, without its frame.
 
     Where patches overlap it is their mean. As released (`overwritten-overlaps`) it is the last one
     divided by the number of patches, those in whose frame a pixel lies not counted.
@@ -220,22 +220,22 @@ def _merged(
 
 
 def _worth(uncertain: Tensor, merged: Tensor, inside: Tensor | None, spec: Spec) -> Tensor:
-    """How much each pixel is worth replacing (H, W): one that the map is unsure of and the patches
-    are sure of; of a few patches, one inside them that the map is unsure of.
+    """Score of replacing each pixel (H, W): high where the map is uncertain and the patches are
+    certain; with a few patches, inside them where the map is uncertain.
 
-    As released (`zero-inside`) the certainty of a few patches is made 0 inside them, where alone
-    something is replaced; what has a score above 0 are their frames.
+    As released (`zero-inside`) the certainty of a few patches is set to 0 inside them, where alone
+    pixels are replaced; only their frames have a score above 0.
     """
     if inside is not None and not spec.quirk("zero-inside"):
         return uncertain.mul_(inside)
-    sure = margin(merged)
+    certain = margin(merged)
     if inside is not None:
-        sure.masked_fill_(inside, 0)
-    return uncertain.mul_(sure)
+        certain.masked_fill_(inside, 0)
+    return uncertain.mul_(certain)
 
 
 def _smooth(scores: Tensor, spec: Spec) -> Tensor:
-    """The median around each place of scores (H, W), made `input_size` for it; 0 lies around."""
+    """The median around each position of scores (H, W), resized to `input_size`; padded with 0."""
     size, side = scores.shape, spec.smooth_px
     small = F.interpolate(scores[None, None], spec.input_size, mode="nearest")[0, 0]
     small = F.pad(small, [side // 2] * 4)
@@ -247,7 +247,7 @@ def _smooth(scores: Tensor, spec: Spec) -> Tensor:
 
 def _sampled_mask(mask: Tensor) -> Tensor:
     """As released: whether a bilinear sample of a mask (H, W) at a pixel's centre, found by numbers
-    of 32 bits between -1 and 1, is above 0; rounding lets single pixels beside the mask through."""
+    of 32 bits between -1 and 1, is above 0; rounding includes single pixels beside the mask."""
     axes = []
     for side in mask.shape:
         step = 1 / side

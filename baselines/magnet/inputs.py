@@ -1,9 +1,9 @@
-"""What of an image MagNet is given."""
+"""MagNet's network inputs."""
 
 from baselines.magnet.patches import boxes_of
 from baselines.magnet.spec import Spec, Strategy
 from bench.method import NetworkInput
-from bench.tiling import Box, scaled
+from bench.tiling import scaled
 
 
 def network_inputs(
@@ -11,10 +11,10 @@ def network_inputs(
 ) -> tuple[NetworkInput, ...]:
     """The whole image, shrunk, and the patches of each later scale.
 
-    Which patches `fast` takes depends on what the first scale finds, so that they cannot be told.
+    The patches of `fast` depend on the result of the first scale and are left out.
     """
     image = (height_px, width_px)
-    found = [NetworkInput("whole image", (Box(0, 0, *image),), spec.input_size)]
+    found = [NetworkInput.whole(*image, spec.input_size)]
     if strategy == "progressive":
         for number, size in enumerate(spec.scale_sizes(*image)[1:], 2):
             boxes = tuple(scaled(box, size, image) for box in boxes_of(size, spec))

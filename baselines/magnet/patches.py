@@ -1,7 +1,7 @@
-"""Patches whose places are known to a tensor alone.
+"""Patches whose positions are tensors.
 
-Which patches are worth a look depends on values, that a strategy must not read: so patches of one
-size are cut, cropped and put back by index arithmetic on their starts, which may lie anywhere."""
+Which patches are refined depends on values, which a strategy must not read on the host: patches of
+one size are cut, cropped and put back by index arithmetic on their starts."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -14,7 +14,7 @@ from baselines.magnet.spec import Spec
 from bench.tiling import Box, Size, starts
 
 AHEAD = 2
-"""Rows and columns that the last sample of a crop may reach beyond the box."""
+"""Rows and columns beyond the box that the last sample of a crop may read."""
 
 
 def boxes_of(size: Size, spec: Spec) -> list[Box]:
@@ -49,7 +49,7 @@ def places(start: Tensor, size: Size, frame_px: int = 0) -> tuple[Tensor, Tensor
 def align(
     map: Tensor, start: Tensor, extent: tuple[float, float], output: Size, displaced: bool = False
 ) -> Tensor:
-    """What a map shows in a box, at another size (RoIAlign: the mean of bilinear samples).
+    """A map's content in a box, at another size (RoIAlign: the mean of bilinear samples).
 
     Each cell of the output is the mean of as many samples an axis as the box has pixels a cell, at
     least one.
@@ -59,8 +59,8 @@ def align(
         start: (2,) top and left of the box in the map's pixels, whole or not.
         extent: its height and width.
         output: (h, w).
-        displaced: as released: a sample's place is taken for the index of a pixel, whose middle
-            lies half a pixel further; the crop is displaced by so much against the patch.
+        displaced: as released: a sample's position is used as the index of a pixel, whose centre is
+            half a pixel further, so that the crop is displaced by that against the patch.
 
     Returns:
         (K, h, w).
@@ -75,10 +75,10 @@ def align(
 
 
 class _Samples(NamedTuple):
-    """Where a crop looks along one axis."""
+    """The samples of a crop along one axis."""
 
     window: Tensor
-    """Lines of the map that are looked at."""
+    """Lines of the map that are read."""
     before: Tensor
     """The line of the window before each sample,"""
     beyond: Tensor

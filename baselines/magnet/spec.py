@@ -23,8 +23,7 @@ Quirk = Literal[
     "kept-results",
     "corner-crop",
 ]
-"""What the released code does and this one does otherwise; each is told of where it is asked
-for."""
+"""Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
 def _odd(value: int) -> int:
@@ -83,7 +82,7 @@ class Spec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the network."""
     official: bool | tuple[Quirk, ...] = False
-    """Do as the released code does: in everything, or in the named points alone."""
+    """Reproduce the released code: all its quirks, or the named ones."""
 
     def __post_init__(self) -> None:
         if self.refinements not in (1, max(len(self.scales) - 1, 1)):
@@ -109,7 +108,7 @@ class Spec:
         ]
 
     def quirk(self, name: Quirk) -> bool:
-        """Whether to do as the released code does in this point."""
+        """Whether to reproduce this quirk of the released code."""
         return name in self.official if isinstance(self.official, tuple) else self.official
 
 

@@ -1,5 +1,5 @@
-"""MagNet's phases: the backbone learns from crops at every scale, then the refinement from what the
-frozen backbone says of a patch and of the whole image."""
+"""MagNet's phases: the backbone is trained on crops at every scale, then the refinement on the frozen
+backbone's probabilities of a patch and of the whole image."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,7 @@ from baselines.magnet.model import MagNet
 from baselines.magnet.patches import align
 from baselines.magnet.spec import Spec
 from bench.method import Phase, View
-from bench.optim import UNLABELLED, flip_and_turn, focal_loss
-from bench.parallel import distributed
+from bench.optim import UNLABELLED, flip_and_turn, focal_loss, mean_over_processes, propagate
 from bench.tiling import Box, Size, shrink_label
 
 
@@ -38,7 +37,7 @@ def _refinements(spec: Spec) -> list[str]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """What a phase sees of an image (3, H, W) uint8 and its label (H, W).
+    """The training view of an image (3, H, W) uint8 and its label (H, W).
 
     Returns:
         Of `backbone` an `image` (3, *input_size) and its `label`; of a refinement `coarse`, the
@@ -85,15 +84,14 @@ def backward(
         module = network.refine[_refinements(spec).index(phase)]
         logits = module(*given(network, views, spec))
         loss = hard_example_loss(logits, labels, spec.hard_pixels, spec.hard_share)
-    back(loss)
-    return float(loss.detach())
+    return propagate(loss, back)
 
 
 def given(network: MagNet, views: list[View], spec: Spec) -> tuple[Tensor, Tensor]:
-    """The two maps of probabilities (N, K, *input_size) that the refinement learns from, in its
-    order: of the patches, and the crops of the whole images' first maps.
+    """The refinement's two inputs in training, maps of probabilities (N, K, *input_size), in order:
+    of the patches, and crops of the whole images' first maps.
 
-    As released (`swapped-training`) they come the other way round than in the test.
+    As released (`swapped-training`) they are swapped in comparison with the test.
     """
     with torch.no_grad():
         fine = torch.stack([view["fine"] for view in views])
@@ -131,14 +129,14 @@ def hard_example_loss(logits: Tensor, labels: Tensor, least: int, share: float) 
         place = (known.sum() - 1).clamp(0, least)
         threshold = q.sort().values.gather(0, place[None]).clamp(min=share)
         hard = known & (q < threshold).view_as(known)
-        count = distributed.mean(hard.sum())
+        count = mean_over_processes(hard.sum())
     return -(log_q * hard).sum() / (count + (count == 0))
 
 
 def _crop(size: Size, spec: Spec, rng: Generator) -> Box:
-    """Where the backbone looks at an image of size (H, W): all of it, or as much of it as a patch
-    of one of the later scales shows; as released (`corner-crop`) what the last scale's shows is
-    always at the top left."""
+    """The backbone's training crop of an image of size (H, W): all of it, or the extent of a patch
+    at one of the later scales; as released (`corner-crop`) that of the last scale is always at the
+    top left."""
     scales = spec.scale_sizes(*size)
     place = _draw(len(scales), rng)
     if place == 0:

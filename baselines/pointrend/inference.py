@@ -1,5 +1,5 @@
-"""How PointRend meets an image of any size: whole, its scores doubled and corrected where they are
-least certain."""
+"""PointRend's inference: the whole image; scores are upsampled and corrected where they are least
+certain."""
 
 import torch
 from torch import Tensor

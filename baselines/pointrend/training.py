@@ -8,12 +8,12 @@ from torch import Generator, Tensor, nn
 from baselines.pointrend.model import PointRend, sample, uncertainty
 from baselines.pointrend.spec import Spec
 from bench.method import Phase, View
-from bench.optim import flip_and_turn, focal_loss, random_crop
+from bench.optim import flip_and_turn, focal_loss, propagate, random_crop
 from bench.tiling import resize
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The one phase, in which all of it moves."""
+    """The only phase, which trains the whole network."""
     return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
 
 
@@ -36,13 +36,12 @@ def backward(
     images = torch.stack([view["image"] for view in views])
     labels = torch.stack([view["label"] for view in views])
     loss = torch.stack([*losses(network, images, labels, spec).values()]).sum()
-    back(loss)
-    return float(loss.detach())
+    return propagate(loss, back)
 
 
 def losses(network: PointRend, images: Tensor, labels: Tensor, spec: Spec) -> dict[str, Tensor]:
-    """Both terms of the loss, of images (N, 3, H, W) uint8 and labels (N, H, W) uint8; each weighs
-    1. A point has the label of the pixel that it lies in."""
+    """Both terms of the loss, of weight 1, of images (N, 3, H, W) uint8 and labels (N, H, W) uint8.
+    A point has the label of the pixel that contains it."""
     fine, coarse = network.maps(network.normalise(images))
     places = drawn(coarse.detach(), spec)
     found = network.point(sample(fine, places), sample(coarse, places))
@@ -60,8 +59,8 @@ def losses(network: PointRend, images: Tensor, labels: Tensor, spec: Spec) -> di
 
 
 def drawn(coarse: Tensor, spec: Spec) -> Tensor:
-    """Places (N, P, 2) to learn from: of many drawn evenly those that coarse scores (N, K, h, w)
-    are least certain of, and some more drawn evenly."""
+    """Points (N, P, 2) for the loss: of many uniform ones those where the coarse scores
+    (N, K, h, w) are least certain, and some more uniform ones."""
     count = len(coarse)
     uncertain = round(spec.uncertain * spec.points)
     many = torch.rand(count, round(spec.oversampling * spec.points), 2, device=coarse.device)

@@ -6,7 +6,7 @@ encoder's last two stages and keeps their weights unused; the paper's runs them 
 3.3). Differs from the paper: the encoder's first convolution is ResNet's 7 x 7, and the pyramid's
 coarsest level, one pixel an image, has no batch norm, which a batch of one would not bear."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,11 @@ class PSPNet(nn.Module):
 
     stride = 32
 
-    def __init__(
-        self, encoder: nn.Module, channels: Sequence[int], classes: int, width: int = WIDTH
-    ) -> None:
-        """`encoder`: gives maps from fine to coarse, the last two with `channels`; `width`: of the
-        last convolution."""
+    def __init__(self, encoder: Any, classes: int, width: int = WIDTH) -> None:
+        """`encoder`: of segmentation-models-pytorch; `width`: of the last convolution."""
         super().__init__()
         self.encoder = encoder
-        fourth, fifth = channels
+        fourth, fifth = encoder.out_channels[-2:]
         part = fifth // len(BINS)
         self.pyramid = nn.ModuleList(_conv(fifth, part, 1, norm=side > 1) for side in BINS)
         joined = fifth + part * len(BINS)
