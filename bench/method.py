@@ -12,7 +12,7 @@ to know besides:
 
 and, where it can be told beforehand, a fifth that the report draws:
 
-    sight.py      `sights(strategy, spec, height_px, width_px)`: what of an image its network gets
+    inputs.py     `network_inputs(strategy, spec, height_px, width_px)`: what of an image it gets
 
 One contract test runs over every method x strategy.
 """

@@ -1,4 +1,4 @@
-"""`glnet-bench compare A B`: what two sides' differences look like."""
+"""`glnet-bench compare A B`: differences between two sides, as a table, CSV or JSON."""
 
 import argparse
 import json
@@ -14,20 +14,20 @@ from bench.commands.side import Side, open_side
 from bench.report import bootstrap, style
 
 NAMED = 4
-"""Runs that a remark names; of more it says how many."""
+"""Runs that a remark lists; of more it gives the number."""
 
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Print what differs between the results of two commits, or of two folders, run by run."""
     side = (
-        "a commit in any of git's words (its results are read from git, nothing is checked out; "
+        "a commit as git understands it (its results are read from git, nothing is checked out; "
         "COMMIT:FOLDER for those of another folder than results), or a folder"
     )
     parser.add_argument("first", metavar="A", help=side)
     parser.add_argument("second", metavar="B", nargs="?", default=".", help="the same; default: .")
     parser.add_argument("--suite", metavar="NAME", help="compare this suite alone")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--json", action="store_true", help="everything, for machines")
+    kind.add_argument("--json", action="store_true", help="all fields, as JSON")
     kind.add_argument("--csv", action="store_true", help="one line a run, raw: shares, bytes, s")
     parser.set_defaults(work=work)
 
@@ -80,7 +80,7 @@ def flat(found: Sequence[Change]) -> pd.DataFrame:
 
 
 def text(first: Side, second: Side, found: Sequence[Change]) -> str:
-    """For the terminal: a table of the runs on both sides, then what else there is to know."""
+    """For the terminal: a table of the runs on both sides, then remarks."""
     parts = [f"A: {first.what}\nB: {second.what}"]
     for suite in dict.fromkeys(change.suite for change in found):
         own = [change for change in found if change.suite == suite]
@@ -115,24 +115,24 @@ def _row(change: Change, name_machine: bool) -> dict[str, str]:
         row["memory B / A"] = f"{sizes} {meter} = {memory.ratio:.3f}"
     if latency:
         times = f"{style.duration(latency.second_s)} / {style.duration(latency.first_s)}"
-        told = " within spread" if latency.within_spread else ""
-        row["latency B / A"] = f"{times} = {latency.ratio:.2f}{told}"
+        spread = " within spread" if latency.within_spread else ""
+        row["latency B / A"] = f"{times} = {latency.ratio:.2f}{spread}"
     return row
 
 
 def _legend(found: Sequence[Change]) -> list[str]:
-    """What the columns mean, of those that are there."""
+    """Explanations of the columns that the table has."""
     said = []
     if any(change.accuracy.low is not None for change in found):
         said.append(
             f"mIoU on test, B minus A in points, and its {100 * bootstrap.LEVEL:.0f} % interval "
-            "over the same draws of scenes; better\nor worse only where that leaves out 0. It does "
-            "not know how another training would have ended."
+            "over the same draws of scenes; better\nor worse only if it excludes 0. It does not "
+            "include the variation between trainings."
         )
     if any(change.latency for change in found):
         said.append(
-            "Latency: medians; within spread where the repetitions of both overlap. Repetitions do "
-            "not know how busy\nthe machine was. Measured on: " + ", ".join(_machines(found)) + "."
+            "Latency: medians; within spread if the repetitions of both overlap. They do not show "
+            "how busy\nthe machine was. Measured on: " + ", ".join(_machines(found)) + "."
         )
     return said
 
@@ -142,7 +142,7 @@ def _machines(found: Sequence[Change]) -> list[str]:
 
 
 def _remarks(own: Sequence[Change]) -> list[str]:
-    """Status, settings, runs on one side, and what could not be compared; each said once."""
+    """Status, settings, runs on one side, and reasons why something cannot be compared."""
     said = []
     for side, name in (("first", "A"), ("second", "B")):
         only = [change.run for change in own if change.where == side]

@@ -1,4 +1,4 @@
-"""What differs between two sides, run by run; worked out from records alone."""
+"""Differences between two sides, run by run, computed from records."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from bench.report import bootstrap
 from bench.report.bootstrap import Sample
 
 METERS = ("nvml", "allocated", "predicted", "reserved", "rss")
-"""The first that both sides have stands in the table."""
+"""In order of preference: the table shows the first that both sides have."""
 Where = Literal["both", "first", "second"]
 
 
@@ -26,18 +26,18 @@ class Accuracy:
     low: float | None = None
     high: float | None = None
     verdict: Literal["better", "worse", "cannot tell", "same", "no interval"] | None = None
-    """Of the second; by the paired interval, where both were evaluated on the same scenes."""
+    """Of the second, by the paired interval, if both were evaluated on the same scenes."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one prediction: medians; ratio is second over first."""
+    """Median seconds of one prediction; ratio is second over first."""
 
     first_s: float
     second_s: float
     ratio: float
     within_spread: bool
-    """The repetitions of both overlap: neither is told to be faster."""
+    """The repetitions of both overlap, so that neither is called faster."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,22 @@ class Change:
     """Where both were measured."""
     where: Where
     status: tuple[str, str]
-    """Of the first and the second: the worst of evaluating and measuring."""
+    """Of the first and the second: the worse of evaluation and measurement."""
     accuracy: Accuracy
     memory: Mapping[str, Memory]
     """By meter."""
     latency: Latency | None
     settings: Mapping[str, tuple[Any, Any]]
-    """Full name of each setting that differs -> the first's and the second's; None: not there."""
+    """Full name of each setting that differs -> both values; None: not set."""
     notes: tuple[str, ...] = field(default=())
-    """What cannot be compared, and why."""
+    """Reasons why something cannot be compared."""
 
 
 def compare(first: Side, second: Side, suite: str | None = None) -> list[Change]:
     """Every run of either side, suite by suite.
 
     Args:
-        suite: this one alone. Where each side has one suite only, these are compared whatever
+        suite: the only one to compare. If each side has a single suite, these are compared whatever
             their names.
 
     Raises:
@@ -144,13 +144,13 @@ def _change(suite: str, run: str, machine: str | None, first: Results, second: R
 
 
 def _status(*records: Record | None) -> str:
-    """The worst that is recorded."""
+    """The worst status in the records."""
     worst = ("failed", "oom", "ok")
     return min((r.status for r in records if r), key=worst.index, default="no record")
 
 
 def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, str]:
-    """And why there is no interval, where there is none."""
+    """The accuracies, and why there is no interval if there is none."""
     samples = [
         bootstrap.sample(side, f"{side} {one.name}", one.values)
         if one and one.status == "ok"
@@ -166,10 +166,10 @@ def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, st
         return found, "evaluated on other scenes or classes: no interval for mIoU"
     if first.provenance.get("data_sha256") != second.provenance.get("data_sha256"):
         return found, "the prepared data differ: no interval for mIoU"
-    return _told(found, one, two), ""
+    return _with_interval(found, one, two), ""
 
 
-def _told(found: Accuracy, one: Sample, two: Sample) -> Accuracy:
+def _with_interval(found: Accuracy, one: Sample, two: Sample) -> Accuracy:
     pair = bootstrap.difference(two, one)
     verdicts: dict[bootstrap.Verdict, Literal["better", "worse", "cannot tell"]] = {
         "beats": "better",

@@ -27,15 +27,15 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-memory",
         metavar="BYTES",
-        help="for instance 2GiB: choose the sub-batch by what is predicted, or refuse",
+        help="for instance 2GiB: choose the sub-batch by predicted memory, or refuse",
     )
     parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
-    parser.add_argument("--fresh", action="store_true", help="do not go on where one was killed")
+    parser.add_argument("--fresh", action="store_true", help="do not resume an interrupted process")
     parser.set_defaults(work=work)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Label the image, and say how fast and in how much memory."""
+    """Label the image; print time and memory."""
     cli.require_root()
     limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
     settings = dict(map(parse_setting, arguments.set))

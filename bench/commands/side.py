@@ -1,5 +1,5 @@
-"""One side of a comparison: the records of a commit, read out of git without a checkout, or those
-of a folder."""
+"""One side of a comparison: the records of a commit, read from git without a checkout, or those of a
+folder."""
 
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ STAGES = ("evaluate", "measure")
 
 @dataclass(frozen=True)
 class Results:
-    """What was recorded of one suite."""
+    """The records of one suite."""
 
     evaluated: Mapping[str, Record]
     """By run."""
@@ -25,24 +25,24 @@ class Results:
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared."""
+    """One side of a comparison."""
 
     name: str
-    """As it was asked for."""
+    """As given on the command line."""
     what: str
-    """What that is: the commit, or the folder."""
+    """Description: the commit or the folder."""
     suites: Mapping[str, Results]
 
 
 def open_side(name: str) -> Side:
-    """The records that `name` stands for.
+    """The records of a folder or commit.
 
     Args:
-        name: a folder (of the project, of its results, or of one suite's), or a commit in any of
-            git's words, of which `:FOLDER` may choose another folder than `results`.
+        name: a folder (of the project, of its results, or of one suite), or a commit as git
+            understands it; `COMMIT:FOLDER` chooses another folder than `results`.
 
     Raises:
-        UserError: there is no such thing, no record in it, or one that this code cannot read.
+        UserError: there is no such folder or commit, no record in it, or one in an unknown format.
     """
     if Path(name).is_dir():
         what, files = f"folder {name}", dict(_in_folder(Path(name)))
