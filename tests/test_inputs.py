@@ -20,6 +20,9 @@ from conftest import ROOT, tiny_suite, write_suite
 from ruamel.yaml import YAML
 from source import closure, constants, has_code, modules
 
+from bench.files import code_sha256
+from bench.pipeline.training_code import fingerprint
+
 Stages = Mapping[str, Mapping[str, Any]]
 
 METHODS = ("glnet", *(f"baselines/{p.parent.name}" for p in ROOT.glob("baselines/*/spec.py")))
@@ -185,6 +188,37 @@ def test_code(stage: str, method: str, source: str) -> None:
 def test_the_fingerprint_of_training_names_what_training_imports() -> None:
     loaded = imported(stages(), "train", METHODS[0])
     assert [path for path in declared(stages(), "training_code") if Path(path) not in loaded] == []
+
+
+def test_the_fingerprint_ignores_prose_and_layout(tmp_path: Path) -> None:
+    path = tmp_path / "some.py"
+    texts = (
+        'def f(x):\n    """Twice."""\n    return x + x\n',
+        '"""A module."""\n\n# Why.\ndef f(x):\n    return (x + x)\n',
+        'def f(x):\n    """Twice."""\n    return x + x + 0\n',
+        'def f(x):\n    "Twice."\n    "no docstring, but no effect"\n    return x + x\n',
+    )
+    found = []
+    for text in texts:
+        path.write_text(text)
+        found.append(code_sha256(path))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_training_depends_on_the_code_and_not_on_its_prose(project: Path) -> None:
+    """In a copy of the harness; the other folders of the project are links to ours."""
+    Path("bench").unlink()
+    for path in declared(stages(), "training_code"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, path)
+    before = fingerprint()
+    harness = Path("bench/tiling.py")
+    harness.write_text(harness.read_text() + "# a comment\n")
+    assert fingerprint() == before
+    harness.write_text(harness.read_text() + "MORE = 1\n")
+    changed = set(fingerprint().splitlines()) - set(before.splitlines())
+    assert [line.split()[1] for line in changed] == ["bench/tiling.py"]
 
 
 def test_every_exemption_is_needed() -> None:
