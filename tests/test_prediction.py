@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from test_contract import CASES, CLASSES, ids, made, spec
+from test_contract import CASES, CLASSES, ids, made, prepared, spec
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -37,7 +37,7 @@ TRAINED = list(dict.fromkeys((m, n) for m, n, _ in CASES if n != "colour"))
 def test_one_image_through_every_strategy(
     method: str, network: str, strategy: str, size: tuple[int, int]
 ) -> None:
-    model, plan, settings = made(method, network, strategy)
+    model, plan, settings = prepared(method, network, strategy)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
     with torch.inference_mode(), account() as booked:
         plan.predict(model, image, settings)
@@ -52,8 +52,9 @@ def test_one_image_through_every_strategy(
 
 @pytest.mark.parametrize(("method", "network"), TRAINED)
 def test_steps_of_every_phase(method: str, network: str) -> None:
-    package, settings = load(method), spec(method, network, sub_batch=4)
-    size = SIZES[0] if method == "baselines/generic" else (70, 50)
+    package, settings = load(method), spec(method, network, sub_batch=2)
+    # Four patches, in two batches.
+    size = SIZES[0] if method == "baselines/generic" else (56, 50)
     batch: defaultdict[str, int] = defaultdict(lambda: 2)
     predicted = predict_training(package, settings, CLASSES, size, batch, "cpu")
     model = package.build(settings, CLASSES).to(memory_format=torch.channels_last)

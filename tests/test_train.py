@@ -1,10 +1,8 @@
 """Training: the same weights however often it was killed, and a clear word where it cannot go
 on."""
 
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from two_processes import train_as
 
 import bench.pipeline.train
 from bench import record
 from bench.config import Suite, read_suite
 from bench.errors import UserError
+from bench.parallel.parallel_map import PRELOAD
 from bench.pipeline.train import PARTIAL, rate_of, train
 from bench.run import load_checkpoint
 
@@ -75,20 +74,24 @@ def test_killed_and_resumed_gives_the_same_weights(
 
 @pytest.mark.slow
 def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
-    project: Path, edit_suite: Edit
+    project: Path, edit_suite: Edit, tmp_path: Path
 ) -> None:
     def longer(suite: dict[str, Any]) -> None:
-        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 60
+        suite["models"]["unet"]["training"]["phases"]["train"]["steps"] = 40
 
     edit_suite(longer)
-    command = [sys.executable, "-m", "bench.pipeline.train", "unet"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    process = context.Process(
+        target=train_as, args=({}, "unet", tmp_path / "out", tmp_path / "err")
+    )
+    process.start()
     partial = PARTIAL / "unet.pt"
-    while not partial.exists() and process.poll() is None:
+    while not partial.exists() and process.is_alive():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
     assert weights(partial)["step"] >= 1
     assert not Path("checkpoints/unet.pt").exists()
     resumed = weights(train(read_suite(), "unet"))
