@@ -62,7 +62,7 @@ class Spec:
     """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3); 0
     leaves it out."""
     patches_per_image: int | None = None
-    """Patches of one image that a training step learns from, drawn anew each time; null: all."""
+    """Patches of one image in a training step, drawn anew each time; null: all."""
     head: Literal["plain", "collapsed"] = "plain"
     """How inference computes what follows the encoders: step by step, as in the paper, or with
     composed convolutions, to the same labels up to rounding (`glnet.fast.collapsed_head`)."""
@@ -74,8 +74,8 @@ class Spec:
     margin: Annotated[float, Field(ge=0)] = 0.1
     """`coarse-to-fine`: how far the box is enlarged at each end, as a share of its side."""
     learn_in_box: bool = False
-    """The local branch learns from patches of the labels' foreground box alone, as
-    `coarse-to-fine` uses it."""
+    """The local branch is trained on patches of the labels' foreground box only, as in
+    `coarse-to-fine`."""
     official: bool | tuple[Quirk, ...] = False
     """Reproduce the released code: all its quirks, or the named ones."""
 

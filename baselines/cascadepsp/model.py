@@ -1,7 +1,7 @@
 """CascadePSP: one network that refines a mask of a single class in three passes (CVPR 2020).
 
-Its refiner has 67,683,433 parameters. Beside it stands the base network whose labels are refined: a
-feature pyramid, 26,116,807 with 7 classes on ResNet-50."""
+The refiner has 67,683,433 parameters; the base network, whose labels it refines, is a feature pyramid
+with 26,116,807 (7 classes, ResNet-50)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from baselines.cascadepsp.spec import Spec
 
-STRIDE = 8  # of the refiner: sides that it sees are multiples
+STRIDE = 8  # of the refiner: its input sides are multiples
 BASE_STRIDE = 32
 BLOCKS = (3, 4, 6, 3)
 POOLED = (1, 2, 3, 6)
@@ -112,7 +112,7 @@ class Up(nn.Module):
 
 
 class Refiner(nn.Module):
-    """One pass: what a mask should be, at 1/8, at 1/4 and at 1/1."""
+    """One pass: the refined mask at 1/8, at 1/4 and at full resolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Base(nn.Module):
 
 
 class CascadePSP(nn.Module):
-    """Both networks; inference.py and training.py put them together."""
+    """Both networks; inference.py and training.py combine them."""
 
     mean: Tensor
     std: Tensor
@@ -199,7 +199,7 @@ class CascadePSP(nn.Module):
         Args:
             image: normalised, (N, 3, H, W); 8 divides both sides.
             seed: the mask that is refined, (N, 1, H, W) in -1..1.
-            slots: two masks that are known better than the seed: there is then no first pass.
+            slots: two better masks than the seed, in place of the first pass.
         """
         found = []
         if slots is None:

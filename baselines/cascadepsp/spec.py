@@ -20,23 +20,23 @@ class Spec:
     encoder: str = "resnet50"
     """Of the base network, a feature pyramid: any encoder of segmentation-models-pytorch."""
     base_px: Annotated[int, Field(ge=32)] = 508
-    """Side of the square that the base network sees the whole image as."""
+    """Side of the square to which the whole image is shrunk for the base network."""
     base_width: Annotated[int, Field(multiple_of=64)] | None = None
     """Channels of the base network's pyramid, twice those of its head; null: as published."""
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     """Channels of the refiner's first layer; all others grow with it. ImageNet weights fit 64."""
     side_px: Annotated[int, Field(ge=16)] = 900
-    """Longer side of what the refiner sees: the shrunk mask, and then crops of it."""
+    """Longer side of the refiner's input: the shrunk mask, and then crops of it."""
     stride_px: Annotated[int, Field(ge=1)] = 450
     """Crops are so far apart, less `margin_px` at both ends."""
     margin_px: Annotated[int, Field(ge=0)] = 16
-    """What is dropped at a crop's edges inside the mask."""
+    """Margin that is dropped at a crop's edges inside the mask."""
     least_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """A crop with less foreground than this, or less background, is not refined."""
     box_growth: Annotated[float, Field(ge=0)] = 0.25
-    """By how much the box of a class is longer than what it has to hold."""
+    """Relative enlargement of a class's bounding box."""
     crop_px: Annotated[int, Field(ge=32)] = 224
-    """Side of the square that a training step of the refiner sees of an image."""
+    """Side of the refiner's square training crop."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into both networks; the defaults are ImageNet's."""

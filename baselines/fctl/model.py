@@ -1,16 +1,16 @@
-"""FCtL: a patch is segmented with what stands around it (ICCV 2021, arXiv 2109.02580).
+"""FCtL: a patch is segmented with its surroundings (ICCV 2021, arXiv 2109.02580).
 
-Three FCN-8s on VGG-16: one learns patches, one patches with a medium context, one with a large one;
-the last network takes the VGGs of the latter two, frozen, and correlates its own coarsest map with
-theirs. Each phase has modules of its own, so that one checkpoint serves every strategy:
+Three FCN-8s on VGG-16 are trained on patches, on patches with a medium context, and with a large
+context. The last network takes the VGGs of the latter two, frozen, and correlates its own coarsest
+map with theirs. Each phase has its own modules, so that one checkpoint serves every strategy:
 
-    plain                    phase plain    an FCN-8s that sees a patch alone
+    plain                    phase plain    an FCN-8s on a patch alone
     medium_vgg, medium_rest  phase medium   one VGG for patch and medium context, correlated
     large_vgg, large_rest    phase large    the same with the large context; in the `deepglobe`
-                                            variant an FCN-8s on the whole image, made small
-    local                    phase all      an FCN-8s that borrows from both VGGs
+                                            variant an FCN-8s on the shrunk whole image
+    local                    phase all      an FCN-8s that receives the maps of both VGGs
 
-`idle_*` are the weights that the released code keeps on the card and never uses."""
+`idle_*` are weights that the released code keeps on the GPU and never uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from baselines.fctl.spec import Spec
 
 BORDER_PX = 100  # zeros around the input, so that the 7 x 7 convolution needs none
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # (width in units of the first, convolutions)
-IMAGENET = 1000  # classes of the classifier that stays idle
+IMAGENET = 1000  # classes of the unused classifier
 SCALES = (0.01, 0.0001)  # of pool4 and pool3 before they are adapted
 
 
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Maps, size: tuple[int, int]) -> Tensor:
         """Maps of an input of `size` (H, W), the coarsest perhaps fused -> scores (N, K, H, W)."""
         x = self.enlarge5(self.head(maps.pool5))
-        # The factors stand before the convolutions, so that their biases are not scaled.
+        # The factors come before the convolutions, so that their biases are not scaled.
         x = x + _window(self.adapt4(SCALES[0] * maps.pool4), 5, x.shape[-2:])
         x = self.enlarge4(x)
         x = x + _window(self.adapt3(SCALES[1] * maps.pool3), 9, x.shape[-2:])
@@ -118,8 +118,8 @@ class Decoder(nn.Module):
 
 
 class Correlation(nn.Module):
-    """What a context says of every place of a patch: attention over the context's places, without
-    scaling, heads or normalisation."""
+    """Attention of every position of a patch over the positions of its context, without scaling,
+    heads or normalisation."""
 
     def __init__(self, channels: int, centred: bool) -> None:
         super().__init__()
@@ -138,14 +138,13 @@ class Correlation(nn.Module):
             key = key - key.mean(2, keepdim=True)
         weights = (query.transpose(1, 2) @ key).softmax(2)  # (N, P, Q)
         value = self.value(context).flatten(2)
-        said: Tensor = self.gain * (value @ weights.transpose(1, 2)).view_as(x)
-        return said
+        attended: Tensor = self.gain * (value @ weights.transpose(1, 2)).view_as(x)
+        return attended
 
 
 class Blend(nn.Module):
-    """Three correlations and their adaptive fusion: how much of each, channel by channel and place
-    by place. Between `into`, `trans` and `out` there is no activation; the sigmoid before the
-    softmax keeps every share between .155 and .576."""
+    """Three correlations and their adaptive fusion, with a weight for each channel and position. Between `into`, `trans` and `out` there is no activation; the sigmoid before the
+    softmax keeps every share between 0.155 and 0.576."""
 
     def __init__(self, channels: int, order: Sequence[str], centred: bool) -> None:
         super().__init__()
@@ -175,7 +174,7 @@ class Blend(nn.Module):
 
 
 class FCN(nn.Module):
-    """FCN-8s that sees a patch alone."""
+    """FCN-8s on a patch alone."""
 
     def __init__(self, spec: Spec, classes: int) -> None:
         super().__init__()
@@ -189,7 +188,7 @@ class FCN(nn.Module):
 
 
 class Rest(nn.Module):
-    """What stands behind the one VGG of patch and context; without a correlation where there is no
+    """The layers behind the shared VGG of patch and context; without a correlation if there is no
     context."""
 
     def __init__(self, spec: Spec, classes: int, correlates: bool) -> None:
@@ -207,7 +206,7 @@ class Rest(nn.Module):
 
 
 class Local(FCN):
-    """FCN-8s that borrows the contexts' coarsest maps."""
+    """FCN-8s that receives the contexts' coarsest maps."""
 
     def __init__(self, spec: Spec, classes: int) -> None:
         super().__init__(spec, classes)
@@ -225,7 +224,7 @@ class Local(FCN):
 
 
 class Idle(nn.Module):
-    """Weights that lie on the device and are never used; no checkpoint holds them."""
+    """Weights on the device that are never used; not in checkpoints."""
 
     weights: Tensor
 

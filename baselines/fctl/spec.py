@@ -44,7 +44,7 @@ class Spec:
     large_factor: Annotated[float, Field(ge=1)] = 3
     """Of the large context, in `inria` alone."""
     whole_px: Sides = 508
-    """What the whole image is shrunk to as large context of `deepglobe`."""
+    """Size of the shrunk whole image, the large context of `deepglobe`."""
     width: Annotated[int, Field(ge=4)] = 64
     """Channels of VGG's first stage; the others grow with it. The ImageNet weights fit 64."""
     head_width: Annotated[int, Field(ge=4)] = 4096
@@ -57,7 +57,7 @@ class Spec:
     focal_gamma: float = 3.0
     """Of the loss that counters class imbalance; 0 is cross-entropy."""
     patches_per_image: int | None = None
-    """Patches of one image that a training step learns from, drawn anew each time; null: all."""
+    """Patches of one image in a training step, drawn anew each time; null: all."""
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8, as the released test script does)."""

@@ -1,9 +1,9 @@
 """ISDNet: a deep branch on a quarter of the image's sides, a shallow one on all of it (CVPR 2022).
 
-The deep branch is a DeepLabV3 that sees the image at 1/4; the shallow one is the first half of STDC
-and sees Laplacian residuals of the full image; relation-aware fusion joins them at 1/16 and at 1/8.
-Four heads serve training alone: `auxiliary`, `restore`, `classify_16`, `classify_8`. The paper's
-formulae leave much open; where they do, this is what the released code computes."""
+The deep branch is a DeepLabV3 on the image at 1/4; the shallow one is the first half of STDC on
+Laplacian residuals of the full image; relation-aware fusion joins them at 1/16 and at 1/8. Four
+heads are used in training only: `auxiliary`, `restore`, `classify_16`, `classify_8`. Where the
+paper's formulae are ambiguous, this follows the released code."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -210,7 +210,7 @@ class Shallow(nn.Module):
 
 
 class Fused(NamedTuple):
-    """What a fusion makes; all (N, 128, h, w)."""
+    """The outputs of a fusion; all (N, 128, h, w)."""
 
     shallow: Tensor
     """The shallow map behind its gate."""
@@ -230,7 +230,7 @@ class Fusion(nn.Module):
         self.context_vector = Unit(FUSED, FUSED, 1, plain=True)
         self.shallow_mlp = _perceptron()
         self.context_mlp = _perceptron()
-        # 0: at first the gates are those of plain channel attention, and the MLPs do not learn.
+        # 0: the gates start as plain channel attention, without gradients for the MLPs.
         self.shallow_gain = nn.Parameter(torch.zeros(1))
         self.context_gain = nn.Parameter(torch.zeros(1))
         self.context_out = Unit(FUSED, FUSED)
@@ -264,7 +264,7 @@ class Classifier(nn.Module):
 
 
 class Restorer(nn.Module):
-    """From the deep feature back to the high frequencies of the image: training alone."""
+    """From the deep feature back to the high frequencies of the image; training only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class Restorer(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """A small fully convolutional head on the backbone's third stage: training alone."""
+    """A small fully convolutional head on the backbone's third stage; training only."""
 
     def __init__(self, inputs: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Auxiliary(nn.Module):
 
 
 class ISDNet(nn.Module):
-    """All parts; inference.py and training.py put them together."""
+    """All parts; inference.py and training.py combine them."""
 
     mean: Tensor
     std: Tensor
@@ -323,8 +323,8 @@ class ISDNet(nn.Module):
         self.classify_8 = Classifier(classes)
         _small(self.classify.out)
         if spec.quirk("small-norm"):
-            # The released code means to initialise a classifier of one layer; here it has three,
-            # and batch norm's factor starts near 0 as well.
+            # The released code's initialisation is meant for a classifier of one layer; with three,
+            # batch norm's factor also starts near 0.
             _small(self.classify.conv.conv)
             nn.init.normal_(self.classify.conv.bn.weight, std=0.01)
         row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
@@ -358,8 +358,8 @@ class ISDNet(nn.Module):
         """Residuals (N, 6, H, W) -> maps (N, 256, ..) at 1/8 and (N, 512, ..) at 1/16.
 
         Args:
-            kept: takes what the released code refers to until the end, the residuals and the maps
-                at 1/2 and 1/4, which are else gone as soon as they are used.
+            kept: collects the residuals and the maps at 1/2 and 1/4, which the released code keeps
+                alive to the end; else they are freed after their last use.
         """
         eighth = x
         for number, part in enumerate(self.shallow.parts):

@@ -27,8 +27,7 @@ class Spec:
     """Layers of the deep branch's ResNet. With 50 its feature is reduced to 128 channels before it
     is fused."""
     crop_px: Annotated[int, Field(ge=32)] = 1224
-    """Side of the square that a training step sees of an image: half of DeepGlobe's images, 2000
-    for Inria."""
+    """Side of the square training crop: half of DeepGlobe's images, 2000 for Inria."""
     train_scale: Annotated[float, Field(gt=0)] = 1.0
     """Sides of a training image are multiplied by this before it is cropped: .8 for Inria."""
     test_scale: Annotated[float, Field(gt=0)] = 1.0

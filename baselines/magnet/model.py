@@ -1,10 +1,9 @@
-"""MagNet: a network that looks at growing scales, and a small one that refines (CVPR 2021).
+"""MagNet: a network applied at growing scales, and a small one that refines (CVPR 2021).
 
     backbone   phase backbone     an encoder and a feature pyramid; the same at every scale
     refine     phase refinement   one module for all later scales, or one for each
 
-Both see and say things of one size; what they are shown, and what becomes of it, is in
-`baselines.magnet.inference`."""
+Input and output of each have the same size; `baselines.magnet.inference` combines them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +16,7 @@ from baselines.magnet.spec import Spec
 
 LEVELS = 4
 SLOW = 0.01
-"""Momentum of batch norm in bottlenecks; elsewhere it is torch's .1."""
+"""Momentum of batch norm in bottlenecks; elsewhere it is PyTorch's 0.1."""
 BOTTLENECK_NORMS = ("bn1", "bn2", "bn3")
 
 
@@ -93,8 +92,8 @@ class Bottleneck(nn.Module):
 
 
 class Refinement(nn.Module):
-    """New scores from two probability maps of the same place: what a patch says, and what was known
-    before. Few weights, but at full resolution throughout."""
+    """New scores from two probability maps of the same area: the patch's and the earlier one. Few
+    weights, but full resolution throughout."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class Spec:
     fast_points: Annotated[float, Field(ge=0)] = 0.9
     """The same of `fast`; a share is of the chosen patches' pixels."""
     fast_patches: Annotated[int, Field(ge=0)] = 3
-    """Patches of each later scale that `fast` looks at; none: the scale is left out."""
+    """Patches of each later scale that `fast` computes; 0 leaves the scale out."""
     smooth_px: Annotated[int, Field(ge=1), AfterValidator(_odd)] = 11
     """Side of the median that smooths which pixels are worth refining; odd."""
     frame_px: Annotated[int, Field(ge=0)] = 10
@@ -72,7 +72,7 @@ class Spec:
     focal_gamma: float = 0.0
     """Of the backbone's loss; 0, as published, is cross-entropy."""
     hard_share: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """The refinement learns from pixels whose true class has a probability below it,"""
+    """The refinement's loss covers pixels whose true class has a probability below it,"""
     hard_pixels: Annotated[int, Field(ge=1)] = 100_000
     """and from so many of a step's pixels at least: those with the lowest."""
     turn: bool = False

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from baselines.pointrend.spec import Spec
 
 LAYERS = 3  # of the point head
-FIRST = 2  # the encoder's level at 1/4; those before it are not used
+FIRST = 2  # the encoder's level at 1/4; earlier ones are not used
 
 
 class Pyramid(nn.Module):
@@ -58,8 +58,8 @@ class Coarse(nn.Module):
 
 
 class PointHead(nn.Module):
-    """What a point's class is, by its fine feature and its coarse scores: layers that all points
-    share."""
+    """Scores of a point from its fine feature and its coarse scores: a multilayer perceptron that
+    all points share."""
 
     def __init__(self, inputs: int, width: int, classes: int) -> None:
         super().__init__()
@@ -76,14 +76,14 @@ class PointHead(nn.Module):
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Fine features (N, C, P) and coarse scores (N, K, P) of P points -> scores (N, K, P)."""
         x = fine
-        for layer in self.layers:  # each sees the coarse scores again
+        for layer in self.layers:  # each also takes the coarse scores
             x = F.relu(layer(torch.cat([x, coarse], 1)), inplace=True)
         scores: Tensor = self.classify(torch.cat([x, coarse], 1))
         return scores
 
 
 class PointRend(nn.Module):
-    """All parts; inference.py and training.py put them together."""
+    """All parts; inference.py and training.py combine them."""
 
     mean: Tensor
     std: Tensor
@@ -146,11 +146,11 @@ def uncertainty(scores: Tensor) -> Tensor:
 
 
 def sample(map: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
-    """What a map (N, C, h, w) has at places (N, P, 2): (N, C, P).
+    """Values of a map (N, C, h, w) at points (N, P, 2): (N, C, P).
 
     Args:
-        places: (x, y), each in 0..1 from the map's one edge to the other. Outside of the map is 0,
-            which a place within half a cell of an edge sees.
+        places: (x, y), each in 0..1 between the map's edges. The map is padded with 0, which
+            affects points within half a cell of an edge.
     """
     found: Tensor = F.grid_sample(map, 2 * places[:, None] - 1, mode, align_corners=False)
     return found[:, :, 0]
@@ -167,7 +167,7 @@ def _encoder(name: str) -> Any:
 
 
 def _lift(inputs: int, width: int, level: int) -> nn.Sequential:
-    """From a level of the pyramid to the finest one's size, doubled as often as the level says."""
+    """From a level of the pyramid to the finest one's size, doubled once a level."""
     steps: list[nn.Module] = []
     for step in range(max(level, 1)):
         steps.append(_unit(width if step else inputs, width))

@@ -26,9 +26,9 @@ class Spec:
     point_width: Annotated[int, Field(ge=4)] = 256
     """Channels of the three layers that a point goes through."""
     crop_px: Annotated[int, Field(ge=32)] = 1224
-    """Side of the square that a training step sees of an image."""
+    """Side of the square training crop."""
     points: Annotated[int, Field(ge=1)] = 2048
-    """Points of an image that a training step learns from."""
+    """Points of an image in the loss of a training step."""
     oversampling: Annotated[float, Field(ge=1)] = 3.0
     """So many times `points` are drawn, and the least certain of them kept."""
     uncertain: Annotated[float, Field(ge=0, le=1)] = 0.75

@@ -49,7 +49,7 @@ class ICNet(nn.Module):
         return self._main(self.fuse_fine(x_medium, self.fine(x)), x)
 
     def heads(self, x: Tensor) -> list[tuple[float, Tensor]]:
-        """What training looks at: the scores, and those of each fusion's coarser map."""
+        """The outputs in the loss: the scores, and those of each fusion's coarser map."""
         coarse, medium = self._coarse_and_medium(x)
         joined = self.fuse_medium(coarse, medium)
         scores = [

@@ -39,7 +39,7 @@ class PSPNet(nn.Module):
         return self._main(self.encoder(x)[-1], x)
 
     def heads(self, x: Tensor) -> list[tuple[float, Tensor]]:
-        """What training looks at."""
+        """The outputs in the loss."""
         *_, fourth, fifth = self.encoder(x)
         return [
             (1.0, self._main(fifth, x)),
