@@ -143,8 +143,10 @@ class Correlation(nn.Module):
 
 
 class Blend(nn.Module):
-    """Three correlations and their adaptive fusion, with a weight for each channel and position. Between `into`, `trans` and `out` there is no activation; the sigmoid before the
-    softmax keeps every share between 0.155 and 0.576."""
+    """Three correlations and their adaptive fusion, with a weight for each channel and position.
+
+    Between `into`, `trans` and `out` there is no activation; the sigmoid before the softmax keeps
+    every share between 0.155 and 0.576."""
 
     def __init__(self, channels: int, order: Sequence[str], centred: bool) -> None:
         super().__init__()
