@@ -13,6 +13,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
+from setuptools import find_packages
 
 from bench.__main__ import COMMANDS
 
@@ -57,6 +58,17 @@ def test_every_dependency_is_locked_within_its_bounds() -> None:
         version = re.search(r"==([\w.+]+)", lines[canonicalize_name(requirement.name)])
         assert version, text
         assert requirement.specifier.contains(version.group(1)), text
+
+
+def test_every_folder_with_code_is_an_installed_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]
+    assert not settings["find"]["namespaces"]
+    installed = find_packages(str(ROOT), include=settings["find"]["include"])
+    tops = ("baselines", "bench", "data", "glnet", "reference")
+    folders = {path.parent for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert sorted(installed) == sorted(name_of(path).replace("/", ".") for path in folders)
 
 
 # The container
