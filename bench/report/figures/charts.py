@@ -39,16 +39,6 @@ _VIEWS = {"whole image": "hollow", "patches": "solid", "both": "strong"}
 """What a strategy shows the network, and the fill of its marker."""
 _LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
 _BELOW = {"loc": "outside lower center", "ncols": 4}
-_SMALL: Any = {
-    **palette.RC,
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.2,
-    "axes.linewidth": 0.6,
-    "grid.linewidth": 0.5,
-}
 
 
 def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
@@ -214,7 +204,7 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     x = memory_axis(chart.x.title, points.x, log=True)
     chart = replace(
         chart,
-        x=x,
+        x=replace(x, high=max(x.high, chart.x.high)) if letter == "a" else x,
         points=points,
         keys=pd.concat(
             [
@@ -222,13 +212,11 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
                 keys(points[ours], "view", "fill", "size_pt"),
             ]
         ),
-        front=(*chart.front[:-1], *((x.high, y) for _, y in chart.front[-1:]))
-        if letter == "a"
-        else (),
+        front=chart.front if letter == "a" else (),
         join_width=0.8,
     )
     legend = {**_BELOW, "ncols": 3, "columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
-    drawn = scatter.figure([chart], (3.35, 3.5), legend=legend, rc=_SMALL)
+    drawn = scatter.figure([chart], (3.35, 3.5), legend=legend, rc=palette.COLUMN_RC)
     drawn.axes[0].tick_params(axis="x", rotation=30)
     return drawn
 

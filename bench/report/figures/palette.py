@@ -4,7 +4,10 @@ The colours of the first networks are those of Okabe and Ito, which colour-blind
 apart. A marker's shape carries the same information, so that a black-and-white print works."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import matplotlib as mpl
 
 INK, GREY, PALE = "#1c2430", "#6b7480", "#d9dde2"
 ERROR, BLUE, PUBLISHED = "#d55e00", "#0072b2", "#c3c8ce"
@@ -43,31 +46,13 @@ _STRATEGIES = {
     "cascade": "8",
     "base": ">",
 }
-# SVG keeps text as text. A fixed salt makes the files the same for the same numbers.
-RC: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "grid.color": "#e8ebee",
-    "grid.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "glnet-bench",
-    "pdf.fonttype": 42,
-}
+_HERE = Path(__file__).parent
+RC: Any = dict(mpl.rc_params_from_file(_HERE / "report.mplstyle", use_default_template=False))
+"""matplotlib's settings of all figures."""
+COLUMN_RC: Any = RC | dict(
+    mpl.rc_params_from_file(_HERE / "column.mplstyle", use_default_template=False)
+)
+"""The same at the width of a paper's column."""
 
 
 def colours(networks: Iterable[str]) -> dict[str, str]:

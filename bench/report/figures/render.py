@@ -1,12 +1,13 @@
-"""Files of static figures, made by forked processes beside other work."""
+"""Files of static figures, made by other processes."""
 
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib as mpl
@@ -40,39 +41,23 @@ def render(figure: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
 @contextmanager
 def written(drawings: Mapping[str, Drawing], folder: Path) -> Iterator[None]:
     """Draw figures and write NAME.KIND below `folder` while the block runs; the files exist at its
-    end. Training curves have no PDF: they have too many points.
-
-    Worker processes are forked, so the program must have one thread. Without fork, or with one
-    core, the files are written before the block."""
+    end. Training curves have no PDF: they have too many points."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if "fork" not in get_all_start_methods() or cores < 2 or sys.platform != "linux":
-        for name in drawings:
-            _write(drawings, folder, name)
+    # Forked processes need no imports; elsewhere than on Linux a fork is not safe.
+    context = get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(min(cores, len(drawings)), context) as pool:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forking with threads; those here are idle threads of a library.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            running = [
+                pool.submit(_write, drawing, folder, name) for name, drawing in drawings.items()
+            ]
         yield
-        return
-    with warnings.catch_warnings():
-        # Python 3.12 warns of forking with threads; those here are idle threads of a library.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pool = get_context("fork").Pool(min(cores, len(drawings)), _inherit, (drawings, folder))
-    with pool:
-        running = pool.map_async(_write_inherited, drawings, chunksize=1)
-        yield
-        running.get()
+        for one in running:
+            one.result()
 
 
-_inherited: tuple[Mapping[str, Drawing], Path]
-
-
-def _inherit(drawings: Mapping[str, Drawing], folder: Path) -> None:
-    global _inherited
-    _inherited = drawings, folder
-
-
-def _write_inherited(name: str) -> None:
-    _write(*_inherited, name)
-
-
-def _write(drawings: Mapping[str, Drawing], folder: Path, name: str) -> None:
+def _write(drawing: Drawing, folder: Path, name: str) -> None:
     kinds = ("svg", "png") if name == "training" else ("svg", "png", "pdf")
-    for kind, content in render(drawings[name](), kinds).items():
+    for kind, content in render(drawing(), kinds).items():
         write_bytes(folder / f"{name}.{kind}", content)
