@@ -70,7 +70,7 @@ class Chart:
     """Legend: `marks` with a label and no place."""
     lines: tuple[Line, ...] = ()
     front: tuple[tuple[float, float], ...] = ()
-    """Corners of the Pareto front."""
+    """Points of the Pareto front, cheapest first."""
     note: str = ""
     diagonal: float | None = None
     """Draw x = y with a band of this relative width."""
@@ -78,6 +78,11 @@ class Chart:
     """None: the colour of the points."""
     join_width: float = 1.2
     interval: str = "y"
+
+    @property
+    def steps(self) -> tuple[tuple[float, float], ...]:
+        """The front up to the end of the x axis."""
+        return (*self.front, (self.x.high, self.front[-1][1])) if self.front else ()
 
 
 def marks(frame: Any, **columns: Any) -> pd.DataFrame:

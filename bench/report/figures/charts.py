@@ -114,7 +114,6 @@ def accuracy_chart(
         view=drawn.strategy.map(view),
     )
     best = known.set_index("run").loc[front]
-    steps = list(zip(best.bytes, best.y, strict=True))
     lines = [
         Line(size, f"all of the device: {style.size(size)}", upright=True)
         for size in sorted({*capacity.dropna()})
@@ -136,7 +135,7 @@ def accuracy_chart(
             ]
         ),
         tuple(lines),
-        tuple([*steps, (x.high, steps[-1][1])] if steps else ()),
+        tuple(zip(best.bytes, best.y, strict=True)),
     )
 
 
@@ -201,10 +200,9 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
         points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
         dashes = dict(zip(points["join"].unique(), itertools.cycle(scatter.DASHES)))
         points["dash"] = points["join"].map(dashes)
-    x = memory_axis(chart.x.title, points.x, log=True)
     chart = replace(
         chart,
-        x=replace(x, high=max(x.high, chart.x.high)) if letter == "a" else x,
+        x=memory_axis(chart.x.title, points.x, log=True),
         points=points,
         keys=pd.concat(
             [

@@ -39,8 +39,8 @@ def plotly_scatter(chart: Chart) -> Figure:
         "name": "Pareto front",
         "hoverinfo": "skip",
         "line": {"color": INK, "shape": "hv", "width": 1.2},
-        "x": [x for x, _ in chart.front],
-        "y": [rounded(y) for _, y in chart.front],
+        "x": [x for x, _ in chart.steps],
+        "y": [rounded(y) for _, y in chart.steps],
     }
     legend = [_key(row) for row in each(chart.keys[chart.keys.marker != ""])]
     return {

@@ -79,7 +79,7 @@ def draw_scatter(axes: Axes, chart: Chart) -> None:
     for line in (one for one in chart.lines if not one.upright):
         axes.axhline(line.at, color=line.colour, lw=1, ls=DASHES[line.dash], zorder=1)
     if chart.front:
-        axes.plot(*zip(*chart.front, strict=True), drawstyle="steps-post", zorder=2, **_FRONT)
+        axes.plot(*zip(*chart.steps, strict=True), drawstyle="steps-post", zorder=2, **_FRONT)
     for _, own in chart.points[chart.points["join"] != ""].groupby("join", sort=False):
         look = own.iloc[0]
         colour = chart.join_colour or look.colour
@@ -124,7 +124,7 @@ def _place_labels(axes: Axes, chart: Chart) -> None:
     shown = chart.points[chart.points.marker != ""]
     along = [
         (x0 + (x1 - x0) * i / 40, y0 + (y1 - y0) * j / 20)
-        for (x0, y0), (x1, y1) in itertools.pairwise(chart.front)
+        for (x0, y0), (x1, y1) in itertools.pairwise(chart.steps)
         for i, j in [*((i, 0) for i in range(41)), *((40, j) for j in range(21))]
     ]
     label_placement.place(axes, labels, list(zip(shown.x, shown.y, strict=True)), soft=along)
