@@ -10,10 +10,12 @@ import torch
 from bench.tiling import (
     Box,
     Merger,
+    bounding_box,
     crop,
     grid,
     groups,
     labels_of,
+    relaxed,
     scaled,
     scores_by_patches,
     shrink_image,
@@ -118,3 +120,25 @@ def test_images_shrink_like_pillow_bilinear() -> None:
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((24, 20), Image.BILINEAR)
     theirs = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(20, 24, 3)
     assert (ours - theirs.int()).abs().max() <= 1  # one grey level of rounding
+
+
+def test_the_box_around_a_mask() -> None:
+    mask = torch.zeros(9, 7, dtype=torch.bool)
+    assert bounding_box(mask) is None
+    mask[2, 4] = mask[5, 1] = True
+    assert bounding_box(mask) == Box(2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("box", "margin", "least", "expected"),
+    [
+        (Box(10, 20, 10, 20), 0.1, (0, 0), Box(9, 18, 12, 24)),  # one and two pixels at each end
+        (Box(0, 90, 10, 10), 0.5, (0, 0), Box(0, 80, 20, 20)),  # moved back inside
+        (Box(40, 40, 4, 6), 0.0, (16, 12), Box(34, 37, 16, 12)),  # grown around its centre
+        (Box(2, 2, 60, 70), 1.0, (0, 0), Box(0, 0, 100, 100)),  # the whole image at most
+    ],
+)
+def test_a_box_with_a_margin(
+    box: Box, margin: float, least: tuple[int, int], expected: Box
+) -> None:
+    assert relaxed(box, (100, 100), margin, least) == expected
