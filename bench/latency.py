@@ -19,9 +19,8 @@ from torch import nn
 
 from bench.config import Suite
 from bench.errors import UserError
-from bench.method import check_strategy, load
-from bench.parallel.isolated import Report
-from bench.run import set_up
+from bench.parallel import Report
+from bench.run import open_run, set_up
 
 Part = Literal["end-to-end", "network-alone", "forward-alone"]
 DEFINITIONS: dict[Part, str] = {
@@ -107,8 +106,19 @@ network_clock = NetworkClock()
 """The timer of the benchmarks of `network-alone`: pytest-benchmark takes one clock a case."""
 
 
+@contextlib.contextmanager
+def clock(device: torch.device) -> Iterator[list[float]]:
+    """Seconds of a block, appended to the list at its end; waits for the device on both sides."""
+    seconds: list[float] = []
+    wait(device)
+    start = time.perf_counter()
+    yield seconds
+    wait(device)
+    seconds.append(time.perf_counter() - start)
+
+
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was told."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -222,8 +232,5 @@ def _told(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:
 
 def parts(suite: Suite, name: str) -> list[Part]:
     """What is timed of a run: a forward pass alone where its method has one."""
-    run = suite.runs[name]
-    method = suite.models[run.model].method
-    check_strategy(name, run, suite.models[run.model])
-    whole = load(method).strategies[run.strategy].forward is not None
+    whole = open_run(suite, name).strategy.forward is not None
     return [part for part in DEFINITIONS if part != "forward-alone" or whole]

@@ -1,15 +1,25 @@
-"""From a line of the suite to a trained network on its device: what evaluating and measuring
-share."""
+"""A line of the suite with everything resolved that its names refer to: what evaluating, measuring
+and predicting share."""
 
 import io
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.config import Compute, ModelConfig, RunConfig, Suite, checkpoint_of, pick
+from bench.config import (
+    Compute,
+    ModelConfig,
+    RunConfig,
+    Suite,
+    Training,
+    checkpoint_of,
+    pick,
+)
 from bench.errors import UserError
 from bench.files import write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
@@ -17,29 +27,102 @@ from data.dataset import Dataset, open_dataset
 
 
 @dataclass(frozen=True)
-class Run:
-    """One line of the table `runs`, with all that its words stand for."""
+class Model:
+    """A line of the table `models` with its spec checked. Its method and its data set are loaded
+    when they are first used."""
 
-    run: RunConfig
-    model: ModelConfig
+    name: str
+    config: ModelConfig
     spec: Any
-    method: Method
-    strategy: Strategy
-    dataset: Dataset
+    """The method's `Spec`; of a run's model, with the run's overrides."""
+    given_classes: int | None = None
+    """Number of classes where the data set is not prepared."""
+    given_method: Method | None = None
+    """In place of the method that the line names, for instance one in another precision."""
+
+    @property
+    def method(self) -> Method:
+        """The functions of its method; importing them takes seconds."""
+        return self.given_method or load(self.config.method)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Its prepared data set.
+
+        Raises:
+            UserError: the data set is not prepared, or damaged.
+        """
+        return open_dataset(self.config.dataset)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.given_classes or len(self.dataset.classes)
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+        return self.method.build(self.spec, self.classes)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A line of the table `runs`, resolved."""
+
+    name: str
+    config: RunConfig
+    model: Model
+
+    @property
+    def spec(self) -> Any:
+        """The model's spec with the run's overrides."""
+        return self.model.spec
+
+    @property
+    def method(self) -> Method:
+        """The functions of its method."""
+        return self.model.method
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its network processes an image."""
+        return self.method.strategies[self.config.strategy]
+
+    @property
+    def dataset(self) -> Dataset:
+        """Its prepared data set."""
+        return self.model.dataset
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of its model's trainings."""
+        return [training.seed for training in self.model.config.trainings]
 
     @property
     def settings(self) -> dict[str, Any]:
         """As records keep them."""
-        return {"run": asdict(self.run), "model": self.model.settings()}
+        return {"run": asdict(self.config), "model": self.model.config.settings()}
+
+    def varied(self, **settings: Any) -> "Run":
+        """The run with other values of some fields of its spec."""
+        config = replace(self.config, overrides={**self.config.overrides, **settings})
+        spec = spec_of(config.model, self.model.config, config)
+        return replace(self, config=config, model=replace(self.model, spec=spec))
+
+    def build(self) -> nn.Module:
+        """The network with random weights in eval mode, prepared for the strategy."""
+        network = network_for(self.method, self.strategy, self.spec, self.model.classes)
+        return self.strategy.prepare(network, self.spec)
 
     def network(self, device: torch.device, seed: int | None = None) -> nn.Module:
-        """The trained network in eval mode on the device, only the parts that the strategy
-        needs; of the model's first seed where none is named."""
-        seed = self.model.trainings[0].seed if seed is None else seed
-        path = checkpoint_of(self.run.model, self.model, seed)
+        """The trained network in eval mode on the device, prepared for the strategy.
+
+        Args:
+            seed: of the model's seeds; None: the first.
+        """
+        model = self.model.config
+        path = checkpoint_of(self.model.name, model, self.seeds[0] if seed is None else seed)
         state = load_checkpoint(path)
-        classes = len(self.dataset.classes)
-        network = network_for(self.method, self.strategy, self.spec, classes)
+        network = network_for(self.method, self.strategy, self.spec, self.model.classes)
         load_weights(network, state, str(path))
         return self.strategy.prepare(network, self.spec).to(device)
 
@@ -49,20 +132,51 @@ class Run:
             return self.strategy.predict(network, image, self.spec)
 
 
-def open_run(suite: Suite, name: str) -> Run:
-    """The line `name` of the table `runs`."""
-    run = pick(suite.runs, name, "run")
-    model = suite.models[run.model]
-    check_strategy(name, run, model)
-    method = load(model.method)
-    return Run(
-        run=run,
-        model=model,
-        spec=spec_of(run.model, model, run),
-        method=method,
-        strategy=method.strategies[run.strategy],
-        dataset=open_dataset(model.dataset),
-    )
+def open_model(suite: Suite, name: str) -> Model:
+    """The line `name` of the table `models`.
+
+    Raises:
+        UserError: there is no such line, or its spec is wrong.
+    """
+    config = pick(suite.models, name, "model")
+    return Model(name, config, spec_of(name, config))
+
+
+def open_run(
+    suite: Suite, name: str, settings: Mapping[str, Any] | None = None, classes: int | None = None
+) -> Run:
+    """The line `name` of the table `runs`.
+
+    Args:
+        settings: fields of the spec to set to other values.
+        classes: their number, where the data set is not prepared.
+
+    Raises:
+        UserError: there is no such line, or its strategy or spec is wrong.
+    """
+    config = pick(suite.runs, name, "run")
+    return resolve(name, config, suite.models[config.model], settings, classes)
+
+
+def resolve(
+    name: str,
+    config: RunConfig,
+    model: ModelConfig,
+    settings: Mapping[str, Any] | None = None,
+    classes: int | None = None,
+) -> Run:
+    """A run from its two lines, as `open_run`."""
+    config = replace(config, overrides={**config.overrides, **(settings or {})})
+    check_strategy(name, config, model)
+    spec = spec_of(config.model, model, config)
+    return Run(name, config, Model(config.model, model, spec, classes))
+
+
+def run_of(method: str, strategy: str, spec: Any, classes: int) -> Run:
+    """A run of a method with the given spec, which belongs to no suite and has random weights."""
+    model = ModelConfig("", method, "", asdict(spec), Training(phases={}))
+    config = RunConfig(method, strategy)
+    return Run(method, config, Model(method, model, spec, classes))
 
 
 def set_up(compute: Compute) -> torch.device:

@@ -5,7 +5,7 @@ Trained weights and the first test image where they are there; else random ones 
 latency does not depend. The stage `measure` runs these very cases."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from bench import latency
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.memory import clock
-from bench.method import check_strategy, load, network_for, spec_of
-from bench.run import open_run, set_up
+from bench.latency import clock
+from bench.run import Run, open_run, set_up
 
 NOISE_PX = (720, 720)
 BRIEF_PX = (180, 200)
@@ -34,7 +33,8 @@ class Ready:
     network: nn.Module
     image: Tensor
     predict: Callable[[nn.Module, Tensor], Tensor]
-    forward: Callable[[nn.Module, Tensor], Tensor] | None
+    forward: Callable[[nn.Module, Tensor], Tensor]
+    """Where the strategy has a forward pass of its own."""
     weights: str
     device: torch.device
     warm_s: float
@@ -43,48 +43,34 @@ class Ready:
 @lru_cache(maxsize=1)
 def ready(run: str, timed: bool) -> Ready:
     """All parts of a run share it, one after the other."""
-    device = set_up(SUITE.compute)
-    line = SUITE.runs[run]
-    model = SUITE.models[line.model]
-    check_strategy(run, line, model)
-    spec, strategy = spec_of(line.model, model, line), load(model.method).strategies[line.strategy]
-    network, image, weights = (timed and trained(run, device)) or untrained(
-        run, device, NOISE_PX if timed else BRIEF_PX
+    device, opened = set_up(SUITE.compute), open_run(SUITE, run)
+    network, image, weights = (timed and trained(opened, device)) or untrained(
+        opened, device, NOISE_PX if timed else BRIEF_PX
     )
 
-    def bound(function: Any) -> Callable[[nn.Module, Tensor], Tensor]:
-        def called(network: nn.Module, image: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return function(network, image, spec)
+    def forward(network: nn.Module, image: Tensor) -> Tensor:
+        assert opened.strategy.forward is not None
+        with torch.inference_mode():
+            return opened.strategy.forward(network, image, opened.spec)
 
-        return called
-
-    predict = bound(strategy.predict)
     with clock(device) as took:
-        predict(network, image)
-    forward = bound(strategy.forward) if strategy.forward else None
-    return Ready(network, image, predict, forward, weights, device, took[0])
+        opened.predict(network, image)
+    return Ready(network, image, opened.predict, forward, weights, device, took[0])
 
 
-def trained(run: str, device: torch.device) -> tuple[nn.Module, Tensor, str] | None:
+def trained(run: Run, device: torch.device) -> tuple[nn.Module, Tensor, str] | None:
     try:
-        line = open_run(SUITE, run)
-        network = line.network(device)
-        image, _ = line.dataset.read(line.dataset.ids("test")[0])
+        network = run.network(device)
+        image, _ = run.dataset.read(run.dataset.ids("test")[0])
     except UserError:
         return None
     return network, image, "trained"
 
 
 def untrained(
-    run: str, device: torch.device, size: tuple[int, int]
+    run: Run, device: torch.device, size: tuple[int, int]
 ) -> tuple[nn.Module, Tensor, str]:
-    line = SUITE.runs[run]
-    model = SUITE.models[line.model]
-    method, spec = load(model.method), spec_of(line.model, model, line)
-    strategy = method.strategies[line.strategy]
-    network = network_for(method, strategy, spec, CLASSES)
-    network = strategy.prepare(network, spec).to(device)
+    network = replace(run, model=replace(run.model, given_classes=CLASSES)).build().to(device)
     return network, torch.randint(0, 255, (3, *size), dtype=torch.uint8), "random"
 
 
@@ -106,7 +92,6 @@ def test_latency(benchmark: Any, run: str, part: latency.Part) -> None:
     assert torch.get_num_threads() == SUITE.compute.threads
     task, source = it.predict, it.image
     if part == "forward-alone":
-        assert it.forward is not None
         sides = [int(latency.THEIR_SCALE * side) for side in it.image.shape[-2:]]
         task, source = it.forward, torch.randn(1, 3, *sides, device=it.device)
         task(it.network, source)

@@ -458,7 +458,7 @@ def test_the_meters_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append("predict")
         return torch.nn.Identity(), torch.zeros(3)
 
-    found = meters.on_card(first, torch.device("cuda"))
+    found = meters.measure_first_on_gpu(first, torch.device("cuda"))
     assert calls[:4] == ["context", "reset_peak_memory_stats", "predict", "synchronize"]
     assert found.meters["allocated"]["bytes"] == 1000
     assert found.meters["reserved"]["bytes"] == 1500
@@ -475,7 +475,9 @@ def test_a_card_lost_on_the_way_is_told_beside_its_figure(monkeypatch: pytest.Mo
 
     replace_counters(monkeypatch, [])
     script(monkeypatch, used="0,0,0,600", others="0,1", fail=f"{V3}={IS_LOST}@4")
-    found = meters.on_card(lambda: (torch.nn.Identity(), torch.zeros(3)), torch.device("cuda"))
+    found = meters.measure_first_on_gpu(
+        lambda: (torch.nn.Identity(), torch.zeros(3)), torch.device("cuda")
+    )
     nvml = found.meters["nvml"]
     assert (nvml["bytes"], nvml["idle_bytes"]) == (600, 600)
     assert nvml["doubt"] == "the card was lost after 1 samples: GPU is lost"
@@ -495,6 +497,8 @@ def test_a_card_without_nvml_has_its_other_meters(
 
     replace_counters(monkeypatch, [])
     script(monkeypatch, fail=fail)
-    found = meters.on_card(lambda: (torch.nn.Identity(), torch.zeros(3)), torch.device("cuda"))
+    found = meters.measure_first_on_gpu(
+        lambda: (torch.nn.Identity(), torch.zeros(3)), torch.device("cuda")
+    )
     assert set(found.meters) == {"allocated", "reserved", "rss"}
     assert found.missing == {"nvml": reason}

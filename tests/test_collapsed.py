@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import glnet.spec
 from bench.memory import predict_memory
 from bench.method import load, network_for
+from bench.run import run_of
 from bench.tiling import labels_of, shrink_image
 from glnet.fast.collapsed_head import collapse
 from glnet.fast.composed_convolution import (
@@ -113,13 +114,10 @@ def test_scores_and_labels_in_single_precision(strategy: str, encoder: str) -> N
 
 
 def test_at_the_papers_size_a_quarter_of_the_operations_and_half_of_the_memory() -> None:
-    method = load("glnet")
-    plan = method.strategies["collaborative"]
+    specs = (glnet.spec.Spec(sub_batch=1, head=head) for head in ("plain", "collapsed"))
     plain, collapsed = (
-        predict_memory(
-            method, plan, glnet.spec.Spec(sub_batch=1, head=head), 7, (2448, 2448), "cuda"
-        )
-        for head in ("plain", "collapsed")
+        predict_memory(run_of("glnet", "collaborative", spec, 7), (2448, 2448), "cuda")
+        for spec in specs
     )
     assert plain.flops == pytest.approx(10.5e12, rel=0.01)
     assert collapsed.flops < 2.6e12

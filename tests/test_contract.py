@@ -21,6 +21,7 @@ from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
 from bench.memory import predict_memory
 from bench.method import load, network_for
+from bench.run import run_of
 
 CLASSES = 3
 FULL_RESOLUTION = ("whole", "progressive", "fast")
@@ -110,11 +111,9 @@ def test_a_gpu_holds_weights_and_no_full_resolution_but_in_whole(
     method: str, network: str, strategy: str
 ) -> None:
     """Runs the device code on fake CUDA tensors: a tensor left on the wrong device fails here."""
-    package, settings = load(method), spec(method, network, sub_batch=16)
-    plan = package.strategies[strategy]
+    run = run_of(method, strategy, spec(method, network, sub_batch=16), CLASSES)
     small, large = (
-        predict_memory(package, plan, settings, CLASSES, (SMALL_PX, width), "cuda")
-        for width in (SMALL_PX, LARGE_PX)
+        predict_memory(run, (SMALL_PX, width), "cuda") for width in (SMALL_PX, LARGE_PX)
     )
     assert small.device_bytes > small.weights_bytes > 0
     grown = large.device_bytes - small.device_bytes

@@ -21,7 +21,7 @@ from bench.config import read_suite
 from bench.errors import UserError
 from bench.parallel import distributed
 from bench.parallel.distributed import Place, find_place, processes
-from bench.parallel.parallel_map import PRELOAD
+from bench.parallel.processes import PRELOAD
 from bench.pipeline.train import PARTIAL, train
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]

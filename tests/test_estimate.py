@@ -15,10 +15,9 @@ from bench.commands import estimate
 from bench.commands.estimate import MIB, Question, answer, fit, largest, lowered, needs, varied
 from bench.config import parse_bytes
 from bench.errors import UserError
-from bench.memory import predict_memory, tensors_of
-from bench.memory.cpu_allocator import account
-from bench.memory.tracker import bytes_of
-from bench.method import load, network_for
+from bench.memory import account, bytes_of, predict_memory, tensors_of
+from bench.method import network_for
+from bench.run import resolve, run_of
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +26,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def question(name: str = "enet", strategy: str = "patch", **changes: Any) -> Question:
-    model, run = estimate.find(name, None, strategy)
-    shared = {"size": (128, 160), "device": "cpu", **changes}
-    return estimate.ask(name, model, run, shared, {"size_px": 64, "overlap_px": 8}, 2)
+    model, config = estimate.find(name, None, strategy)
+    run = resolve(name, config, model, {"size_px": 64, "overlap_px": 8}, estimate.CLASSES)
+    return Question(run, **{"size": (128, 160), "device": "cpu", "batch": 2, **changes})
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -58,19 +57,20 @@ def test_nothing_fits_and_all_fits() -> None:
 
 
 def test_the_colours_means_are_counted_by_hand() -> None:
-    model, line = estimate.find("colour", None, "whole")
-    asked = estimate.ask("colour", model, line, {"size": (64, 96), "device": "cpu"}, {}, 2)
-    (found,) = answer(asked)
+    model, config = estimate.find("colour", None, "whole")
+    run = resolve("colour", config, model, classes=estimate.CLASSES)
+    (found,) = answer(Question(run, size=(64, 96), device="cpu"))
+    predicted = found.prediction
     # Sums (7, 3) and counts (7), float64; the image and its labels lie on the host.
-    assert found.by_category["weights"] == 7 * 3 * 8 + 7 * 8
-    assert found.by_category["inputs"] == 3 * 64 * 96
-    assert found.shown_bytes == found.tensors_bytes == found.host_bytes
+    assert predicted.by_category["weights"] == 7 * 3 * 8 + 7 * 8
+    assert predicted.by_category["inputs"] == 3 * 64 * 96
+    assert found.shown_bytes == predicted.device_bytes == predicted.host_bytes
 
 
 def test_a_card_shows_its_context_too() -> None:
     (found,) = answer(question(device="cuda"))
     assert found.reserved_bytes is not None
-    assert found.reserved_bytes >= found.tensors_bytes
+    assert found.reserved_bytes >= found.prediction.device_bytes
     assert found.shown_bytes > found.reserved_bytes + 100 * MIB
 
 
@@ -103,12 +103,14 @@ def test_the_largest_batch_of_training() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_halves_weights_and_activations(precision: str) -> None:
     (whole,), (half,) = (answer(question(precision=one)) for one in ("fp32", precision))
-    assert half.by_category["weights"] == pytest.approx(whole.by_category["weights"] / 2, rel=0.01)
+    assert half.prediction.by_category["weights"] == pytest.approx(
+        whole.prediction.by_category["weights"] / 2, rel=0.01
+    )
     (whole,), (half,) = (
         answer(question("unet", "whole", precision=one, device="cuda"))
         for one in ("fp32", precision)
     )
-    kept = [one.by_category["activations"] for one in (whole, half)]
+    kept = [one.prediction.by_category["activations"] for one in (whole, half)]
     assert kept[1] == pytest.approx(kept[0] / 2, rel=0.05)
 
 
@@ -116,8 +118,11 @@ def test_autocast_leaves_weights_and_state_in_full() -> None:
     (whole,), (half,) = (
         answer(question("unet", training=True, precision=one)) for one in ("fp32", "bf16")
     )
-    assert half.by_category["weights"] == whole.by_category["weights"]
-    assert half.by_category["optimiser state"] == whole.by_category["optimiser state"]
+    assert half.prediction.by_category["weights"] == whole.prediction.by_category["weights"]
+    assert (
+        half.prediction.by_category["optimiser state"]
+        == whole.prediction.by_category["optimiser state"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +137,16 @@ def test_half_precision_against_the_allocators_account(
     package: str, network: str, strategy: str
 ) -> None:
     _, plan, settings = made(package, network or "glnet", strategy)
-    method = lowered(load(package), "bf16", training=False)
+    run = run_of(package, strategy, settings, CLASSES)
+    method = lowered(run.method, "bf16", training=False)
+    run = replace(run, model=replace(run.model, given_method=method))
     size = (160, 96)
     model = network_for(method, plan, settings, CLASSES)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
     with torch.inference_mode(), account() as booked:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
-    predicted = predict_memory(method, plan, settings, CLASSES, size, "cpu")
+    predicted = predict_memory(run, size, "cpu")
     # Without AVX-512 bf16 takes other kernels, whose room was never measured.
     measured = "AVX512" in torch.backends.cpu.get_cpu_capability()
     assert predicted.device_bytes == pytest.approx(
@@ -163,11 +170,12 @@ def test_the_table_and_the_plot_with_its_peak(
 
 
 def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
-    kept: dict[str, Any] = {}
-    (found,) = answer(question(), kept)
-    wide, at = estimate.timeline(kept["inference"])
-    assert wide.iloc[at].sum() == found.tensors_bytes
-    assert {key: value for key, value in wide.iloc[at].items() if value} == found.by_category
+    (found,) = answer(question())
+    wide, at = estimate.timeline(found)
+    assert wide.iloc[at].sum() == found.prediction.device_bytes
+    assert {
+        key: value for key, value in wide.iloc[at].items() if value
+    } == found.prediction.by_category
 
 
 @pytest.mark.parametrize(

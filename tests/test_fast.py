@@ -12,11 +12,9 @@ import bench.experiments.collapsed_head
 from bench import record
 from bench.config import read_suite
 from bench.experiments.collapsed_head import PATHS, STRATEGY, work
-from bench.latency import time_prediction
-from bench.memory import clock
-from bench.method import load, network_for
+from bench.latency import clock, time_prediction
 from bench.report.fast import COLUMNS, rows
-from bench.run import set_up
+from bench.run import run_of, set_up
 from glnet.spec import Spec
 
 PATCHES = {"global_px": 252, "patch_px": 252, "overlap_px": 25, "sub_batch": 1}
@@ -30,14 +28,12 @@ def test_latency_of_a_path(benchmark: Any, path: str) -> None:
     settings = PATCHES if timed else {**GLNET, "phases": THREE_PHASES}
     spec = Spec(**{**settings, "head": path})
     device = set_up(read_suite().compute) if timed else torch.device("cpu")
-    strategy = load("glnet").strategies[STRATEGY]
-    network = strategy.prepare(network_for(load("glnet"), strategy, spec, 7), spec).to(device)
+    run = run_of("glnet", STRATEGY, spec, 7)
+    network = run.build().to(device)
     image = torch.randint(0, 255, (3, side, side), dtype=torch.uint8)
 
     def predict() -> torch.Tensor:
-        with torch.inference_mode():
-            labels: torch.Tensor = strategy.predict(network, image, spec)
-        return labels
+        return run.predict(network, image)
 
     with clock(device) as took:
         predict()

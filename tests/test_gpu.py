@@ -13,8 +13,10 @@ from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, sp
 
 from bench.config import Compute
 from bench.experiments import gpu_memory
+from bench.experiments.gpu_memory import published_cases
 from bench.memory import predict_memory
 from bench.method import load
+from bench.run import run_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,8 +80,7 @@ def test_predicted_memory_is_what_the_allocator_says(
     """But for cuDNN's workspaces, which only add."""
     image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
     model, plan, settings = made(method, network, strategy)
-    package = load(method)
-    predicted = predict_memory(package, plan, settings, CLASSES, SIZE, "cuda")
+    predicted = predict_memory(run_of(method, strategy, settings, CLASSES), SIZE, "cuda")
     torch.cuda.empty_cache()
     there = torch.cuda.memory_allocated()
     model.to("cuda")
@@ -142,10 +143,10 @@ def test_meters_on_a_card() -> None:
     assert found["idle"] >= 100 * MIB, "a context takes some"
 
 
-def test_a_published_setting_is_weighed_and_timed() -> None:
-    chosen = {case.key: case for case in gpu_memory.cases() if case.name == "enet-whole"}
+def test_a_published_setting_is_measured_and_timed() -> None:
+    chosen = {case.key: case for case in published_cases() if case.run.name == "enet-whole"}
     compute = Compute(device="cuda")
-    rows = gpu_memory.weigh_all(chosen, compute, jobs=1)
+    rows = gpu_memory.measure_all(chosen, compute, jobs=1)
     seconds = gpu_memory.time_all(chosen, compute)
     for key in chosen:
         meters = rows[key]["meters"]

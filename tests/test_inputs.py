@@ -36,7 +36,8 @@ NO_INPUT = {
     "bench/errors.py": "messages",
     "bench/files.py": "writes files whole",
     "bench/record.py": "writes and reads records",
-    "bench/parallel/parallel_map.py": "spreads work over processes",
+    "bench/parallel/__init__.py": "names of the next",
+    "bench/parallel/processes.py": "spreads work over processes",
     "bench/pipeline/cache.py": "decides which records are stale; does not change one",
     "bench/pipeline/inputs.py": "calls one function of data/ for each of its stages",
 }
@@ -48,7 +49,7 @@ EXEMPT = {
     ("prepare", "data/kaggle.py"): "as above",
     ("prepare", "data/packages.py"): "as above",
     ("prepare", "data/unpack.py"): "as above",
-    ("evaluate", "bench/memory/*.py"): "its stopwatch alone",
+    ("evaluate", "bench/latency.py"): "its stopwatch alone",
 }
 """(stage, pattern) of modules that one stage imports and does not declare, and why."""
 

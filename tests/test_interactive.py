@@ -10,7 +10,7 @@ from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, wr
 
 from bench import record
 from bench.config import read_suite
-from bench.memory.timeline import course
+from bench.memory import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import ablation, pareto, table
@@ -122,7 +122,7 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
     taken = [5, 3, 9, -9, -3, 1]
     events = [Event(i, size, "cpu", "an operator", "") for i, size in enumerate(taken)]
     kinds = ["weights", "activations", "temporaries", "temporaries", "activations", "activations"]
-    found = course(events, kinds, moments=3)  # type: ignore[arg-type]
+    found = timeline(events, kinds, moments=3)  # type: ignore[arg-type]
     assert found["events"] == [1, 2, 5]  # 8 of 5, 8; 17 of 17, 8; 6 of 5, 6
     assert found["bytes"] == {
         "weights": [5, 5, 5],
@@ -132,7 +132,7 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
     figure = curves.memory_timeline(found, "conv")
     peak = traces(figure)["peak"]
     assert peak["x"] == [2]
-    assert course([], []) == {"events": [], "bytes": {}}
+    assert timeline([], []) == {"events": [], "bytes": {}}
 
 
 def test_a_shape_is_a_network_in_black_and_white() -> None:

@@ -15,8 +15,8 @@ from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import affinity_loss, backward, losses, phases, view
 from bench.errors import UserError
 from bench.memory import predict_memory
-from bench.method import load
 from bench.optim import UNLABELLED
+from bench.run import run_of
 from reference.checkpoint_io import from_isdnet, import_isdnet_command, shapes_of
 from reference.keys import ISDNET_ALIASES, isdnet_key
 
@@ -73,12 +73,10 @@ def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Operations exactly; memory within 2 %, weights apart: of the backbone's maps, which the
     released code holds as well, only the last is held here."""
-    method = load("baselines/isdnet")
-    plan = method.strategies["whole"]
-    size = (2448, 2448)
-    released = predict_memory(method, plan, Spec(official=True), 7, size, "cuda")
-    lean = predict_memory(method, plan, Spec(), 7, size, "cuda")
-    deep = predict_memory(method, plan, Spec(depth=50), 7, size, "cuda")
+    released, lean, deep = (
+        predict_memory(run_of("baselines/isdnet", "whole", spec, 7), (2448, 2448), "cuda")
+        for spec in (Spec(official=True), Spec(), Spec(depth=50))
+    )
     assert released.flops == pytest.approx(475.9e9, rel=1e-3)
     assert deep.flops == pytest.approx(1083e9, rel=1e-3)
     live = (released.device_bytes - released.weights_bytes) / 2**20

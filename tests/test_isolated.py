@@ -15,8 +15,7 @@ import torch
 from conftest import ROOT
 
 from bench.errors import UserError
-from bench.parallel import isolated
-from bench.parallel.isolated import Report, host_limit_bytes, run_isolated
+from bench.parallel import Report, host_limit_bytes, processes, run_isolated
 from bench.pipeline.measure import PRELOAD
 
 
@@ -110,14 +109,14 @@ def test_the_kernels_killer_is_told_from_anybody_elses(
     counts: tuple[Any, Any], status: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter(counts)
-    monkeypatch.setattr(isolated, "_kills", lambda: next(answers))
+    monkeypatch.setattr(processes, "_kills", lambda: next(answers))
     found = run_isolated(is_killed, limit_s=60)
     assert (found.status, found.reason, found.reported) == (status, reason, {"first": 1})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counter is Linux's")
 def test_the_kernel_counts_its_kills() -> None:
-    assert isolated._kills() is not None
+    assert processes._kills() is not None
 
 
 def test_a_process_that_takes_too_long_is_ended() -> None:
@@ -146,7 +145,7 @@ def test_a_limit_of_this_process_is_less_than_the_machine() -> None:
     whole = host_limit_bytes()
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
-        "from bench.parallel.isolated import host_limit_bytes; print(host_limit_bytes())"
+        "from bench.parallel import host_limit_bytes; print(host_limit_bytes())"
     )
     asked = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True

@@ -22,7 +22,7 @@ from bench.config import Compute
 from bench.errors import UserError
 from bench.experiments.growth import draw
 from bench.method import load
-from bench.parallel.isolated import Report, run_isolated
+from bench.parallel import Report, run_isolated
 from bench.streaming import Job, predict_file, raster
 from bench.streaming.planes import Plane
 

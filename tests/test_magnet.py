@@ -19,8 +19,8 @@ from baselines.magnet.training import given, hard_example_loss, phases, view
 from bench.config import strict
 from bench.errors import UserError
 from bench.memory import predict_memory
-from bench.method import load
 from bench.optim import UNLABELLED
+from bench.run import run_of
 from bench.tiling import Box, coverage
 from reference.checkpoint_io import from_magnet, import_magnet_command
 from reference.keys import magnet_key
@@ -93,10 +93,9 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
 
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Passes of both networks; memory of the released code within 6 %, the image on the host."""
-    method, size = load("baselines/magnet"), (2448, 2448)
     found = {
         (strategy, official): predict_memory(
-            method, method.strategies[strategy], Spec(official=official), 7, size, "cuda"
+            run_of("baselines/magnet", strategy, Spec(official=official), 7), (2448, 2448), "cuda"
         )
         for strategy, official in (("progressive", True), ("fast", True), ("progressive", False))
     }

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.memory import Booking, PeakResident, clock, tensors_of
+from bench.latency import clock
+from bench.memory import Booking, PeakResident, tensors_of
 
 MIB = 2**20
 

@@ -13,15 +13,16 @@ from bench import record
 from bench.config import Compute
 from bench.errors import UserError
 from bench.experiments import gpu_memory
-from bench.experiments.gpu_memory import Case
+from bench.experiments.gpu_memory import published_cases
+from bench.memory import Case
 
 
 @pytest.fixture
 def with_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """What is asked of a card that is not there: the keys that are weighed, then those timed."""
+    """What is asked of a card that is not there: the keys that are measured, then those timed."""
     asked: list[list[str]] = []
 
-    def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, Any]:
+    def measure_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, Any]:
         asked.append(list(chosen))
         meters = {"allocated": {"bytes": 7}}
         row = {"status": "ok", "reason": None, "meters": meters, "device": {"device": "cuda"}}
@@ -33,7 +34,7 @@ def with_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]
         return {key: {"wall_s": [0.5]} for key in list(found)[:1]}
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_memory, "weigh_all", weigh_all)
+    monkeypatch.setattr(gpu_memory, "measure_all", measure_all)
     monkeypatch.setattr(gpu_memory, "time_all", time_all)
     monkeypatch.setattr(gpu_memory, "FOLDER", tmp_path)
     return asked
@@ -48,9 +49,9 @@ def arguments(*words: str) -> Any:
 
 
 def test_every_published_run_is_a_case_once() -> None:
-    found = list(gpu_memory.cases())
+    found = list(published_cases())
     assert len({case.key for case in found}) == len(found)
-    named = {(case.dataset, case.name, case.done) for case in found}
+    named = {(case.dataset, case.run.name, case.done) for case in found}
     predicted = record.read(record.RESULTS / "successors.json").values["rows"]
     assert {(row["dataset"], row["run"], row["done"]) for row in predicted} <= named
     paper = record.read(record.RESULTS / "predict.json").values["runs"]
@@ -63,8 +64,8 @@ def test_the_record_holds_memory_of_all_and_seconds_of_those_that_fit(
     with_card: list[list[str]], tmp_path: Path
 ) -> None:
     gpu_memory.work(arguments("--machine", "big", "--only", "fctl"))
-    weighed, timed = with_card
-    assert timed == weighed[1:], "the first was out of memory"
+    measured, timed = with_card
+    assert timed == measured[1:], "the first was out of memory"
     found = record.read(tmp_path / "big.json")
     rows = found.values["rows"]
     assert [row["status"] for row in rows] == ["oom", *["ok"] * (len(rows) - 1)]
@@ -101,21 +102,9 @@ def test_a_pattern_that_finds_nothing_is_told(with_card: list[list[str]]) -> Non
 def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, and of a small image."""
     monkeypatch.setattr(gpu_memory, "ROUNDS", 2)
-    case = replace(next(case for case in gpu_memory.cases() if case.name == name), side_px=96)
-    monkeypatch.setattr(gpu_memory, "_Prediction", small(gpu_memory._Prediction))
-    found = gpu_memory._seconds(case, torch.device("cpu"))
+    case = replace(next(case for case in published_cases() if case.run.name == name), side_px=96)
+    sizes = {"patch_px": 64, "overlap_px": 0, "global_px": 64, "whole_px": 64}
+    own = {key: px for key, px in sizes.items() if hasattr(case.run.spec, key)}
+    found = gpu_memory._seconds(replace(case, run=case.run.varied(**own)), torch.device("cpu"))
     assert 1 <= len(found["wall_s"]) <= 2
     assert ("forward_s" in found) == (name == "isdnet")
-
-
-def small(kind: Any) -> Any:
-    """Patches of a few pixels."""
-
-    class Small(kind):  # type: ignore[misc]
-        def __init__(self, case: Case) -> None:
-            super().__init__(case)
-            sizes = {"patch_px": 64, "overlap_px": 0, "global_px": 64, "whole_px": 64}
-            own = {key: px for key, px in sizes.items() if hasattr(self.spec, key)}
-            self.spec = replace(self.spec, **own)
-
-    return Small

@@ -7,24 +7,27 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from test_contract import CASES, CLASSES, ids, made, prepared, spec
+from test_contract import CASES, CLASSES, ids, prepared, spec
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from bench.memory import predict_memory, tensors_of
-from bench.memory.cpu_allocator import account
-from bench.memory.prediction import (
-    RULES,
+from bench.config import ModelConfig, Training
+from bench.memory import (
+    LEARNING_RATE,
     STEPS,
+    Booking,
     Prediction,
-    begin,
+    account,
+    bytes_of,
+    predict_memory,
     predict_training,
-    step,
+    tensors_of,
     views_of,
 )
-from bench.memory.tracker import Booking, bytes_of
-from bench.method import load
+from bench.memory.prediction import RULES
+from bench.run import Model, run_of
+from bench.training_step import enter_phase, training_step
 
 SIZES = ((101, 150), (160, 96))
 WITHIN = 0.05
@@ -42,7 +45,7 @@ def test_one_image_through_every_strategy(
     with torch.inference_mode(), account() as booked:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
-    predicted = predict_memory(load(method), plan, settings, CLASSES, size, "cpu")
+    predicted = predict_memory(run_of(method, strategy, settings, CLASSES), size, "cpu")
     assert sum(predicted.by_category.values()) == predicted.device_bytes
     if strategy in ("coarse-to-fine", "cascade"):  # how many patches there are depends on the image
         assert predicted.device_bytes >= (1 - WITHIN) * allocated_bytes_of
@@ -52,20 +55,22 @@ def test_one_image_through_every_strategy(
 
 @pytest.mark.parametrize(("method", "network"), TRAINED)
 def test_steps_of_every_phase(method: str, network: str) -> None:
-    package, settings = load(method), spec(method, network, sub_batch=2)
+    config = ModelConfig("", method, "", {}, Training(phases={}))
+    whole = Model(network, config, spec(method, network, sub_batch=2), CLASSES)
     # Four patches, in two batches.
     size = SIZES[0] if method == "baselines/generic" else (56, 50)
     batch: defaultdict[str, int] = defaultdict(lambda: 2)
-    predicted = predict_training(package, settings, CLASSES, size, batch, "cpu")
-    model = package.build(settings, CLASSES).to(memory_format=torch.channels_last)
-    for phase in package.phases(model, settings):
-        views = views_of(package, settings, phase, size, batch[phase.name])
-        optimiser = begin(model, phase, 0.0)
+    predicted = predict_training(whole, size, batch, "cpu")
+    model = whole.build().to(memory_format=torch.channels_last)
+    for phase in whole.method.phases(model, whole.spec):
+        views = views_of(whole, phase, size, batch[phase.name])
+        training = enter_phase(whole.method, whole.spec, model, phase, config.training)
+        phase.begin()
         seen = [value for view in views for value in view.values() if isinstance(value, Tensor)]
         there = bytes_of([*tensors_of(model), *seen])
         with account() as booked:
             for _ in range(STEPS):
-                step(package, model, views, settings, phase, optimiser)
+                training_step(training, views, LEARNING_RATE)
         found = predicted[phase.name]
         assert found.device_bytes == pytest.approx(there + booked.peak_bytes, rel=WITHIN)
         assert found.by_category["optimiser state"] > 0
@@ -73,15 +78,15 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
 
 
 def test_the_module_at_the_peak_is_named() -> None:
-    _, plan, settings = made("baselines/generic", "fcn8s", "whole")
-    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, SIZES[0], "cpu")
+    run = run_of("baselines/generic", "whole", spec("baselines/generic", "fcn8s"), CLASSES)
+    found = predict_memory(run, SIZES[0], "cpu")
     assert found.at == "aten.conv2d.default"
     assert found.module == "Conv2d network.encoder.features.2"
 
 
 def test_a_card_reserves_more_than_it_is_asked_for() -> None:
-    _, plan, settings = made("baselines/generic", "unet", "patch")
-    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, SIZES[0], "cuda")
+    run = run_of("baselines/generic", "patch", spec("baselines/generic", "unet"), CLASSES)
+    found = predict_memory(run, SIZES[0], "cuda")
     assert isinstance(found, Prediction)
     assert found.reserved_bytes is not None
     assert found.allocated_bytes is not None

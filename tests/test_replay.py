@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract import CLASSES, made
+from test_contract import CLASSES, made, spec
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.memory import predict_memory, prediction
 from bench.memory.replay import replaying
 from bench.memory.tracker import Booking
-from bench.method import load
+from bench.run import run_of
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -30,8 +30,7 @@ from bench.method import load
 def test_prediction_is_the_same_without(
     method: str, network: str, strategy: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, plan, settings = made(method, network, strategy)
-    case: Any = (load(method), plan, settings, CLASSES, (110, 150), device)
+    case: Any = (run_of(method, strategy, spec(method, network), CLASSES), (110, 150), device)
     quick = predict_memory(*case)
     monkeypatch.setattr(prediction, "replaying", lambda *_: nullcontext())
     assert dataclasses.asdict(quick) == dataclasses.asdict(predict_memory(*case))
@@ -80,7 +79,7 @@ def test_other_shapes_are_other_calls() -> None:
 
 def test_floating_point_operations_are_those_that_torch_counts() -> None:
     model, plan, settings = made("baselines/generic", "unet2015", "whole")
-    found = predict_memory(load("baselines/generic"), plan, settings, CLASSES, (40, 56), "cpu")
+    found = predict_memory(run_of("baselines/generic", "whole", settings, CLASSES), (40, 56), "cpu")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         plan.predict(model, torch.zeros(3, 40, 56, dtype=torch.uint8), settings)
@@ -88,13 +87,7 @@ def test_floating_point_operations_are_those_that_torch_counts() -> None:
 
 
 def test_operations_of_every_replayed_patch_count() -> None:
-    _, plan, settings = made("baselines/generic", "unet2015", "patch")
-    settings = dataclasses.replace(settings, overlap_px=0, sub_batch=1)
-    side = settings.size_px
-    one, nine = (
-        predict_memory(
-            load("baselines/generic"), plan, settings, CLASSES, (n * side, n * side), "cuda"
-        )
-        for n in (1, 3)
-    )
+    settings = spec("baselines/generic", "unet2015", overlap_px=0, sub_batch=1)
+    run, side = run_of("baselines/generic", "patch", settings, CLASSES), settings.size_px
+    one, nine = (predict_memory(run, (n * side, n * side), "cuda") for n in (1, 3))
     assert nine.flops == 9 * one.flops

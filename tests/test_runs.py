@@ -11,17 +11,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from bench import latency, record
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.memory.meters import weigh
-from bench.parallel.isolated import Outcome
+from bench.memory import measure_run
+from bench.parallel import Outcome
 from bench.pipeline import cache
 from bench.pipeline import evaluate as stage_evaluate
 from bench.pipeline import measure as measuring
-from bench.pipeline.evaluation import evaluate
 from bench.pipeline.measure import measure_all
 from bench.pipeline.train import train
 from bench.run import Run, open_run
@@ -39,7 +39,7 @@ def trained(project: Path) -> Path:
 
 
 def test_an_evaluation_holds_every_pixel_once(trained: Path) -> None:
-    found = evaluate(read_suite(), "colour")
+    found = evaluate("colour")
     assert found.status == "ok"
     for split, ids in {"val": ["c"], "test": ["d", "e"]}.items():
         assert list(found.values["splits"][split]) == ids
@@ -54,7 +54,7 @@ def test_an_evaluation_holds_every_pixel_once(trained: Path) -> None:
 
 
 def test_the_floor_finds_classes_that_differ_in_colour(trained: Path) -> None:
-    matrix = np.array(evaluate(read_suite(), "colour").values["splits"]["test"]["d"])
+    matrix = np.array(evaluate("colour").values["splits"]["test"]["d"])
     assert np.trace(matrix[:-1]) == matrix[:-1].sum()
 
 
@@ -63,7 +63,7 @@ def test_every_seed_is_evaluated_and_the_first_is_shown(project: Path, edit_suit
     for seed in (4, 2):
         edit_suite(lambda suite, seed=seed: suite["models"]["unet"].update(seed=seed))
         train(read_suite(), "unet")
-        alone[seed] = evaluate(read_suite(), "unet-patch")
+        alone[seed] = evaluate("unet-patch")
         assert "other_seeds" not in alone[seed].values
         assert alone[seed].settings["model"]["seed"] == seed
         assert "seeds" not in alone[seed].settings["model"]
@@ -72,14 +72,14 @@ def test_every_seed_is_evaluated_and_the_first_is_shown(project: Path, edit_suit
 
     edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[2, 4]))
     train(read_suite(), "unet")
-    found = evaluate(read_suite(), "unet-patch")
+    found = evaluate("unet-patch")
     assert found.values["splits"] == alone[2].values["splits"]
     assert found.values["other_seeds"] == {"4": alone[4].values["splits"]}
     assert found.settings["model"]["seeds"] == (2, 4)
     assert found.provenance["seed"] == 2
     assert shown.read_bytes() == last
-    line = open_run(read_suite(), "unet-patch")
-    first, named = (line.network(torch.device("cpu"), seed).state_dict() for seed in (None, 2))
+    run = open_run(read_suite(), "unet-patch")
+    first, named = (run.network(torch.device("cpu"), seed).state_dict() for seed in (None, 2))
     assert all(torch.equal(first[key], named[key]) for key in first)
 
 
@@ -89,8 +89,7 @@ def test_runs_that_are_evaluated_at_once_are_as_they_are_alone(
     few = {"colour": {"model": "colour", "strategy": "whole"}}
     few["unet"] = {"model": "unet", "strategy": "patch"}
     edit_suite(lambda suite: suite.update(runs=few))
-    suite = read_suite()
-    alone = {name: evaluate(suite, name).values for name in few}
+    alone = {name: evaluate(name).values for name in few}
     two = {"device": "cpu", "threads": 2, "jobs": 2}
     edit_suite(lambda suite: suite.update(runs=few, compute=two))
     run_stage(stage_evaluate)
@@ -115,7 +114,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_a_result(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
     monkeypatch.setattr(Run, "predict", no_memory)
-    found = evaluate(read_suite(), "unet-whole")
+    found = evaluate("unet-whole")
     assert found.status == "oom"
     assert "can't allocate" in (found.reason or "")
     assert Path("results/tiny/predictions/unet-whole").is_dir()
@@ -129,7 +128,7 @@ def test_any_other_error_is_not_taken_for_memory(
 
     monkeypatch.setattr(Run, "predict", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        evaluate(read_suite(), "unet-whole")
+        evaluate("unet-whole")
 
 
 @pytest.mark.slow
@@ -159,13 +158,13 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
 
 def test_the_networks_clock_goes_within_the_predictions(trained: Path) -> None:
     """Of one prediction, so that nothing else that a machine does can tell."""
-    line = open_run(read_suite(), "unet-patch")
-    network = line.network(torch.device("cpu"))
-    image, _ = line.dataset.read("d")
+    run = open_run(read_suite(), "unet-patch")
+    network = run.network(torch.device("cpu"))
+    image, _ = run.dataset.read("d")
     inside = latency.NetworkClock()
     with inside.watching(network, torch.device("cpu")):
         begun = time.perf_counter()
-        line.predict(network, image)
+        run.predict(network, image)
         took = time.perf_counter() - begun
     assert 0 < inside.seconds < took
 
@@ -174,12 +173,12 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(work: Any, suite: Any, name: str, **_: Any) -> Outcome:
-        told = {"device": "cpu", "room_bytes": 9}
+        reported = {"device": "cpu", "room_bytes": 9}
         if name == "unet-patch":
-            return Outcome("failed", "the process ended with exit code 3", told)
-        return Outcome("oom", "killed by the system for memory", told)
+            return Outcome("failed", "the process ended with exit code 3", reported)
+        return Outcome("oom", "killed by the system for memory", reported)
 
-    monkeypatch.setattr(measuring, "ask", asked)
+    monkeypatch.setattr(measuring, "run_isolated", asked)
     with pytest.raises(UserError, match=r"Measuring unet-patch failed, .* exit code 3"):
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
@@ -193,12 +192,12 @@ def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
 ) -> None:
     def asked(work: Any, suite: Any, whom: str | list[str], **_: Any) -> Outcome:
         if isinstance(whom, str):
-            return Outcome(told={"meters": {"rss": {"bytes": 7}}})
-        told = {"unet-whole": {"latency_s": [0.5]}} if whom != ["unet-patch"] else {}
+            return Outcome(reported={"meters": {"rss": {"bytes": 7}}})
+        reported = {"unet-whole": {"latency_s": [0.5]}} if whom != ["unet-patch"] else {}
         status: Any = "failed" if "unet-patch" in whom else "ok"
-        return Outcome(status, "the process ended with signal 11", told)
+        return Outcome(status, "the process ended with signal 11", reported)
 
-    monkeypatch.setattr(measuring, "ask", asked)
+    monkeypatch.setattr(measuring, "run_isolated", asked)
     with pytest.raises(UserError, match=r"Measuring unet-patch failed, .* signal 11"):
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
@@ -207,19 +206,19 @@ def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
     assert (kept.status, kept.values["latency_s"]) == ("ok", [0.5])
 
 
-def test_memory_is_weighed_where_it_is_asked_for(trained: Path) -> None:
-    told: dict[str, Any] = {}
-    weigh(told.update, read_suite(), "colour")
-    assert told["meters"]["allocated"]["bytes"] == told["meters"]["predicted"]["bytes"]
-    assert told["flops"] == 0
-    assert told["provenance"]["device"] == "cpu"
+def test_memory_is_measured_in_the_process_of_the_caller(trained: Path) -> None:
+    reported: dict[str, Any] = {}
+    measure_run(reported.update, read_suite(), "colour")
+    assert reported["meters"]["allocated"]["bytes"] == reported["meters"]["predicted"]["bytes"]
+    assert reported["flops"] == 0
+    assert reported["provenance"]["device"] == "cpu"
 
 
 def test_a_checkpoint_of_another_network_is_refused(trained: Path) -> None:
     Path("checkpoints/colour.pt").rename("checkpoints/unet.pt")
-    line = open_run(read_suite(), "unet-patch")
+    run = open_run(read_suite(), "unet-patch")
     with pytest.raises(UserError, match=r"unet\.pt does not fit the network"):
-        line.network(torch.device("cpu"))
+        run.network(torch.device("cpu"))
 
 
 def test_an_unknown_run_or_strategy_is_named(project: Path, edit_suite: Edit) -> None:
@@ -251,7 +250,7 @@ def test_a_bad_label_stops_the_evaluation(
 ) -> None:
     spoil(open_dataset("tiny").root / "labels/d.npy")
     with pytest.raises(UserError, match=message):
-        evaluate(read_suite(), "colour")
+        evaluate("colour")
     assert not record.path_of("tiny", "evaluate", "colour").exists()
 
 
@@ -301,6 +300,62 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
     run_stage(stage_evaluate, "--missing")
     edit_suite(lambda suite: suite.update(runs=few))
     assert left() == ["colour", "unet"]
+
+
+def test_an_edit_of_one_methods_code_makes_its_runs_stale_and_no_others(
+    trained: Path, edit_suite: Edit
+) -> None:
+    runs = {"colour": {"model": "colour", "strategy": "whole"}}
+    runs["isdnet"] = {"model": "isdnet", "strategy": "whole"}
+
+    def two(suite: dict[str, Any]) -> None:
+        line = {**suite["models"]["colour"], "method": "baselines/isdnet", "spec": {}}
+        suite["models"]["isdnet"] = line
+        suite["runs"] = runs
+
+    edit_suite(two)
+    shutil.copy("checkpoints/colour.pt", "checkpoints/isdnet.pt")
+    folder = record.RESULTS / "tiny"
+    shutil.copy(folder / "train/colour.json", folder / "train/isdnet.json")
+    for folder in ("baselines", "bench"):
+        Path(folder).unlink() if Path(folder).is_symlink() else shutil.rmtree(folder)
+        shutil.copytree(ROOT / folder, folder)
+    shared, own = Path("bench/tiling.py"), Path("baselines/isdnet/inference.py")
+    for stage in ("evaluate", "measure"):
+        for name in runs:
+            path = record.path_of(
+                "tiny", stage, name, "test-machine" if stage == "measure" else None
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+
+    def stale_after(edited: Path, text: str) -> dict[str, list[str]]:
+        cache.code_of.cache_clear()
+        found = {}
+        for stage in ("evaluate", "measure"):
+            edited_before = edited.read_text()
+            for name in runs:
+                cache.mark_fresh(read_suite(), stage, name)
+            edited.write_text(edited_before + text)
+            found[stage] = cache.stale(read_suite(), stage)
+            edited.write_text(edited_before)
+        return found
+
+    every = list(runs)
+    assert stale_after(own, "X = 1\n") == {"evaluate": ["isdnet"], "measure": ["isdnet"]}
+    assert stale_after(own, "# a comment changes nothing\n") == {"evaluate": [], "measure": []}
+    assert stale_after(shared, "X = 1\n") == {"evaluate": every, "measure": every}
+    train_code = {
+        method: cache.code_of("training_code", method) for method in ("glnet", "baselines/isdnet")
+    }
+    assert own in train_code["baselines/isdnet"]
+    assert own not in train_code["glnet"]
+    assert Path("bench/training_step.py") in train_code["glnet"]
+
+
+def evaluate(name: str) -> record.Record:
+    suite = read_suite()
+    return stage_evaluate.evaluate(open_run(suite, name), suite)
 
 
 def run_stage(module: Any, *arguments: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.parallel.parallel_map import parallel_map
+from bench.parallel import parallel_map
 
 
 def doubled(number: int) -> tuple[int, int]:

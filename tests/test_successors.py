@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 from bench.config import ModelConfig, RunConfig, Training, read_suite
-from bench.pipeline.predict_uhr_methods import PLACES, RIVALS, Place, lines, predict
+from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_runs
+from bench.pipeline.predict_uhr_methods import predict
 from bench.record import Record
 from bench.report import bootstrap, successors
 from bench.report.load_records import Entry, published
@@ -55,9 +56,9 @@ FCTL = entry("fctl", "fctl", "contexts", [EASY, HARD] * 6)
 def test_every_method_of_the_suite_is_predicted_and_its_row_is_there() -> None:
     numbers = published()
     rows = set(numbers.method + " / " + numbers.inference)
-    suite = read_suite(ROOT / f"suites/{RIVALS}.yaml")
+    suite = read_suite(UHR_METHODS)
     for place in PLACES:
-        there = {name: run for name, _, run in lines(place)}
+        there = {run.name: run.config for run in uhr_runs(place)}
         own = {name for name, run in suite.runs.items() if run.published}
         assert set(there) == {"glnet-collaborative", *own}
         methods = {suite.models[run.model].method for name, run in there.items() if name in own}
@@ -70,8 +71,8 @@ def test_released_idle_weights_are_a_prediction_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    small = [one for one in lines(PLACES[0]) if one[0] in ("isdnet", "pointrend")]
-    monkeypatch.setattr("bench.pipeline.predict_uhr_methods.lines", lambda place: small)
+    small = [run for run in uhr_runs(PLACES[0]) if run.name in ("isdnet", "pointrend")]
+    monkeypatch.setattr("bench.memory.published_settings.uhr_runs", lambda place: small)
     found = predict([Place("DeepGlobe", 256, 7, "deepglobe")])
     assert [(one["run"], one["done"]) for one in found] == [
         ("isdnet", "as meant"),

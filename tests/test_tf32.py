@@ -10,13 +10,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import record
-from bench.experiments import gpu_memory
+from bench.experiments.gpu_memory import published_cases
 from bench.memory import predict_memory
 from bench.memory.cuda_allocator import play
 from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory.rules_cuda import CUDA, TF32
 from bench.memory.tracker import Booking, tensors_of
-from bench.method import load, spec_of
 from bench.record import Record
 from bench.report import figures, on_card
 
@@ -95,12 +94,8 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
 def test_an_h100_said_so(key: str) -> None:
     """What torch's allocator said there, within 1 %."""
     said = next(row for row in record.read(H100).values["rows"] if row["key"] == key)
-    case = next(case for case in gpu_memory.cases() if case.key == key)
-    model = case.suite.models[case.run.model]
-    method, spec = load(model.method), spec_of(case.run.model, model, case.run)
-    size = (case.side_px, case.side_px)
-    strategy = method.strategies[case.run.strategy]
-    found = predict_memory(method, strategy, spec, case.classes, size, "cuda", tf32=True)
+    case = next(case for case in published_cases() if case.key == key)
+    found = predict_memory(case.run, case.size, "cuda")
     assert found.tf32_allocated_bytes is not None
     told = found.tf32_allocated_bytes + HOPPER_BLAS_BYTES
     assert told == pytest.approx(said["meters"]["allocated"]["bytes"], rel=0.01)

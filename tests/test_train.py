@@ -13,13 +13,14 @@ import pytest
 import torch
 from two_processes import train_as
 
-import bench.pipeline.train
+import bench.training_step
 from bench import record
 from bench.config import Suite, read_suite
 from bench.errors import UserError
-from bench.parallel.parallel_map import PRELOAD
-from bench.pipeline.train import PARTIAL, rate_of, train
-from bench.run import load_checkpoint
+from bench.parallel.processes import PRELOAD
+from bench.pipeline.train import PARTIAL, train
+from bench.run import load_checkpoint, open_run
+from bench.training_step import learning_rate_at
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -34,7 +35,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, suite: Suite, name: str) -> None:
     """Train until the `number`-th optimiser step is about to begin."""
-    import bench.pipeline.train as module
+    import bench.run as module
 
     load = module.load
 
@@ -124,7 +125,7 @@ def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
 
     edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[1, 0]))
     steps = iter(range(10**6))
-    fed = bench.train.poly
+    fed = bench.training_step.poly
 
     def stopping(*given: Any) -> float:
         if next(steps) == 4:
@@ -132,11 +133,11 @@ def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
         return fed(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.train, "poly", stopping)
+        patch.setattr(bench.training_step, "poly", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(read_suite(), "unet")
     steps = iter(range(10**6))
-    monkeypatch.setattr(bench.train, "poly", lambda *given: (next(steps), fed(*given))[1])
+    monkeypatch.setattr(bench.training_step, "poly", lambda *given: (next(steps), fed(*given))[1])
     folder = train(read_suite(), "unet")
     assert next(steps) == 2 * 3 - 4, "what the first seed had learnt is not learnt again"
     assert sorted(path.name for path in folder.iterdir()) == ["0.pt", "1.pt"]
@@ -242,7 +243,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_suite: Edit) -> None:
     """As the released GLNet is: no phase, no step, but a checkpoint and a record as of any."""
-    from bench.pipeline.evaluation import evaluate
+    from bench.pipeline.evaluate import evaluate
 
     trained = weights(train(read_suite(), "glnet"))
     torch.save(trained, "checkpoints/start/imported.pt")
@@ -258,7 +259,9 @@ def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_s
     assert same(trained, weights(train(suite, "glnet-imported")))
     found = record.read(record.path_of("tiny", "train", "glnet-imported"))
     assert found.values == {"phases": {}, "loss": []}
-    ours, theirs = evaluate(suite, "imported"), evaluate(suite, "glnet-collaborative")
+    ours, theirs = (
+        evaluate(open_run(suite, name), suite) for name in ("imported", "glnet-collaborative")
+    )
     assert ours.values["splits"] == theirs.values["splits"]
     other = {key: value for key, value in trained.items() if "aggregation.conv.bias" not in key}
     torch.save(other, "checkpoints/start/imported.pt")
@@ -278,5 +281,5 @@ def test_sgd_and_a_least_rate_are_trained_with(project: Path, edit_suite: Edit) 
     assert not same(adam, weights(train(read_suite(), "unet")))
     model = read_suite().models["unet"]
     expected = [5e-4 + 5e-4 * (1 - step / 6) ** 0.9 for step in range(3)]
-    rates = [rate_of(model, model.training.phases["train"], step) for step in range(3)]
+    rates = [learning_rate_at(model, model.training.phases["train"], step) for step in range(3)]
     assert rates == pytest.approx(expected)

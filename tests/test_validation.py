@@ -1,7 +1,9 @@
 """A phase that stops when mIoU on val grows no more keeps its best weights, killed or not."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -9,14 +11,13 @@ import torch
 from conftest import PLAIN, model_line
 from torch import nn
 
-import bench.pipeline.train
 from bench import record
 from bench.config import ModelConfig, read_suite, strict
 from bench.errors import UserError
-from bench.method import load, spec_of
+from bench.method import load
 from bench.pipeline import validation
 from bench.pipeline.train import train
-from data.dataset import open_dataset
+from bench.run import Model, open_model
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 LOOKS = [("global", 5, 0.9), ("a", 5, 0.2), ("a", 10, 0.3), ("a", 15, 0.3), ("a", 20, math.nan)]
@@ -36,7 +37,7 @@ def stopping(steps: int, rate: float, **training: Any) -> Callable[[dict[str, An
 
     def change(suite: dict[str, Any]) -> None:
         spec = {**PLAIN, "network": "unet2015", "train_on": "patch"}
-        line = model_line("baselines", spec, ["train"], steps)
+        line = model_line("baselines/generic", spec, ["train"], steps)
         line["training"]["phases"] = {"train": {"steps": steps, "learning_rate": rate, "batch": 2}}
         line["training"].update(training)
         suite["models"]["small"] = line
@@ -58,11 +59,11 @@ def test_the_best_weights_are_kept(
     edit_suite(stopping(5, 1e-2, validate_every=1, patience=5))
     scores, seen = iter([0.1, 0.4, 0.3, 0.4, 0.2]), []
 
-    def look(network: nn.Module, *_: object) -> float:
+    def look(model: Model, network: nn.Module, *_: object) -> float:
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr(bench.train.validation, "look", look)
+    monkeypatch.setattr(validation, "look", look)
     kept = torch.load(train(read_suite(), "small"), weights_only=True)
     equal = [all(torch.equal(kept[key], state[key]) for key in kept) for state in seen]
     assert equal == [False, True, False, False, False]
@@ -83,7 +84,7 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
         return true(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.train.validation, "look", killed)
+        patch.setattr(validation, "look", killed)
         with pytest.raises(KeyboardInterrupt):
             train(suite, "small")
     resumed = torch.load(train(suite, "small"), weights_only=True)
@@ -92,16 +93,14 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
 
 
 def test_a_look_leaves_the_modes_of_training(project: None) -> None:
-    suite = read_suite()
-    method, dataset = load("glnet"), open_dataset("tiny")
-    spec = spec_of("glnet", suite.models["glnet"])
-    network = method.build(spec, len(dataset.classes)).eval()
-    for phase in method.phases(network, spec):
-        assert phase.judged_by in method.strategies
+    model = open_model(read_suite(), "glnet")
+    network = model.build().eval()
+    for phase in model.method.phases(network, model.spec):
+        assert phase.judged_by in model.method.strategies
         for module in phase.trains:
             module.train()
         modes = [module.training for module in network.modules()]
-        assert 0 <= validation.look(network, method, spec, phase, dataset) <= 1
+        assert 0 <= validation.look(model, network, phase) <= 1
         assert [module.training for module in network.modules()] == modes
         network.eval()
 
@@ -110,7 +109,7 @@ def test_a_look_leaves_the_modes_of_training(project: None) -> None:
 def test_rivals_are_judged_by_what_they_learn_from(network: str) -> None:
     import baselines.generic.spec
 
-    method = load("baselines")
+    method = load("baselines/generic")
     for train_on in ("patch", "downsample"):
         spec = baselines.generic.spec.Spec(**{**PLAIN, "network": network, "train_on": train_on})
         (phase,) = method.phases(method.build(spec, 3), spec)
@@ -118,18 +117,18 @@ def test_rivals_are_judged_by_what_they_learn_from(network: str) -> None:
         assert phase.judged_by in get_args(baselines.generic.spec.Strategy)
 
 
-def test_a_data_set_without_val_is_refused(project: None) -> None:
-    dataset = open_dataset("tiny")
-    bare = type(dataset)(**{**vars(dataset), "splits": {**dataset.splits, "val": ()}})
-    suite = read_suite()
-    method, spec = load("baselines"), spec_of("colour", suite.models["colour"])
-    network = method.build(spec, 3)
+def test_a_data_set_without_val_is_refused(project: Path) -> None:
+    path = project / "data/prepared/tiny/dataset.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "splits": {**about["splits"], "val": []}}))
+    model = open_model(read_suite(), "colour")
+    network = model.build()
     with pytest.raises(UserError, match="has no val split, which `validate_every` needs"):
-        validation.look(network, method, spec, method.phases(network, spec)[0], bare)
+        validation.look(model, network, model.method.phases(network, model.spec)[0])
 
 
 def test_looking_never_is_no_setting() -> None:
-    line = model_line("baselines", {}, ["train"])
+    line = model_line("baselines/generic", {}, ["train"])
     line["training"]["validate_every"] = 0
     with pytest.raises(UserError, match=r"training\.validate_every is 0"):
         strict(ModelConfig, line, "params.yaml: models.x")

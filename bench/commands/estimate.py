@@ -7,9 +7,9 @@ import difflib
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
@@ -26,8 +26,12 @@ from bench.config import (
     read_suite,
 )
 from bench.errors import UserError
-from bench.memory.gpu_overhead import blas_bytes, card_for, has_tf32
-from bench.method import Method, check_strategy, load, spec_of
+from bench.method import Method
+
+if TYPE_CHECKING:
+    from bench.memory import Prediction
+    from bench.memory.tracker import Category, Event
+    from bench.run import Run
 
 PAPER = Path("suites/deepglobe.yaml")
 CLASSES = 7
@@ -51,25 +55,18 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be worked out."""
+    """A run, and what is to be predicted of it."""
 
-    name: str
-    model: ModelConfig
-    run: RunConfig
+    run: "Run"
     size: tuple[int, int]
     """(H, W) of the image in pixels."""
     training: bool = False
     precision: str = "fp32"
     device: str = "cuda"
     card: str = ""
-    classes: int = CLASSES
-    batch: Mapping[str, int] = field(default_factory=dict)
-    """Images a training step, by phase."""
-
-    @property
-    def spec(self) -> Any:
-        """The checked settings."""
-        return spec_of(self.run.model, self.model, self.run)
+    """The GPU's name."""
+    batch: int | None = None
+    """Images a training step; None: the model's own."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +74,14 @@ class Answer:
     """What one image, or a step of one phase, needs."""
 
     phase: str
-    tensors_bytes: int
-    """Alive at the peak on the device."""
+    prediction: "Prediction"
     reserved_bytes: int | None
     """None on the CPU, whose allocator keeps nothing."""
     shown_bytes: int
-    """What a card shows: reserved, the context and workspaces; on the CPU the tensors."""
-    host_bytes: int
-    by_category: Mapping[str, int]
-    operator: str
-    module: str
+    """Process total on a GPU: reserved, the context and workspaces; on the CPU the tensors."""
+    events: "Sequence[Event]"
+    categories: "Sequence[Category]"
+    """Of each event's block."""
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +116,8 @@ def work(arguments: argparse.Namespace) -> None:
     """Print the answer."""
     cli.require_root()
     size, settings = parse_size(arguments.size), dict(map(parse_setting, arguments.set))
+    if arguments.phase == "training" and arguments.precision == "fp16":
+        raise UserError("The suite does not train in fp16: ask for bf16, which takes as much.")
     budget = parse_bytes(arguments.fit, "--fit") if arguments.fit else None
     for name in ("batch", "classes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
@@ -139,25 +136,28 @@ def work(arguments: argparse.Namespace) -> None:
         "precision": arguments.precision,
         "device": arguments.device,
         "card": arguments.card,
-        "classes": arguments.classes,
+        "batch": arguments.batch,
     }
     if arguments.method is None:
         if budget is None or arguments.of:
             raise UserError("Name a METHOD, or give --fit BUDGET without --of for all methods.")
         suite = read_suite(arguments.suite or PAPER)
-        print(which(suite, budget, shared, settings, arguments.batch).to_string(index=False))
+        runs = runs_of(suite, shared["training"], settings, arguments.classes)
+        print(which([Question(run, **shared) for run in runs], budget).to_string(index=False))
         return
-    model, run = find(arguments.method, arguments.suite, arguments.strategy)
-    question = ask(arguments.method, model, run, shared, settings, arguments.batch)
+    from bench.run import resolve
+
+    model, config = find(arguments.method, arguments.suite, arguments.strategy)
+    run = resolve(arguments.method, config, model, settings, arguments.classes)
+    question = Question(run, **shared)
     if budget is not None:
         print(fit(question, arguments.of or "image", budget))
         return
-    kept: dict[str, Any] = {}
-    answers = answer(question, kept if arguments.plot else None)
+    answers = answer(question)
     print(table(question, answers).to_string())
     if arguments.plot:
-        worst = max(answers, key=lambda one: one.tensors_bytes)
-        draw(kept[worst.phase], question, worst, arguments.plot)
+        worst = max(answers, key=lambda one: one.prediction.device_bytes)
+        draw(question, worst, arguments.plot)
         print(arguments.plot)
 
 
@@ -220,25 +220,6 @@ def _network(
     return ModelConfig("", method, "", spec, training), RunConfig(name, wanted)
 
 
-def ask(
-    name: str,
-    model: ModelConfig,
-    run: RunConfig,
-    shared: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    batch: int | None,
-) -> Question:
-    """A question with everything checked before the first second is spent."""
-    run = replace(run, overrides={**run.overrides, **settings})
-    check_strategy(name, run, model)
-    batches = {key: batch or one.batch for key, one in model.training.phases.items()}
-    question = Question(name, model, run, batch=batches, **shared)
-    if question.training and question.precision == "fp16":
-        raise UserError("The suite does not train in fp16: ask for bf16, which takes as much.")
-    _ = question.spec
-    return question
-
-
 def lowered(method: Method, precision: str, training: bool) -> Method:
     """The method in another precision.
 
@@ -273,33 +254,20 @@ def lowered(method: Method, precision: str, training: bool) -> Method:
     return replace(method, backward=backward) if training else replace(method, build=build)
 
 
-def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answer]:
-    """One answer for inference, or one for each phase of training.
+def answer(question: Question) -> list[Answer]:
+    """One answer for inference, or one for each phase of training."""
+    from bench.memory import blas_bytes, has_tf32, trace_memory, trace_training
 
-    Args:
-        kept: gets events and their categories (`Booking.timeline`), by phase.
-    """
-    from bench.memory import Booking, predict_memory, predict_training
-
-    method = lowered(load(question.model.method), question.precision, question.training)
-
-    def note(phase: str, booking: Booking) -> None:
-        assert kept is not None
-        kept[phase] = booking.timeline(device)  # now: later the network itself is given back
-
-    keep = note if kept is not None else None
-    spec, device = question.spec, question.device
-    classes, size = question.classes, question.size
+    run, device = question.run, question.device
+    method = lowered(run.method, question.precision, question.training)
+    model = replace(run.model, given_method=method)
     tf32 = device == "cuda" and has_tf32(question.card)
     if question.training:
-        decay = question.model.training.weight_decay
-        found = predict_training(
-            method, spec, classes, size, question.batch, device, decay, keep=keep, tf32=tf32
-        )
+        phases = model.config.training.phases
+        batch = {name: question.batch or schedule.batch for name, schedule in phases.items()}
+        found = trace_training(model, question.size, batch, device)
     else:
-        strategy = method.strategies[question.run.strategy]
-        one = predict_memory(method, strategy, spec, classes, size, device, keep=keep, tf32=tf32)
-        found = {"inference": one}
+        found = {"inference": trace_memory(replace(run, model=model), question.size, device)}
     card = known_card(question.card)
     beside = card.context_bytes + card.workspace_bytes
     handles = (2 if question.training else 1) * blas_bytes(question.card)
@@ -311,20 +279,20 @@ def answer(question: Question, kept: dict[str, Any] | None = None) -> list[Answe
     return [
         Answer(
             phase=phase,
-            tensors_bytes=one.device_bytes,
-            reserved_bytes=reserved(one),
-            shown_bytes=one.device_bytes if (held := reserved(one)) is None else held + beside,
-            host_bytes=one.host_bytes,
-            by_category=one.by_category,
-            operator=one.at,
-            module=one.module,
+            prediction=trace.prediction,
+            reserved_bytes=(held := reserved(trace.prediction)),
+            shown_bytes=trace.prediction.device_bytes if held is None else held + beside,
+            events=trace.events,
+            categories=trace.categories,
         )
-        for phase, one in found.items()
+        for phase, trace in found.items()
     ]
 
 
 def known_card(name: str) -> Any:
     """What the card `name` holds besides: from this project's own records of it, else assumed."""
+    from bench.memory import card_for
+
     found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
     return card_for(name, [one.values for one in found if one.status == "ok"])
 
@@ -335,17 +303,17 @@ def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
     known = "measured" if card.measured else "assumed"
     columns = {}
     for one in answers:
-        rows = {"device: tensors": _mib(one.tensors_bytes)}
+        rows = {"device: tensors": _mib(one.prediction.device_bytes)}
         if one.reserved_bytes is not None:
             rows["device: reserved by the allocator"] = _mib(one.reserved_bytes)
             context = f"device: with the context ({_mib(card.context_bytes)}, {known})"
             rows[context] = _mib(one.shown_bytes)
-        rows["host"] = _mib(one.host_bytes)
-        rows |= {f"peak: {name}": _mib(size) for name, size in one.by_category.items()}
-        rows["operator at the peak"] = one.operator
-        rows["module at the peak"] = one.module or "outside of all modules"
+        rows["host"] = _mib(one.prediction.host_bytes)
+        rows |= {f"peak: {name}": _mib(size) for name, size in one.prediction.by_category.items()}
+        rows["operator at the peak"] = one.prediction.at
+        rows["module at the peak"] = one.prediction.module or "outside of all modules"
         columns[one.phase] = rows
-    title = f"{question.name} {question.run.strategy} {question.size[0]}x{question.size[1]} px"
+    title = f"{question.run.name} {question.run.config.strategy} {question.size[0]}x{question.size[1]} px"
     order = list(dict.fromkeys(row for rows in columns.values() for row in rows))
     last = [row for row in order if row.endswith("at the peak")]
     frame = pd.DataFrame(columns, index=[*(row for row in order if row not in last), *last])
@@ -356,17 +324,17 @@ def _mib(count: int) -> str:
     return f"{count / MIB:.1f} MiB"
 
 
-def timeline(kept: tuple[list[Any], list[Any]]) -> tuple[pd.DataFrame, int]:
-    """Bytes alive by category (columns) after each block that is taken or given back (rows), and
+def timeline(answer: Answer) -> tuple[pd.DataFrame, int]:
+    """Bytes alive by category (columns) after each block that is allocated or freed (rows), and
     the row of the peak. Of calls that repeat the first few are there."""
-    events, categories = kept
-    changes = pd.DataFrame({"category": categories, "bytes": [one.bytes for one in events]})
+    sizes = [one.bytes for one in answer.events]
+    changes = pd.DataFrame({"category": answer.categories, "bytes": sizes})
     wide = changes.pivot(columns="category", values="bytes").fillna(0).cumsum()
     wide = wide[[name for name in COLOURS if name in wide]]
     return wide, int(wide.sum(axis=1).to_numpy().argmax())
 
 
-def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
+def draw(question: Question, peak: Answer, path: Path) -> None:
     """Stacked memory over time, the peak marked with its operator and module."""
     import matplotlib as mpl
 
@@ -375,7 +343,7 @@ def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
 
     from bench.report.figures.palette import INK, RC
 
-    wide, at = timeline(kept)
+    wide, at = timeline(peak)
     mib = wide / MIB
     with mpl.rc_context(RC):
         figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
@@ -394,9 +362,9 @@ def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
         axes.set_ylabel("tensors alive, MiB")
         height, width = question.size
         axes.set_title(
-            f"{question.name} · {question.run.strategy} · {peak.phase} · {height} × {width} px · "
+            f"{question.run.name} · {question.run.config.strategy} · {peak.phase} · {height} × {width} px · "
             f"{question.precision} · {question.device}\n"
-            f"peak {top:.1f} MiB: {peak.operator}, {peak.module or 'outside of all modules'}",
+            f"peak {top:.1f} MiB: {peak.prediction.at}, {peak.prediction.module or 'outside of all modules'}",
             fontsize=9,
         )
         figure.legend(loc="outside lower center", ncols=7, fontsize=8)
@@ -405,35 +373,34 @@ def draw(kept: Any, question: Question, peak: Answer, path: Path) -> None:
         plt.close(figure)
 
 
-def which(
-    suite: Suite,
-    budget: int,
-    shared: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    batch: int | None,
-) -> pd.DataFrame:
-    """All runs of a suite (in training: all models) by memory, and whether they fit."""
+def runs_of(suite: Suite, training: bool, settings: Mapping[str, Any], classes: int) -> "list[Run]":
+    """All runs of a suite; in training one of each model."""
+    from bench.run import resolve
+
     runs = suite.runs
-    if shared["training"]:
+    if training:
         runs = {run.model: run for run in reversed(suite.runs.values())}
-    rows = []
-    bar = cli.progress(len(runs), "estimate", "run")
-    for name, run in runs.items():
-        question = ask(name, suite.models[run.model], run, shared, settings, batch)
-        needed = needs(question)
-        rows.append((needed, name))
-        bar.update()
-    bar.close()
+    return [
+        resolve(name, run, suite.models[run.model], settings, classes) for name, run in runs.items()
+    ]
+
+
+def which(questions: Sequence[Question], budget: int) -> pd.DataFrame:
+    """Runs by memory, and whether they fit."""
+    found = [
+        (needs(question), question.run.name)
+        for question in cli.with_progress(questions, len(questions), "estimate", "run")
+    ]
     return pd.DataFrame(
         [
             {"run": name, "needs": _mib(needed), "fits": "yes" if needed <= budget else "no"}
-            for needed, name in sorted(rows)
+            for needed, name in sorted(found)
         ]
     )
 
 
 def needs(question: Question) -> int:
-    """Bytes that must fit: what the card shows, in training of the largest phase."""
+    """Bytes that must fit: the process total on a GPU, in training of the largest phase."""
     return max(one.shown_bytes for one in answer(question))
 
 
@@ -448,18 +415,17 @@ def varied(question: Question, of: str, value: int) -> Question:
     if of == "batch":
         if not question.training:
             raise UserError("A batch is of training: ask with --phase training.")
-        return replace(question, batch=dict.fromkeys(question.batch, value))
-    spec = question.spec
+        return replace(question, batch=value)
+    run = question.run
     own = {"patch": ("patch_px", "size_px")}.get(of, (of,))
-    key = next((name for name in own if hasattr(spec, name)), None)
-    cut = question.run.strategy not in ("downsample", "whole", "global")
+    key = next((name for name in own if hasattr(run.spec, name)), None)
+    cut = run.config.strategy not in ("downsample", "whole", "global")
     if key is None or (not cut and not question.training):
         raise UserError(
-            f"{question.name} with strategy {question.run.strategy} has no {of}: "
+            f"{run.name} with strategy {run.config.strategy} has no {of}: "
             "take a strategy that cuts patches."
         )
-    run = replace(question.run, overrides={**question.run.overrides, key: value})
-    return replace(question, run=run)
+    return replace(question, run=run.varied(**{key: value}))
 
 
 def fit(question: Question, of: str, budget: int) -> str:
@@ -468,7 +434,7 @@ def fit(question: Question, of: str, budget: int) -> str:
     if of == "patch":
         most = min(most, -(-max(question.size) // step) * step)
         # A patch must be larger than what it shares with its neighbour.
-        step_first = getattr(question.spec, "overlap_px", 0) // step + 1
+        step_first = getattr(question.run.spec, "overlap_px", 0) // step + 1
     else:
         step_first = 1
     bar = cli.progress(0, f"largest {of}", "estimate")
@@ -484,10 +450,10 @@ def fit(question: Question, of: str, budget: int) -> str:
     least = f"{step_first * step}{unit}"
     if value == 0:
         raise UserError(
-            f"Nothing fits into {_mib(budget)}: {question.name} needs {_mib(needed)} "
+            f"Nothing fits into {_mib(budget)}: {question.run.name} needs {_mib(needed)} "
             f"with the smallest {of} that is tried, {least}."
         )
-    said = f"{question.name}: the largest {of} in {_mib(budget)} is {value * step}{unit}"
+    said = f"{question.run.name}: the largest {of} in {_mib(budget)} is {value * step}{unit}"
     if over is None:
         return f"{said}, the largest that is tried; it needs {_mib(needed)}."
     return (

@@ -3,21 +3,22 @@
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from bench import cli, metrics
-from bench.config import Split, Suite, parse_setting, pick, read_suite
+from bench.config import Split, Suite, parse_setting, read_suite
 from bench.memory import predict_memory
 from bench.run import Run, open_run, set_up
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trained network says of a split with one setting."""
+    """What a trained network predicts of a split with one setting."""
 
     labels: list[NDArray[Any]]
     """(H, W) uint8 an image."""
@@ -53,16 +54,14 @@ def work(arguments: argparse.Namespace) -> None:
 
 def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Split) -> pd.DataFrame:
     """A line for the run as it is, and one for each change alone."""
-    run = pick(suite.runs, name, "run")
-    varied = [open_run(suite, name)]  # all of them first: a typo need not wait for the others' work
-    for key, value in changes:
-        changed = replace(run, overrides={**run.overrides, key: value})
-        varied.append(open_run(replace(suite, runs={**suite.runs, name: changed}), name))
+    run = open_run(suite, name)
+    # All of them first: a typo need not wait for the others' work.
+    varied = [run, *(run.varied(**{key: value}) for key, value in changes)]
     labels = ["as it is", *(f"{key}={value}" for key, value in changes)]
     rows: list[dict[str, Any]] = []
     before: Outcome | None = None
-    for label, line in zip(labels, varied, strict=True):
-        after = outcome(suite, line, split, f"{name} · {label}")
+    for label, one in zip(labels, varied, strict=True):
+        after = outcome(one, set_up(suite.compute), split, f"{name} · {label}")
         before = before or after
         pairs = list(zip(before.labels, after.labels, strict=True))
         differing = sum(int((one != other).sum()) for one, other in pairs)
@@ -78,10 +77,9 @@ def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Spli
     return pd.DataFrame(rows).round(4)
 
 
-def outcome(suite: Suite, line: Run, split: Split, title: str) -> Outcome:
-    """Evaluate one line on one split."""
-    device = set_up(suite.compute)
-    network, dataset = line.network(device), line.dataset
+def outcome(run: Run, device: torch.device, split: Split, title: str) -> Outcome:
+    """Evaluate one run on one split."""
+    network, dataset = run.network(device), run.dataset
     ids = dataset.ids(split)
     labels, seconds, matrices = [], [], []
     largest = (0, 0)
@@ -89,7 +87,7 @@ def outcome(suite: Suite, line: Run, split: Split, title: str) -> Outcome:
     for id in ids:
         image, truth = dataset.read(id)
         begun = time.perf_counter()
-        found = line.predict(network, image)  # ends on the host, so that nothing is still running
+        found = run.predict(network, image)  # ends on the host, so that nothing is still running
         seconds.append(time.perf_counter() - begun)
         labels.append(found.numpy())
         matrices.append(metrics.confusion(truth.numpy(), found.numpy(), len(dataset.classes)))
@@ -97,9 +95,7 @@ def outcome(suite: Suite, line: Run, split: Split, title: str) -> Outcome:
         largest = max(largest, size, key=lambda side: side[0] * side[1])
         bar.update()
     bar.close()
-    predicted = predict_memory(
-        line.method, line.strategy, line.spec, len(dataset.classes), largest, device.type
-    )
+    predicted = predict_memory(run, largest, device.type)
     return Outcome(
         labels,
         metrics.miou(metrics.total(matrices), dataset.classes, dataset.ignored),

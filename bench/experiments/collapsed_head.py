@@ -9,12 +9,15 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import cli, record
-from bench.config import Suite, read_suite, strict
+from bench.config import ModelConfig, RunConfig, Suite, Training, read_suite
 from bench.errors import UserError
-from bench.parallel.isolated import Report, run_isolated
+from bench.parallel import Report, run_isolated
+
+if TYPE_CHECKING:
+    from bench.run import Run
 
 STRATEGY = "collaborative"
 PATHS = ("plain", "collapsed")
@@ -36,7 +39,7 @@ DEFINITION = (
 
 def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Both paths over a square image, `rounds` times in turn: raw repetitions by path, and what is
-    foretold of a CUDA device.
+    predicted for a CUDA device.
 
     Raises:
         UserError: a prediction failed, out of memory included.
@@ -58,7 +61,7 @@ def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]
     for path in PATHS:
         found[path]["labels_equal_share"] = _equal_share(labels["plain"], labels[path])
         found[path]["labels_px"] = [labels[path].count(bytes([one])) for one in range(CLASSES)]
-        found[path]["predicted"] = _foretold(path, side_px, settings)
+        found[path]["predicted"] = _predicted(path, side_px, settings)
     return found
 
 
@@ -69,26 +72,22 @@ def _predict(
     import torch
 
     from bench.experiments.noise import noise
-    from bench.latency import NetworkClock, wait
-    from bench.memory import PeakResident, clock
-    from bench.method import load, network_for
+    from bench.latency import NetworkClock, clock, wait
+    from bench.memory import PeakResident
     from bench.run import device_facts, set_up
 
-    device = set_up(suite.compute)
-    strategy, spec = load("glnet").strategies[STRATEGY], _spec({**settings, "head": path})
+    device, run = set_up(suite.compute), _run(path, settings)
     with PeakResident() as resident:
         torch.manual_seed(SEED)
-        network = network_for(load("glnet"), strategy, spec, CLASSES)
-        network = strategy.prepare(network, spec).to(device)
+        network = run.build().to(device)
         inside = NetworkClock()
-        with torch.inference_mode():
-            strategy.predict(network, noise(min(side_px, 256), SEED), spec)
-            image = noise(side_px, SEED)
-            wait(device)
-            worked = time.process_time()
-            with inside.watching(network, device), clock(device) as took:
-                labels = strategy.predict(network, image, spec)
-            worked = time.process_time() - worked
+        run.predict(network, noise(min(side_px, 256), SEED))
+        image = noise(side_px, SEED)
+        wait(device)
+        worked = time.process_time()
+        with inside.watching(network, device), clock(device) as took:
+            labels = run.predict(network, image)
+        worked = time.process_time() - worked
     report(
         {
             "wall_s": took[0],
@@ -102,19 +101,10 @@ def _predict(
     )
 
 
-def _foretold(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str, int]:
+def _predicted(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str, int]:
     from bench.memory import predict_memory
-    from bench.method import load
 
-    method = load("glnet")
-    found = predict_memory(
-        method,
-        method.strategies[STRATEGY],
-        _spec({**settings, "head": path}),
-        CLASSES,
-        (side_px, side_px),
-        "cuda",
-    )
+    found = predict_memory(_run(path, settings), (side_px, side_px), "cuda")
     return {
         "flops": found.flops,
         "device_bytes": found.device_bytes,
@@ -122,11 +112,11 @@ def _foretold(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _spec(settings: Mapping[str, Any]) -> Any:
-    import importlib
+def _run(path: str, settings: Mapping[str, Any]) -> "Run":
+    from bench.run import resolve
 
-    spec = importlib.import_module("glnet.spec").Spec
-    return strict(spec, settings, "bench.experiments.collapsed_head")
+    model = ModelConfig("", "glnet", "", {**settings, "head": path}, Training(phases={}))
+    return resolve(path, RunConfig(path, STRATEGY), model, classes=CLASSES)
 
 
 def _equal_share(one: bytes, other: bytes) -> float:

@@ -14,18 +14,20 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bench import cli, record
-from bench.config import Compute, RunConfig, Suite, read_suite
+from bench.config import Compute, read_suite
 from bench.errors import UserError
-from bench.parallel.isolated import Report, run_isolated
-from bench.pipeline import predict_memory, predict_uhr_methods
+from bench.memory import Case
+from bench.memory.paper_memory import paper_cases
+from bench.memory.published_settings import PLACES, uhr_cases
+from bench.parallel import Report, run_isolated
 
 FOLDER = record.RESULTS / "card"
-PRELOAD = ("bench.memory.meters", "bench.experiments.noise", "segmentation_models_pytorch")
+PRELOAD = ("bench.memory", "bench.experiments.noise", "segmentation_models_pytorch")
 LIMIT_S = 300.0
 """Seconds that memory of one run may take."""
 TIMING_S = 1800.0
@@ -33,8 +35,8 @@ TIMING_S = 1800.0
 ENOUGH_S = 0.5
 ROUNDS = 5
 """Predictions that are timed of a run; fewer once they took `ENOUGH_S` together."""
-WEIGHED = ("status", "reason", "meters", "missing", "device")
-"""What `weigh` finds out."""
+MEASURED = ("status", "reason", "meters", "missing", "device")
+"""What `measure` finds."""
 DEFINITION = (
     "one image of noise at several scales, random weights, patches one at a time; meters: of the "
     "first prediction of its process, as in the stage `measure`; wall_s: seconds of each further "
@@ -44,102 +46,43 @@ DEFINITION = (
 )
 
 
-@dataclass(frozen=True)
-class Case:
-    """A run at an image size."""
-
-    dataset: str
-    """Whose papers print memory of this size, as bench/published.csv has it."""
-    side_px: int
-    classes: int
-    name: str
-    done: str
-    """As the stages `predict` and `successors` tell ways of doing a run apart; empty for `predict`,
-    which has one."""
-    suite: Suite
-    run: RunConfig
-
-    @property
-    def key(self) -> str:
-        """Unique among all cases."""
-        return " ".join(filter(None, (self.dataset, self.name, self.done)))
-
-
-def cases() -> Iterator[Case]:
+def published_cases() -> Iterator[Case]:
     """Every run that answers to a published row, at the size that it is published of, and GLNet
     with its heads collapsed."""
-    suite = read_suite(predict_memory.SUITE)
-    side = predict_memory.SIZE_PX[0]
-    for name, run in suite.runs.items():
-        if run.published or "head" in run.overrides:
-            yield Case("DeepGlobe", side, predict_memory.CLASSES, name, "", suite, run)
-    for place in predict_uhr_methods.PLACES:
-        for name, suite, done, run in predict_uhr_methods.cases(place):
-            yield Case(place.dataset, place.side_px, place.classes, name, done, suite, run)
+    for case in paper_cases():
+        if case.run.config.published or "head" in case.run.config.overrides:
+            yield case
+    for place in PLACES:
+        yield from uhr_cases(place)
 
 
-def weigh(case: Case, compute: Compute) -> dict[str, Any]:
-    """What every meter says of the first prediction of a case; running out of memory is a
+def measure(case: Case, compute: Compute) -> dict[str, Any]:
+    """What every meter reports of the first prediction of a case; running out of memory is a
     result."""
-    outcome = run_isolated(_weigh, case, compute, limit_s=LIMIT_S, preload=PRELOAD)
+    outcome = run_isolated(_measure, case, compute, limit_s=LIMIT_S, preload=PRELOAD)
     return {"status": outcome.status, "reason": outcome.reason, **outcome.reported}
 
 
-def _weigh(report: Report, case: Case, compute: Compute) -> None:
+def _measure(report: Report, case: Case, compute: Compute) -> None:
     """In a process of its own."""
     from bench.experiments.noise import noise
-    from bench.memory import DEFINITIONS, meters
+    from bench.memory import DEFINITIONS, measure_first_on_gpu
     from bench.run import device_facts, set_up
 
     device = set_up(compute)
-    prediction = _Prediction(case)
 
     def first() -> Any:
-        network = prediction.network().to(device)
+        network = case.run.build().to(device)
         image = noise(case.side_px)
-        prediction.labels(network, image)
+        case.run.predict(network, image)
         return network, image
 
-    found = meters.on_card(first, device)
+    found = measure_first_on_gpu(first, device)
     defined = {
-        meter: {**said, "definition": DEFINITIONS[meter]} for meter, said in found.meters.items()
+        meter: {**values, "definition": DEFINITIONS[meter]}
+        for meter, values in found.meters.items()
     }
     report({"meters": defined, "missing": found.missing, "device": device_facts(device, compute)})
-
-
-class _Prediction:
-    """How the network of a case is made and used."""
-
-    def __init__(self, case: Case) -> None:
-        from bench.method import load, spec_of
-
-        model = case.suite.models[case.run.model]
-        self.method = load(model.method)
-        self.spec = spec_of(case.run.model, model, case.run)
-        self.strategy = self.method.strategies[case.run.strategy]
-        self.classes = case.classes
-
-    def network(self) -> Any:
-        """With random weights, in eval mode."""
-        from bench.method import network_for
-
-        network = network_for(self.method, self.strategy, self.spec, self.classes)
-        return self.strategy.prepare(network, self.spec)
-
-    def labels(self, network: Any, image: Any) -> Any:
-        """Of an image."""
-        import torch
-
-        with torch.inference_mode():
-            return self.strategy.predict(network, image, self.spec)
-
-    def scores(self, network: Any, image: Any) -> Any:
-        """Of a normalised image on the card, in one pass."""
-        import torch
-
-        assert self.strategy.forward is not None
-        with torch.inference_mode():
-            return self.strategy.forward(network, image, self.spec)
 
 
 def time_all(
@@ -158,7 +101,7 @@ def time_all(
 
 
 def _time(report: Report, found: Mapping[str, Case], compute: Compute) -> None:
-    """In a process of its own: tells seconds by key."""
+    """In a process of its own: reports seconds by key."""
     import torch
 
     from bench.errors import out_of_memory
@@ -184,21 +127,26 @@ def _seconds(case: Case, device: Any) -> dict[str, Any]:
     from bench.experiments.noise import noise
     from bench.latency import THEIR_SCALE
 
-    prediction = _Prediction(case)
+    run = case.run
     with torch.device(device):  # random numbers come faster there
-        network = prediction.network().to(device)
+        network = run.build().to(device)
     image = noise(case.side_px)
-    reported = {"wall_s": _repeated(lambda: prediction.labels(network, image), device)}
-    if prediction.strategy.forward:
+    seconds = {"wall_s": _repeated(lambda: run.predict(network, image), device)}
+    if forward := run.strategy.forward:
         side = round(case.side_px * THEIR_SCALE)
         source = torch.randn(1, 3, side, side, device=device)
-        reported["forward_s"] = _repeated(lambda: prediction.scores(network, source), device)
-    return reported
+
+        def one_pass() -> None:
+            with torch.inference_mode():
+                forward(network, source, run.spec)
+
+        seconds["forward_s"] = _repeated(one_pass, device)
+    return seconds
 
 
 def _repeated(work: Any, device: Any) -> list[float]:
     """Seconds of each repetition but the first, which warms up."""
-    from bench.memory import clock
+    from bench.latency import clock
 
     work()
     seconds: list[float] = []
@@ -220,20 +168,20 @@ def work(arguments: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         raise UserError(
             "torch sees no CUDA device here: what is predicted without one is in "
-            f"{predict_memory.RESULT} and {predict_uhr_methods.RESULT}."
+            f"{record.RESULTS}/predict.json and {record.RESULTS}/successors.json."
         )
-    chosen = {case.key: case for case in cases() if _wanted(case, arguments.only)}
+    chosen = {case.key: case for case in published_cases() if _wanted(case, arguments.only)}
     if not chosen:
         raise UserError(f"No run matches {arguments.only!r}: leave --only out to see them all.")
     path = FOLDER / f"{arguments.machine or suite.machine}.json"
-    rows = _weighed(path) if arguments.timing else weigh_all(chosen, compute, arguments.jobs)
+    rows = _measured(path) if arguments.timing else measure_all(chosen, compute, arguments.jobs)
     chosen = {key: case for key, case in chosen.items() if key in rows}
     facts = [row["device"] for row in rows.values() if "device" in row]
     settings = {"compute": asdict(compute), "jobs": arguments.jobs}
 
     def write(seconds: Mapping[str, Mapping[str, Any]]) -> None:
         found = [
-            {"key": key, **_told(case), **rows[key], **seconds.get(key, {})}
+            {"key": key, **_about(case), **rows[key], **seconds.get(key, {})}
             for key, case in chosen.items()
         ]
         provenance = record.provenance(machine=path.stem, **(facts[0] if facts else {}))
@@ -247,18 +195,20 @@ def work(arguments: argparse.Namespace) -> None:
     print(path)
 
 
-def _weighed(path: Path) -> dict[str, dict[str, Any]]:
+def _measured(path: Path) -> dict[str, dict[str, Any]]:
     """Memory of every case that the record at `path` holds, by key."""
     rows = record.read(path).values["rows"]
-    return {row["key"]: {name: row[name] for name in WEIGHED if name in row} for row in rows}
+    return {row["key"]: {name: row[name] for name in MEASURED if name in row} for row in rows}
 
 
-def weigh_all(chosen: Mapping[str, Case], compute: Compute, jobs: int) -> dict[str, dict[str, Any]]:
+def measure_all(
+    chosen: Mapping[str, Case], compute: Compute, jobs: int
+) -> dict[str, dict[str, Any]]:
     """Memory of every case, by key; `jobs` processes at once."""
-    bar = cli.progress(len(chosen), "weigh", "run")
+    bar = cli.progress(len(chosen), "measure", "run")
 
     def one(case: Case) -> dict[str, Any]:
-        row = weigh(case, compute)
+        row = measure(case, compute)
         bar.update()
         return row
 
@@ -272,16 +222,16 @@ def _wanted(case: Case, only: str | None) -> bool:
     return only is None or re.search(only, case.key) is not None
 
 
-def _told(case: Case) -> dict[str, Any]:
-    """What a record says of a case."""
+def _about(case: Case) -> dict[str, Any]:
+    """What a record keeps of a case."""
     return {
         "dataset": case.dataset,
         "side_px": case.side_px,
-        "run": case.name,
+        "run": case.run.name,
         "done": case.done,
-        "method": case.suite.models[case.run.model].method,
-        "strategy": case.run.strategy,
-        "published": case.run.published,
+        "method": case.run.model.config.method,
+        "strategy": case.run.config.strategy,
+        "published": case.run.config.published,
     }
 
 
@@ -292,7 +242,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         default=1,
-        help="processes that weigh at once; more than one where NVML tells what each holds",
+        help="processes that measure at once; more than one where NVML reports what each holds",
     )
     parser.add_argument(
         "--time-limit",
@@ -302,7 +252,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds for timing; a run that is not reached by then has no time in the record",
     )
     parser.add_argument(
-        "--timing", action="store_true", help="time anew what the record has been weighed of"
+        "--timing", action="store_true", help="time again what the record has memory of"
     )
 
 

@@ -20,7 +20,7 @@ from bench import cli, record
 from bench.config import parse_setting, read_suite
 from bench.errors import UserError
 from bench.files import write_text
-from bench.parallel.isolated import Report, run_isolated
+from bench.parallel import Report, run_isolated
 from bench.streaming import job, predict_file
 from bench.streaming.raster import TILE_PX, gdal
 

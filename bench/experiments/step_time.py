@@ -1,21 +1,23 @@
 """How long an optimiser step takes, phase by phase, without data or trained weights.
 
-Times a model of a suite on black images of one size, as `bench.pipeline.train` would train it, but for the
-reading of data. Processor seconds stand beside the wall's: on a machine that others use, and with
-one thread, they alone can be compared between two versions of the code."""
+Times a model of a suite on black images of one size, by the step that `bench.pipeline.train` runs,
+without the reading of data. Processor seconds stand beside the wall's: on a shared machine, and
+with one thread, they alone can be compared between two versions of the code."""
 
 import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from bench import cli
-from bench.config import pick, read_suite
-from bench.memory.prediction import begin, step, views_of
-from bench.method import load, spec_of
+from bench.config import read_suite
+from bench.memory import LEARNING_RATE, views_of
+from bench.run import open_model
+from bench.training_step import enter_phase, training_step
 
 SEED = 0
 
@@ -23,21 +25,21 @@ SEED = 0
 def work(arguments: argparse.Namespace) -> None:
     """Time optimiser steps of a model, on the CPU: a line of JSON a phase."""
     suite = read_suite(arguments.suite)
-    model = pick(suite.models, arguments.model, "model")
-    spec, method = spec_of(arguments.model, model), load(model.method)
+    model = replace(open_model(suite, arguments.model), given_classes=arguments.classes)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
-    network = method.build(spec, arguments.classes).to(memory_format=torch.channels_last)
+    network = model.build().to(memory_format=torch.channels_last)
     size = (arguments.side, arguments.side)
-    for phase in method.phases(network, spec):
+    for phase in model.method.phases(network, model.spec):
         if arguments.phases and phase.name not in arguments.phases:
             continue
-        views = views_of(method, spec, phase, size, 1)
-        optimiser = begin(network, phase, model.training.weight_decay)
+        views = views_of(model, phase, size, 1)
+        training = enter_phase(model.method, model.spec, network, phase, model.config.training)
+        phase.begin()
         wall_s, processor_s = [], []
         for _ in range(arguments.rounds):
             begun, worked = time.perf_counter(), time.process_time()
-            step(method, network, views, spec, phase, optimiser)
+            training_step(training, views, LEARNING_RATE)
             wall_s.append(time.perf_counter() - begun)
             processor_s.append(time.process_time() - worked)
         found = {

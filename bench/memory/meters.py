@@ -1,37 +1,49 @@
 """Every meter of memory of one run, on one image, in the process that it is called in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import Suite
-from bench.memory import (
-    DEFINITIONS,
-    Booking,
-    CardSampler,
-    PeakResident,
-    Prediction,
-    card_bytes,
-    predict_memory,
-    tensors_of,
-)
 from bench.memory.cpu_allocator import account
 from bench.memory.gpu_overhead import blas_bytes
-from bench.memory.timeline import course
-from bench.memory.tracker import bytes_of
-from bench.parallel.isolated import Report, host_limit_bytes
+from bench.memory.nvml import CardSampler, card_bytes
+from bench.memory.prediction import Prediction, predict_memory, timeline, trace_memory
+from bench.memory.rss import PeakResident
+from bench.memory.tracker import bytes_of, tensors_of
+from bench.parallel import Report, host_limit_bytes
 from bench.run import Run, device_facts, open_run, set_up
 
+DEFINITIONS = {
+    "allocated": (
+        "bytes of all tensors alive at the peak of one prediction, the network's weights and the "
+        "image and what operators take inside themselves included; on CUDA "
+        "torch.cuda.max_memory_allocated, on the CPU what torch's CPU allocator books"
+    ),
+    "reserved": "bytes that torch's caching allocator held: torch.cuda.max_memory_reserved",
+    "nvml": (
+        "bytes that the card saw, sampled through NVML: of this process where it tells, else used "
+        "on the card minus used before; includes the CUDA context, which is also recorded apart"
+    ),
+    "rss": (
+        "peak resident set of a fresh process during its first prediction, less what it held after "
+        "loading its libraries: weights, image, activations and the allocator's slack"
+    ),
+    "predicted": (
+        "as allocated, worked out on fake tensors without weights, data or a device: bytes of all "
+        "tensors alive at the peak on the device that the network is on, and by rule what "
+        "operators take inside themselves"
+    ),
+}
+"""What each meter measures; records keep it beside the number."""
 First = Callable[[], tuple[nn.Module, Tensor]]
 """The first prediction of a run, from nothing to labels; gives back the network and the image."""
 Meters = dict[str, dict[str, Any]]
-Keep = Callable[[str, Booking], None]
-"""Is given what was booked."""
 
 
-def weigh(report: Report, suite: Suite, name: str) -> None:
+def measure_run(report: Report, suite: Suite, name: str) -> None:
     """Measure the first prediction of a run in a process that has done nothing else, and predict
     it.
 
@@ -43,32 +55,26 @@ def weigh(report: Report, suite: Suite, name: str) -> None:
     torch.set_num_threads(threads)
     room = host_limit_bytes() if device.type == "cpu" else card_bytes()
     report({"device": device.type, "room_bytes": room, "memory_threads": threads})
-    line = open_run(suite, name)
-    scene = line.dataset.ids("test")[0]
+    run = open_run(suite, name)
+    scene = run.dataset.ids("test")[0]
 
     def first() -> tuple[nn.Module, Tensor]:
-        network = line.network(device)
-        image, _ = line.dataset.read(scene)
-        line.predict(network, image)
+        network = run.network(device)
+        image, _ = run.dataset.read(scene)
+        run.predict(network, image)
         return network, image
 
-    found = on_card(first, device) if device.type == "cuda" else on_host(first, line)
+    found = (
+        measure_first_on_gpu(first, device)
+        if device.type == "cuda"
+        else measure_first_on_host(first, run)
+    )
     meters, network, image, missing = found
     report({"provenance": device_facts(device, suite.compute)})
     size = (image.shape[-2], image.shape[-1])
 
-    def predict(size: tuple[int, int], keep: Keep | None = None) -> Prediction:
-        classes, on = len(line.dataset.classes), device.type
-        return predict_memory(
-            line.method, line.strategy, line.spec, classes, size, on, keep, tf32=on == "cuda"
-        )
-
-    alive: dict[str, Any] = {}
-
-    def note(_: str, booking: Booking) -> None:
-        alive.update(course(*booking.timeline(device.type)))
-
-    predicted = predict(size, note)
+    trace = trace_memory(run, size, device.type)
+    predicted = trace.prediction
     meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "told_bytes": expected_allocated_bytes(predicted, device),
@@ -80,7 +86,7 @@ def weigh(report: Report, suite: Suite, name: str) -> None:
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
-        "course": alive,
+        "course": timeline(trace.events, trace.categories),
     }
     defined = {meter: {**meters[meter], "definition": DEFINITIONS[meter]} for meter in meters}
     report(
@@ -90,7 +96,7 @@ def weigh(report: Report, suite: Suite, name: str) -> None:
             "width_px": size[1],
             "meters": defined,
             "missing": missing,
-            "part": _compared(line, network, image, device, predict),
+            "part": _compared(run, network, image, device),
             "parameters": predicted.parameters,
             "flops": predicted.flops,
         }
@@ -98,22 +104,21 @@ def weigh(report: Report, suite: Suite, name: str) -> None:
 
 
 def _compared(
-    line: Run,
+    run: Run,
     network: nn.Module,
     image: Tensor,
     device: torch.device,
-    predict: Callable[[tuple[int, int]], Prediction],
 ) -> dict[str, int]:
     """Predicted and booked bytes of a smaller image of another shape: its upper left part."""
     height, width = image.shape[-2] // 2, image.shape[-1] // 3
     part = image[:, :height, :width].contiguous()
-    predicted = predict((height, width))
+    predicted = predict_memory(run, (height, width), device.type)
     return {
         "height_px": height,
         "width_px": width,
         "predicted_bytes": expected_allocated_bytes(predicted, device),
         "booked_bytes": allocated_bytes_of(
-            lambda: line.predict(network, part), network, part, device
+            lambda: run.predict(network, part), [*tensors_of(network), part]
         ),
     }
 
@@ -133,21 +138,24 @@ def expected_allocated_bytes(predicted: Prediction, device: torch.device, thread
     return reported + threads * blas_bytes(torch.cuda.get_device_name(device))
 
 
-def allocated_bytes_of(
-    work: Callable[[], object], network: nn.Module, image: Tensor, device: torch.device
-) -> int:
-    """What the device's allocator says of the peak of `work`, which has been done before."""
+def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -> int:
+    """What the device's allocator reports of the peak of `work`, whose libraries are warmed up.
+
+    Args:
+        existing: tensors that are allocated before, the network's first.
+    """
+    device = existing[0].device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device))
-    there = bytes_of([*tensors_of(network), image])
+    there = bytes_of(existing)
     with account() as booked:
         work()
     return there + booked.peak_bytes
 
 
-class Weighed(NamedTuple):
+class Measured(NamedTuple):
     """The first prediction of a run, and what it cost."""
 
     meters: Meters
@@ -157,7 +165,7 @@ class Weighed(NamedTuple):
     """Meters that the machine should have and does not: why."""
 
 
-def on_card(first: First, device: torch.device) -> Weighed:
+def measure_first_on_gpu(first: First, device: torch.device) -> Measured:
     """What the allocator, the card and the host say of the first prediction on a CUDA device."""
     with CardSampler() as card:
         _warm_up(device)
@@ -172,7 +180,7 @@ def on_card(first: First, device: torch.device) -> Weighed:
         "rss": _resident(resident),
     }
     if not card.samples:
-        return Weighed(meters, network, image, {"nvml": card.missing or card.lost})
+        return Measured(meters, network, image, {"nvml": card.missing or card.lost})
     meters["nvml"] = {
         "bytes": card.peak_bytes,
         "idle_bytes": card.idle_bytes,
@@ -185,19 +193,19 @@ def on_card(first: First, device: torch.device) -> Weighed:
         "cpu_share": card.cpu_share,
         "card": card.card,
     }
-    return Weighed(meters, network, image, {})
+    return Measured(meters, network, image, {})
 
 
-def on_host(first: First, line: Run) -> Weighed:
+def measure_first_on_host(first: First, run: Run) -> Measured:
     """Resident memory of the first prediction, then what the allocator books of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
         network, image = first()
     there = bytes_of([*tensors_of(network), image])
     with account() as booked:
-        line.predict(network, image)
+        run.predict(network, image)
     allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
-    return Weighed({"allocated": allocated, "rss": _resident(resident)}, network, image, {})
+    return Measured({"allocated": allocated, "rss": _resident(resident)}, network, image, {})
 
 
 def _resident(resident: PeakResident) -> dict[str, Any]:

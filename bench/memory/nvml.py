@@ -1,4 +1,4 @@
-"""What the card says through NVML, and the clock that waits for it.
+"""What the GPU reports through NVML.
 
 A process is told by its id, which NVML knows as the host does: inside a container with ids of its
 own it is not found, and then the card's own figure stands in, less what was there before."""
@@ -7,11 +7,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pynvml
-import torch
 
 from bench.errors import UserError
 
@@ -278,19 +277,3 @@ def _told(ask: Callable[[], Any]) -> Any:
         return ask()
     except pynvml.NVMLError:
         return None
-
-
-@contextlib.contextmanager
-def clock(device: torch.device) -> Iterator[list[float]]:
-    """Seconds of a block, appended to the list at its end; waits for the device on both sides."""
-    seconds: list[float] = []
-    _wait(device)
-    start = time.perf_counter()
-    yield seconds
-    _wait(device)
-    seconds.append(time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ are tried as a whole network, not a row at a time."""
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench.config import RunConfig, Suite, read_suite
-from bench.memory import predict_memory
-from bench.method import load, spec_of
-from bench.parallel.parallel_map import parallel_map
+from bench.config import Suite, read_suite
+from bench.memory.prediction import Case, predict_memory
+from bench.parallel import parallel_map
+from bench.run import Run, open_run
 
 MB = 2**20
 """The paper read gpustat, whose MB are MiB."""
-SIZE_PX = (2448, 2448)
+SIDE_PX = 2448
 CLASSES = 7
+PAPER = Path("suites/deepglobe.yaml")
+"""GLNet's paper: its networks and sizes."""
 SUITES = ("deepglobe", "deepglobe-sweep", "deepglobe-ablation")
 PUBLISHED = Path(__file__).parent.parent / "published.csv"
 EXPLAINED = 0.15
@@ -175,15 +177,15 @@ def published_rows(
     table = pd.read_csv(PUBLISHED)
     table = table[table.memory_mb.notna() & (table.confidence != "recalled")]
     known = dict(zip(table.method + " / " + table.inference, table.memory_mb, strict=True))
-    answers: dict[str, tuple[Suite, RunConfig]] = {}
+    answers: dict[str, Run] = {}
     for suite in suites:
-        for run in suite.runs.values():
-            if run.published in known:
-                answers.setdefault(str(run.published), (suite, run))
+        for name, config in suite.runs.items():
+            if config.published and config.published in known:
+                answers.setdefault(config.published, open_run(suite, name, classes=CLASSES))
     rows = {row.row: row for row in worked_out if row.network not in variant}
     tasks = {
-        key: (*answer, float(known[key]), variant)
-        for key, answer in answers.items()
+        key: (run.varied(**variant.get(network_of(run), {})), float(known[key]))
+        for key, run in answers.items()
         if key not in rows
     }
     title = "explain what is published"
@@ -191,28 +193,32 @@ def published_rows(
     return [rows[key] for key in answers]
 
 
-def _row(
-    suite: Suite, run: RunConfig, published_mb: float, variant: Mapping[str, Mapping[str, Any]]
-) -> Row:
-    model = suite.models[run.model]
-    network = str(model.spec.get("network", model.method.rpartition("/")[2]))
-    run = replace(run, overrides={**run.overrides, **variant.get(network, {})})
-    spec, method = spec_of(run.model, model, run), load(model.method)
+def _row(run: Run, published_mb: float) -> Row:
     with largest_convolution() as unfolded:
-        found = predict_memory(
-            method, method.strategies[run.strategy], spec, CLASSES, SIZE_PX, "cuda"
-        )
-    side = getattr(spec, "size_px", getattr(spec, "patch_px", SIZE_PX[0]))
+        found = predict_memory(run, (SIDE_PX, SIDE_PX), "cuda")
+    side = getattr(run.spec, "size_px", getattr(run.spec, "patch_px", SIDE_PX))
     return Row(
-        row=str(run.published),
-        network=network,
-        strategy=run.strategy,
-        input_px=SIZE_PX[0] if run.strategy == "whole" else side,
+        row=str(run.config.published),
+        network=network_of(run),
+        strategy=run.config.strategy,
+        input_px=SIDE_PX if run.config.strategy == "whole" else side,
         published_mb=published_mb,
         tensors_mb=found.device_bytes / MB,
         reserved_mb=(found.reserved_bytes or 0) / MB,
         workspace_mb=max(unfolded, default=0) / MB,
     )
+
+
+def paper_cases() -> Iterator[Case]:
+    """Every run of the suite of GLNet's paper."""
+    suite = read_suite(PAPER)
+    for name in suite.runs:
+        yield Case("DeepGlobe", SIDE_PX, "", open_run(suite, name, classes=CLASSES))
+
+
+def network_of(run: Run) -> str:
+    """The name of a run's network; the method's where that has only one."""
+    return str(getattr(run.spec, "network", run.model.config.method.rpartition("/")[2]))
 
 
 @contextmanager
@@ -237,7 +243,7 @@ def largest_convolution() -> Iterator[list[int]]:
         handle.remove()
 
 
-def told() -> dict[str, Any]:
+def explain_published() -> dict[str, Any]:
     """What the model says of every published figure, and what each variant of a network would
     change: the part `published` of the record of the stage `predict`."""
     suites = [read_suite(Path(f"suites/{name}.yaml")) for name in SUITES]

@@ -1,9 +1,11 @@
 """Peak memory of one image, and of one training step, on fake tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,10 +14,15 @@ from bench.memory.cuda_allocator import play
 from bench.memory.replay import replaying
 from bench.memory.rules_cpu import CPU
 from bench.memory.rules_cuda import CUDA, TF32
-from bench.memory.tracker import Booking, Rules, bytes_of, tensors_of
-from bench.method import Method, Phase, Strategy, View, network_for
+from bench.memory.tracker import Booking, Category, Event, Rules, bytes_of, tensors_of
+from bench.method import Phase, View, network_for
+from bench.run import Model, Run
+from bench.training_step import PhaseTraining, enter_phase, training_step
 
 RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
+MOMENTS = 120
+"""Kept at most; enough for a figure."""
+LEARNING_RATE = 1e-6
 STEPS = 2
 """Of a phase: the second one finds the optimiser's state, which the first one makes."""
 
@@ -40,82 +47,119 @@ class Prediction:
     allocated_bytes: int | None
     """What torch.cuda.max_memory_allocated would say; None on the CPU."""
     tf32_reserved_bytes: int | None
-    """As `reserved_bytes`, on a card with TF32, whose convolutions copy into NHWC
-    (`rules_cuda.TF32`); None where it was not asked for."""
+    """As `reserved_bytes`, on a GPU with TF32, whose convolutions copy into NHWC
+    (`rules_cuda.TF32`)."""
     tf32_allocated_bytes: int | None
-    """As `allocated_bytes`, there."""
+    """As `allocated_bytes`, on such a GPU."""
     parameters: int
     flops: int
     """Of convolutions and matrix products, a multiplication and an addition counting as two."""
 
 
-def predict_memory(
-    method: Method,
-    strategy: Strategy,
-    spec: Any,
-    classes: int,
-    size: tuple[int, int],
-    device: str,
-    keep: Callable[[str, Booking], None] | None = None,
-    tf32: bool = False,
-) -> Prediction:
+class Trace(NamedTuple):
+    """A prediction, and every block that is allocated or freed on the way, in order."""
+
+    prediction: Prediction
+    events: list[Event]
+    """Of the device that is predicted."""
+    categories: list[Category]
+    """Of each event's block."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run at the size of one data set's images."""
+
+    dataset: str
+    """As bench/published.csv has it."""
+    side_px: int
+    done: str
+    """Which of the ways of a method with quirks of its released code: `as meant` (corrected) or
+    `as released`; `ours` where there is one way; empty for rows of GLNet's paper."""
+    run: Run
+
+    @property
+    def key(self) -> str:
+        """Unique among all cases."""
+        return " ".join(filter(None, (self.dataset, self.run.name, self.done)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.side_px, self.side_px
+
+
+def predict_case(case: Case) -> dict[str, Any]:
+    """A row of the records of published settings: peak memory of a case on a CUDA device."""
+    begun = time.perf_counter()
+    predicted = predict_memory(case.run, case.size, "cuda")
+    return {
+        **asdict(predicted),
+        "method": case.run.model.config.method,
+        "strategy": case.run.config.strategy,
+        "published": case.run.config.published,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def predict_memory(run: Run, size: tuple[int, int], device: str) -> Prediction:
     """Peak memory of one prediction, on fake tensors.
 
     Args:
         size: (H, W) of the image in pixels.
-        device: `cuda` needs no card.
-        keep: is given `inference` and what was booked.
-        tf32: on a CUDA device, work out as well what one with TF32 takes besides.
+        device: `cpu` or `cuda`, which need not be there.
     """
+    return trace_memory(run, size, device).prediction
+
+
+def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
+    """As `predict_memory`, with the timeline."""
     with torch.device("meta"):
-        network = network_for(method, strategy, spec, classes)
+        network = network_for(run.method, run.strategy, run.spec, run.model.classes)
         parameters = sum(p.numel() for p in network.parameters())
-        network = strategy.prepare(network, spec)
+        network = run.strategy.prepare(network, run.spec)
     with FakeTensorMode(), torch.inference_mode():
         _refill(network, device)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
-        booking = Booking(tensors_of(network), network, RULES, apart=TF32 if tf32 else "")
+        booking = Booking(tensors_of(network), network, RULES, apart=TF32)
         booking.add([image], "inputs")
         with booking, replaying(network, booking):
-            strategy.predict(network, image, spec)
-    if keep:
-        keep("inference", booking)
-    return replace(_prediction(booking, network, device, tf32), parameters=parameters)
+            run.strategy.predict(network, image, run.spec)
+    found = _prediction(booking, network, device)
+    return Trace(replace(found, parameters=parameters), *booking.timeline(device))
 
 
 def predict_training(
-    method: Method,
-    spec: Any,
-    classes: int,
-    size: tuple[int, int],
-    batch: Mapping[str, int],
-    device: str,
-    weight_decay: float = 0.0,
-    keep: Callable[[str, Booking], None] | None = None,
-    optimiser: str = "adam",
-    tf32: bool = False,
+    model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
-    The step is that of `bench.pipeline.train`: weights in NHWC, 32-bit floats; the second of a phase,
-    so that the optimiser's state is there from the start.
+    The step is `bench.training_step.training_step` in 32-bit floats with weights in NHWC; the
+    second of a phase, so that the optimiser's state is there from the start.
 
-    A CUDA step is recorded on fake CPU tensors that are booked as CUDA's, under CUDA's rules:
-    torch's autograd engine asks for a stream of the card, which is not there. Assumed is that the
-    operators that torch picks by device keep the same tensors for the way back.
+    A CUDA step is recorded on fake CPU tensors that count as CUDA's, under CUDA's rules: torch's
+    autograd engine asks for a stream of the GPU, which need not be there. Assumed is that the
+    operators that torch picks by device keep the same tensors for the backward pass.
 
     Args:
         size: (H, W) of each training image in pixels.
         batch: images a step, by phase.
-        device: `cuda` needs no card.
-        keep: is given each phase's name and what was booked.
-        optimiser: `adam` or `sgd`.
-        tf32: as in `predict_memory`.
+        device: `cpu` or `cuda`, which need not be there.
     """
+    return {
+        name: one.prediction for name, one in trace_training(model, size, batch, device).items()
+    }
+
+
+def trace_training(
+    model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
+) -> dict[str, Trace]:
+    """As `predict_training`, with the timelines."""
+    method, spec = model.method, model.spec
     with torch.device("meta"):
-        network = method.build(spec, classes).to(memory_format=torch.channels_last)
+        network = model.build().to(memory_format=torch.channels_last)
     phases = method.phases(network, spec)
-    seen = [views_of(method, spec, phase, size, batch[phase.name]) for phase in phases]
+    seen = [views_of(model, phase, size, batch[phase.name]) for phase in phases]
     found = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         _refill(network, "cpu")
@@ -127,20 +171,20 @@ def predict_training(
                 }
                 for view in real
             ]
-            apart = TF32 if tf32 else ""
-            booking = Booking(tensors_of(network), network, RULES, {"cpu": device}, apart)
+            booking = Booking(tensors_of(network), network, RULES, {"cpu": device}, TF32)
             booking.add((value for view in views for value in view.values()), "inputs")
-            foreach = device == "cuda"
-            moving = begin(network, phase, weight_decay, foreach, optimiser)
+            training = _observed(
+                enter_phase(method, spec, network, phase, model.config.training), booking, device
+            )
+            phase.begin()
             with booking:
                 for _ in range(STEPS):
-                    step(method, network, views, spec, phase, moving, booking)
-            if keep:
-                keep(phase.name, booking)
-            found[phase.name] = _prediction(booking, network, device, tf32)
+                    training_step(training, views, LEARNING_RATE)
+            prediction = _prediction(booking, network, device)
             if device != "cpu":  # the host holds the views that were copied from it
-                seen_bytes = bytes_of(value for view in real for value in view.values())
-                found[phase.name] = replace(found[phase.name], host_bytes=seen_bytes)
+                on_host = bytes_of(value for view in real for value in view.values())
+                prediction = replace(prediction, host_bytes=on_host)
+            found[phase.name] = Trace(prediction, *booking.timeline(device))
     return found
 
 
@@ -148,77 +192,75 @@ READ = ("size", "boxes", "chosen")
 """Values of a view that a method reads as numbers: plan, not data, and a few bytes."""
 
 
-def views_of(
-    method: Method, spec: Any, phase: Phase, size: tuple[int, int], count: int
-) -> list[View]:
-    """What training sees of `count` black images of `size` (H, W) that are all of the first
-    class."""
+def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> list[View]:
+    """The views of `count` black images of `size` (H, W) that are all of the first class."""
     rng = torch.Generator().manual_seed(0)
-    views = []
-    for _ in range(count):
-        image = torch.zeros(3, *size, dtype=torch.uint8)
-        label = torch.zeros(*size, dtype=torch.uint8)
-        views.append(method.view(image, label, spec, phase.name, rng))
-    return views
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    label = torch.zeros(*size, dtype=torch.uint8)
+    return [
+        model.method.view(image.clone(), label.clone(), model.spec, phase.name, rng)
+        for _ in range(count)
+    ]
 
 
-def begin(
-    network: nn.Module,
-    phase: Phase,
-    weight_decay: float,
-    foreach: bool | None = None,
-    optimiser: str = "adam",
-) -> torch.optim.Optimizer | None:
-    """Bring a network into a phase, as `bench.pipeline.train` does; its optimiser, if anything moves."""
-    network.eval().requires_grad_(False)
-    for module in phase.trains:
-        module.train().requires_grad_(True)
-    phase.begin()
-    moving = [p for p in network.parameters() if p.requires_grad]
-    if not moving:
-        return None
-    if optimiser == "sgd":
-        return torch.optim.SGD(
-            moving, lr=1e-6, momentum=0.9, weight_decay=weight_decay, foreach=foreach
-        )
-    return torch.optim.Adam(moving, lr=1e-6, weight_decay=weight_decay, foreach=foreach)
+def _observed(training: PhaseTraining, booking: Booking, device: str) -> PhaseTraining:
+    """The same step; while it runs, the tracker is informed of what is allocated for what."""
 
-
-def step(
-    method: Method,
-    network: nn.Module,
-    views: Sequence[View],
-    spec: Any,
-    phase: Phase,
-    optimiser: torch.optim.Optimizer | None,
-    booking: Booking | None = None,
-) -> None:
-    """One optimiser step, as `bench.pipeline.train` makes it; says to `booking` what is made when."""
-
-    def back(loss: Tensor) -> None:
-        if booking:
-            booking.category = "gradients"
+    def backward(loss: Tensor) -> None:
+        booking.category = "gradients"
         loss.backward()  # type: ignore[no-untyped-call]
-        if booking:
-            booking.category = "activations"
+        booking.category = "activations"
 
-    method.backward(network, list(views), spec, phase.name, back)
-    if optimiser is None:
-        return
-    if booking:
+    def before(*_: Any) -> None:
         booking.category = "temporaries"
-    optimiser.step()
-    if booking:
-        kept = (value for state in optimiser.state.values() for value in state.values())
+
+    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        kept = (value for state in optimizer.state.values() for value in state.values())
         booking.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
         booking.category = "activations"
-    optimiser.zero_grad()
+
+    if training.optimizer:
+        # torch's choice by the device that the tensors are on; here they stand for another's.
+        for group in training.optimizer.param_groups:
+            group["foreach"] = device == "cuda"
+        training.optimizer.register_step_pre_hook(before)
+        training.optimizer.register_step_post_hook(after)
+    return replace(training, backward=backward)
 
 
-def _prediction(booking: Booking, network: nn.Module, device: str, tf32: bool) -> Prediction:
+def timeline(
+    events: Sequence[Event], categories: Sequence[Category], moments: int = MOMENTS
+) -> dict[str, Any]:
+    """Bytes alive at moments spread over a piece of work: of each stretch of events the one at
+    which most is alive, so that the peak is among them.
+
+    Args:
+        events: in order, on one device.
+        categories: of each event's block (`Trace`).
+
+    Returns:
+        `events`: the numbers of the chosen ones, from 0; `bytes`: by category, one number for each.
+    """
+    if not events:
+        return {"events": [], "bytes": {}}
+    names = list(dict.fromkeys(categories))
+    changes = np.zeros((len(events), len(names)), np.int64)
+    for number, (event, category) in enumerate(zip(events, categories, strict=True)):
+        changes[number, names.index(category)] = event.bytes
+    alive = changes.cumsum(0)  # (events, categories)
+    total = alive.sum(1)
+    stretches = np.array_split(np.arange(len(events)), min(moments, len(events)))
+    chosen = [int(stretch[total[stretch].argmax()]) for stretch in stretches]
+    return {
+        "events": chosen,
+        "bytes": {name: alive[chosen, place].tolist() for place, name in enumerate(names)},
+    }
+
+
+def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction:
     peak = booking.peak_of(device)
     held = play(booking.events, device) if device == "cuda" else None
-    copied = play(booking.events, device, apart=TF32) if device == "cuda" and tf32 else None
+    copied = play(booking.events, device, apart=TF32) if device == "cuda" else None
     return Prediction(
         device_bytes=peak.bytes,
         host_bytes=booking.peak["cpu"],

@@ -174,6 +174,15 @@ def mean(x: Tensor) -> Tensor:
     return x if size() == 1 else _mean(x.detach().double())
 
 
+def mean_of(number: float, network: nn.Module) -> float:
+    """The mean of a number over all processes, the same in each of them; they exchange it on the
+    network's device."""
+    if size() == 1:
+        return number
+    device = next(iter(network.state_dict().values())).device
+    return float(mean(torch.tensor(number, dtype=torch.float64, device=device)))
+
+
 def join_gradients(parameters: Iterable[nn.Parameter], how: Literal["mean", "sum"]) -> None:
     """Give every process the mean or the sum of all gradients.
 

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from bench import record
 from bench.config import Suite, checkpoint_of
-from bench.files import file_sha256, write_text
+from bench.files import code_sha256, file_sha256, write_text
 
 STAMPS = Path(".dvc/tmp/standing")
 PREPARED = Path("data/prepared")
@@ -84,20 +84,31 @@ def _state(suite: Suite, stage: str, name: str) -> str:
         "compute": asdict(suite.compute),
         "splits": suite.splits,
         "versions": {library: metadata.version(library) for library in record.VERSIONS},
-        "code": _code(stage),
+        "code": {str(file): code_sha256(file) for file in code_of(stage, model.method)},
         "files": _sums([*needs, *made]),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @cache
-def _code(stage: str) -> dict[str, str]:
-    """Of the code that dvc.yaml names for a stage."""
-    named = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]["deps"]
-    paths = [Path(path) for path in named if "$" not in path]
-    return _sums(
-        file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))
-    )
+def code_of(stage: str, method: str) -> tuple[Path, ...]:
+    """The code that the result of a stage depends on for one method: the method's folder, and what
+    dvc.yaml names for the stage and for trainings outside of the folders of other methods."""
+    stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+    deps = [*stages[stage]["deps"], *stages["training_code"]["deps"]]
+    named = [Path(path) for path in deps if "$" not in path]
+    files = {
+        file
+        for path in (*named, Path(method))
+        for file in ([path] if path.is_file() else path.rglob("*.py"))
+        if file.suffix == ".py"
+    }
+    return tuple(file for file in sorted(files) if _method_of(file) in (None, Path(method)))
+
+
+def _method_of(file: Path) -> Path | None:
+    """The folder of the method that a file belongs to: the one with a spec.py."""
+    return next((folder for folder in file.parents if (folder / "spec.py").is_file()), None)
 
 
 def _sums(files: Iterable[Path]) -> dict[str, str]:

@@ -1,16 +1,112 @@
 """Stage `evaluate`: the table `runs` -> of each line a confusion matrix a scene, and the predicted
-labels."""
+labels; of a model with several seeds the matrices of all, and the labels of the first."""
 
 import argparse
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import cli, record
-from bench.config import Suite, read_suite
-from bench.parallel.parallel_map import parallel_map
-from bench.pipeline import cache
+import torch
+from PIL import Image
+from torch import Tensor
 
-PRELOAD = ("bench.pipeline.evaluation", "segmentation_models_pytorch")
+from bench import cli, record
+from bench.config import Split, Suite, read_suite
+from bench.errors import out_of_memory
+from bench.files import file_sha256, write_bytes
+from bench.latency import clock
+from bench.metrics import confusion
+from bench.parallel import parallel_map
+from bench.pipeline import cache
+from bench.run import Run, device_facts, open_run, set_up
+
+PRELOAD = ("bench.pipeline.evaluate", "segmentation_models_pytorch")
+Splits = dict[str, dict[str, list[list[int]]]]
+"""Confusion matrix (K + 1, K) by split and scene."""
+
+
+def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
+    """Predict every image of the suite's splits at its own resolution; keep what was predicted for
+    `test`.
+
+    Args:
+        silent: without a progress bar.
+    """
+    labels = record.RESULTS / suite.suite / "predictions" / run.name
+    device = set_up(suite.compute)
+    dataset = run.dataset
+    seeds = run.seeds
+    by_seed: dict[int, Splits] = {}
+    seconds: dict[str, float] = {}
+    status: record.Status = "ok"
+    reason = None
+    try:
+        images = sum(len(dataset.ids(split)) for split in suite.splits)
+        bar = cli.progress(images * len(seeds), run.name, "image", silent=silent)
+        for seed in seeds:
+            counted = _count(run, suite.splits, run.network(device, seed), device)
+            for split, id, prediction, matrix, took in counted:
+                by_seed.setdefault(seed, {name: {} for name in suite.splits})[split][id] = matrix
+                if seed == seeds[0]:
+                    seconds[id] = took
+                    if split == "test":
+                        _write_labels(labels / f"{id}.png", prediction, dataset.palette)
+                bar.update()
+        bar.close()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        status, reason = "oom", str(error).split("\n", 1)[0]
+        labels.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
+    return record.Record(
+        stage="evaluate",
+        name=run.name,
+        settings=run.settings,
+        status=status,
+        reason=reason,
+        values={
+            "dataset": dataset.name,
+            "classes": list(dataset.classes),
+            "ignored": list(dataset.ignored),
+            "rare": list(dataset.rare),
+            "ceilings": dict(dataset.ceilings),
+            "splits": by_seed[seeds[0]] if status == "ok" else {},
+            **(record.other_seeds(by_seed) if status == "ok" else {}),
+            "definition": (
+                "pixels by true class (rows; the last one: unlabelled) and predicted class "
+                "(columns), at the image's own resolution"
+            ),
+        },
+        provenance=record.provenance(
+            seed=seeds[0],
+            data_sha256=file_sha256(dataset.root / "dataset.json"),
+            seconds=seconds,
+            **device_facts(device, suite.compute),
+        ),
+    )
+
+
+def _count(
+    run: Run, splits: Sequence[Split], network: torch.nn.Module, device: torch.device
+) -> Iterator[tuple[Split, str, Tensor, list[list[int]], float]]:
+    """(split, scene, predicted labels, confusion matrix, seconds) of every scene."""
+    for split in splits:
+        for id in run.dataset.ids(split):
+            image, label = run.dataset.read(id)
+            with clock(device) as took:
+                prediction = run.predict(network, image)
+            matrix = confusion(label.numpy(), prediction.numpy(), len(run.dataset.classes))
+            yield split, id, prediction, matrix.tolist(), took[0]
+
+
+def _write_labels(path: Path, prediction: Tensor, palette: Sequence[tuple[int, int, int]]) -> None:
+    image = Image.fromarray(prediction.numpy(), mode="P")
+    channels = [channel for colour in palette for channel in colour]
+    image.putpalette(channels + [0] * (768 - len(channels)))  # all 256: else fewer bits are kept
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
@@ -18,7 +114,7 @@ def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
     jobs = min(suite.compute.jobs, len(names))
     # Suites begin with what is simple: what takes long shall not be left to the end.
     return parallel_map(
-        _evaluate,
+        _evaluate_one,
         [(suite, name, jobs) for name in reversed(names)],
         "evaluate",
         "run",
@@ -27,12 +123,10 @@ def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
     )
 
 
-def _evaluate(suite: Suite, name: str, jobs: int) -> Path:
-    from bench.pipeline.evaluation import evaluate
-
+def _evaluate_one(suite: Suite, name: str, jobs: int) -> Path:
     path = record.path_of(suite.suite, "evaluate", name)
     share = replace(suite, compute=suite.compute.shared(jobs))
-    record.write(path, evaluate(share, name, silent=jobs > 1))
+    record.write(path, evaluate(open_run(share, name), share, silent=jobs > 1))
     cache.mark_fresh(suite, "evaluate", name)
     return path
 

@@ -1,8 +1,8 @@
 """Stage `measure`: the table `runs` -> of each line, peak memory by every meter that the machine
 has, and latency.
 
-Memory is asked for in a process a run, so that nothing earlier is in it, and what a process dies of
-is a result; latency, which counts from the second prediction on, in one process for several."""
+Memory is measured in a process a run, so that nothing earlier is in it, and how a process ends is a
+result; latency, which counts from the second prediction on, in one process for several."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import cli, record
 from bench.config import Suite, pick, read_suite
 from bench.errors import UserError
-from bench.parallel.isolated import Outcome, Report, run_isolated
+from bench.parallel import Outcome, Report, run_isolated
 from bench.pipeline import cache
 
 LIMIT_S = 900.0
@@ -22,7 +22,7 @@ LIMIT_S = 900.0
 TOGETHER = 9
 """Runs whose records are written at once: what is lost where somebody ends the program."""
 PRELOAD = (
-    "bench.memory.meters",
+    "bench.memory",
     "bench.latency",
     "segmentation_models_pytorch",
     "pytest_benchmark.plugin",
@@ -38,7 +38,7 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
     """
     for name in names:
         pick(suite.runs, name, "run")
-    # NVML counts cards by bus; CUDA shall do the same. Both are read when torch is loaded.
+    # NVML counts GPUs by bus; CUDA shall do the same. Both are read when torch is loaded.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     paths: list[Path] = []
@@ -66,13 +66,13 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
     """Memory of some runs, as many at once as the suite says, then latency of those that had
     enough, one after another; by run."""
 
-    def weigh(name: str) -> Outcome:
-        return run_isolated(_weigh, suite, name, limit_s=limit_s, preload=PRELOAD)
+    def measure(name: str) -> Outcome:
+        return run_isolated(_measure_memory, suite, name, limit_s=limit_s, preload=PRELOAD)
 
     with ThreadPoolExecutor(suite.compute.jobs) as pool:
         # Suites begin with what is simple: what takes long shall not be left to the end.
-        under_way = {name: pool.submit(weigh, name) for name in reversed(names)}
-        found = {name: under_way[name].result() for name in names}
+        pending = {name: pool.submit(measure, name) for name in reversed(names)}
+        found = {name: pending[name].result() for name in names}
     left = [name for name in names if found[name].status == "ok"]
     if not left:
         return found
@@ -101,11 +101,11 @@ def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
     )
 
 
-def _weigh(report: Report, suite: Suite, name: str) -> None:
+def _measure_memory(report: Report, suite: Suite, name: str) -> None:
     """In a process of its own: all meters of memory."""
-    from bench.memory import meters
+    from bench.memory import measure_run
 
-    meters.weigh(report, suite, name)
+    measure_run(report, suite, name)
 
 
 def _time(report: Report, suite: Suite, names: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
 """Stage `steps`: memory of one optimiser step of every phase of every model, predicted on fake
-tensors and booked by the device's own allocator.
+tensors and measured by the device's own allocator.
 
 What training costs, and how far `predict_training` is to be trusted with it."""
 
@@ -10,15 +10,20 @@ from typing import Any
 import torch
 
 from bench import cli, record
-from bench.config import ModelConfig, Suite, read_suite
-from bench.memory import DEFINITIONS, tensors_of
-from bench.memory.cpu_allocator import account
-from bench.memory.meters import expected_allocated_bytes
-from bench.memory.prediction import STEPS, begin, predict_training, step, views_of
-from bench.memory.tracker import bytes_of
-from bench.method import Method, Phase, load, spec_of
-from bench.run import device_facts, set_up
-from data.dataset import open_dataset
+from bench.config import read_suite
+from bench.memory import (
+    DEFINITIONS,
+    LEARNING_RATE,
+    STEPS,
+    allocated_bytes_of,
+    expected_allocated_bytes,
+    predict_training,
+    tensors_of,
+    views_of,
+)
+from bench.method import Phase, View
+from bench.run import Model, device_facts, open_model, set_up
+from bench.training_step import enter_phase, training_step
 
 MOST_IMAGES = 2
 """Images a step, where the suite's own batch is not smaller: more only take more time."""
@@ -28,93 +33,66 @@ DEFINITION = (
 )
 
 
-def weigh_steps(suite: Suite, name: str, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Predicted and booked bytes of a step of each phase of the model `name`, by phase; for images
-    of the size of the first one of `train`."""
-    model = suite.models[name]
-    spec = spec_of(name, model)
-    method = load(model.method)
-    dataset = open_dataset(model.dataset)
-    image, _ = dataset.read(dataset.ids("train")[0])
+def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Predicted and measured bytes of a step of each phase of a model, by phase; for images of the
+    size of the first one of `train`."""
+    image, _ = model.dataset.read(model.dataset.ids("train")[0])
     size = (image.shape[-2], image.shape[-1])
-    classes = len(dataset.classes)
-    phases = model.training.phases
+    phases = model.config.training.phases
     batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
-    decay = model.training.weight_decay
-    kind = model.training.optimiser
-    predicted = predict_training(
-        method,
-        spec,
-        classes,
-        size,
-        batch,
-        device.type,
-        decay,
-        optimiser=kind,
-        tf32=device.type == "cuda",
-    )
-    network = method.build(spec, classes).to(device).to(memory_format=torch.channels_last)
+    predicted = predict_training(model, size, batch, device.type)
+    network = model.build().to(device).to(memory_format=torch.channels_last)
     found = {}
-    for phase in method.phases(network, spec):
-        # torch's autograd works in a thread of its own.
-        told = expected_allocated_bytes(predicted[phase.name], device, threads=2)
+    for phase in model.method.phases(network, model.spec):
+        views = [
+            {key: value.to(device) for key, value in one.items()}
+            for one in views_of(model, phase, size, batch[phase.name])
+        ]
+        one = predicted[phase.name]
         found[phase.name] = {
             "height_px": size[0],
             "width_px": size[1],
             "batch": batch[phase.name],
-            "predicted_bytes": told,
-            "booked_bytes": _booked(method, network, phase, spec, size, model, device),
-            "by_category": dict(predicted[phase.name].by_category),
-            "at": predicted[phase.name].at,
-            "module": predicted[phase.name].module,
+            # torch's autograd works in a thread of its own.
+            "predicted_bytes": expected_allocated_bytes(one, device, threads=2),
+            "booked_bytes": _allocated_bytes(model, network, phase, views),
+            "by_category": dict(one.by_category),
+            "at": one.at,
+            "module": one.module,
         }
     return found
 
 
-def _booked(
-    method: Method,
-    network: torch.nn.Module,
-    phase: Phase,
-    spec: Any,
-    size: tuple[int, int],
-    model: ModelConfig,
-    device: torch.device,
+def _allocated_bytes(
+    model: Model, network: torch.nn.Module, phase: Phase, views: list[View]
 ) -> int:
-    """What the device's allocator says of steps that are really made, and then forgotten."""
-    batch = min(MOST_IMAGES, model.training.phases[phase.name].batch)
-    views = [
-        {key: value.to(device) for key, value in one.items()}
-        for one in views_of(method, spec, phase, size, batch)
-    ]
-    decay, kind = model.training.weight_decay, model.training.optimiser
-    optimiser = begin(network, phase, decay, optimiser=kind)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    """What the device's allocator reports of the peak of steps that are really made."""
+    training = enter_phase(model.method, model.spec, network, phase, model.config.training)
+    phase.begin()
+
+    def steps() -> None:
         for _ in range(STEPS):
-            step(method, network, views, spec, phase, optimiser)
-        return int(torch.cuda.max_memory_allocated(device))
-    there = bytes_of([*tensors_of(network), *(value for one in views for value in one.values())])
-    with account() as booked:
-        for _ in range(STEPS):
-            step(method, network, views, spec, phase, optimiser)
-    return there + booked.peak_bytes
+            training_step(training, views, LEARNING_RATE)
+
+    there = [*tensors_of(network), *(value for one in views for value in one.values())]
+    return allocated_bytes_of(steps, there)
 
 
 def _warm_up(device: torch.device) -> None:
-    """Libraries have taken what they keep before anything is booked."""
+    """Libraries have taken what they keep before anything is measured."""
     some = torch.zeros(8, 8, device=device, requires_grad=True)
     (some @ some).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Weigh a training step of every model of params.yaml, and predict it."""
+    """Measure and predict the memory of a training step of every model of params.yaml."""
     suite = read_suite()
     device = set_up(suite.compute)
     _warm_up(device)
     found: dict[str, Mapping[str, Any]] = {}
-    bar = cli.progress(len(suite.models), "weigh training steps", "model")
+    bar = cli.progress(len(suite.models), "measure training steps", "model")
     for name in suite.models:
-        found[name] = weigh_steps(suite, name, device)
+        found[name] = measure_steps(open_model(suite, name), device)
         bar.update()
     bar.close()
     path = record.path_of(suite.suite, "steps", suite.machine)

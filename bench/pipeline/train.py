@@ -4,8 +4,8 @@ Killed at any moment, the next start goes on from the last checkpoint and ends w
 weights: what a step sees depends on the seed and the step's number alone, and all state that it
 does depend on is in the checkpoint.
 
-Under torchrun or srun the processes share each step's images and learn what one alone would have
-learnt; rank 0 writes."""
+Under torchrun or srun the processes share each step's images, with the same result as one process
+alone; rank 0 writes."""
 
 import argparse
 import hashlib
@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bench import cli
-from bench.config import CHECKPOINTS, ModelConfig, Schedule, Suite, pick, read_suite
+from bench.config import CHECKPOINTS, Suite, read_suite
 from bench.errors import UserError
-from bench.files import file_sha256
-from bench.method import Method, Phase, View, load, load_weights, spec_of
-from bench.optim import adam, poly, sgd, stepped
+from bench.files import code_sha256, file_sha256
+from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
 from bench.pipeline import validation
+from bench.pipeline.cache import code_of
 from bench.pipeline.training_results import TrainingResult, write_results
-from bench.run import load_checkpoint, save, set_up
-from data.dataset import Dataset, open_dataset
+from bench.run import Model, load_checkpoint, open_model, save, set_up
+from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
 PARTIAL = CHECKPOINTS / "partial"
 START_WEIGHTS = CHECKPOINTS / "start"
@@ -40,20 +41,22 @@ class Views(torch.utils.data.Dataset[View]):
     """The endless sequence of views of one phase: the i-th is the same in every process and every
     run."""
 
-    def __init__(self, dataset: Dataset, method: Method, spec: Any, phase: str, seed: int) -> None:
-        self.dataset, self.method, self.spec = dataset, method, spec
-        self.phase, self.seed = phase, seed
-        self.ids = dataset.ids("train")
+    def __init__(self, model: Model, phase: str) -> None:
+        self.model, self.phase = model, phase
+        self.ids = model.dataset.ids("train")
 
     def __getitem__(self, i: int) -> View:
         epoch, place = divmod(i, len(self.ids))
         order = torch.randperm(len(self.ids), generator=self._rng("order", epoch))
         # From the disk comes what the view looks at; the system keeps what is looked at often.
-        image, label = self.dataset.mapped(self.ids[int(order[place])])
-        return self.method.view(image, label, self.spec, self.phase, self._rng("view", i))
+        image, label = self.model.dataset.mapped(self.ids[int(order[place])])
+        view = self.model.method.view
+        return view(image, label, self.model.spec, self.phase, self._rng("view", i))
 
     def _rng(self, purpose: str, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(_seed(self.seed, self.phase, purpose, number))
+        return torch.Generator().manual_seed(
+            _seed(self.model.config.seed, self.phase, purpose, number)
+        )
 
 
 class Progress:
@@ -120,35 +123,40 @@ def train(suite: Suite, name: str) -> Path:
     """Train the model `name` of a suite with each of its seeds, or go on where it was killed;
     returns the path of the checkpoint, or of the folder with one a seed.
 
-    What a seed has learnt stays in its progress until all are done, so that none is trained
+    The trained weights of a seed stay in its progress until all are done, so that none is trained
     twice."""
-    model = pick(suite.models, name, "model")
-    learnt = {one.seed: _learn(suite, name, one, model) for one in model.trainings}
-    path = CHECKPOINTS / f"{name}.pt"
-    if distributed.rank() > 0:
-        return path
-    write_results(suite, name, model, learnt)
-    for one in model.trainings:  # an imported network has made no progress
-        _partial(name, model, one.seed).unlink(missing_ok=True)
-    return path
+    model = open_model(suite, name)
+    partial = {
+        one.seed: PARTIAL / name / f"{one.seed}.pt"
+        if model.config.seeds
+        else PARTIAL / f"{name}.pt"
+        for one in model.config.trainings
+    }
+    results = {
+        one.seed: _train_seed(suite, replace(model, config=one), partial[one.seed])
+        for one in model.config.trainings
+    }
+    if distributed.rank() == 0:
+        write_results(suite, model, results)
+        for path in partial.values():  # an imported network has made no progress
+            path.unlink(missing_ok=True)
+    return CHECKPOINTS / f"{name}.pt"
 
 
-def _learn(suite: Suite, name: str, model: ModelConfig, line: ModelConfig) -> TrainingResult:
-    """Train one model with one seed.
+def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
+    """Train one model with its one seed.
 
     Args:
-        line: as the suite has it, which may have more seeds.
+        partial: where its progress is kept.
     """
-    spec = spec_of(name, model)
-    method = load(model.method)
-    dataset = open_dataset(model.dataset)
+    config, method = model.config, model.method
     device = set_up(suite.compute)
-    weights = START_WEIGHTS / f"{model.start}.pt"
+    weights = START_WEIGHTS / f"{config.start}.pt"
 
-    torch.manual_seed(model.seed)
-    network = method.build(spec, len(dataset.classes))
+    torch.manual_seed(config.seed)
+    network = method.build(model.spec, model.classes)
     start = load_checkpoint(weights)
-    imported = not model.training.phases
+    imported = not config.training.phases
     if imported:
         load_weights(network, start, str(weights))
     elif start:
@@ -156,18 +164,24 @@ def _learn(suite: Suite, name: str, model: ModelConfig, line: ModelConfig) -> Tr
     # NHWC is the faster layout for convolutions on both kinds of device; results differ by rounding
     # alone.
     network.to(device).to(memory_format=torch.channels_last)
-    phases = [] if imported else method.phases(network, spec)
-    schedules = _schedules(name, model, phases)
+    phases = [] if imported else method.phases(network, model.spec)
+    _check_schedules(model, phases)
 
-    mark = _fingerprint(suite, model, dataset, weights)
-    progress = Progress(_partial(name, line, model.seed), mark)
-    stand = f"{progress.fingerprint} {progress.phase} {progress.step}"
-    distributed.agree(stand, "settings, code, data and checkpoints")
-    for number, (phase, schedule) in enumerate(zip(phases, schedules, strict=True)):
+    progress = Progress(partial, _fingerprint(suite, model, weights))
+    state = f"{progress.fingerprint} {progress.phase} {progress.step}"
+    distributed.agree(state, "settings, code, data and checkpoints")
+    fabric = _fabric(device, suite.compute.precision)
+    for number, phase in enumerate(phases):
         if number < progress.phase:
             continue
-        views = Views(dataset, method, spec, phase.name, model.seed)
-        _train_phase(suite, name, model, method, spec, network, phase, schedule, views, progress)
+        training = replace(
+            enter_phase(method, model.spec, network, phase, config.training),
+            backward=fabric.backward,
+            autocast=fabric.autocast,
+        )
+        batches = _batches(model, phase, progress.step, suite.compute.workers)
+        views = map(fabric.to_device, _waited_for(batches, phase.name, progress))
+        _train_phase(model, training, views, progress)
         progress.phase, progress.step = number + 1, 0
         progress.save(network, None)
 
@@ -183,95 +197,57 @@ def _learn(suite: Suite, name: str, model: ModelConfig, line: ModelConfig) -> Tr
         seconds=progress.seconds,
         waiting_s=progress.waiting_s,
         history=progress.history,
-        looks=progress.looks if model.training.validate_every else None,
+        looks=progress.looks if config.training.validate_every else None,
     )
 
 
-def _partial(name: str, line: ModelConfig, seed: int) -> Path:
-    """Where the progress of a model's seed is kept."""
-    return (PARTIAL / name / f"{seed}.pt") if line.seeds else PARTIAL / f"{name}.pt"
-
-
 def _train_phase(
-    suite: Suite,
-    name: str,
-    model: ModelConfig,
-    method: Method,
-    spec: Any,
-    network: nn.Module,
-    phase: Phase,
-    schedule: Schedule,
-    views: Views,
-    progress: Progress,
+    model: Model, training: PhaseTraining, batches: Iterator[list[View]], progress: Progress
 ) -> None:
-    device = next(iter(network.state_dict().values())).device
-    fabric = _fabric(device, suite.compute.precision)
-    network.eval().requires_grad_(False)
-    for module in phase.trains:
-        module.train().requires_grad_(True)
-    moving = [p for p in network.parameters() if p.requires_grad]
-    make = {"adam": adam, "sgd": sgd}[model.training.optimiser]
-    optimizer = make(phase.trains, model.training.weight_decay)
+    """The steps of a phase that are left, with a checkpoint now and then."""
+    config, network, phase = model.config.training, training.network, training.phase
+    schedule = config.phases[phase.name]
     if progress.restored:
-        progress.restore(network, optimizer if progress.step else None)
+        progress.restore(network, training.optimizer if progress.step else None)
     if progress.step == 0:
         phase.begin()
 
-    every = model.training.validate_every
+    every = config.validate_every
     begun = time.perf_counter()
-    title, silent = f"{name} · {phase.name}", distributed.rank() > 0
+    title, silent = f"{model.name} · {phase.name}", distributed.rank() > 0
     bar = cli.progress(schedule.steps, title, "step", progress.step, silent)
-    batches = _batches(views, schedule, progress.step, suite.compute.workers)
-    for batch in _waited_for(batches, phase.name, progress):
-        rate = rate_of(model, schedule, progress.step)
+    for batch in batches:
+        rate = learning_rate_at(model.config, schedule, progress.step)
         # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
         # a generator's state.
-        torch.manual_seed(_seed(model.seed, phase.name, "step", progress.step, distributed.rank()))
-        with fabric.autocast(), distributed.as_one(phase.trains, phase.whole_batch):
-            loss = method.backward(
-                network, fabric.to_device(batch), spec, phase.name, fabric.backward
-            )
-        loss = _agreed(loss, device)
+        number = progress.step
+        torch.manual_seed(_seed(model.config.seed, phase.name, "step", number, distributed.rank()))
+        loss = training_step(training, batch, rate)
         if not math.isfinite(loss):
             raise UserError(
-                f"Training of {name} diverged in phase {phase.name} at step {progress.step}: "
-                f"lower models.{name}.training.phases.{phase.name}.learning_rate."
+                f"Training of {model.name} diverged in phase {phase.name} at step {number}: "
+                f"lower models.{model.name}.training.phases.{phase.name}.learning_rate."
             )
-        distributed.join_gradients(moving, phase.gradients)
-        if optimizer:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad()
-        progress.history.append((phase.name, progress.step, loss, rate))
+        progress.history.append((phase.name, number, loss, rate))
         progress.step += 1
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if every and (progress.step % every == 0 or progress.step == schedule.steps):
-            seen = validation.look(network, method, spec, phase, views.dataset)
-            progress.looked(phase.name, _agreed(seen, device), network)
-            if validation.settled(progress.looks, phase.name, model.training.patience):
+            score = validation.look(model, network, phase)
+            progress.looked(phase.name, distributed.mean_of(score, network), network)
+            if validation.settled(progress.looks, phase.name, config.patience):
                 break
-        if progress.step % model.training.checkpoint_every == 0 and progress.step < schedule.steps:
+        if progress.step % config.checkpoint_every == 0 and progress.step < schedule.steps:
             now = time.perf_counter()
             progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + now - begun
             begun = now
-            progress.save(network, optimizer)
+            progress.save(network, training.optimizer)
     bar.close()
     if progress.best is not None:
         network.load_state_dict(progress.best)
         progress.best = None
     spent = time.perf_counter() - begun
     progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
-
-
-def rate_of(model: ModelConfig, schedule: Schedule, step: int) -> float:
-    """The learning rate of a step."""
-    first, training = schedule.learning_rate, model.training
-    if schedule.drops:
-        return stepped(first, step, schedule.drops)
-    steps = schedule.poly_steps or schedule.steps
-    return poly(first, training.least_rate, step, steps, training.poly_power)
 
 
 def _waited_for(
@@ -288,11 +264,6 @@ def _waited_for(
         yield batch
 
 
-def _agreed(value: float, device: torch.device) -> float:
-    """The processes' mean: the same for all, so that all decide alike."""
-    return float(distributed.mean(torch.tensor(value, dtype=torch.float64, device=device)))
-
-
 def _fabric(device: torch.device, precision: Any) -> Any:
     """Precision and this process's device; Fabric need not know of other processes, and is kept
     from looking for them."""
@@ -304,8 +275,9 @@ def _fabric(device: torch.device, precision: Any) -> Any:
     return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=[alone])
 
 
-def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iterator[list[View]]:
+def _batches(model: Model, phase: Phase, first: int, workers: int) -> Iterator[list[View]]:
     """What this process sees of each step from `first` on."""
+    schedule = model.config.training.phases[phase.name]
     share = schedule.batch // distributed.size()
     begin = distributed.rank() * share
     numbers = [
@@ -314,7 +286,7 @@ def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iter
         for place in range(begin, begin + share)
     ]
     loader = DataLoader(
-        views,
+        Views(model, phase.name),
         batch_size=share,
         sampler=numbers,
         num_workers=workers,
@@ -324,17 +296,17 @@ def _batches(views: Views, schedule: Schedule, first: int, workers: int) -> Iter
     return iter(loader)
 
 
-def _schedules(name: str, model: ModelConfig, phases: list[Phase]) -> list[Schedule]:
-    names, given = [phase.name for phase in phases], model.training.phases
+def _check_schedules(model: Model, phases: list[Phase]) -> None:
+    """Refuse a training whose phases are not the method's, or whose batch cannot be divided."""
+    names, given = [phase.name for phase in phases], model.config.training.phases
     if set(names) != set(given):
         raise UserError(
-            f"params.yaml: models.{name}.training.phases has {', '.join(given) or 'none'}, "
+            f"params.yaml: models.{model.name}.training.phases has {', '.join(given) or 'none'}, "
             f"but the method's spec trains {', '.join(names)}."
         )
     for phase in names:
-        where = f"params.yaml: models.{name}.training.phases.{phase}.batch"
+        where = f"params.yaml: models.{model.name}.training.phases.{phase}.batch"
         distributed.require_even(given[phase].batch, where)
-    return [given[phase] for phase in names]
 
 
 def _seed(*parts: object) -> int:
@@ -343,17 +315,16 @@ def _seed(*parts: object) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def _fingerprint(suite: Suite, model: ModelConfig, dataset: Dataset, weights: Path) -> str:
-    """Changes with everything that the trained weights depend on, so that no stale progress is
-    taken up."""
-    sources = [*Path(model.method).rglob("*.py"), *Path("bench").glob("*.py")]
+def _fingerprint(suite: Suite, model: Model, weights: Path) -> str:
+    """Changes with everything that the trained weights depend on, so that progress made with
+    other settings, data or code is not resumed."""
     parts = [
-        json.dumps(model.settings(), sort_keys=True),
+        json.dumps(model.config.settings(), sort_keys=True),
         suite.compute.precision,
         torch.__version__,
-        file_sha256(dataset.root / "dataset.json"),
+        file_sha256(model.dataset.root / "dataset.json"),
         file_sha256(weights),
-        *(file_sha256(path) for path in sorted(sources)),
+        *(code_sha256(path) for path in code_of("training_code", model.config.method)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

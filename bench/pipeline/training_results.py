@@ -12,8 +12,7 @@ from bench.config import CHECKPOINTS, ModelConfig, Suite, checkpoint_of
 from bench.files import file_sha256
 from bench.parallel import distributed
 from bench.pipeline.validation import Look
-from bench.run import device_facts, save, set_up
-from data.dataset import open_dataset
+from bench.run import Model, device_facts, save, set_up
 
 
 @dataclass(frozen=True)
@@ -56,31 +55,30 @@ class TrainingResult:
         }
 
 
-def write_results(
-    suite: Suite, name: str, model: ModelConfig, learnt: Mapping[int, TrainingResult]
-) -> None:
+def write_results(suite: Suite, model: Model, results: Mapping[int, TrainingResult]) -> None:
     """Write the checkpoints, then what the report reads.
 
     Args:
-        learnt: by seed, in the model's order.
+        results: by seed, in the model's order.
     """
-    _remove_others(CHECKPOINTS / f"{name}.pt", {checkpoint_of(name, model, s) for s in learnt})
-    for seed, one in learnt.items():
-        save(checkpoint_of(name, model, seed), one.weights)
+    name, config = model.name, model.config
+    _remove_others(CHECKPOINTS / f"{name}.pt", {checkpoint_of(name, config, s) for s in results})
+    for seed, one in results.items():
+        save(checkpoint_of(name, config, seed), one.weights)
     path = record.path_of(suite.suite, "train", name)
-    _draw_curves(path.with_suffix(""), model, learnt)
-    first = next(iter(learnt))
+    _draw_curves(path.with_suffix(""), config, results)
+    first = next(iter(results))
     record.write(
         path,
         record.Record(
             stage="train",
             name=name,
-            settings={"model": model.settings()},
-            values=learnt[first].values
-            | record.other_seeds({seed: one.values for seed, one in learnt.items()}),
+            settings={"model": config.settings()},
+            values=results[first].values
+            | record.other_seeds({seed: one.values for seed, one in results.items()}),
             provenance=record.provenance(
                 seed=first,
-                data_sha256=file_sha256(open_dataset(model.dataset).root / "dataset.json"),
+                data_sha256=file_sha256(model.dataset.root / "dataset.json"),
                 processes=distributed.size(),
                 **device_facts(set_up(suite.compute), suite.compute),
             ),
@@ -88,14 +86,14 @@ def write_results(
     )
 
 
-def _draw_curves(folder: Path, model: ModelConfig, learnt: Mapping[int, TrainingResult]) -> None:
+def _draw_curves(folder: Path, model: ModelConfig, results: Mapping[int, TrainingResult]) -> None:
     """Loss, and mIoU on val where it was looked at, for `dvc plots`; the learning rate is a formula
     of the suite. Written from the history at the end, so that curves of a killed and resumed
     training have no gap and no repetition."""
     from dvclive.live import Live
 
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None) as live:
-        for seed, one in learnt.items():
+        for seed, one in results.items():
             live.step = 0
             prefix = f"seed{seed}/" if model.seeds else ""
             seen = {(phase, step): miou for phase, step, miou in one.looks or ()}

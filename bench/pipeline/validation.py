@@ -2,40 +2,40 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from bench.errors import UserError
-from bench.method import Method, Phase
+from bench.method import Phase
 from bench.metrics import confusion, miou, total
-from data.dataset import Dataset
+from bench.run import Model
 
 Look = tuple[str, int, float]
 """(phase, steps done, mIoU on val 0..1)."""
 
 
-def look(network: nn.Module, method: Method, spec: Any, phase: Phase, dataset: Dataset) -> float:
+def look(model: Model, network: nn.Module, phase: Phase) -> float:
     """mIoU on val, 0..1, of the strategy that judges the phase; modules are left in the modes that
     training has them in.
 
     Raises:
         UserError: the data set has no val split.
     """
+    dataset = model.dataset
     ids = dataset.ids("val")
     if not ids:
         raise UserError(
             f"The data set {dataset.name} has no val split, which `validate_every` needs: take "
             "that setting out of the model's training."
         )
-    predict = method.strategies[phase.judged_by].predict
+    predict = model.method.strategies[phase.judged_by].predict
     network.eval()
     matrices = []
     with torch.inference_mode():
         for id in ids:
             image, label = dataset.read(id)
-            labels = predict(network, image, spec).numpy()
+            labels = predict(network, image, model.spec).numpy()
             matrices.append(confusion(label.numpy(), labels, len(dataset.classes)))
     for module in phase.trains:
         module.train()

@@ -12,6 +12,7 @@ import psutil
 
 from bench.errors import UserError
 from bench.memory import predict_memory
+from bench.run import run_of
 from bench.streaming.job import Job
 from bench.streaming.raster import BLOCK_BYTES, CACHE_BYTES
 
@@ -81,7 +82,8 @@ def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, 
 def need(job: Job, size: Size, device: str, by_windows: bool) -> MemoryNeed:
     """Predicted memory for an image of `size` (H, W) px."""
     predicted_size = _group(job.spec, size) if by_windows else size
-    found = predict_memory(job.method, job.strategy, job.spec, job.classes, predicted_size, device)
+    run = run_of(job.method_name, job.strategy_name, job.spec, job.classes)
+    found = predict_memory(run, predicted_size, device)
     # Loading holds the weights twice: in the checkpoint's tensors and in the network.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
     passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]

@@ -222,7 +222,7 @@ def memory_timeline(course: Mapping[str, Any], peak: str) -> plotly_layout.Figur
     """Bytes allocated over time, stacked by category, with the peak marked.
 
     Args:
-        course: `bench.memory.timeline.course`.
+        course: `bench.memory.timeline`.
         peak: the operator and module at the peak.
     """
     held = pd.DataFrame(course["bytes"], index=course["events"]) / MIB

@@ -1,28 +1,36 @@
-"""One process a question: nothing earlier is in it, and its end is an answer too.
+"""Work in other processes, forked from a server that has loaded the libraries: they start in
+milliseconds, with no thread of torch's and no CUDA context from before.
 
-Processes are forked from a server that has loaded the libraries and done nothing else, so that they
-start in milliseconds, with no thread of torch's and no CUDA context from before."""
+`run_isolated` does one task in a process of its own: nothing earlier is in it, and how it ends is a
+result too. `parallel_map` does many tasks over all cores; an error ends them all. Predictions on
+fake tensors are Python from end to end, and networks on small images leave a second core half
+idle."""
 
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from bench import cli
 from bench.errors import UserError, out_of_memory
 from bench.record import Status
 
+T = TypeVar("T")
+PRELOAD = ("segmentation_models_pytorch",)
 Report = Callable[[Mapping[str, Any]], None]
-"""Says what is known so far; what was told is kept, however the process ends."""
+"""Reports what is known so far; what was reported is kept, however the process ends."""
 
 
 @dataclass
 class Outcome:
-    """What became of the work."""
+    """How the work ended."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -36,13 +44,13 @@ def run_isolated(
     limit_s: float,
     preload: Sequence[str] = (),
 ) -> Outcome:
-    """Do work(tell, *arguments) in a process of its own; never raises for what happens there.
+    """Do work(report, *arguments) in a process of its own; never raises for what happens there.
 
-    The status is `oom` where memory ran out: the card's, a limit of this process, or the system's,
+    The status is `oom` where memory ran out: the GPU's, a limit of this process, or the system's,
     whose killer leaves no other trace; `failed` for any other end, the time limit included.
 
     Args:
-        work: a function of a module; what it tells must survive pickling.
+        work: a function of a module; what it reports must survive pickling.
         limit_s: after so many seconds the process is ended.
         preload: modules that the server loads before it forks; those of the first call count.
     """
@@ -62,7 +70,7 @@ def run_isolated(
             if late:
                 break
             kind, content = here.recv()
-            if kind == "told":
+            if kind == "reported":
                 outcome.reported |= content
             else:
                 outcome.status, outcome.reason = content
@@ -86,7 +94,7 @@ def _work(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
     status: Status = "ok"
     reason = None
     try:
-        work(lambda content: pipe.send(("told", dict(content))), *arguments)
+        work(lambda content: pipe.send(("reported", dict(content))), *arguments)
     except UserError as error:
         status, reason = "failed", str(error)
     except Exception as error:
@@ -142,3 +150,65 @@ def _first_line(path: Path) -> str:
         return path.read_text().split("\n", 1)[0]
     except OSError:
         return ""
+
+
+def parallel_map(
+    work: Callable[..., T],
+    tasks: Sequence[tuple[Any, ...]],
+    title: str,
+    unit: str,
+    *,
+    jobs: int | None = None,
+    preload: Sequence[str] = PRELOAD,
+) -> list[T]:
+    """`work(*task)` of every task, in their order, with a progress bar.
+
+    Args:
+        work: a function of a module; what it takes and gives back must survive pickling. Where it
+            runs in a process of its own, torch has one thread there, until `work` says otherwise.
+        title: what is done; unit: what there is one of for each task.
+        jobs: processes; without it, one a core. With one, all is done in the process of the caller.
+        preload: modules that the processes have loaded before they start.
+
+    Raises:
+        Exception: what `work` raised, of the first task for which it did.
+        UserError: the system ended a process.
+    """
+    jobs = min(jobs or _cores(), len(tasks))
+    bar = cli.progress(len(tasks), title, unit, silent=len(tasks) < 2)
+    found: list[T] = []
+    if jobs < 2:
+        for task in tasks:
+            found.append(work(*task))
+            bar.update()
+        bar.close()
+        return found
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
+        under_way = [pool.submit(work, *task) for task in tasks]
+        try:
+            for one in under_way:
+                found.append(one.result())
+                bar.update()
+        except BrokenProcessPool:
+            raise UserError(
+                f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "
+                "at once here. What was written before is kept."
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    bar.close()
+    return found
+
+
+def _cores() -> int:
+    here = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

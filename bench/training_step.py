@@ -1,0 +1,80 @@
+"""The optimiser step that the stage `train` runs, and that `bench.memory` predicts."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import ModelConfig, Schedule, Training
+from bench.method import Method, Phase, View
+from bench.optim import adam, poly, sgd, stepped
+from bench.parallel import distributed
+
+
+@dataclass(frozen=True)
+class PhaseTraining:
+    """A network in one phase of its training: all that an optimiser step needs but its views."""
+
+    method: Method
+    spec: Any
+    network: nn.Module
+    phase: Phase
+    optimizer: torch.optim.Optimizer | None
+    """None where no parameter is trained."""
+    backward: Callable[[Tensor], None] = Tensor.backward
+    """What the method calls with a loss."""
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    """The precision of the forward pass."""
+
+
+def enter_phase(
+    method: Method, spec: Any, network: nn.Module, phase: Phase, training: Training
+) -> PhaseTraining:
+    """Set the modes of a network's modules for a phase, and make the phase's optimiser.
+
+    `phase.begin`, which runs once before the first step, is left to the caller, who may resume the
+    phase instead."""
+    network.eval().requires_grad_(False)
+    for module in phase.trains:
+        module.train().requires_grad_(True)
+    make = {"adam": adam, "sgd": sgd}[training.optimiser]
+    return PhaseTraining(method, spec, network, phase, make(phase.trains, training.weight_decay))
+
+
+def training_step(training: PhaseTraining, views: list[View], learning_rate: float) -> float:
+    """One optimiser step; returns the loss, the mean over all processes.
+
+    A loss that is not finite is returned without moving any weight.
+
+    Args:
+        views: this process's share of the step's images, on the network's device.
+    """
+    network, phase, optimizer = training.network, training.phase, training.optimizer
+    with training.autocast(), distributed.as_one(phase.trains, phase.whole_batch):
+        loss = training.method.backward(
+            network, views, training.spec, phase.name, training.backward
+        )
+    loss = distributed.mean_of(loss, network)
+    if not math.isfinite(loss):
+        return loss
+    trained = [p for p in network.parameters() if p.requires_grad]
+    distributed.join_gradients(trained, phase.gradients)
+    if optimizer:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss
+
+
+def learning_rate_at(model: ModelConfig, schedule: Schedule, step: int) -> float:
+    """The learning rate of a step of a phase."""
+    first, training = schedule.learning_rate, model.training
+    if schedule.drops:
+        return stepped(first, step, schedule.drops)
+    steps = schedule.poly_steps or schedule.steps
+    return poly(first, training.least_rate, step, steps, training.poly_power)
