@@ -4,7 +4,7 @@
     check.py          one comparison, and the collector of those of a case
     formulas.py       weights, images and labels that golden data is made of
     replay.py         builds a network, takes down its calls, runs one training step
-    glnet.py, ...     what one method contributes: see `golden.Method`
+    glnet.py, ...     what one method contributes: see `check.Method`
     keys.py           our state-dict keys -> the released ones
     checkpoint_io.py  reads and writes released checkpoints
 

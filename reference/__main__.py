@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench import cli
 from bench.errors import UserError
-from reference.check import FLOATS, Comparison, heading, rows
-from reference.golden import Golden, Method, format_of, read
+from reference.check import FLOATS, Comparison, Method, heading, rows
+from reference.golden import Golden, format_of, read
 
 METHODS = ("fctl", "glnet", "isdnet", "magnet")
 """Modules of this package with a `METHOD`; FCtL's golden data has GLNet's keys and more."""

@@ -1,13 +1,13 @@
 """One comparison with golden data, the collector of those of a case, and how they are printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reference.golden import fingerprint
+from reference.golden import Golden, fingerprint
 
 FLOATS = ("float32", "float64")
 RELATIVE = 1e-5
@@ -148,6 +148,27 @@ class Comparison:
             wrong = max(int(moved.sum()) // 2 - int(tied.sum()), 0 if tied.any() and counts else 1)
         self.check(f"{quantity} (pixels that no tie explains)", float(wrong), 0)
         return found
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one method contributes to the comparison."""
+
+    marks: tuple[str, ...]
+    """Keys of a table, or of its `config`, that only this method's golden data has."""
+    modes: Callable[[Golden], list[str]]
+    """What is run of a case or step: strategies, phases, ways to normalise."""
+    check: Callable[[Golden, str, Comparison], None]
+    """(case or step, mode, collector): make all comparisons, in the collector's precision."""
+
+    def fits(self, goldens: list[Golden]) -> bool:
+        """Whether these tables are of this method."""
+        return any(
+            mark in table
+            for one in goldens
+            for table in (one.table, one.config)
+            for mark in self.marks
+        )
 
 
 def ties(scores: NDArray[Any], apart: float | None = None) -> NDArray[np.bool_]:

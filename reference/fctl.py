@@ -18,8 +18,8 @@ from bench.method import load
 from bench.optim import adam
 from bench.tiling import Box, cut
 from reference import formulas
-from reference.check import Comparison, ties
-from reference.golden import Golden, Method
+from reference.check import Comparison, Method, ties
+from reference.golden import Golden
 from reference.keys import fctl_source
 from reference.replay import (
     FLOAT,

@@ -20,8 +20,8 @@ from glnet import inference
 from glnet.spec import Spec
 from glnet.training import seen
 from reference import formulas
-from reference.check import RELATIVE, Comparison
-from reference.golden import Golden, Method, read
+from reference.check import RELATIVE, Comparison, Method
+from reference.golden import Golden, read
 from reference.keys import glnet_key
 from reference.replay import (
     FLOAT,

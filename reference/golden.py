@@ -7,20 +7,17 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-
-if TYPE_CHECKING:
-    from reference.check import Comparison
 
 PREFIXES = ("golden_", "train_")
 Arrays = Mapping[str, NDArray[Any]]
@@ -90,27 +87,6 @@ class Golden:
             what = f"has the unknown mode {unknown[0]!r}" if unknown else "has no modes"
             raise UserError(f"{self.path} {what}; the modes are {', '.join(names)}.")
         return [names[str(mode)] for mode in found]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What one method contributes to the comparison."""
-
-    marks: tuple[str, ...]
-    """Keys of a table, or of its `config`, that only this method's golden data has."""
-    modes: Callable[[Golden], list[str]]
-    """What is run of a case or step: strategies, phases, ways to normalise."""
-    check: Callable[[Golden, str, "Comparison"], None]
-    """(case or step, mode, collector): make all comparisons, in the collector's precision."""
-
-    def fits(self, goldens: list[Golden]) -> bool:
-        """Whether these tables are of this method."""
-        return any(
-            mark in table
-            for one in goldens
-            for table in (one.table, one.config)
-            for mark in self.marks
-        )
 
 
 def fingerprint(array: NDArray[Any]) -> str:

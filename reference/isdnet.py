@@ -16,8 +16,8 @@ from baselines.isdnet.training import losses
 from bench.errors import UserError
 from bench.optim import UNLABELLED
 from reference import formulas
-from reference.check import Comparison
-from reference.golden import Golden, Method
+from reference.check import Comparison, Method
+from reference.golden import Golden
 from reference.keys import isdnet_key
 from reference.replay import (
     FLOAT,

@@ -23,8 +23,8 @@ from baselines.magnet.training import hard_example_loss
 from bench.optim import sgd
 from bench.tiling import resize
 from reference import formulas
-from reference.check import RELATIVE, Comparison, ties
-from reference.golden import Golden, Method
+from reference.check import RELATIVE, Comparison, Method, ties
+from reference.golden import Golden
 from reference.keys import magnet_key
 from reference.replay import (
     FLOAT,
