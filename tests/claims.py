@@ -9,12 +9,12 @@ from doc_records import (
     HEADS,
     MIB,
     beside_mib,
-    card,
-    card_deviations,
     context_mib,
     cpu_within,
     generate,
     glnet_at_paper_size,
+    gpu,
+    gpu_deviations,
     growth,
     head,
     head_factors,
@@ -86,8 +86,8 @@ CLAIMS = (
         lambda: (
             long("glnet-collapsed", "ms"),
             long("glnet-collaborative", "ms"),
-            card("glnet-collapsed", "allocated") / GIB,
-            card("glnet-collaborative", "allocated") / GIB,
+            gpu("glnet-collapsed", "allocated") / GIB,
+            gpu("glnet-collaborative", "allocated") / GIB,
         ),
     ),
     Claim(README, f"training took {N} minutes on two", lambda: [training_minutes("earthcover")]),
@@ -113,9 +113,9 @@ CLAIMS = (
         MEMORY,
         f"median error of {N} %; {N} settings are within 10 %, {N} within 20 %",
         lambda: (
-            100 * median(card_deviations("reserved")),
-            within(card_deviations("reserved"), 0.1),
-            within(card_deviations("reserved"), 0.2),
+            100 * median(gpu_deviations("reserved")),
+            within(gpu_deviations("reserved"), 0.1),
+            within(gpu_deviations("reserved"), 0.2),
         ),
     ),
     Claim(
@@ -142,9 +142,9 @@ CLAIMS = (
         MEMORY,
         f"collapsed head: {N} GiB where {N} GiB are predicted and the default head takes {N} GiB",
         lambda: (
-            card("glnet-collapsed", "allocated") / GIB,
+            gpu("glnet-collapsed", "allocated") / GIB,
             values("predict.json")["runs"]["glnet-collapsed"]["device_bytes"] / GIB,
-            card("glnet-collaborative", "allocated") / GIB,
+            gpu("glnet-collaborative", "allocated") / GIB,
         ),
     ),
     Claim(
@@ -195,7 +195,7 @@ CLAIMS = (
     Claim(
         SPEED,
         rf"H100: allocated, GiB \| {N} \| {N} \|",
-        lambda: [card(f"glnet-{run}", "allocated") / GIB for run in HEADS],
+        lambda: [gpu(f"glnet-{run}", "allocated") / GIB for run in HEADS],
     ),
     Claim(
         SPEED,
