@@ -15,7 +15,7 @@ from bench.commands import estimate
 from bench.commands.estimate import MIB, Question, answer, fit, largest, lowered, needs, varied
 from bench.config import parse_bytes
 from bench.errors import UserError
-from bench.memory import account, bytes_of, predict_memory, tensors_of
+from bench.memory import bytes_of, predict_memory, record_cpu_allocations, tensors_of
 from bench.method import network_for
 from bench.run import resolve, run_of
 
@@ -143,7 +143,7 @@ def test_half_precision_against_the_allocators_account(
     size = (160, 96)
     model = network_for(method, plan, settings, CLASSES)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
-    with torch.inference_mode(), account() as booked:
+    with torch.inference_mode(), record_cpu_allocations() as booked:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
     predicted = predict_memory(run, size, "cpu")

@@ -10,15 +10,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.latency import clock
-from bench.memory import Booking, PeakResident, tensors_of
+from bench.memory import PeakResident, Tracker, tensors_of
 
 MIB = 2**20
 
 
-def booked(work: Callable[[], object], *existing: torch.Tensor) -> Booking:
-    with Booking(existing) as booking:
+def booked(work: Callable[[], object], *existing: torch.Tensor) -> Tracker:
+    with Tracker(existing) as tracker:
         work()
-    return booking
+    return tracker
 
 
 def test_booking_by_hand() -> None:
@@ -30,10 +30,10 @@ def test_booking_by_hand() -> None:
         del a, b
         torch.empty(MIB, dtype=torch.uint8)
 
-    booking = booked(work)
-    assert booking.peak["cpu"] == 3 * MIB
-    assert booking.now["cpu"] == 0
-    assert booking.at["cpu"] == "aten.cat.default"
+    tracker = booked(work)
+    assert tracker.peak["cpu"] == 3 * MIB
+    assert tracker.now["cpu"] == 0
+    assert tracker.at["cpu"] == "aten.cat.default"
 
 
 def test_views_and_in_place_results_count_once() -> None:
@@ -47,12 +47,12 @@ def test_views_and_in_place_results_count_once() -> None:
 
 def test_what_exists_counts_from_the_start_and_no_longer_than_it_lives() -> None:
     weight = torch.zeros(MIB, dtype=torch.uint8)
-    with Booking([weight, weight]) as booking:
+    with Tracker([weight, weight]) as tracker:
         weight.view(-1)
-    assert booking.peak["cpu"] == MIB
-    booking = Booking([weight])
+    assert tracker.peak["cpu"] == MIB
+    tracker = Tracker([weight])
     del weight
-    assert booking.now["cpu"] == 0
+    assert tracker.now["cpu"] == 0
 
 
 def test_real_and_fake_tensors_are_booked_alike_and_by_device() -> None:

@@ -16,12 +16,12 @@ from bench.config import ModelConfig, Training
 from bench.memory import (
     LEARNING_RATE,
     STEPS,
-    Booking,
     Prediction,
-    account,
+    Tracker,
     bytes_of,
     predict_memory,
     predict_training,
+    record_cpu_allocations,
     tensors_of,
     views_of,
 )
@@ -42,7 +42,7 @@ def test_one_image_through_every_strategy(
 ) -> None:
     model, plan, settings = prepared(method, network, strategy)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
-    with torch.inference_mode(), account() as booked:
+    with torch.inference_mode(), record_cpu_allocations() as booked:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
     predicted = predict_memory(run_of(method, strategy, settings, CLASSES), size, "cpu")
@@ -68,7 +68,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
         phase.begin()
         seen = [value for view in views for value in view.values() if isinstance(value, Tensor)]
         there = bytes_of([*tensors_of(model), *seen])
-        with account() as booked:
+        with record_cpu_allocations() as booked:
             for _ in range(STEPS):
                 training_step(training, views, LEARNING_RATE)
         found = predicted[phase.name]
@@ -164,10 +164,10 @@ def peak_on_fakes(network: nn.Module, shape: tuple[int, ...], train: bool) -> in
                 else:
                     module._buffers[name] = fake
         image = torch.empty(shape)
-        booking = Booking([*tensors_of(network), image], network, RULES)
-        with booking:
+        tracker = Tracker([*tensors_of(network), image], network, RULES)
+        with tracker:
             _pass(network, image, train)
-    return booking.peak_of("cpu").bytes
+    return tracker.peak_of("cpu").bytes
 
 
 def _pass(network: nn.Module, image: Tensor, train: bool) -> None:
@@ -189,7 +189,7 @@ def test_a_random_network(network: Layers, batch: int, train: bool, last: bool) 
     there = bytes_of([*tensors_of(network), image])
     _pass(network, image, train)  # what is made once is there
     network.zero_grad()
-    with account() as booked:
+    with record_cpu_allocations() as booked:
         _pass(network, image, train)
     network.zero_grad()
     predicted = peak_on_fakes(network, shape, train)

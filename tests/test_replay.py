@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.memory import predict_memory, prediction
 from bench.memory.replay import replaying
-from bench.memory.tracker import Booking
+from bench.memory.tracker import Tracker
 from bench.run import run_of
 
 
@@ -55,22 +55,22 @@ class Counting(nn.Module):
 def test_only_what_a_call_alone_decides_is_replayed(how: str, worked: int) -> None:
     network = Counting()
     with FakeTensorMode(), torch.inference_mode():
-        booking = Booking()
-        with booking, replaying(network, booking):
+        tracker = Tracker()
+        with tracker, replaying(network, tracker):
             results = [network(torch.empty(256, 4), how) for _ in range(5)]
     assert network.times == worked
     assert all(one.shape == ((256, 4) if how == "given" else (512, 4)) for one in results)
     alive = {"new": 5 * 8192, "kept": 5 * (8192 + 4096), "given": 5 * 4096}[how]
-    assert booking.now["cpu"] == alive
+    assert tracker.now["cpu"] == alive
     del results
-    assert booking.now["cpu"] == (5 * 4096 if how == "kept" else 0)
+    assert tracker.now["cpu"] == (5 * 4096 if how == "kept" else 0)
 
 
 def test_other_shapes_are_other_calls() -> None:
     network = Counting()
     with FakeTensorMode(), torch.inference_mode():
-        booking = Booking()
-        with booking, replaying(network, booking):
+        tracker = Tracker()
+        with tracker, replaying(network, tracker):
             for size in (4, 8, 4, 8):
                 assert network(torch.empty(size)).shape == (2 * size,)
     assert network.times == 2

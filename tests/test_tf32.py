@@ -15,7 +15,7 @@ from bench.memory import predict_memory
 from bench.memory.cuda_allocator import play
 from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
 from bench.memory.rules_cuda import CUDA, TF32
-from bench.memory.tracker import Booking, tensors_of
+from bench.memory.tracker import Tracker, tensors_of
 from bench.record import Record
 from bench.report import figures, on_card
 
@@ -33,11 +33,11 @@ def copied(make: Callable[[], nn.Module], channels_last: bool = False) -> int:
         source = torch.empty(1, 32, SIDE, SIDE, device="cuda")
         if channels_last:
             source = source.to(memory_format=torch.channels_last)
-        booking = Booking(tensors_of(layer), layer, {"cuda": CUDA}, apart=TF32)
-        booking.add([source], "inputs")
-        with booking:
+        tracker = Tracker(tensors_of(layer), layer, {"cuda": CUDA}, apart=TF32)
+        tracker.add([source], "inputs")
+        with tracker:
             layer(source)
-    seen = [play(booking.events, "cuda", apart=apart).allocated_bytes for apart in ("", TF32)]
+    seen = [play(tracker.events, "cuda", apart=apart).allocated_bytes for apart in ("", TF32)]
     return seen[1] - seen[0]
 
 
@@ -71,10 +71,10 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
         source = torch.empty(1, 32, SIDE, SIDE, device="cuda")
         peaks = []
         for apart in ("", TF32):
-            with Booking([source], layer, {"cuda": CUDA}, apart=apart) as booking:
+            with Tracker([source], layer, {"cuda": CUDA}, apart=apart) as tracker:
                 layer(source)
-            peaks.append(booking.peak_of("cuda").bytes)
-            assert (f"cuda {TF32}" in booking.peak) == bool(apart)
+            peaks.append(tracker.peak_of("cuda").bytes)
+            assert (f"cuda {TF32}" in tracker.peak) == bool(apart)
     assert peaks[0] == peaks[1]
 
 

@@ -16,7 +16,7 @@ published_settings.py  the UHR methods at the settings that papers print memory 
 paper_memory.py        one model of all figures that GLNet's paper prints
 """
 
-from bench.memory.cpu_allocator import account
+from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes, card_for, has_tf32
 from bench.memory.meters import (
     DEFINITIONS,
@@ -41,19 +41,18 @@ from bench.memory.prediction import (
     views_of,
 )
 from bench.memory.rss import PeakResident
-from bench.memory.tracker import Booking, bytes_of, tensors_of
+from bench.memory.tracker import Tracker, bytes_of, tensors_of
 
 __all__ = [
     "DEFINITIONS",
     "LEARNING_RATE",
     "STEPS",
-    "Booking",
     "CardSampler",
     "Case",
     "PeakResident",
     "Prediction",
     "Trace",
-    "account",
+    "Tracker",
     "allocated_bytes_of",
     "blas_bytes",
     "bytes_of",
@@ -66,6 +65,7 @@ __all__ = [
     "predict_case",
     "predict_memory",
     "predict_training",
+    "record_cpu_allocations",
     "tensors_of",
     "timeline",
     "trace_memory",

@@ -26,7 +26,7 @@ class Call:
 
 
 @dataclass
-class Account:
+class CpuAllocations:
     """What the CPU allocator booked in a block of code; empty until the block has ended."""
 
     calls: list[Call] = field(default_factory=list)
@@ -56,9 +56,9 @@ def peak(calls: Sequence[Call]) -> tuple[int, tuple[str, ...]]:
 
 
 @contextmanager
-def account() -> Iterator[Account]:
+def record_cpu_allocations() -> Iterator[CpuAllocations]:
     """Book what the CPU allocator does inside the block; what it held before is not in it."""
-    found = Account()
+    found = CpuAllocations()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found
     assert profiler.profiler is not None

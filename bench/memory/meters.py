@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import Suite
-from bench.memory.cpu_allocator import account
+from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes
 from bench.memory.nvml import CardSampler, card_bytes
 from bench.memory.prediction import Prediction, predict_memory, timeline, trace_memory
@@ -150,7 +150,7 @@ def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -
         work()
         return int(torch.cuda.max_memory_allocated(device))
     there = bytes_of(existing)
-    with account() as booked:
+    with record_cpu_allocations() as booked:
         work()
     return there + booked.peak_bytes
 
@@ -202,7 +202,7 @@ def measure_first_on_host(first: First, run: Run) -> Measured:
     with PeakResident() as resident:
         network, image = first()
     there = bytes_of([*tensors_of(network), image])
-    with account() as booked:
+    with record_cpu_allocations() as booked:
         run.predict(network, image)
     allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
     return Measured({"allocated": allocated, "rss": _resident(resident)}, network, image, {})

@@ -14,7 +14,7 @@ from bench.memory.cuda_allocator import play
 from bench.memory.replay import replaying
 from bench.memory.rules_cpu import CPU
 from bench.memory.rules_cuda import CUDA, TF32
-from bench.memory.tracker import Booking, Category, Event, Rules, bytes_of, tensors_of
+from bench.memory.tracker import Category, Event, Rules, Tracker, bytes_of, tensors_of
 from bench.method import Phase, View, network_for
 from bench.run import Model, Run
 from bench.training_step import PhaseTraining, enter_phase, training_step
@@ -121,12 +121,12 @@ def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
     with FakeTensorMode(), torch.inference_mode():
         _refill(network, device)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
-        booking = Booking(tensors_of(network), network, RULES, apart=TF32)
-        booking.add([image], "inputs")
-        with booking, replaying(network, booking):
+        tracker = Tracker(tensors_of(network), network, RULES, apart=TF32)
+        tracker.add([image], "inputs")
+        with tracker, replaying(network, tracker):
             run.strategy.predict(network, image, run.spec)
-    found = _prediction(booking, network, device)
-    return Trace(replace(found, parameters=parameters), *booking.timeline(device))
+    found = _prediction(tracker, network, device)
+    return Trace(replace(found, parameters=parameters), *tracker.timeline(device))
 
 
 def predict_training(
@@ -171,20 +171,20 @@ def trace_training(
                 }
                 for view in real
             ]
-            booking = Booking(tensors_of(network), network, RULES, {"cpu": device}, TF32)
-            booking.add((value for view in views for value in view.values()), "inputs")
+            tracker = Tracker(tensors_of(network), network, RULES, {"cpu": device}, TF32)
+            tracker.add((value for view in views for value in view.values()), "inputs")
             training = _observed(
-                enter_phase(method, spec, network, phase, model.config.training), booking, device
+                enter_phase(method, spec, network, phase, model.config.training), tracker, device
             )
             phase.begin()
-            with booking:
+            with tracker:
                 for _ in range(STEPS):
                     training_step(training, views, LEARNING_RATE)
-            prediction = _prediction(booking, network, device)
+            prediction = _prediction(tracker, network, device)
             if device != "cpu":  # the host holds the views that were copied from it
                 on_host = bytes_of(value for view in real for value in view.values())
                 prediction = replace(prediction, host_bytes=on_host)
-            found[phase.name] = Trace(prediction, *booking.timeline(device))
+            found[phase.name] = Trace(prediction, *tracker.timeline(device))
     return found
 
 
@@ -203,21 +203,21 @@ def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> l
     ]
 
 
-def _observed(training: PhaseTraining, booking: Booking, device: str) -> PhaseTraining:
+def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTraining:
     """The same step; while it runs, the tracker is informed of what is allocated for what."""
 
     def backward(loss: Tensor) -> None:
-        booking.category = "gradients"
+        tracker.category = "gradients"
         loss.backward()  # type: ignore[no-untyped-call]
-        booking.category = "activations"
+        tracker.category = "activations"
 
     def before(*_: Any) -> None:
-        booking.category = "temporaries"
+        tracker.category = "temporaries"
 
     def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         kept = (value for state in optimizer.state.values() for value in state.values())
-        booking.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
-        booking.category = "activations"
+        tracker.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
+        tracker.category = "activations"
 
     if training.optimizer:
         # torch's choice by the device that the tensors are on; here they stand for another's.
@@ -257,13 +257,13 @@ def timeline(
     }
 
 
-def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction:
-    peak = booking.peak_of(device)
-    held = play(booking.events, device) if device == "cuda" else None
-    copied = play(booking.events, device, apart=TF32) if device == "cuda" else None
+def _prediction(tracker: Tracker, network: nn.Module, device: str) -> Prediction:
+    peak = tracker.peak_of(device)
+    held = play(tracker.events, device) if device == "cuda" else None
+    copied = play(tracker.events, device, apart=TF32) if device == "cuda" else None
     return Prediction(
         device_bytes=peak.bytes,
-        host_bytes=booking.peak["cpu"],
+        host_bytes=tracker.peak["cpu"],
         weights_bytes=bytes_of(tensors_of(network)),
         at=peak.operator,
         module=peak.module,
@@ -273,7 +273,7 @@ def _prediction(booking: Booking, network: nn.Module, device: str) -> Prediction
         tf32_reserved_bytes=copied.reserved_bytes if copied else None,
         tf32_allocated_bytes=copied.allocated_bytes if copied else None,
         parameters=sum(p.numel() for p in network.parameters()),
-        flops=booking.flops,
+        flops=tracker.flops,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from bench.memory.tracker import Booking, Script
+from bench.memory.tracker import Script, Tracker
 
 WRITTEN = 4
 """Calls after which a further one writes its passing blocks no longer, unless they lift a peak: by
@@ -47,12 +47,12 @@ class _Made:
 
 
 @contextmanager
-def replaying(network: nn.Module, booking: Booking) -> Iterator[None]:
+def replaying(network: nn.Module, tracker: Tracker) -> Iterator[None]:
     """Inside the block, repeated calls of the network and of its direct children are replayed.
 
     A call is worked through again and again if it returns what it was given, keeps a tensor or
     frees one that was there before: then the next call may do something else."""
-    replay = _Replay(booking)
+    replay = _Replay(tracker)
     modules = [network, *network.children()]
     for module in modules:
         module.forward = replay.wrapped(module)
@@ -64,8 +64,8 @@ def replaying(network: nn.Module, booking: Booking) -> Iterator[None]:
 
 
 class _Replay:
-    def __init__(self, booking: Booking) -> None:
-        self._booking = booking
+    def __init__(self, tracker: Tracker) -> None:
+        self._booking = tracker
         self._calls: dict[Any, _Call | None] = {}
         self._inside = False
 
@@ -91,11 +91,11 @@ class _Replay:
         return called
 
     def _first(self, forward: Any, args: Any, kwargs: Any) -> tuple[Any, _Call | None]:
-        booking = self._booking
-        begun, flops = len(booking.events), booking.flops
+        tracker = self._booking
+        begun, flops = len(tracker.events), tracker.flops
         result = forward(*args, **kwargs)
         leaves, spec = tree_flatten(result)
-        script = booking.script(begun)
+        script = tracker.script(begun)
         if script is None:
             return result, None
         results: list[Any] = []
@@ -103,7 +103,7 @@ class _Replay:
             if not isinstance(leaf, Tensor):
                 results.append(leaf)
                 continue
-            block = script.left.get(booking.block_of(leaf))
+            block = script.left.get(tracker.block_of(leaf))
             if block is None:
                 return result, None
             results.append(
@@ -120,14 +120,14 @@ class _Replay:
         returned = {made.block for made in results if isinstance(made, _Made)}
         if returned != set(script.left.values()):
             return result, None
-        return result, _Call(script, results, spec, booking.flops - flops)
+        return result, _Call(script, results, spec, tracker.flops - flops)
 
     def _again(self, call: _Call) -> Any:
         call.times += 1
-        booking = self._booking
-        booking.flops += call.flops
+        tracker = self._booking
+        tracker.flops += call.flops
         storages: dict[int, Tensor] = {}
-        with booking.unseen():
+        with tracker.unseen():
             for made in call.results:
                 if isinstance(made, _Made) and made.block not in storages:
                     storages[made.block] = torch.empty(
@@ -139,7 +139,7 @@ class _Replay:
                 else made
                 for made in call.results
             ]
-        booking.play(call.script, storages, brief=call.times > WRITTEN)
+        tracker.play(call.script, storages, brief=call.times > WRITTEN)
         return tree_unflatten(leaves, call.spec)
 
 

@@ -90,7 +90,7 @@ class Script(NamedTuple):
     """Most bytes alive at once above the start, by device type."""
 
 
-class Booking(TorchDispatchMode):
+class Tracker(TorchDispatchMode):
     """Books the storage of every tensor that an operator makes, by device, until it is freed.
 
     A storage that several tensors share counts once. Use as a context manager around the work.
@@ -133,7 +133,7 @@ class Booking(TorchDispatchMode):
         self._modules = Modules(network) if network else None
         self.add(existing, "weights")
 
-    def __enter__(self) -> "Booking":
+    def __enter__(self) -> "Tracker":
         if self._modules:
             self._modules.start()
         super().__enter__()  # type: ignore[no-untyped-call]
