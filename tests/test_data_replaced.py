@@ -4,6 +4,7 @@ either."""
 import errno
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,8 @@ def test_a_bad_image_is_refused_in_one_sentence(spoil: Any, message: str) -> Non
         with pytest.raises(UserError, match=message) as refused:
             read("x")
         assert "\n" not in str(refused.value)
+
+
+def test_an_image_that_no_split_lists_is_refused() -> None:
+    with pytest.raises(UserError, match="the splits and the images differ in z"):
+        prepare.prepare("small", ABOUT, [*pairs(), replace(pairs()[0], id="z")], {})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.errors import UserError
 from data import labels
-from data.labels import Entry, by_colours, by_ids, is_turned, read_image
+from data.labels import Entry, Survey, by_colours, by_ids, is_turned, read_image
 
 RGB = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 INDEX = np.array([[0, 1, 2, 0, 1, 2]] * 4, np.uint8)
@@ -277,3 +277,16 @@ def test_a_label_of_another_size(tmp_path: Path) -> None:
     label = saved(tmp_path / "l.png", MASK[:3])
     with pytest.raises(UserError, match=r"l\.png is 3 x 6 px, its image 4 x 6"):
         Entry("train", "a", image, label, by_colours(RGB)).read()
+
+
+def test_images_of_a_set_of_squares_have_its_size_in_both_axes(tmp_path: Path) -> None:
+    for height, width in ((4, 4), (4, 6), (6, 4)):
+        image, label = tmp_path / "image.png", tmp_path / "label.png"
+        Image.new("RGB", (width, height)).save(image)
+        Image.new("L", (width, height)).save(label)
+        survey = Survey([Entry("train", "a", image, label, by_ids({0: 0}))], [], square_px=4)
+        if height == width:
+            assert [pair.label.shape for pair in survey.pairs()] == [(4, 4)]
+        else:
+            with pytest.raises(UserError, match=f"is {height} x {width} px, but this data set has"):
+                list(survey.pairs())

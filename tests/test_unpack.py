@@ -14,7 +14,7 @@ import pytest
 
 from bench.errors import UserError
 from data import unpack as module
-from data.unpack import unpack
+from data.unpack import archive_in, unpack
 
 NOISE = os.urandom(5000)
 FILES = {"train/a.jpg": NOISE, "train/b.png": b"b" * 70, "empty": b""}
@@ -249,3 +249,13 @@ def test_what_a_killed_run_left_does_not_matter(
     (tmp_path / ".out.unpacking/train").mkdir(parents=True)
     (tmp_path / ".out.unpacking/train/half.jpg").write_bytes(b"half")
     assert content(unpack(make(FILES), tmp_path / "out")) == FILES
+
+
+def test_two_archives_leave_a_choice(tmp_path: Path) -> None:
+    assert archive_in(tmp_path) is None
+    (tmp_path / "a.zip").touch()
+    (tmp_path / "notes.txt").touch()
+    assert archive_in(tmp_path) == tmp_path / "a.zip"
+    (tmp_path / "b.7z").touch()
+    with pytest.raises(UserError, match="holds several archives"):
+        archive_in(tmp_path)
