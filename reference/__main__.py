@@ -8,40 +8,18 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import cli
 from bench.errors import UserError
-from reference.check import FLOATS, Comparison, Method, heading, rows
+from reference.check import FLOATS, HEADING, Comparison, Method, rows
 from reference.golden import Golden, format_of, read
 
 METHODS = ("fctl", "glnet", "isdnet", "magnet")
 """Modules of this package with a `METHOD`; FCtL's golden data has GLNet's keys and more."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case or step in one mode and precision."""
-
-    method: Method
-    golden: Golden
-    mode: str
-    dtype: str
-
-    def run(self) -> Comparison:
-        """All its comparisons.
-
-        Raises:
-            UserError: its files are not what they should be.
-        """
-        from reference.replay import NearestInFloat32
-
-        compare = Comparison(self.golden.name, self.mode, self.dtype)
-        with format_of(self.golden.path), NearestInFloat32():
-            self.method.check(self.golden, self.mode, compare)
-        return compare
 
 
 def method_of(folder: Path, goldens: list[Golden]) -> Method:
@@ -55,6 +33,15 @@ def method_of(folder: Path, goldens: list[Golden]) -> Method:
         if method.fits(goldens):
             return method
     raise UserError(f"{folder} has golden data of none of {', '.join(METHODS)}.")
+
+
+class Job(NamedTuple):
+    """One case or step in one mode and precision."""
+
+    method: Method
+    golden: Golden
+    mode: str
+    dtype: str
 
 
 def jobs(folder: Path, dtypes: Sequence[str] = FLOATS) -> list[Job]:
@@ -73,18 +60,18 @@ def jobs(folder: Path, dtypes: Sequence[str] = FLOATS) -> list[Job]:
     return found
 
 
-def compare(todo: Sequence[Job], report: Callable[[str], None]) -> Iterator[Comparison]:
-    """Run jobs one after another, and report each as it is done."""
-    widths = [
-        max(len(name) for name in ("case", *names))
-        for names in zip(*((job.golden.name, job.mode) for job in todo), strict=True)
-    ]
-    report(heading(*widths))
-    for job in todo:
-        done = job.run()
-        for line in rows(done, *widths):
-            report(line)
-        yield done
+def compare(job: Job) -> Comparison:
+    """All comparisons of a job.
+
+    Raises:
+        UserError: its files are not what they should be.
+    """
+    from reference.replay import NearestInFloat32  # torch takes seconds
+
+    done = Comparison(job.golden.name, job.mode, job.dtype)
+    with format_of(job.golden.path), NearestInFloat32():
+        job.method.check(job.golden, job.mode, done)
+    return done
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -103,11 +90,12 @@ def work(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     todo = jobs(arguments.folder, [arguments.precision] if arguments.precision else FLOATS)
     stream = sys.stderr if arguments.json else sys.stdout
-
-    def report(line: str) -> None:
-        print(line, file=stream, flush=True)
-
-    checks = [check for done in compare(todo, report) for check in done.checks]
+    print(HEADING, file=stream, flush=True)
+    checks = []
+    for job in todo:
+        done = compare(job)
+        print(*rows(done), sep="\n", file=stream, flush=True)
+        checks += done.checks
     if arguments.json:
         print(json.dumps([asdict(check) | {"ok": check.ok} for check in checks], indent=1))
     failed = sum(not check.ok for check in checks)

@@ -1,5 +1,6 @@
 """One comparison with golden data, the collector of those of a case, and how they are printed."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.metrics import confusion
 from reference.golden import Golden, fingerprint
 
 FLOATS = ("float32", "float64")
@@ -76,21 +78,22 @@ class Comparison:
         for number, pair in enumerate(zip(ours, theirs, strict=False)):
             self.close(f"loss {number}", *pair, tolerance)
 
-    def array(
+    def map(
         self,
         quantity: str,
         ours: NDArray[Any],
-        theirs: NDArray[Any],
-        largest: float,
+        stats: Mapping[str, Any] | None,
+        kept: NDArray[Any] | None,
         tolerance: float = RELATIVE,
     ) -> None:
-        """Two arrays, by the largest difference as a share of the whole array's largest
-        magnitude."""
-        difference = float("inf")
-        if ours.size == theirs.size:  # some golden arrays have lost sides of 1
-            apart = np.abs(ours.astype(np.float64).reshape(theirs.shape) - theirs)
-            difference = float(apart.max()) / (largest or 1)
-        self.check(f"{quantity} (share)", difference, tolerance)
+        """A whole map, against statistics of all of it and the part that the golden data keeps: the
+        largest difference as a share of the largest magnitude."""
+        if stats and "shape" in stats:
+            self.statistics(quantity, ours, stats, tolerance)
+        if kept is not None:
+            largest = (stats or {}).get("absmax") or float(np.abs(kept).max()) or 1.0
+            apart = difference(ours, kept, tolerance * largest)
+            self.check(f"{quantity} (share)", apart / largest, tolerance)
 
     def statistics(
         self,
@@ -98,11 +101,9 @@ class Comparison:
         ours: NDArray[Any],
         theirs: Mapping[str, Any],
         tolerance: float = RELATIVE,
-        own_scale: bool = False,
     ) -> None:
-        """Shape, mean, deviation, largest magnitude and sums of a whole array, as shares of its
-        largest magnitude; with `own_scale` each as a share of itself, without those that
-        cancel."""
+        """Shape, mean, deviation, largest magnitude and sums of a whole array: those that cancel as
+        shares of the largest magnitude, the others of themselves."""
         if "shape" in theirs:
             self.equal(f"{quantity}, shape", list(ours.shape), list(theirs["shape"]))
         values = ours.astype(np.float64)
@@ -115,14 +116,10 @@ class Comparison:
             "abssum": magnitudes.mean(),
         }
         for name, value in found.items():
-            if name not in theirs or (own_scale and name in CANCELLING):
-                continue
-            expected = theirs[name] / (values.size if name in SUMS else 1)
-            scale = abs(expected if own_scale else theirs["absmax"]) or 1.0
-            what = "share" if own_scale else "share of the largest"
-            self.check(
-                f"{quantity}, {name} of all ({what})", abs(value - expected) / scale, tolerance
-            )
+            if name in theirs:
+                expected = theirs[name] / (values.size if name in SUMS else 1)
+                scale = abs(theirs["absmax"] if name in CANCELLING else expected) or 1.0
+                self.check(f"{quantity}, {name} of all", abs(value - expected) / scale, tolerance)
 
     def labels(
         self,
@@ -149,6 +146,18 @@ class Comparison:
         self.check(f"{quantity} (pixels that no tie explains)", float(wrong), 0)
         return found
 
+    def confusion(
+        self,
+        quantity: str,
+        truth: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        theirs: Sequence[Sequence[int]],
+        allowed: float,
+    ) -> None:
+        """The confusion matrix (truth x prediction), by the pixels in other cells."""
+        ours = confusion(truth, labels, len(theirs))[:-1]
+        self.check(f"{quantity} (pixels)", np.abs(ours - np.array(theirs)).sum() / 2, allowed)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -171,6 +180,31 @@ class Method:
         )
 
 
+def difference(whole: NDArray[Any], kept: NDArray[Any], enough: float) -> float:
+    """The largest difference between every so manieth value of an array, and what was kept of it.
+
+    Golden data keeps regular samples, without leading sides of 1. How far they are apart along a
+    side follows from the two lengths, or nearly so: of the steps that fit, the first whose
+    difference is `enough` counts, else the best. Other shapes are infinitely different.
+    """
+    while whole.ndim > kept.ndim and len(whole) == 1:
+        whole = whole[0]
+    if whole.ndim != kept.ndim:
+        whole, kept = whole.squeeze(), kept.squeeze()
+    least = float("inf")
+    if whole.ndim == kept.ndim:
+        steps = (
+            [step for step in range(1, max(n, 1) + 1) if -(-n // step) == m]
+            for n, m in zip(whole.shape, kept.shape, strict=True)
+        )
+        for chosen in itertools.product(*steps):
+            part = whole[tuple(slice(None, None, step) for step in chosen)]
+            least = min(least, float(np.abs(part.astype(np.float64) - kept).max(initial=0)))
+            if least <= enough:
+                break
+    return least
+
+
 def ties(scores: NDArray[Any], apart: float | None = None) -> NDArray[np.bool_]:
     """Pixels of scores (K, H, W) whose two best are at most `apart`; None: twice what float32
     supports."""
@@ -183,23 +217,19 @@ def ties(scores: NDArray[Any], apart: float | None = None) -> NDArray[np.bool_]:
     return found
 
 
-def heading(case: int, mode: int) -> str:
-    """The table's first line, for names of so many letters."""
-    return (
-        f"{'case':<{case}} {'mode':<{mode}} {'precision':<9} {'compared':>8} {'failed':>6}  "
-        "largest difference, in units of its tolerance"
-    )
+HEADING = (
+    f"{'case':<13} {'mode':<15} precision compared failed  "
+    "largest difference, in units of its tolerance"
+)
 
 
-def rows(done: Comparison, case: int, mode: int) -> list[str]:
+def rows(done: Comparison) -> list[str]:
     """A line with what comes nearest to its tolerance, and one for each comparison that fails."""
     worst = max(done.checks, key=lambda check: check.share, default=None)
     failed = [check for check in done.checks if not check.ok]
-    first = (
-        f"{done.case:<{case}} {done.mode:<{mode}} {done.dtype:<9} {len(done.checks):>8} "
-        f"{len(failed):>6}  " + (f"{worst.share:.2f} {worst.quantity}" if worst else "nothing")
-    )
-    return [first] + [
+    nearest = f"{worst.share:.2f} {worst.quantity}" if worst else "nothing"
+    counts = f"{len(done.checks):>8} {len(failed):>6}"
+    return [f"{done.case:<13} {done.mode:<15} {done.dtype:<9} {counts}  {nearest}"] + [
         f"FAILED {check.case} {check.mode} {check.dtype}: {check.quantity} differs by "
         f"{check.difference:.3g} where {check.tolerance:.3g} is allowed"
         for check in failed

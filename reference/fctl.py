@@ -14,26 +14,11 @@ from torch import Tensor, nn
 from baselines.fctl import inference
 from baselines.fctl.inference import boxes_of, contexts
 from baselines.fctl.spec import Spec
-from bench.method import load
-from bench.optim import adam
 from bench.tiling import Box, cut
-from reference import formulas
+from reference import formulas, replay
 from reference.check import Comparison, Method, ties
 from reference.golden import Golden
 from reference.keys import fctl_source
-from reference.replay import (
-    FLOAT,
-    Arrays,
-    Call,
-    calls_of,
-    check_confusion,
-    image_of,
-    label_of,
-    network_of,
-    pixels_of,
-    shrink,
-    step,
-)
 
 MODES = {"1": "plain", "2": "medium", "3": "contexts"}
 """The released code's number of a mode -> our strategy; the DeepGlobe variant has the last."""
@@ -125,7 +110,7 @@ def prepared(golden: Golden, mode: str, dtype: str) -> tuple[Spec, Any]:
         return weight(fctl_source(key, spec.variant).key, shape, chosen)
 
     classes = golden["config"].get("n_class", 7)
-    network = network_of("baselines.fctl", spec, classes, own, PARTS[phase])
+    network = replay.network_of("baselines.fctl", spec, classes, own, PARTS[phase])
     if not golden.is_step:
         shift = golden["output_6_bias_shift"]
         number = next(number for number, name in MODES.items() if name == mode)
@@ -133,13 +118,13 @@ def prepared(golden: Golden, mode: str, dtype: str) -> tuple[Spec, Any]:
             b for key, b in network.named_parameters() if key.endswith("decoder.head.6.bias")
         )
         bias.add_(torch.tensor(shift if is_deepglobe(golden) else shift[number]))
-    return spec, network.to(FLOAT[dtype])
+    return spec, network.to(replay.FLOAT[dtype])
 
 
 def windows(image: Tensor, boxes: Sequence[Box], spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
     """Patches, and what both context networks see of each."""
     medium, large = (
-        contexts(image, boxes, factor, shrink) for factor in (spec.medium, spec.large_factor)
+        contexts(image, boxes, factor, replay.shrink) for factor in (spec.medium, spec.large_factor)
     )
     return cut(image, boxes), medium, large
 
@@ -155,21 +140,19 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     expected = golden if deepglobe else golden["modes"][number]
     prefix = "" if deepglobe else f"m{number}_"
     spec, network = prepared(golden, mode, compare.dtype)
-    image = image_of(config["h"], config["w"], config["seed"])
-    label = label_of(config["h"], config["w"], config["seed"], config.get("n_class", 7)).numpy()
+    image = replay.image_of(config["h"], config["w"], config["seed"])
+    label = replay.label_of(
+        config["h"], config["w"], config["seed"], config.get("n_class", 7)
+    ).numpy()
     _check_inputs(compare, golden, spec, image, label)
     found = patch_maps(golden, mode, spec, network)
     with torch.inference_mode():
-        found["scores"] = SCORES[mode](network, image, spec, shrink).numpy()
+        found["scores"] = SCORES[mode](network, image, spec, replay.shrink).numpy()
     for name in sorted(key.removeprefix(prefix) for key in stats if key.startswith(prefix)):
         if name not in found:
             compare.equal(f"{name} is not computed here", True, False)
             continue
-        compare.statistics(name, found[name], stats[prefix + name])
-        if prefix + name in kept:
-            theirs = kept[prefix + name]
-            ours = _sampled(name, found[name], theirs.shape, config.get("score_stride", 3))
-            compare.array(name, ours, theirs, stats[prefix + name]["absmax"])
+        compare.map(name, found[name], stats[prefix + name], kept.get(prefix + name))
     labels = compare.labels(
         "labels",
         found["scores"],
@@ -178,21 +161,21 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
         expected["class_counts"],
     )
     tied = float(ties(found["scores"]).sum())
-    check_confusion(compare, "confusion", (label, labels), expected["confusion"], tied)
+    compare.confusion("confusion", label, labels, expected["confusion"], tied)
 
 
-def patch_maps(golden: Golden, mode: str, spec: Spec, network: Any) -> Arrays:
+def patch_maps(golden: Golden, mode: str, spec: Spec, network: Any) -> replay.Arrays:
     """Every map of the case's single patch, by the names of the golden data."""
     config = golden["config"]
-    image = image_of(config["h"], config["w"], config["seed"])
+    image = replay.image_of(config["h"], config["w"], config["seed"])
     box = boxes_of(config["h"], config["w"], spec)[config["patch"]]
     patch, medium, large = windows(image, [box], spec)
     if spec.variant == "deepglobe":
-        large = shrink(image, spec.whole_size)[None]
+        large = replay.shrink(image, spec.whole_size)[None]
     patch, medium, large = (network.normalise(one) for one in (patch, medium, large))
     found: dict[str, Tensor] = {}
     names = r".*vgg|.*correlate(\.\w+)?|.*blend\.(trans|out\.\d)|.*decoder(\.\w+)?"
-    with torch.inference_mode(), calls_of(network, names) as calls:
+    with torch.inference_mode(), replay.calls_of(network, names) as calls:
         if mode == "plain":
             found["logits"] = network.plain(patch)
         elif mode == "medium":
@@ -210,7 +193,7 @@ def patch_maps(golden: Golden, mode: str, spec: Spec, network: Any) -> Arrays:
     return arrays
 
 
-def _inside(network: nn.Module, calls: Mapping[str, Call]) -> dict[str, Tensor]:
+def _inside(network: nn.Module, calls: Mapping[str, replay.Call]) -> dict[str, Tensor]:
     """Maps of correlations, their fusion, and the decoder."""
     found: dict[str, Tensor] = {}
     gates = []
@@ -233,7 +216,7 @@ def _inside(network: nn.Module, calls: Mapping[str, Call]) -> dict[str, Tensor]:
     return found
 
 
-def _correlation(module: Any, which: str, call: Call) -> dict[str, Tensor]:
+def _correlation(module: Any, which: str, call: replay.Call) -> dict[str, Tensor]:
     x, context = call.given
     query, key = module.query(x).flatten(2), module.key(context).flatten(2)
     if module.centred:
@@ -263,33 +246,16 @@ def _check_inputs(
         "context10": medium[0],
         "context15": large[0],
         "medium": medium[0],
-        "whole_image_resized": shrink(image, spec.whole_size),
+        "whole_image_resized": replay.shrink(image, spec.whole_size),
     }
-    arrays = {name: pixels_of(pixels) for name, pixels in inputs.items()}
+    arrays = {name: replay.pixels_of(pixels) for name, pixels in inputs.items()}
     compare.bytes_equal(arrays, golden["inputs_sha256"])
-    compare.bytes_equal({"image_sha256": pixels_of(image), "label_sha256": label}, golden.table)
+    compare.bytes_equal(
+        {"image_sha256": replay.pixels_of(image), "label_sha256": label}, golden.table
+    )
     if "grid" in golden.table:
         places = [[box.top, box.left] for box in boxes]
         compare.equal("grid", places, [list(map(int, p)) for p in golden["grid"]["top_left_px"]])
-
-
-def _sampled(
-    name: str, whole: NDArray[Any], like: tuple[int, ...], score_stride: int
-) -> NDArray[Any]:
-    """The part of an array that the golden data keeps; large maps at every second place, as the
-    shape of what is kept says."""
-    name = name.removeprefix("patch_")
-    if name == "scores":
-        return whole[:, ::score_stride, ::score_stride]
-    if name.startswith("corr_logits"):
-        return whole[:, ::8, ::8]
-    if whole.ndim == 5:
-        return whole[:, :, ::16]
-    if whole.ndim == 4:
-        if whole.shape[1] >= 256:
-            whole = whole[:, :: 32 if whole.shape[1] > 1000 else 16]
-        return whole if whole.shape[2:] == like[2:] else whole[:, :, ::2, ::2]
-    return whole
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -303,22 +269,15 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     views = []
     for seed in golden["image_seeds"]:
         names = ("patches", "medium", "large")
-        image = image_of(config["h"], config["w"], seed)
-        label = label_of(config["h"], config["w"], seed, config.get("n_class", 7))
+        image = replay.image_of(config["h"], config["w"], seed)
+        label = replay.label_of(config["h"], config["w"], seed, config.get("n_class", 7))
         view = dict(zip(names, windows(image, boxes, spec), strict=True))
         views.append(view | {"labels": cut(label, boxes)})
-    method = load("baselines.fctl")
-    moving = method.phases(network, spec)[0].trains
-    for module in moving:
-        module.train().requires_grad_(True)
-    # The phase's start from earlier ones (`begin`) is in the weights already.
-    done = step(
-        network,
-        lambda back: method.backward(network, views, spec, mode, back),
-        lambda key: fctl_source(key, spec.variant).key,
-        adam(moving, golden["weight_decay"]),
-        golden["lr"],
-    )
+
+    def official(key: str) -> str:
+        return fctl_source(key, spec.variant).key
+
+    done = replay.train(network, "baselines.fctl", spec, mode, views, golden, official)
     compare.close("logged loss", done.logged, golden["returned_loss"], LOSS)
     compare.losses(done.losses, [call[0] for call in golden["losses_in_call_order"]], LOSS)
     theirs = {key: value for key, value in golden["per_param"].items() if value is not None}

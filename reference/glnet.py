@@ -8,33 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.method import load
-from bench.optim import adam
 from bench.tiling import resize, scores_by_patches
 from glnet import inference
 from glnet.spec import Spec
 from glnet.training import seen
-from reference import formulas
+from reference import formulas, replay
 from reference.check import RELATIVE, Comparison, Method
 from reference.golden import Golden, read
 from reference.keys import glnet_key
-from reference.replay import (
-    FLOAT,
-    Arrays,
-    calls_of,
-    check_confusion,
-    image_of,
-    label_of,
-    network_of,
-    pixels_of,
-    shrink,
-    step,
-)
 
 MODES = {"1": "global", "2": "global-to-local", "3": "collaborative"}
 SCORES: dict[str, inference.Scores] = {
@@ -86,13 +71,13 @@ class Setting:
             fixed = mode in LATEST and key.startswith("global_branch.")
             return _weight(glnet_key(key), shape, self.fixed_seed if fixed else self.seed)
 
-        return network_of("glnet", self.spec, self.classes, weight).to(FLOAT[dtype])
+        return replay.network_of("glnet", self.spec, self.classes, weight).to(replay.FLOAT[dtype])
 
     def scene(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """An image (3, H, W), the same as the global branch's input, and its label (H, W)."""
-        image = image_of(*self.size, seed)
-        label = label_of(*self.size, seed, self.classes)
-        return image, shrink(image, self.spec.global_size), label
+        image = replay.image_of(*self.size, seed)
+        label = replay.label_of(*self.size, seed, self.classes)
+        return image, replay.shrink(image, self.spec.global_size), label
 
 
 def setting_of(golden: Golden) -> Setting:
@@ -152,8 +137,8 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
 
     compare.bytes_equal(
         {
-            "image_sha256": pixels_of(image),
-            "image_glb_resized_sha256": pixels_of(small),
+            "image_sha256": replay.pixels_of(image),
+            "image_glb_resized_sha256": replay.pixels_of(small),
             "label_sha256": label.numpy(),
         },
         golden.table,
@@ -161,13 +146,11 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     with torch.inference_mode():
         found = evaluate(network, setting, mode, image, small)
     for name, whole in found.items():
-        stats, theirs = expected["stats"].get(name, {}), golden.arrays.get(f"m{number}_{name}")
-        if theirs is not None:
-            largest = stats.get("absmax") or float(np.abs(theirs).max())
-            apart = noise(name, "max_abs_diff")
-            allowed = RELATIVE if apart is None else times * apart / largest
-            compare.array(name, _sampled(name, whole), theirs, largest, allowed)
-        compare.statistics(name, whole, stats, own_scale=True)
+        stats, kept = expected["stats"].get(name, {}), golden.arrays.get(f"m{number}_{name}")
+        largest = stats.get("absmax") or float(np.abs(whole).max())
+        apart = noise(name, "max_abs_diff")
+        compare.map(name, whole, None, kept, RELATIVE if apart is None else times * apart / largest)
+        compare.statistics(name, whole, stats)
     for name, (scores, matrix) in LABELS.items():
         if scores not in found:
             continue
@@ -186,18 +169,16 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
         if matrix in expected["confusion"]:
             allowed = float(times * (noise(name, "pixels_different") or 0))
             theirs = expected["confusion"][matrix]
-            check_confusion(
-                compare, f"confusion {matrix}", (label.numpy(), labels), theirs, allowed
-            )
+            compare.confusion(f"confusion {matrix}", label.numpy(), labels, theirs, allowed)
 
 
 def evaluate(
     network: nn.Module, setting: Setting, mode: str, image: Tensor, small: Tensor
-) -> Arrays:
+) -> replay.Arrays:
     """What a strategy computes on its way to the labels, by the names of the golden data; whole
     arrays."""
     spec = setting.spec
-    with calls_of(network, r"\w+") as calls:
+    with replay.calls_of(network, r"\w+") as calls:
         scores = SCORES[mode](network, image, small, spec)  # type: ignore[arg-type]
     first = calls["global_branch"][0].output
     if mode == "global":
@@ -234,20 +215,7 @@ def evaluate(
     return _arrays(**found, output_g=whole.logits, ps3_g=whole.fused)
 
 
-def _sampled(name: str, whole: NDArray[Any]) -> NDArray[Any]:
-    """The part of an array that the golden data keeps."""
-    if name in ("output_l", "ensemble"):
-        return whole[::3]
-    if name == "ps3_l":
-        return whole[::6, ::64]
-    if name == "ps3_g":
-        return whole[:, ::64]
-    if name.startswith("merged"):
-        return whole[:, :: max(1, whole.shape[1] // 8)]
-    return whole[:, ::3, ::3] if name.startswith("scores") else whole
-
-
-def _arrays(**tensors: Tensor) -> Arrays:
+def _arrays(**tensors: Tensor) -> replay.Arrays:
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
@@ -258,22 +226,11 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     """One optimiser step: losses, gradients, updates, and what moves at all."""
     setting = setting_of(golden)
     network, spec = setting.network(mode, compare.dtype), setting.spec
-    method = load("glnet")
-    phase = next(one for one in method.phases(network, spec) if one.name == mode)
-    # The last phase's start from the earlier ones (`phase.begin`) is in the weights already.
-    for module in phase.trains:
-        module.train().requires_grad_(True)
     views = []
     for seed in golden["image_seeds"]:
         image, small, label = setting.scene(seed)
         views.append(seen(image, label, spec, mode, torch.Generator()) | {"global": small})
-    done = step(
-        network,
-        lambda back: method.backward(network, views, spec, mode, back),
-        glnet_key,
-        adam(phase.trains, golden["weight_decay"]),
-        golden["lr"],
-    )
+    done = replay.train(network, "glnet", spec, mode, views, golden, glnet_key)
     compare.close("logged loss", done.logged, golden["returned_loss"], LOSS)
     losses = done.losses
     if mode == "local-to-global":  # ours walks the global loss back last, theirs first

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.isdnet.inference import scores
@@ -15,21 +14,10 @@ from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import losses
 from bench.errors import UserError
 from bench.optim import UNLABELLED
-from reference import formulas
+from reference import formulas, replay
 from reference.check import Comparison, Method
 from reference.golden import Golden
 from reference.keys import isdnet_key
-from reference.replay import (
-    FLOAT,
-    Arrays,
-    Call,
-    calls_of,
-    image_of,
-    label_of,
-    network_of,
-    pixels_of,
-    step,
-)
 
 MAPS = {
     "backbone.layer1": "c2",
@@ -62,17 +50,6 @@ INPUTS = {
     "fuse8.shallow_mlp": "fuse8_affinity",
 }
 FUSIONS = ("fuse16", "fuse8")
-KEPT = {  # (channels, rows and columns) between two values that the golden data keeps
-    "deep_input": (1, 4),
-    "shallow_input": (1, 8),
-    "deep_feat": (16, 1),
-    "deep_reduced": (16, 1),
-    "shallow8": (64, 2),
-    "shallow16": (64, 1),
-    **{f"fuse16_{one}": (32, 1) for one in ("s", "c", "out")},
-    **{f"fuse8_{one}": (32, 2) for one in ("s", "c", "out")},
-    "output": (1, 8),
-}
 LOSSES = {
     "decode.loss_seg": "deep",
     "refine.loss_seg": "final",
@@ -118,7 +95,7 @@ def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
         return weight(isdnet_key(key), shape, config["seed"])
 
     classes = config.get("n_class", 7)
-    return network_of("baselines.isdnet", spec, classes, own).to(FLOAT[dtype])
+    return replay.network_of("baselines.isdnet", spec, classes, own).to(replay.FLOAT[dtype])
 
 
 def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
@@ -126,20 +103,16 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     config, stats, kept = golden["config"], golden["stats"], golden.arrays
     spec = spec_of(config)
     image, network = (
-        image_of(config["h"], config["w"], config["seed"]),
+        replay.image_of(config["h"], config["w"], config["seed"]),
         _network(config, spec, compare.dtype),
     )
-    compare.bytes_equal({"image_sha256": pixels_of(image)}, golden.table)
+    compare.bytes_equal({"image_sha256": replay.pixels_of(image)}, golden.table)
     parts = "|".join(map(re.escape, (*MAPS, *INPUTS, *FUSIONS)))
-    with torch.inference_mode(), calls_of(network, parts) as calls:
+    with torch.inference_mode(), replay.calls_of(network, parts) as calls:
         output = scores(network, network.normalise(image[None]), spec)
     found = _maps(calls) | {"output": output.numpy()}
     for name, whole in found.items():
-        compare.statistics(name, whole, stats[name])
-    for name, theirs in kept.items():
-        ours = _sampled(name, found[name]) if name in found else np.zeros(0)
-        largest = stats[name]["absmax"] if name in stats else float(np.abs(theirs).max())
-        compare.array(name, ours, theirs, largest)
+        compare.map(name, whole, stats[name], kept.get(name))
     missing = (set(stats) | set(kept)) - found.keys()
     compare.equal("maps that are not computed here", sorted(missing), [])
     compare.labels(
@@ -147,7 +120,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     )
 
 
-def _maps(calls: Mapping[str, Sequence[Call]]) -> Arrays:
+def _maps(calls: Mapping[str, Sequence[replay.Call]]) -> replay.Arrays:
     """By the names of the golden data."""
     found = {name: calls[part][-1].output for part, name in MAPS.items() if part in calls}
     found |= {name: calls[part][-1].given[0] for part, name in INPUTS.items()}
@@ -155,16 +128,6 @@ def _maps(calls: Mapping[str, Sequence[Call]]) -> Arrays:
         names = (f"{fusion}_{part}" for part in ("s", "c", "out"))
         found |= dict(zip(names, calls[fusion][-1].output, strict=True))
     return {name: value.numpy() for name, value in found.items()}
-
-
-def _sampled(name: str, whole: NDArray[Any]) -> NDArray[Any]:
-    """The part of an array (1, ..) that the golden data keeps."""
-    channels, places = KEPT.get(name, (1, 1))
-    if whole.ndim < 4:
-        channels, places = 1, 1
-        whole = whole[..., None, None]
-    found: NDArray[Any] = whole[0, ::channels, ::places, ::places]
-    return found
 
 
 def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
@@ -184,7 +147,7 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
         back(total)
         return float(total.detach())
 
-    done = step(network, run, isdnet_key)
+    done = replay.step(network, run, isdnet_key)
     for name, own in LOSSES.items():
         compare.close(f"loss {name}", float(found[own].detach()), theirs["losses"][name], LOSS)
     compare.close("loss", done.logged, theirs["losses"]["loss"], LOSS)
@@ -204,9 +167,12 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
 def _batch(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) and labels (N, H, W), whose first corner has no label."""
     size, seeds = (config["h"], config["w"]), config["image_seeds"]
-    images = torch.stack([image_of(*size, seed) for seed in seeds])
+    images = torch.stack([replay.image_of(*size, seed) for seed in seeds])
     labels = torch.stack(
-        [label_of(*size, config["seed"] + i, config.get("n_class", 7)) for i in range(len(seeds))]
+        [
+            replay.label_of(*size, config["seed"] + i, config.get("n_class", 7))
+            for i in range(len(seeds))
+        ]
     )
     corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))
     if corner:

@@ -22,21 +22,10 @@ from baselines.magnet.spec import Spec
 from baselines.magnet.training import hard_example_loss
 from bench.optim import sgd
 from bench.tiling import resize
-from reference import formulas
+from reference import formulas, replay
 from reference.check import RELATIVE, Comparison, Method, ties
 from reference.golden import Golden
 from reference.keys import magnet_key
-from reference.replay import (
-    FLOAT,
-    Arrays,
-    check_confusion,
-    fill,
-    image_of,
-    label_of,
-    network_of,
-    pixels_of,
-    step,
-)
 
 MODULES = "ref_logits"
 """A table of the networks alone has this key."""
@@ -59,8 +48,6 @@ RATE, DECAY = 1e-3, 5e-4
 MAPS = ("c2", "c3", "c4", "c5")
 GRADIENT = {"float32": 5e-4, "float64": RELATIVE}
 """With 32 bits an activation that is 0 up to rounding lets its place's gradient through or not."""
-KEPT = {"logits": 3, "ref": 2, "train": 4}
-"""Rows and columns between two values of logits that the golden data keeps."""
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec:
@@ -91,7 +78,7 @@ def network(spec: Spec, classes: int, seed: int, dtype: str) -> Any:
         found = formulas.weight(f"resnet_refine{int(number) + 1}.{inner}", shape, seed)
         return found * np.float32(LOUDER) if inner == "seg_conv.weight" else found
 
-    return network_of("baselines.magnet", spec, classes, weight).to(FLOAT[dtype])
+    return replay.network_of("baselines.magnet", spec, classes, weight).to(replay.FLOAT[dtype])
 
 
 # --- whole images -----------------------------------------------------------------------------
@@ -103,8 +90,8 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     classes = stats["s0_prob"]["shape"][1]
     spec = spec_of(config)
     size = spec.scale_sizes(0, 0)[-1]
-    image = image_of(*size, config["seed"])
-    label = label_of(*size, config["seed"], classes).numpy()
+    image = replay.image_of(*size, config["seed"])
+    label = replay.label_of(*size, config["seed"], classes).numpy()
     _check_inputs(golden, spec, image, label, compare)
     watched = Watched(golden, compare)
     ways = Ways(resize_as_opencv, watched.pick, watched.see)
@@ -116,8 +103,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
         if name not in stats:
             continue
         compare.statistics(name, whole, stats[name])
-        ours = _stored(whole, stats[name]["stored_slice"])
-        compare.array(name, ours, golden.arrays[name], 1, 2 * NOISE)
+        compare.map(name, whole, {"absmax": 1.0}, golden.arrays[name], 2 * NOISE)
     missing = set(stats) - found.keys()
     compare.equal("maps that are not computed here", sorted(missing), [])
     first = torch.from_numpy(found["s0_prob"])
@@ -127,7 +113,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
         kept, counts = golden.arrays.get(name), theirs.sum(0).tolist()
         labels = compare.labels(name, scores, kept, golden[f"{name}_sha256"], counts)
         tied = float(ties(scores, 2 * NOISE).sum())
-        check_confusion(compare, f"confusion {kind}", (label, labels), theirs.tolist(), tied)
+        compare.confusion(f"confusion {kind}", label, labels, theirs.tolist(), tied)
 
 
 class Watched:
@@ -174,7 +160,7 @@ class Watched:
         self.compare.check(f"{key} (pixels that no tie explains)", int(worse.sum()), 0)
         return theirs
 
-    def maps(self) -> Arrays:
+    def maps(self) -> replay.Arrays:
         """Every map in the form of the golden data."""
         found = {}
         for name, parts in self.found.items():
@@ -196,21 +182,11 @@ def _check_inputs(
         boxes = boxes_of(size, spec)[: None if number else 1]
         patches += [resize_as_opencv(box.of(scaled), spec.input_size) for box in boxes]
     found = {
-        "image_sha256": pixels_of(image),
+        "image_sha256": replay.pixels_of(image),
         "label_sha256": label,
-        "patches_uint8_sha256": np.stack([pixels_of(patch) for patch in patches]),
+        "patches_uint8_sha256": np.stack([replay.pixels_of(patch) for patch in patches]),
     }
     compare.bytes_equal(found, {name: golden[name] for name in found})
-
-
-def _stored(whole: NDArray[Any], slices: str) -> NDArray[Any]:
-    """The part of an array that the golden data keeps, by what it says of itself: a slice an
-    axis."""
-    steps = re.findall(r"slice\(None, None, (None|\d+)\)", slices)
-    found: NDArray[Any] = whole[
-        tuple(slice(None, None, None if step == "None" else int(step)) for step in steps)
-    ]
-    return found
 
 
 # --- the networks alone -----------------------------------------------------------------------
@@ -223,19 +199,21 @@ def check_modules(golden: Golden, mode: str, compare: Comparison) -> None:
     spec = Spec(official=True)
     own = network(spec, shape[1], seed, compare.dtype)
     refine = own.refine[0]
-    found: Arrays = {}
+    found: replay.Arrays = {}
     with torch.inference_mode():
         for size in _named(r"bb_(\d+x\d+)_", golden):
             found |= _backbone(own, size)
         fine, coarse = (
-            (20 * _tensor(f"{name}.bias", shape, seed).to(FLOAT[compare.dtype])).softmax(1)
+            (20 * _tensor(f"{name}.bias", shape, seed).to(replay.FLOAT[compare.dtype])).softmax(1)
             for name in ("fine", "coarse")
         )
         found["ref_logits"] = refine(fine, coarse).numpy()
         found["ref_logits_swapped"] = refine(coarse, fine).numpy()
     inputs = (coarse.clone(), fine.clone())  # in training the coarse map comes first
     for least in _named(r"train_minkept(\d+)_", golden):
-        fill(refine, lambda key, shape: formulas.weight(f"resnet_refine1.{key}", shape, seed))
+        replay.fill(
+            refine, lambda key, shape: formulas.weight(f"resnet_refine1.{key}", shape, seed)
+        )
         refine.zero_grad()
         done = _step(refine.train().requires_grad_(True), inputs, int(least), spec.hard_share)
         found |= {f"train_minkept{least}_{name}": value for name, value in done.items()}
@@ -249,10 +227,7 @@ def check_modules(golden: Golden, mode: str, compare: Comparison) -> None:
         noise = 4 * stats["noise_max_abs"] / (stats["absmax"] or 1)
         moves = "_grad_" in name or "_delta_" in name
         allowed = max(GRADIENT[compare.dtype] if moves else RELATIVE, noise)
-        compare.statistics(name, found[name], stats, allowed)
-        if name in golden.arrays:
-            ours, theirs = _sampled(name, found[name]), golden.arrays[name]
-            compare.array(name, ours, theirs, stats["absmax"], allowed)
+        compare.map(name, found[name], stats, golden.arrays.get(name), allowed)
 
 
 def _named(pattern: str, golden: Golden) -> list[str]:
@@ -264,9 +239,9 @@ def _tensor(key: str, shape: Sequence[int], seed: int) -> Tensor:
     return torch.from_numpy(np.asarray(formulas.weight(key, shape, seed)))
 
 
-def _backbone(own: Any, size: str) -> Arrays:
+def _backbone(own: Any, size: str) -> replay.Arrays:
     height, width = map(int, size.split("x"))
-    x = own.normalise(image_of(height, width, IMAGE_SEED)[None])
+    x = own.normalise(replay.image_of(height, width, IMAGE_SEED)[None])
     features = own.backbone.encoder(x)[-len(MAPS) :]
     found = {f"bb_{size}_{name}": map.numpy() for name, map in zip(MAPS, features, strict=True)}
     return found | {f"bb_{size}_logits": own.backbone(x).numpy()}
@@ -274,10 +249,10 @@ def _backbone(own: Any, size: str) -> Arrays:
 
 def _step(
     module: nn.Module, inputs: tuple[Tensor, Tensor], least: int, hard_share: float
-) -> Arrays:
+) -> replay.Arrays:
     """One step of the released training."""
     count, classes, height, width = inputs[0].shape
-    labels = torch.stack([label_of(height, width, seed, classes) for seed in range(count)])
+    labels = torch.stack([replay.label_of(height, width, seed, classes) for seed in range(count)])
     found: dict[str, Tensor] = {}
 
     def run(back: Any) -> float:
@@ -287,20 +262,11 @@ def _step(
         back(loss)
         return float(loss.detach())
 
-    done = step(module, run, str, sgd([module], DECAY), RATE)
+    done = replay.step(module, run, str, sgd([module], DECAY), RATE)
     found |= {f"grad_{key}": value for key, value in done.gradients.items()}
     found |= {f"delta_{key}": value for key, value in done.updates.items()}
     found |= {f"stat_{key}": value.clone() for key, value in module.named_buffers()}
     return {name: value.numpy() for name, value in found.items()}
-
-
-def _sampled(name: str, whole: NDArray[Any]) -> NDArray[Any]:
-    """The part of a map that the golden data keeps."""
-    kind = name.split("_", 1)[0]
-    if kind == "bb" and not name.endswith("logits"):
-        return whole[:, :: max(1, whole.shape[1] // 32), ::3, ::3]
-    step = KEPT.get(kind, KEPT["logits"])
-    return whole[:, :, ::step, ::step]
 
 
 # --- images as OpenCV makes them --------------------------------------------------------------

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from bench.method import load
-from bench.metrics import confusion
+from bench.method import View, load
+from bench.optim import adam
 from reference import formulas
-from reference.check import Comparison
+from reference.golden import Golden
 
 FLOAT = {"float32": torch.float32, "float64": torch.float64}
 Arrays = dict[str, NDArray[Any]]
@@ -195,14 +195,25 @@ def step(
     )
 
 
-def check_confusion(
-    compare: Comparison,
-    quantity: str,
-    maps: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-    theirs: Sequence[Sequence[int]],
-    allowed: float,
-) -> None:
-    """The confusion matrix (truth x prediction) of (truth, labels): pixels in other cells."""
-    ours = confusion(*maps, len(theirs))[:-1]
-    moved = np.abs(ours - np.array(theirs)).sum() / 2
-    compare.check(f"{quantity} (pixels)", float(moved), allowed)
+def train(
+    network: nn.Module,
+    package: str,
+    spec: Any,
+    phase: str,
+    views: list[View],
+    golden: Golden,
+    official_key: Callable[[str], str],
+) -> Step:
+    """One step of a phase as the harness runs it, with Adam."""
+    method = load(package)
+    modules = next(one for one in method.phases(network, spec) if one.name == phase).trains
+    # A phase's start from earlier ones (`Phase.begin`) is in the weights already.
+    for module in modules:
+        module.train().requires_grad_(True)
+    return step(
+        network,
+        lambda back: method.backward(network, views, spec, phase, back),
+        official_key,
+        adam(modules, golden["weight_decay"]),
+        golden["lr"],
+    )

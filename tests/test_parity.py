@@ -21,7 +21,7 @@ from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
 from reference import __main__, fctl, formulas, glnet, isdnet, magnet
-from reference.check import Check, Comparison, rows
+from reference.check import Check, Comparison, difference, rows
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
@@ -55,7 +55,7 @@ def compared(name: str, mode: str = "", dtype: str = "float32") -> list[Check]:
     todo = [job for job in __main__.jobs(path.parent, [dtype]) if job.golden.path == path]
     own = [job for job in todo if mode in ("", job.mode)]
     assert own
-    return [check for job in own for check in job.run().checks]
+    return [check for job in own for check in __main__.compare(job).checks]
 
 
 def failed(checks: Sequence[Check]) -> list[str]:
@@ -252,7 +252,7 @@ def test_labels_in_float64_are_those_of_float32(tmp_path: Path) -> None:
     noise = {"m1_output_g": {"max_abs_diff": 1e-5}}
     (tmp_path / "noise_f32_vs_f64_N.json").write_text(json.dumps(noise))
     for job in __main__.jobs(tmp_path):
-        assert failed(job.run().checks) == [], job.dtype
+        assert failed(__main__.compare(job).checks) == [], job.dtype
 
 
 # --- one comparison ---------------------------------------------------------------------------
@@ -276,22 +276,46 @@ def test_a_case_has_a_row_and_each_failure_one() -> None:
     compare = Comparison("A", "whole", "float32")
     compare.check("logits", 1e-6, 3e-6)
     compare.check("labels", float("nan"), 0)
-    lines = rows(compare, 4, 5)
+    lines = rows(compare)
     assert len(lines) == 2
     assert lines[0].split()[:5] == ["A", "whole", "float32", "2", "1"]
     assert lines[1] == "FAILED A whole float32: labels differs by nan where 0 is allowed"
     assert [check.ok for check in compare.checks] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["A", "deepglobe"])
-def test_what_is_kept_of_fctl_s_maps_is_found_by_its_shape(name: str) -> None:
-    case = golden(f"fctl/golden_fctl_{name}")
-    for key, stats in case["stats"].items():
-        short = key.split("_", 1)[1] if name == "A" else key
-        stride, kept = case.config.get("score_stride", 3), case.arrays[key]
-        assert (
-            fctl._sampled(short, np.zeros(stats["shape"]), kept.shape, stride).shape == kept.shape
-        )
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("isdnet/golden_A.json:deep_input", (1, 1, 4, 4)),
+        ("isdnet/golden_B.json:fuse8_c", (1, 32, 2, 2)),
+        ("fctl/golden_fctl_A.json:m3_patch_corr_logits_large", (1, 8, 8)),
+        ("fctl/golden_fctl_A.json:m3_patch_fusion_weights", (1, 1, 16, 1, 1)),
+        ("fctl/golden_fctl_deepglobe.json:scores", (1, 3, 3)),
+        ("official/golden_A.json:m3_ps3_l", (6, 64, 1, 1)),
+    ],
+)
+def test_the_kept_part_of_an_array_is_found_by_its_shape(
+    name: str, stride: tuple[int, ...]
+) -> None:
+    """Equal samples are no difference, one that is moved by a thousandth is."""
+    file, key = name.split(":")
+    case = golden(file.removesuffix(".json"))
+    kept = case.arrays[key]
+    stats = case.table.get("stats") or case["modes"]["3"]["stats"]
+    shape = (stats.get(key) or stats[key.removeprefix("m3_")])["shape"]
+    whole = np.random.default_rng(0).standard_normal(shape)
+    sample = whole[tuple(slice(None, None, step) for step in stride)].reshape(kept.shape)
+    assert difference(whole, sample, 1e-9) == 0
+    sample.ravel()[-1] += 1e-3
+    assert difference(whole, sample, 1e-9) == pytest.approx(1e-3)
+
+
+def test_a_sample_whose_step_two_lengths_leave_open_is_found() -> None:
+    whole = np.arange(7.0)
+    for step in (4, 5, 6):
+        assert difference(whole, whole[::step], 0) == 0
+    assert difference(whole, np.array([0.0, 1.0]), 0) == 3
+    assert difference(whole, np.zeros(9), 0) == float("inf")
 
 
 def test_images_are_resized_as_opencv_does() -> None:
@@ -401,7 +425,7 @@ def test_what_cannot_be_read_is_one_sentence(
         content = text if isinstance(text, str | bytes) else json.dumps(text)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message) as caught:
-        list(__main__.compare(__main__.jobs(tmp_path), lambda line: None))
+        [__main__.compare(job) for job in __main__.jobs(tmp_path)]
     assert "\n" not in str(caught.value)
 
 
@@ -416,16 +440,16 @@ def test_a_folder_that_is_not_there_and_arrays_that_are_damaged(tmp_path: Path) 
     for damaged in (whole[:-200], b"PK\x03\x04", b"", whole.replace(b"NUMPY", b"YPMUN")):
         (tmp_path / "golden_A.npz").write_bytes(damaged)
         with pytest.raises(UserError, match=r"golden_A\.npz cannot be read as arrays"):
-            __main__.jobs(tmp_path)[0].run()
+            __main__.compare(__main__.jobs(tmp_path)[0])
     np.savez(tmp_path / "golden_A.npz", x=np.array([{}], object))
     with pytest.raises(UserError, match=r"golden_A\.npz cannot be read as arrays"):
-        __main__.jobs(tmp_path)[0].run()
+        __main__.compare(__main__.jobs(tmp_path)[0])
 
 
 def test_a_step_without_sizes_needs_a_case_of_its_size(tmp_path: Path) -> None:
     shutil.copy(OFFICIAL / "train_mode1.json", tmp_path)
     with pytest.raises(UserError, match="no evaluation case beside it fits"):
-        __main__.jobs(tmp_path)[0].run()
+        __main__.compare(__main__.jobs(tmp_path)[0])
     for name in ("golden_A.json", "golden_A.npz"):
         shutil.copy(OFFICIAL / name, tmp_path)
     step = next(one for one in read(tmp_path) if one.is_step)
@@ -434,7 +458,7 @@ def test_a_step_without_sizes_needs_a_case_of_its_size(tmp_path: Path) -> None:
 
 def test_a_golden_array_of_another_shape_is_a_difference() -> None:
     compare = Comparison("A", "whole", "float32")
-    compare.array("map", np.zeros((2, 3)), np.zeros((3, 3)), 1)
+    compare.map("map", np.zeros((2, 3)), None, np.zeros((3, 3)))
     assert failed(compare.checks) == ["map (share): inf"]
 
 
