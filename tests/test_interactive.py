@@ -132,6 +132,7 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
     figure = curves.memory_timeline(found, "conv")
     peak = traces(figure)["peak"]
     assert peak["x"] == [2]
+    assert data(figure)  # plain values alone
     assert timeline([], []) == {"events": [], "bytes": {}}
 
 

@@ -233,7 +233,8 @@ def memory_timeline(course: Mapping[str, Any], peak: str) -> plotly_layout.Figur
         for name in order
     ]
     total = held.sum(axis=1)
-    at, top = total.idxmax(), round(float(total.max()), 3)
+    at = held.index.tolist()[int(total.argmax())]
+    top = round(float(total.max()), 3)
     mark = {"symbol": "triangle-down", "size": 12, "color": palette.INK}
     hover = f"peak {top:.1f} MiB: {peak}<extra></extra>"
     traces.append(
