@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def test_every_folder_with_code_is_an_installed_package() -> None:
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     done = subprocess.run(
-        ["hadolint", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

@@ -4,6 +4,7 @@
 function of records that it must equal, rounded as it is printed. A number with a unit that no claim
 covers fails, so that no number stands without a record."""
 
+import json
 import re
 
 import pandas as pd
@@ -86,6 +87,29 @@ def test_readme_and_docs_keep_to_their_lengths() -> None:
 def test_numbers_are_written_with_a_leading_zero() -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w./`*])\.\d", prose_of(page)), page
+
+
+COINED = (
+    r"foretold|weigh(s|ed)|booked|booking|len[dt]s?|borrow\w*|whereof|learnt|told|shelf|oddit(y|ies)|"
+    r"pictures?|seen by the card|at the door|as meant|otherwise than|rooms? of"
+)
+"""Words that the project once used in meanings of its own."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_pages_use_no_coined_words(page: str) -> None:
+    found = re.search(rf"\b({COINED})\b", (ROOT / page).read_text(), re.IGNORECASE)
+    assert found is None, found
+
+
+def test_the_h100s_software_is_that_of_its_records() -> None:
+    about = json.loads((ROOT / "results/earthcover-long/train/glnet.json").read_text())[
+        "provenance"
+    ]
+    python = ".".join(about["python"].split(".")[:2])
+    stated = f"torch {about['versions']['torch']}, CUDA {about['cuda']} and Python {python}"
+    assert stated in prose_of("docs/devices.md")
+    assert "H100" in about["device_name"]
 
 
 def test_the_two_commands_are_in_the_makefile() -> None:
