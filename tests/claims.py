@@ -65,7 +65,7 @@ CLAIMS = (
             long("glnet-global", "miou"),
         ),
     ),
-    Claim(README, f"includes {N} MiB of the CUDA context", context_mib),
+    Claim(README, f"includes the CUDA context, {N} MiB", context_mib),
     Claim(
         README,
         f"allocated {N} MiB on the H100, {N} MiB for the whole process. The paper reports {N} MB",

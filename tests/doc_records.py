@@ -98,7 +98,7 @@ def training_minutes(suite: str) -> float:
 
 
 def long(run: str, what: str) -> float:
-    return float(generate.measured("earthcover-long", "h100", run)[what])
+    return long_meters(run)[what]
 
 
 def head(path: str, what: str) -> float:
@@ -176,8 +176,14 @@ def beside_mib() -> list[float]:
 
 
 def context_mib() -> list[float]:
-    nvml = values("earthcover-long/measure/h100/glnet-collaborative.json")["meters"]["nvml"]
-    return [nvml["idle_bytes"] / MIB]
+    """What a run of earthcover-long held on the H100 beside what the allocator reserved."""
+    runs = [long_meters(run) for run in generate.names("earthcover-long/evaluate")]
+    return [median(meters["nvml"] - meters["reserved"] for meters in runs)]
+
+
+def long_meters(run: str) -> dict[str, float]:
+    found: dict[str, float] = generate.measured("earthcover-long", "h100", run)
+    return found
 
 
 def cpu_within() -> tuple[int, int]:
