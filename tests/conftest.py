@@ -4,6 +4,9 @@ the data."""
 import argparse
 import hashlib
 import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -202,6 +205,17 @@ def edit_suite(project: Path) -> Callable[[Callable[[dict[str, Any]], None]], No
         write_suite(project, suite)
 
     return edit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_loaded_once() -> None:
+    """The server that forks isolated processes loads what its first caller names. In a run of all
+    tests it loads everything, or each later process would spend seconds on imports."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from bench.pipeline.measure import PRELOAD
+
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOAD))
+        multiprocessing.forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -101,6 +101,17 @@ def test_a_full_card_gives_cached_segments_back_before_it_fails() -> None:
         allocator.allocate(4 * MIB)
 
 
+def test_a_segment_that_is_partly_in_use_is_not_given_back() -> None:
+    allocator = CachingAllocator(capacity_bytes=32 * MIB)
+    first, second = allocator.allocate(8 * MIB), allocator.allocate(8 * MIB)  # of 20 MiB
+    allocator.release(first)
+    with pytest.raises(OutOfMemoryError):
+        allocator.allocate(14 * MIB)
+    allocator.release(second)
+    allocator.allocate(14 * MIB)
+    assert allocator.reserved == 20 * MIB, "the whole segment serves it"
+
+
 def event(block: int, size: int, device: str = "cuda") -> Event:
     return Event(block, size, device, "x", "")
 

@@ -263,14 +263,15 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(budget, "_resident_bytes", lambda: 2**28)
     job = job_of(sub_batch=6, size_px=256)
     needs = [
-        budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes for number in (2, 3)
+        budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes
+        for number in (1, 2, 3)
     ]
-    assert needs[0] < needs[1]
-    for limit, patches in ((needs[0], 2), (needs[1] - 1, 2), (needs[1], 3)):
+    assert needs[0] < needs[1] < needs[2]
+    for limit, patches in ((needs[0], 1), (needs[1], 2), (needs[2] - 1, 2), (needs[2], 3)):
         chosen, need, by_windows = budget.choose(job, (900, 900), "cpu", limit)
         assert (chosen.spec.sub_batch, by_windows) == (patches, True)
         assert need.bytes <= limit
-    assert needs[0] == budget.need(job.with_sub_batch(2), (9000, 9000), "cpu", True).bytes
+    assert needs[1] == budget.need(job.with_sub_batch(2), (9000, 9000), "cpu", True).bytes
     with pytest.raises(UserError, match=r"one patch at a time.*--max-memory \d"):
         budget.choose(job, (900, 900), "cpu", 2**20)
     whole = job_of(strategy="whole")

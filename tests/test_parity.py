@@ -21,7 +21,7 @@ from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
 from reference import __main__, fctl, formulas, glnet, isdnet, magnet
-from reference.check import Check, Comparison, difference, rows
+from reference.check import RELATIVE, Check, Comparison, difference, rows, ties
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
@@ -270,6 +270,15 @@ def test_labels_may_differ_where_two_classes_tie() -> None:
     compare.labels("no tie", scores * [[[1]], [[0.5]]], sha256="other", counts=[4, 0])
     compare.labels("nothing but a hash", scores, sha256="other")
     assert [check.ok for check in compare.checks] == [True, False, True, False, False, False]
+
+
+def test_a_tie_is_what_two_roundings_can_turn() -> None:
+    scores = np.zeros((3, 1, 2))
+    scores[0] = [[-1, -1]]
+    scores[1, 0] = RELATIVE * np.array([1.9, 2.1])
+    assert ties(scores).tolist() == [[True, False]]
+    assert ties(scores, apart=2.5 * RELATIVE).tolist() == [[True, True]]
+    assert not ties(scores[:1]).any(), "one class ties with nothing"
 
 
 def test_a_case_has_a_row_and_each_failure_one() -> None:
