@@ -165,7 +165,7 @@ def test_the_reading_order_is_the_core_and_as_long_as_it_says() -> None:
 
 def named_modules() -> list[str]:
     text = "\n".join(page.read_text() for page in PAGES)
-    return sorted(set(re.findall(r"python -m ((?:bench|reference|data)[\w.]*)", text)))
+    return sorted(set(re.findall(r"python -m\s+((?:bench|reference|data)[\w.]*)", text)))
 
 
 @pytest.mark.parametrize("name", named_modules())

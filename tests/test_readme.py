@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from claims import CLAIMS, Claim
 from conftest import ROOT
-from doc_records import MIB, generate, long, mosaic_ceilings, values
+from doc_records import MIB, generate, long, mosaic_ceilings, published, values
 
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 
@@ -166,3 +166,16 @@ def test_glnets_device_memory_does_not_grow_with_the_image(run: str) -> None:
     assert len(sizes) == 3
     assert sizes[-1] <= sizes[0]
     assert max(row["side_px"] for row in rows if "device_bytes" in row) == 4096
+
+
+def test_which_published_memory_the_tensors_explain() -> None:
+    """docs/uhr_methods.md: two within 15 %, one published value that is less than the tensors."""
+    rows = {(r["run"], r["done"]): r for r in generate.uhr_rows() if r["side_px"] == 2448}
+
+    def ratio(run: str, done: str, method: str) -> float:
+        printed = published(method, "memory_mb", "BPT") * MIB
+        return float(rows[run, done]["device_bytes"] / printed)
+
+    assert 0.85 <= ratio("fctl", "as released", "FCtL") <= 1
+    assert 0.85 <= ratio("cascadepsp", "ours", "CascadePSP") <= 1
+    assert ratio("pointrend", "ours", "PointRend") > 1
