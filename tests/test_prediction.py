@@ -36,7 +36,12 @@ TRAINED = list(dict.fromkeys((m, n) for m, n, _ in CASES if n != "colour"))
 
 
 @pytest.mark.parametrize(("method", "network", "strategy"), CASES, ids=ids)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    "size",
+    # The second size runs the same lines: tracing it would only cost time.
+    [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.no_cover)],
+    ids=str,
+)
 def test_one_image_through_every_strategy(
     method: str, network: str, strategy: str, size: tuple[int, int]
 ) -> None:
@@ -53,7 +58,14 @@ def test_one_image_through_every_strategy(
         assert predicted.device_bytes == pytest.approx(allocated_bytes_of, rel=WITHIN)
 
 
-@pytest.mark.parametrize(("method", "network"), TRAINED)
+@pytest.mark.parametrize(
+    ("method", "network"),
+    # Methods' own steps are traced by the contract test, which takes less time.
+    [
+        (m, n) if m == "baselines/generic" else pytest.param(m, n, marks=pytest.mark.no_cover)
+        for m, n in TRAINED
+    ],
+)
 def test_steps_of_every_phase(method: str, network: str) -> None:
     config = ModelConfig("", method, "", {}, Training(phases={}))
     whole = Model(network, config, spec(method, network, sub_batch=2), CLASSES)

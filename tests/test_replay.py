@@ -17,6 +17,7 @@ from bench.memory.tracker import Tracker
 from bench.run import run_of
 
 
+@pytest.mark.no_cover  # thousands of operators on fake tensors
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("method", "network", "strategy"),
