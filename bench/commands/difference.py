@@ -174,7 +174,7 @@ def _with_interval(found: Accuracy, one: Sample, two: Sample) -> Accuracy:
     verdicts: dict[bootstrap.Verdict, Literal["better", "worse", "cannot tell"]] = {
         "beats": "better",
         "is beaten by": "worse",
-        "cannot be told from": "cannot tell",
+        "is not distinguishable from": "cannot tell",
     }
     same = one.matrices.shape == two.matrices.shape and (one.matrices == two.matrices).all()
     verdict = "same" if same else verdicts[pair.verdict]

@@ -8,7 +8,7 @@ twice is hard for both. Of a model with several seeds a draw takes as many seeds
 and averages over them; two runs of the same trained networks meet the same draws of seeds, others
 independent ones.
 
-The interval holds the middle 95 % of 10,000 draws. What it cannot say: `limits`.
+The interval holds the middle 95 % of 10,000 draws. What it does not cover: `limits`.
 """
 
 import hashlib
@@ -27,17 +27,17 @@ LEVEL = 0.95
 """Share of the draws that lie inside an interval."""
 SEED = 0
 FEW_SCENES = 10
-"""Below this an interval is told to be too short."""
+"""With fewer an interval is too short, which `limits` says."""
 Shares = NDArray[np.float64]
 """0..1, or NaN where nothing counts."""
 Definition = Mapping[str, Any]
 """Arguments of `metrics.miou` after `ignored`; empty: ours."""
-Verdict = Literal["beats", "is beaten by", "cannot be told from"]
+Verdict = Literal["beats", "is beaten by", "is not distinguishable from"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a run said of every scene of one split."""
+    """Confusion matrices of a run on every scene of one split."""
 
     run: str
     trained: str
@@ -71,15 +71,15 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """`first` VERDICT `second`: one beats the other only where the interval leaves out 0."""
+        """`first` VERDICT `second`: one beats the other only where the interval excludes 0."""
         if self.low > 0:
             return "beats"
-        return "is beaten by" if self.high < 0 else "cannot be told from"
+        return "is beaten by" if self.high < 0 else "is not distinguishable from"
 
     @property
-    def told(self) -> bool:
-        """Whether the data can tell the two apart."""
-        return self.verdict != "cannot be told from"
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.verdict != "is not distinguishable from"
 
     def turned(self) -> "Difference":
         """The same, `second` minus `first`."""
@@ -129,7 +129,7 @@ def joined(run: str, trained: str, samples: Sequence[Sample]) -> Sample:
 
 
 def comparable(first: Sample, second: Sample) -> bool:
-    """Whether two runs were asked the same: the same scenes and classes."""
+    """Whether two runs were evaluated on the same scenes and classes."""
     return (first.scenes, first.classes, first.ignored) == (
         second.scenes,
         second.classes,
@@ -143,8 +143,7 @@ def miou(one: Sample, definition: Definition | None = None) -> float:
 
 
 def one_answer(one: Sample) -> float:
-    """mIoU on the same scenes of the best single class said everywhere, 0..1: what nobody has to
-    learn."""
+    """mIoU on the same scenes of the best single class predicted everywhere, 0..1."""
     counts = one.matrices.sum(-1, keepdims=True)
     says = np.eye(len(one.classes), dtype=counts.dtype)
     return max(miou(replace(one, matrices=counts * answer)) for answer in says)
@@ -191,7 +190,7 @@ def difference(first: Sample, second: Sample, definition: Definition | None = No
 def differences(
     samples: Sequence[Sample], definition: Definition | None = None
 ) -> list[Difference]:
-    """Every pair of runs that were asked the same, in the order given."""
+    """Every pair of comparable runs, in the order given."""
     known = [(one, miou(one, definition), mious(one, definition)) for one in samples]
     return [
         Difference(a.run, b.run, value_a - value_b, *_middle(drawn_a - drawn_b))
@@ -201,7 +200,7 @@ def differences(
 
 
 def limits(samples: Collection[Sample]) -> str:
-    """What the intervals of these runs mean, and what they cannot say; empty without a run."""
+    """What the intervals of these runs mean, and what they do not cover; empty without a run."""
     if not samples:
         return ""
     scenes = sorted({len(one.scenes) for one in samples})
@@ -213,12 +212,11 @@ def limits(samples: Collection[Sample]) -> str:
     said += ", and of as many seeds where a model has several. " if seeds[-1] > 1 else ". "
     if scenes[0] < FEW_SCENES:
         said += (
-            "They cannot know scenes unlike these, and with so few they come out too short: "
-            f"of a mean over {scenes[0]} scenes they would miss the truth more often than once in "
-            "twenty (docs/statistics.md). "
+            f"They do not cover unlike scenes, and with {scenes[0]} scenes they are too short: "
+            "they miss the true mean more often than once in twenty (docs/statistics.md). "
         )
     if seeds[0] == 1:
-        said += "A model with one seed has no say on how another training would have ended. "
+        said += "With one seed a model says nothing of the variation between trainings. "
     return said + "Among many pairs, one in twenty without a difference shows one by chance."
 
 

@@ -11,22 +11,16 @@ from bench.errors import UserError
 from bench.report.load_records import Entry
 
 
-def matrix(entry: Entry, split: str) -> metrics.Matrix:
-    """The confusion matrix (K + 1, K) of an evaluated run over all scenes of a split, and over all
-    seeds."""
-    total: metrics.Matrix = matrices(entry, split).sum(0)
-    return total
-
-
 def matrices(entry: Entry, split: str) -> metrics.Matrix:
     """The confusion matrix of each seed over all scenes of a split: (seeds, K + 1, K)."""
     seeds = [entry.evaluation["splits"], *entry.evaluation.get("other_seeds", {}).values()]
     return np.stack([metrics.total(splits[split].values()) for splits in seeds])
 
 
-def seed_mious(entry: Entry) -> list[float]:
-    """mIoU on test of each seed of an evaluated run, 0..1."""
-    return [one["miou"] for one in accuracies_by_seed(entry, "test")]
+def matrix(entry: Entry, split: str) -> metrics.Matrix:
+    """Their sum over the seeds: (K + 1, K)."""
+    total: metrics.Matrix = matrices(entry, split).sum(0)
+    return total
 
 
 def stated(entry: Entry) -> dict[str, Any]:
@@ -41,7 +35,7 @@ def stated(entry: Entry) -> dict[str, Any]:
         if name not in known:
             raise UserError(
                 f"params.yaml: runs.{entry.name}.metric.leave_out names {name!r}, a class that "
-                f"{entry.model.dataset} does not have; it has {', '.join(known)}."
+                f"{entry.dataset} does not have; it has {', '.join(known)}."
             )
     return values
 
@@ -51,39 +45,36 @@ def accuracies_by_seed(entry: Entry, split: str) -> list[dict[str, float]]:
     columns of `runs`, seed by seed; none where the split was not evaluated."""
     if not entry.evaluation.get("splits", {}).get(split):
         return []
-    names, ignored, rare = class_lists(entry)
     definitions: dict[str, dict[str, Any]] = {
         "miou": {},
         "miou_official": {"unlabelled": "false-positives", "absent": "zero"},
-        "miou_without_rare": {"leave_out": rare},
+        "miou_without_rare": {"leave_out": entry.evaluation.get("rare", [])},
         **({"miou_stated": stated(entry)} if entry.run.metric else {}),
     }
     found = matrices(entry, split)
-    shares = {
-        name: metrics.mious(found, names, ignored, **how) for name, how in definitions.items()
-    }
+    names, ignored = entry.evaluation["classes"], entry.evaluation["ignored"]
+    shares = [metrics.mious(found, names, ignored, **how) for how in definitions.values()]
     return [
-        {name: float(each[seed]) for name, each in shares.items()} for seed in range(len(found))
+        dict(zip(definitions, map(float, one), strict=True)) for one in zip(*shares, strict=True)
     ]
 
 
 def accuracies(entry: Entry, split: str) -> dict[str, float]:
     """Their means over the seeds; empty where the split was not evaluated."""
     seeds = accuracies_by_seed(entry, split)
-    return {
-        name: statistics.fmean(one[name] for one in seeds) for name in (seeds[0] if seeds else ())
-    }
+    names = seeds[0] if seeds else ()
+    return {name: statistics.fmean(one[name] for one in seeds) for name in names}
+
+
+def seed_mious(entry: Entry) -> list[float]:
+    """mIoU on test of each seed of an evaluated run, 0..1."""
+    return [one["miou"] for one in accuracies_by_seed(entry, "test")]
 
 
 def scene_miou(entry: Entry, scene: str) -> float | None:
     """mIoU of one test scene, 0..1, or None where the run has no such scene."""
-    found = entry.evaluation.get("splits", {}).get("test", {}).get(scene)
+    values = entry.evaluation
+    found = values.get("splits", {}).get("test", {}).get(scene)
     if found is None:
         return None
-    names, ignored, _ = class_lists(entry)
-    return metrics.miou(metrics.total([found]), names, ignored)
-
-
-def class_lists(entry: Entry) -> tuple[list[str], list[str], list[str]]:
-    values = entry.evaluation
-    return list(values["classes"]), list(values["ignored"]), list(values["rare"])
+    return metrics.miou(metrics.total([found]), values["classes"], values["ignored"])

@@ -1,7 +1,8 @@
-"""Which records of the active suite there are; a missing one is a fact to report, not an error."""
+"""Which records of a suite there are; a missing one is a fact to report, not an error."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ class Entry:
     measured: Record | None
 
     @property
+    def dataset(self) -> str:
+        """Its name."""
+        return self.model.dataset
+
+    @property
     def network(self) -> str:
         """`unet`, `glnet`, ...: the architecture, whatever it is run with."""
         return str(self.model.spec.get("network", self.model.method.rpartition("/")[2]))
@@ -55,12 +61,18 @@ class Entry:
     @property
     def evaluation(self) -> Mapping[str, Any]:
         """Values of a good `evaluate` record, else empty."""
-        return self.evaluated.values if self.evaluated and self.evaluated.status == "ok" else {}
+        return values(self.evaluated)
 
     @property
     def measurement(self) -> Mapping[str, Any]:
         """Values of a good `measure` record, else empty."""
-        return self.measured.values if self.measured and self.measured.status == "ok" else {}
+        return values(self.measured)
+
+    @property
+    def meters(self) -> Mapping[str, Any]:
+        """Meter -> what it says, of a good `measure` record."""
+        found: Mapping[str, Any] = self.measurement.get("meters", {})
+        return found
 
 
 @dataclass(frozen=True)
@@ -69,34 +81,30 @@ class Inputs:
 
     suite: Suite
     entries: tuple[Entry, ...]
-    """In the order of params.yaml."""
+    """In the suite's order."""
     trainings: Mapping[str, Record | None]
     """By model."""
     predicted: Record | None
     """Device memory at the paper's size."""
     steps: Record | None = None
     """Memory of training steps."""
-    successors: Record | None = None
+    uhr_methods: Record | None = None
     """Device memory of the ultra-high-resolution methods at the papers' sizes."""
-    fast: Record | None = None
-    """Both paths of GLNet over one image."""
-    cards: tuple[Record, ...] = ()
-    """What published settings took on real cards."""
+    collapsed_head: Record | None = None
+    """GLNet with both heads over one image."""
+    gpus: tuple[Record, ...] = ()
+    """What published settings took on real GPUs."""
 
     @property
     def datasets(self) -> list[str]:
         """Names of the data sets that a run uses, in the order of the runs."""
-        return list(dict.fromkeys(entry.model.dataset for entry in self.entries))
+        return list(dict.fromkeys(entry.dataset for entry in self.entries))
 
     def records(self) -> Iterator[Record]:
         """Every record that there is."""
-        for entry in self.entries:
-            yield from (r for r in (entry.evaluated, entry.measured) if r)
-        yield from (
-            r
-            for r in (*self.trainings.values(), self.predicted, self.steps, self.fast, *self.cards)
-            if r
-        )
+        found = [one for entry in self.entries for one in (entry.evaluated, entry.measured)]
+        found += [*self.trainings.values(), self.predicted, self.steps, self.collapsed_head]
+        yield from (one for one in (*found, *self.gpus) if one)
 
 
 def load_records(suite: Suite) -> Inputs:
@@ -105,34 +113,55 @@ def load_records(suite: Suite) -> Inputs:
     Raises:
         UserError: a record is there but damaged.
     """
+    name, machine = suite.suite, suite.machine
     return Inputs(
         suite=suite,
         entries=tuple(
             Entry(
-                name=name,
-                run=run,
-                model=suite.models[run.model],
-                predictions=record.RESULTS / suite.suite / "predictions" / name,
-                evaluated=_read(record.path_of(suite.suite, "evaluate", name)),
-                measured=_read(record.path_of(suite.suite, "measure", name, suite.machine)),
+                name=run,
+                run=config,
+                model=suite.models[config.model],
+                predictions=record.RESULTS / name / "predictions" / run,
+                evaluated=_read(record.path_of(name, "evaluate", run)),
+                measured=_read(record.path_of(name, "measure", run, machine)),
             )
-            for name, run in suite.runs.items()
+            for run, config in suite.runs.items()
         ),
-        trainings={
-            name: _read(record.path_of(suite.suite, "train", name)) for name in suite.models
-        },
+        trainings={one: _read(record.path_of(name, "train", one)) for one in suite.models},
         predicted=_read(record.RESULTS / "predict.json"),
-        steps=_read(record.path_of(suite.suite, "steps", suite.machine)),
-        successors=_read(record.RESULTS / "successors.json"),
-        fast=_read(record.RESULTS / "fast" / f"{suite.machine}.json"),
-        cards=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
+        steps=_read(record.path_of(name, "steps", machine)),
+        uhr_methods=_read(record.RESULTS / "successors.json"),
+        collapsed_head=_read(record.RESULTS / "fast" / f"{machine}.json"),
+        gpus=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
     )
 
 
+def method_name(method: str) -> str:
+    """The last part of a method's folder; of `baselines`, as older records say, `generic`."""
+    return method.rpartition("/")[2].replace("baselines", "generic")
+
+
+def values(found: Record | None) -> Mapping[str, Any]:
+    """Of a good record, else empty."""
+    return found.values if found and found.status == "ok" else {}
+
+
+@cache
 def published(path: Path = PUBLISHED) -> pd.DataFrame:
-    """Published numbers that were seen in a source; `recalled` ones are never shown as data."""
+    """Published numbers that were seen in a source, with `key` METHOD / inference, `miou` 0..1 and
+    `bytes`; `recalled` ones are never shown as data."""
     frame = pd.read_csv(path)
-    return frame[frame.confidence != "recalled"].reset_index(drop=True)
+    frame = frame[frame.confidence != "recalled"].reset_index(drop=True)
+    return frame.assign(
+        key=frame.method + " / " + frame.inference,
+        miou=frame.miou_percent / 100,
+        bytes=(frame.memory_mb * MB).astype("Int64"),
+    )
+
+
+def published_rows() -> dict[str, Any]:
+    """METHOD / inference -> the published row of that key."""
+    return {str(row.key): row for row in published().itertuples()}
 
 
 def _read(path: Path) -> Record | None:

@@ -1,12 +1,12 @@
-"""The site: pages out of templates/, and the assets that the pages of all suites share.
+"""The site: pages out of templates/, and the assets of a suite.
 
 It opens from disk, so every address in it is relative: a template asks `at` for the way from its
-own page to a file below report/. Scripts are plain files and data stands in the page, for a browser
+own page to a file below site/. Scripts are plain files and data is in the page, for a browser
 neither fetches nor imports from disk."""
 
 import json
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,50 +17,37 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.files import write_bytes, write_text
+from bench.report.section import Link
 
 _HERE = Path(__file__).parent
-OWN, VENDORED = _HERE / "assets", _HERE / "vendor"
-Target = Callable[[str], str]
-"""Run -> its page below report/, or empty if there is none."""
 ASSETS = "assets"
-"""Folder below report/ that all pages take style and scripts from."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """A text that leads to a file of the site."""
-
-    text: str
-    target: str
-    """Path below report/, for instance `earthcover/index.html`, with a #fragment or without."""
+"""Folder of a suite that its pages take style and scripts from."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where pages are written, and what stands at the top of each."""
+    """Where pages are written, and the links at the top of each."""
 
     folder: Path
-    """The folder report/."""
-    suite: str | None = None
-    """None: a page above all suites."""
+    """The folder site/."""
+    suite: str
+    """Whose assets the pages use."""
     links: tuple[Link, ...] = ()
-    """The suite's own pages, in the order of the navigation."""
+    """In the order of the navigation."""
 
     def write(self, path: str, template: str, **content: Any) -> Path:
-        """Fill `templates/TEMPLATE` and write it to `path` below report/.
+        """Fill `templates/TEMPLATE` and write it to `path` below site/.
 
         Every name that the template uses must be given."""
-        text = (
-            _environment()
-            .get_template(template)
-            .render(site=self, here=path, at=at(path), **content)
-        )
+        filled = _environment().get_template(template)
+        assets = f"{self.suite}/{ASSETS}"
+        text = filled.render(site=self, here=path, at=at(path), assets=assets, **content)
         write_text(self.folder / path, text)
         return self.folder / path
 
 
 def at(page: str) -> Callable[[str], str]:
-    """Target below report/ -> its address as seen from `page`."""
+    """Target below site/ -> its address as seen from `page`."""
 
     def address(target: str) -> str:
         path, mark, fragment = target.partition("#")
@@ -70,19 +57,10 @@ def at(page: str) -> Callable[[str], str]:
 
 
 def write_assets(folder: Path) -> None:
-    """Copy style and scripts, ours and others', with the others' licences, to report/assets."""
-    for path in sorted([*OWN.iterdir(), *VENDORED.iterdir()]):
+    """Copy style and scripts, ours and others', with the others' licences, to `folder`/assets."""
+    for path in sorted([*(_HERE / "assets").iterdir(), *(_HERE / "vendor").iterdir()]):
         if path.suffix != ".md":
             write_bytes(folder / ASSETS / path.name, path.read_bytes())
-
-
-def forget(folder: Path, kept: Iterable[Path]) -> None:
-    """Remove pages that lie directly in `folder` and are not among `kept`: of runs and scenes that
-    the suite no longer has."""
-    alive = set(kept)
-    for path in folder.glob("*.html"):
-        if path not in alive:
-            path.unlink()
 
 
 def data(values: Mapping[str, Any]) -> Markup:

@@ -1,0 +1,1 @@
+"""The report's tables, one module a subject: each function takes records and returns sections."""
