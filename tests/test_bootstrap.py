@@ -64,14 +64,14 @@ def test_the_draws_are_those_of_an_exhaustive_enumeration() -> None:
     )
 
 
-def test_a_small_gain_on_every_scene_is_told_although_scenes_differ_far_more() -> None:
+def test_a_small_gain_on_every_scene_is_significant_although_scenes_differ_far_more() -> None:
     shares = [10, 30, 50, 70, 90]
     worse = sample("worse", [[[[s, 100 - s], [100 - s, s]] for s in shares]])
     better = sample("better", [[[[s + 2, 98 - s], [98 - s, s + 2]] for s in shares]])
     assert bootstrap.interval(worse).high > bootstrap.interval(better).low
     found = bootstrap.difference(better, worse)
     assert 0 < found.low < found.value < found.high
-    assert (found.verdict, found.told) == ("beats", True)
+    assert (found.verdict, found.significant) == ("beats", True)
     back = bootstrap.difference(worse, better)
     assert back.verdict == "is beaten by"
     assert (back.value, back.low, back.high) == pytest.approx(
@@ -79,13 +79,13 @@ def test_a_small_gain_on_every_scene_is_told_although_scenes_differ_far_more() -
     )
 
 
-def test_a_gain_on_some_scenes_and_a_loss_on_others_is_not_told() -> None:
+def test_a_gain_on_some_scenes_and_a_loss_on_others_is_not_significant() -> None:
     found = bootstrap.difference(
         sample("a", [[EASY, HARD, EASY]]), sample("b", [[HARD, EASY, EASY]])
     )
     assert found.low < 0 < found.high
-    assert (found.verdict, found.told) == ("cannot be told from", False)
-    assert not Difference("a", "b", 0.1, float("nan"), float("nan")).told
+    assert (found.verdict, found.significant) == ("is not distinguishable from", False)
+    assert not Difference("a", "b", 0.1, float("nan"), float("nan")).significant
 
 
 def test_seeds_are_drawn_alike_only_where_the_networks_are_the_same() -> None:

@@ -13,7 +13,7 @@ from bench import record
 from bench.config import read_suite
 from bench.experiments.collapsed_head import PATHS, STRATEGY, work
 from bench.latency import clock, time_prediction
-from bench.report.fast import COLUMNS, rows
+from bench.report.sections.memory import collapsed_head_section
 from bench.run import run_of, set_up
 from glnet.spec import Spec
 
@@ -49,8 +49,10 @@ def test_the_record_of_both_paths_is_a_table_of_two_lines(
     )
     work(argparse.Namespace(side=[120], rounds=1))
     found = record.read(record.RESULTS / "fast" / "test-machine.json")
-    frame = rows(found)
-    assert tuple(frame.columns) == COLUMNS
+    section = collapsed_head_section(found)
+    frame = section.rows
+    assert set(section.show.split()) < set(frame.columns)
+    assert list(frame.columns[:4]) == ["path", "height_px", "width_px", "threads"]
     assert list(frame.path) == ["plain", "collapsed"]
     plain, collapsed = frame.to_dict("records")
     assert collapsed["flops"] < plain["flops"]
@@ -67,4 +69,4 @@ def test_the_record_of_both_paths_is_a_table_of_two_lines(
 
 
 def test_no_record_is_a_table_without_lines() -> None:
-    assert rows(None).empty
+    assert collapsed_head_section(None).rows.empty

@@ -13,12 +13,13 @@ from bench.config import read_suite
 from bench.memory import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
-from bench.report import ablation, pareto, table
+from bench.report import pareto
 from bench.report.figures import curves, interactive, palette
 from bench.report.figures.charts import _VIEWS, view
 from bench.report.figures.interactive import Interactive
 from bench.report.figures.scatter import FILLS
 from bench.report.load_records import Entry, load_records
+from bench.report.sections import runs as all_runs
 from bench.report.site import at, data
 
 BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4
@@ -41,7 +42,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 
 def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
-    runs = table.runs(entries)
+    runs = all_runs.runs(entries)
     return interactive.accuracy_memory(
         dataset, entries, runs, "allocated_bytes", "on a desk", lambda run: f"runs/{run}.html"
     )
@@ -111,7 +112,8 @@ def test_the_hypervolume_by_hand() -> None:
 
 
 def test_an_ablation_says_in_what_runs_differ(entries: list[Entry]) -> None:
-    frame = ablation.rows(entries, table.runs(entries), "allocated_bytes")
+    runs = all_runs.runs(entries)
+    frame = all_runs.ablation_section(entries, runs, "allocated_bytes").rows
     assert list(frame.run) == ["unet-whole", "unet-patch"]  # GLNet has one run
     assert list(frame.settings) == ["strategy whole", "strategy patch"]
     assert list(frame.difference_points) == pytest.approx([0, 100 * (1 / 6 - 1 / 2)])

@@ -22,13 +22,14 @@ from bench.config import Suite, read_suite
 from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
-from bench.report import bootstrap, pareto, style, table, words
+from bench.report import bootstrap, findings, pareto, style
 from bench.report.__main__ import report
 from bench.report.bootstrap import Sample
 from bench.report.figures import label_placement, thumbnails
 from bench.report.load_records import load_records, published
-from bench.report.pairs import Pairs
-from bench.report.paper import compare
+from bench.report.sections import runs as all_runs
+from bench.report.sections.pairs import Pairs
+from bench.report.sections.published import predicted_section
 from data.dataset import open_dataset
 
 MIB = 2**20
@@ -133,8 +134,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(root)
                 suite = write_results(root)
-                report(load_records(suite), Path("report"))
-                report(load_records(suite), Path("again"))
+                report(load_records(suite))
+                report(load_records(suite), Path("again/site"), Path("again/report"))
             (root / "done").touch()
     return root
 
@@ -198,17 +199,16 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
         "prediction",
         "published",
         "pairs",
-        "successors",
+        "uhr_methods",
         "unspecified",
     )
     wanted = {
         "index.html",
-        "tiny/metrics.json",
         "tiny/summary.json",
         "tiny/tables/confusion.csv",
         *(
             f"tiny/{page}.html"
-            for page in ("index", "datasets/tiny", "memory", "successors", "about")
+            for page in ("index", "datasets/tiny", "memory", "uhr_methods", "about")
         ),
         *(f"tiny/runs/{run}.html" for run in suite_lines()["runs"]),
         *(f"tiny/scenes/{scene}.html" for scene in SPLITS["test"]),
@@ -216,19 +216,42 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
         *(f"tiny/figures/scenes/{scene}.png" for scene in SPLITS["test"]),
         *(f"tiny/tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
     }
-    report, again = written / "report", written / "again"
-    files = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
-    pictures = {name for name in files if re.match(r"tiny/scenes/[^/]+/", name)}
-    assets = {name for name in files if name.startswith("assets/")}
-    assert files - pictures - assets == wanted
-    assert pictures
-    assert {"assets/site.css", "assets/plotly-basic.LICENSE"} <= assets
-    for name in sorted(files):
-        assert (report / name).read_bytes() == (again / name).read_bytes(), name
+    site, again = written / "site", written / "again"
+    files = files_of(site)
+    images = {name for name in files if re.match(r"tiny/scenes/[^/]+/", name)}
+    assets = {name for name in files if name.startswith("tiny/assets/")}
+    assert files - images - assets == wanted
+    assert images
+    assert {"tiny/assets/site.css", "tiny/assets/plotly-basic.LICENSE"} <= assets
+    assert files_of(written / "report") == {
+        *(f"tiny/tables/{name}.csv" for name in (*tables, "confusion")),
+        *(f"tiny/metrics/{run}.json" for run in suite_lines()["runs"]),
+        *(f"tiny/figures/{name}.svg" for name in ("accuracy_memory", "paper_memory")),
+    }
+    for kept in ("site", "report"):
+        for name in sorted(files_of(written / kept)):
+            assert (written / kept / name).read_bytes() == (again / kept / name).read_bytes(), name
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_report_leaves_nothing_of_the_first(suite: Suite) -> None:
+    stale = [Path(f"{top}/tiny/tables/x.csv") for top in ("site", "report")]
+    stale += [Path("site/tiny/runs/x.html"), Path("report/tiny/metrics/x.json")]
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (Path("results") / "tiny/predictions").rename("elsewhere")
+    page = report(load_records(suite)).parent / "datasets/tiny.html"
+    assert not any(path.exists() for path in stale)
+    assert not Path("site/tiny/scenes").exists(), "without predictions there are no scene pages"
+    assert "No images of tiny: there are no predictions here" in page.read_text()
 
 
 def test_every_address_leads_to_a_file_of_the_site(written: Path) -> None:
-    site = (written / "report").resolve()
+    site = (written / "site").resolve()
     pages = list(site.rglob("*.html"))
     assert len(pages) > 10
     for page in pages:
@@ -250,14 +273,14 @@ def test_every_address_leads_to_a_file_of_the_site(written: Path) -> None:
 
 
 def test_the_pages_hide_nothing(written: Path) -> None:
-    text = "".join(path.read_text() for path in sorted((written / "report").rglob("*.html")))
+    text = "".join(path.read_text() for path in sorted((written / "site").rglob("*.html")))
     assert "a-run-of-yesterday" not in text
     assert "Made by a formula." in text
     assert "CUDA out of memory | tried &lt;1&gt; &amp; 50% of GPU_0" in text
     assert "GLNet does not win on accuracy" in text
     assert "lies above nearest class-mean colour, which reaches" in text
     assert "as GLNet&#39;s released code counts" in text
-    latex = (written / "report/tiny/tables/runs.tex").read_text()
+    latex = (written / "site/tiny/tables/runs.tex").read_text()
     assert r"\toprule" in latex
     assert r"mIoU \%" in latex
 
@@ -296,7 +319,7 @@ def test_what_answers_to_a_published_row_has_a_line_of_its_own(written: Path) ->
     found = pd.read_csv(written / "report/tiny/tables/published.csv")
     assert list(found.run) == ["unet-whole"]
     assert list(found.verdict) == ["another data set"]  # tiny is not DeepGlobe
-    assert "Published and reproduced" in (written / "report/tiny/index.html").read_text()
+    assert "Published and reproduced" in (written / "site/tiny/index.html").read_text()
 
 
 def test_runs_by_hand(written: Path) -> None:
@@ -329,11 +352,13 @@ def test_runs_by_hand(written: Path) -> None:
     assert frame.reason["fpn-patch"] == "measure: no record"
     assert frame.reason["pspnet-patch"] == "evaluate: no record; measure: RuntimeError: shapes"
     assert frame.nvml_bytes.isna().all()
-    numbers = json.loads((folder / "metrics.json").read_text())
-    assert numbers["miou_percent"]["unet-patch"] == pytest.approx(50)
-    assert numbers["allocated_mib"]["unet-patch"] == 40
-    assert numbers["latency_ms"]["unet-patch"] == pytest.approx(200)
-    assert "deeplabv3plus-patch" not in numbers["miou_percent"]
+    numbers = json.loads((folder / "metrics/unet-patch.json").read_text())
+    assert numbers == {
+        "miou_percent": pytest.approx(50),
+        "allocated_mib": 40,
+        "latency_ms": pytest.approx(200),
+    }
+    assert json.loads((folder / "metrics/deeplabv3plus-patch.json").read_text()) == {}
     shares = pd.read_csv(folder / "tables/confusion.csv").set_index(["run", "truth", "predicted"])
     assert shares.share["unet-patch", "red", "green"] == pytest.approx(1 / 3)
     assert ("unet-patch", "blue", "red") not in shares.index  # no pixel is blue
@@ -345,11 +370,11 @@ def test_runs_by_hand(written: Path) -> None:
 def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "results").rename(tmp_path / "elsewhere")
     (tmp_path / "data").rename(tmp_path / "gone")
-    text = report(load_records(suite), Path("report")).read_text()
+    text = report(load_records(suite)).read_text()
     assert "No trained run has been evaluated" in text
-    about = Path("report/tiny/datasets/tiny.html").read_text()
-    assert "No pictures of tiny: data/prepared/tiny/dataset.json is missing" in about
-    assert "has not been evaluated" in Path("report/tiny/runs/unet-patch.html").read_text()
+    about = Path("site/tiny/datasets/tiny.html").read_text()
+    assert "No images of tiny: data/prepared/tiny/dataset.json is missing" in about
+    assert "has not been evaluated" in Path("site/tiny/runs/unet-patch.html").read_text()
     assert set(pd.read_csv("report/tiny/tables/runs.csv").status) == {"missing"}
 
 
@@ -365,12 +390,12 @@ def test_the_paper_beside_the_prediction() -> None:
         "half": ("unet", "whole", "UNet / global", 5507 * MIB // 2),
         "alone": ("fpn", "patch", None, 10 * MIB),
     }
-    frame = compare(predicted_record(runs)).set_index("run")
+    frame = predicted_section(predicted_record(runs)).rows.set_index("run")
     assert frame.published_bytes["half"] == 5507 * MIB
     assert frame.ratio["half"] == pytest.approx(0.5)
     assert frame.published_miou["half"] == pytest.approx(0.384)
     assert pd.isna(frame.ratio["alone"])
-    assert compare(None).empty
+    assert predicted_section(None).rows.empty
 
 
 def test_published_numbers_are_those_seen_in_a_source() -> None:
@@ -398,21 +423,20 @@ def test_the_front_by_hand() -> None:
 
 def test_the_memory_axis_is_nvml_only_if_all_have_it() -> None:
     frame = pd.DataFrame({"allocated_bytes": [1, 2, None], "nvml_bytes": [1, 2, None]})
-    assert table.axis_meter(frame) == "nvml_bytes"
+    assert all_runs.axis_meter(frame) == "nvml_bytes"
     frame.loc[1, "nvml_bytes"] = None
-    assert table.axis_meter(frame) == "allocated_bytes"
+    assert all_runs.axis_meter(frame) == "allocated_bytes"
 
 
-def test_what_is_not_above_the_floor_says_what_it_never_predicts(suite: Suite) -> None:
+def test_what_is_not_above_the_baseline_says_what_it_never_predicts(suite: Suite) -> None:
     all_red = [[50, 0, 0], [30, 0, 0], [20, 0, 0], [0, 0, 0]]
     write_evaluation("fpn-patch", {"d": all_red})
     entries = load_records(suite).entries
-    beaten = words.not_above_floor(entries, table.runs(entries))
-    assert [one.run for one in beaten] == ["fpn-patch"]
-    assert beaten[0].miou == pytest.approx(0.5 / 3)
-    assert beaten[0].why == (
-        "never predicts green (30.0 % of the pixels), blue (20.0 % of the pixels); "
-        "says red for 100.0 % of the pixels where 50.0 % are"
+    _, (beaten,) = findings.baseline_finding("tiny", entries, all_runs.runs(entries))
+    assert beaten.topic == "fpn-patch"
+    assert beaten.text == (  # 0.5 / 3
+        "16.7 %; never predicts green (30.0 % of the pixels), blue (20.0 % of the pixels); "
+        "predicts red for 100.0 % of the pixels where 50.0 % are."
     )
 
 
@@ -457,7 +481,7 @@ def sampled(run: str, right: list[int]) -> Sample:
 
 
 def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
-    """GLNet against a rival, its branches and the floor: by the same sentence whoever wins."""
+    """GLNet against a rival, its branches and the baseline: by the same sentence whoever wins."""
     alone, little, much = [20, 50, 80, 60], [21, 58, 76, 60], [25, 55, 85, 65]
     lines = [("global", "glnet", alone), ("rival", "unet", alone), ("colour", "colour", much)]
 
@@ -471,40 +495,41 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
         )  # fmt: skip
         frame["allocated_bytes"] = [1, 2, 3, 4]
         frame["room_bytes"] = 10
-        found = words.summary(frame, "allocated_bytes", Pairs(samples, {r: r for r, *_ in runs}))
+        found = findings.summary(frame, "allocated_bytes", Pairs(samples, {r: r for r, *_ in runs}))
         return {one.topic: one.text for one in found}
 
     small, great = said(little), said(much)
     assert "does not win" in small["GLNet"]
-    assert "the data cannot tell collaborative from rival: +1.2 points" in small["GLNet"]
-    assert "makes no difference that the data could show" in small["Its branches"]
-    assert "cannot tell 2 of the others from it: global, rival." in small["Most accurate"]
+    assert (
+        "the data show no difference between collaborative and rival: +1.2 points" in small["GLNet"]
+    )
+    assert "makes no significant difference" in small["Its branches"]
+    assert "show no difference to 2 of the others: global, rival." in small["Most accurate"]
     assert "GLNet wins" in great["GLNet"]
     assert "collaborative beats rival by" in great["GLNet"]
     assert "Joining its branches pays here" in great["Its branches"]
-    assert "cannot tell" not in great["Most accurate"]
+    assert "no difference" not in great["Most accurate"]
     assert (
-        "Of 3 trained runs 0 beat it, 2 are beaten by it, and the data cannot tell 1"
-        in (great["The floor"])
+        "Of 3 trained runs 0 beat it, 2 are beaten by it, and for 1 the data show no difference"
+        in (great["Baseline"])
     )
-    assert "4 test scenes" in great["How sure this is"]
+    assert "4 test scenes" in great["Uncertainty"]
 
 
-def test_every_pair_stands_in_the_table(written: Path) -> None:
+def test_every_pair_is_in_the_table(written: Path) -> None:
     found = pd.read_csv(written / "report/tiny/tables/pairs.csv")
     assert len(found) == 4 * 3 / 2 + 4  # five evaluated runs
     one = found[(found["first"] == "unet-whole") & (found["second"] == "colour")].iloc[0]
     assert one.verdict == "unet-whole beats colour"
     assert 0 < one.low < one.difference < one.high
     for kind in ("md", "tex"):
-        assert (
-            "unet-whole beats colour" in (written / f"report/tiny/tables/pairs.{kind}").read_text()
-        )
+        assert "unet-whole beats colour" in (written / f"site/tiny/tables/pairs.{kind}").read_text()
 
 
 def test_a_caption_names_the_machine() -> None:
     facts = {"machine": "desk", "processor": "P 1", "cores": 2, "threads": 1}
     assert (
-        words.machine([Record("measure", "a", {}, {}, facts)]) == "desk (P 1, 2 cores, 1 threads)"
+        findings.machine([Record("measure", "a", {}, {}, facts)])
+        == "desk (P 1, 2 cores, 1 threads)"
     )
-    assert words.machine([]) == "no machine yet"
+    assert findings.machine([]) == "no machine yet"

@@ -1,4 +1,4 @@
-"""The report on memory: predicted against booked, growth with the image, the quality gate."""
+"""The report on memory: predicted against allocated, growth with the image, the quality gate."""
 
 from typing import Any
 
@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import growth, paper, prediction, quality_gate, table, words
+from bench.report import findings, quality_gate
 from bench.report.figures import charts, curves
 from bench.report.load_records import Entry, Inputs
-from bench.report.pairs import Pairs
+from bench.report.sections import memory, published
+from bench.report.sections import runs as all_runs
+from bench.report.sections.pairs import Pairs
 from bench.tiling import grid
 
 GIB = 2**30
@@ -22,7 +24,7 @@ def recorded(stage: str, values: dict[str, Any], status: Any = "ok") -> Record:
     return Record(stage, "x", {}, values, {}, status=status, reason=None)
 
 
-def measured(predicted: int, booked: int) -> dict[str, Any]:
+def measured(predicted: int, allocated: int) -> dict[str, Any]:
     return {
         "device": "cpu",
         "height_px": 70,
@@ -34,7 +36,7 @@ def measured(predicted: int, booked: int) -> dict[str, Any]:
         "network_s": [0.1, 0.05],
         "meters": {
             "predicted": {"bytes": predicted, "host_bytes": 1, "definition": ""},
-            "allocated": {"bytes": booked, "definition": ""},
+            "allocated": {"bytes": allocated, "definition": ""},
         },
         "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "booked_bytes": 50},
     }
@@ -58,21 +60,25 @@ def inputs(project: Any) -> Inputs:
     return Inputs(suite, entries, {}, None, steps)
 
 
-def test_predicted_against_booked_by_hand(inputs: Inputs) -> None:
-    frame = prediction.rows(inputs)
-    assert list(frame.columns) == list(prediction.COLUMNS)
+def test_predicted_against_allocated(inputs: Inputs) -> None:
+    section = memory.allocator_section(inputs)
+    frame = section.rows
+    assert list(frame.columns) == [
+        "run", "phase", "height_px", "width_px", "device", "predicted_bytes", "allocated_bytes",
+        "ratio",
+    ]  # fmt: skip
     assert frame.values.tolist() == [
         ["unet-patch", "inference", 70, 90, "cpu", 99, 100, 0.99],
         ["unet-patch", "inference", 35, 30, "cpu", 40, 50, 0.8],
         ["unet", "train", 7, 9, "cpu", 6, 5, 1.2],
     ]
-    assert prediction.within(frame) == (
-        "3 comparisons, median 20.00 % off, at most 20.00 % (unet-patch, inference)"
-    )
+    assert section.findings(frame) == [
+        "3 comparisons, median error 20.00 %, at most 20.00 % (unet-patch, inference)."
+    ]
 
 
-def test_what_a_lost_run_told_stands_in_its_line(inputs: Inputs) -> None:
-    frame = table.runs(inputs.entries).set_index("run")
+def test_what_a_lost_run_reported_is_in_its_line(inputs: Inputs) -> None:
+    frame = all_runs.runs(inputs.entries).set_index("run")
     assert frame.room_bytes.tolist() == [24 * GIB] * 2
     assert frame.latency_s["unet-patch"] == 0.2
     assert frame.latency_spread_s["unet-patch"] == pytest.approx(0.2)
@@ -95,13 +101,13 @@ def runs(**mious: float | None) -> pd.DataFrame:
         }
         for number, (name, miou) in enumerate(mious.items())
     ]
-    frame = pd.DataFrame(rows, columns=list(table.COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(all_runs.runs([]).columns))
     frame["share_of_best"] = quality_gate.shares(frame)
     return frame
 
 
 def summary(frame: pd.DataFrame) -> dict[str, str]:
-    found = words.summary(frame, "allocated_bytes", Pairs((), {}))
+    found = findings.summary(frame, "allocated_bytes", Pairs((), {}))
     return {one.topic: one.text for one in found}
 
 
@@ -152,22 +158,22 @@ def line(side: int, patch: int) -> dict[str, int]:
 def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
     known = [line(side, patch) for side in (1000, 2000)]
     beyond = [line(side, patch) for side in (4000, 8000)]
-    told = [{key: size[key] for key in ("side_px", "patches")} for size in beyond]
-    frame = growth.points(recorded("predict", {"growth": {"x": [*known, *told]}}))
+    reported = [{key: size[key] for key in ("side_px", "patches")} for size in beyond]
+    frame = memory.growth_points(recorded("predict", {"growth": {"x": [*known, *reported]}}))
     assert frame.worked_out.tolist() == [True, True, False, False]
     for name in ("host_bytes", "flops"):
         assert frame[name].tolist()[2:] == pytest.approx([size[name] for size in beyond], rel=1e-6)
     assert frame.device_bytes.tolist()[2:] == [known[-1]["device_bytes"]] * 2
-    slopes = growth.slopes(frame).iloc[0]
-    said = [growth.law(slopes[name]) for name in growth.QUANTITIES]
+    slopes = memory.growth_laws(frame).iloc[0]
+    said = [memory.law(slopes[name]) for name in curves.QUANTITIES]
     assert said == ["O(1)", "O(pixels)", "pixels^0.95" if patch == 300 else "O(pixels)"]
     assert slopes.host_bytes_a_pixel == pytest.approx(10, rel=0.01)
-    assert growth.law(0.5) == "pixels^0.50"
+    assert memory.law(0.5) == "pixels^0.50"
     assert len(curves.growth(frame).axes) == 3
-    assert growth.points(None).empty
+    assert memory.growth_points(None).empty
 
 
-def test_what_explains_the_papers_figures_is_told_as_it_was_found() -> None:
+def test_what_explains_the_papers_figures_is_reported() -> None:
     row = {
         "row": "X / global",
         "network": "unet",
@@ -180,21 +186,27 @@ def test_what_explains_the_papers_figures_is_told_as_it_was_found() -> None:
         "left_out_error": 0.07,
         "note": "explained within 15%",
     }
-    told = {"rows": 1.0, "rank_correlation": 0.75, "median_left_out_error": 0.16, "explained": 1.0}
+    reported = {
+        "rows": 1.0,
+        "rank_correlation": 0.75,
+        "median_left_out_error": 0.16,
+        "explained": 1.0,
+    }
     found = {
         "rows": [row],
         "fit": {"context_mb": 1078.0, "holding": 1.009, "workspace": 0.0},
-        "summary": told,
-        "variants": [{"network": "unet", "choice": {"width": 32}, **told}],
+        "summary": reported,
+        "variants": [{"network": "unet", "choice": {"width": 32}, **reported}],
     }
     predicted = recorded("predict", {"published": found})
-    frame = paper.explained(predicted)
-    assert list(frame.columns) == list(paper.EXPLAINED_COLUMNS)
+    section = published.explained_section(predicted)
+    frame = section.rows
     assert frame.iloc[0].to_dict() == {k: v for k, v in row.items() if k != "left_out_error"}
-    said = " ".join(paper.model(predicted))
+    said = " ".join(section.findings(frame))
     assert "1078 MiB + 1.009 × reserved + 0.000 ×" in said
     assert "Rank correlation of modelled and published 0.75; median error" in said
     assert "unet with width 32 (16.0 %, rank 0.75)" in said
-    assert paper.explained(None).empty
-    assert paper.model(None) == []
+    nothing = published.explained_section(None)
+    assert nothing.rows.empty
+    assert nothing.findings(nothing.rows) == []
     assert charts.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"

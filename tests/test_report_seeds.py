@@ -8,8 +8,11 @@ import pytest
 
 from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
-from bench.report import bootstrap, evaluations, figures, pairs, seeds, table
+from bench.report import bootstrap, evaluations, figures, seeds
 from bench.report.load_records import Entry
+from bench.report.sections import pairs
+from bench.report.sections import runs as all_runs
+from bench.report.sections.seeds import ceilings, seeds_section, sentences
 
 
 def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:
@@ -48,23 +51,23 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
     assert found[1].mean == pytest.approx(0.75)
     half = 4.303 * 0.05 / 3**0.5
     assert found[1].interval == pytest.approx((0.75 - half, 0.75 + half))
-    assert seeds.ceilings(ENTRIES) == LIMITS
+    assert ceilings(ENTRIES) == LIMITS
     unevaluated = {name: value for name, value in MIOUS.items() if "local" not in name}
     assert [g.name for g in seeds.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
 
 
 def test_what_is_said_is_worked_out() -> None:
-    said = seeds.sentences(seeds.groups(ENTRIES, MIOUS), LIMITS)
+    said = sentences(seeds.groups(ENTRIES, MIOUS), LIMITS)
     assert said == [
         "collaborative: 75.0 % mIoU, mean of 3 seeds; 40.0 points above local.",
-        "collaborative passes the ceiling of: one patch.",
-        "With sharing switched off (the aggregation alone, apart) collaborative comes to 55.0 %: "
-        "what is lent adds 20.0 points.",
+        "collaborative passes the limit of: one patch.",
+        "Without feature sharing (the aggregation alone, apart) collaborative reaches 55.0 %: "
+        "sharing adds 20.0 points.",
     ]
     worse = {**MIOUS, **{f"collaborative-seed{n}": (0.3,) for n in range(3)}}
-    said = seeds.sentences(seeds.groups(ENTRIES, worse), LIMITS)
+    said = sentences(seeds.groups(ENTRIES, worse), LIMITS)
     assert said[0].endswith("5.0 points below local.")
-    assert "what is lent adds nothing. That is no accident" in said[-1]
+    assert "sharing adds nothing. This is a property of the architecture" in said[-1]
 
 
 def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
@@ -75,7 +78,7 @@ def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
     )
     written = {text.get_text() for text in axes.texts}
     assert {"75.0", "55.0", "one patch 42.0", "everything 90.0"} <= written
-    assert len(seeds.table(found)) == 3
+    assert len(seeds_section("drawn", found, LIMITS).rows) == 3
 
 
 def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
@@ -98,9 +101,9 @@ def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
     mious = {"both": evaluations.seed_mious(both), "once": (0.2,)}
     (found,) = seeds.groups([both, ENTRIES[-1]], mious)
     assert (found.name, found.mious) == ("both", (3 / 5, 1))
-    (sample,) = pairs.gathered([both]).samples
-    assert bootstrap.miou(sample) == table.runs([both]).miou[0] == pytest.approx(0.8)
-    assert table.runs([both]).seeds[0] == 2
+    (sample,) = pairs.compare([both]).samples
+    assert bootstrap.miou(sample) == all_runs.runs([both]).miou[0] == pytest.approx(0.8)
+    assert all_runs.runs([both]).seeds[0] == 2
 
 
 def test_runs_of_several_seeds_are_one_in_the_table_of_pairs() -> None:
@@ -109,7 +112,7 @@ def test_runs_of_several_seeds_are_one_in_the_table_of_pairs() -> None:
                   "classes": ["x", "y"], "ignored": []}  # fmt: skip
         return replace(one, evaluated=Record("evaluate", one.name, {}, values, {}))
 
-    found = pairs.gathered([with_scene(one, n % 9) for n, one in enumerate(ENTRIES)])
+    found = pairs.compare([with_scene(one, n % 9) for n, one in enumerate(ENTRIES)])
     assert [one.run for one in found.samples] == ["local", "collaborative", "apart", "once"]
     one = found.between("local-seed0", "apart-seed1")
     assert one is not None

@@ -24,7 +24,7 @@ POINT = ".scatterlayer .trace .points path.point"
 
 @pytest.fixture
 def home(chromium: Browser, written: Path) -> Iterator[BrowserPage]:
-    with opened(chromium, written / "report/tiny/index.html") as page:
+    with opened(chromium, written / "site/tiny/index.html") as page:
         page.wait_for_selector("[data-drawn]")
         yield page
 
@@ -33,7 +33,7 @@ def home(chromium: Browser, written: Path) -> Iterator[BrowserPage]:
 def test_nothing_is_missed_nor_asked_of_a_host_and_everybody_can_read_it(
     chromium: Browser, written: Path, path: str
 ) -> None:
-    with opened(chromium, written / "report" / path) as page:
+    with opened(chromium, written / "site" / path) as page:
         assert page.locator("h1").count() == 1
         for place in page.locator("[data-figure]").all():
             place.locator(".main-svg").first.wait_for()
@@ -44,7 +44,7 @@ def test_nothing_is_missed_nor_asked_of_a_host_and_everybody_can_read_it(
 
 @pytest.mark.parametrize("path", PAGES[:3])
 def test_a_phone_need_not_scroll_sideways(chromium: Browser, written: Path, path: str) -> None:
-    with opened(chromium, written / "report" / path, width=390, height=844) as page:
+    with opened(chromium, written / "site" / path, width=390, height=844) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -104,7 +104,7 @@ def test_tables_sort_by_number_and_filter(home: BrowserPage) -> None:
 
 
 def test_a_print_holds_the_figure(chromium: Browser, written: Path) -> None:
-    with opened(chromium, written / "report/tiny/index.html") as page:
+    with opened(chromium, written / "site/tiny/index.html") as page:
         page.wait_for_selector("[data-drawn]")
         page.emulate_media(media="print")
         assert page.locator("nav.site").is_hidden()

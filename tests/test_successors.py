@@ -1,4 +1,4 @@
-"""All ultra-high-resolution methods side by side: predicted memory, rankings, released or meant."""
+"""All ultra-high-resolution methods side by side: predicted memory, rankings, released or corrected."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from bench.config import ModelConfig, RunConfig, Training, read_suite
 from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_runs
 from bench.pipeline.predict_uhr_methods import predict
 from bench.record import Record
-from bench.report import bootstrap, successors
+from bench.report import bootstrap
 from bench.report.load_records import Entry, published
-from bench.report.successors_memory import KNOWN, memory, verdict
+from bench.report.sections import runs as all_runs
+from bench.report.sections import uhr_methods
+from bench.report.sections.uhr_methods import KNOWN, memory_section, verdict
 
 MIB = 2**20
 EASY, HARD = [[9, 1], [1, 9]], [[6, 4], [4, 6]]
@@ -119,17 +121,17 @@ def test_predicted_memory_meets_the_row_of_its_data_set() -> None:
     }  # fmt: skip
     rows = [{**row, "dataset": "DeepGlobe"}, {**row, "dataset": "Inria Aerial"}]
     rows.append({**rows[1], "method": "pointrend", "published": "PointRend / whole"})
-    found = memory(Record("successors", "x", {}, {"rows": rows}, {}))
+    found = memory_section(Record("successors", "x", {}, {"rows": rows}, {})).rows
     assert found.published_bytes[0] == 1948 * MIB
     assert found.published_bytes[1] == 4680 * MIB
     assert pd.isna(found.published_bytes[2])
     assert found.verdict[0] == "within 5%"
-    assert memory(None).empty
+    assert memory_section(None).rows.empty
 
 
 def test_one_line_a_run_with_both_protocols_of_latency() -> None:
-    plain = entry("fpn", "baselines", "whole", [EASY])
-    found = successors.runs([plain, GLNET, ISDNET, FCTL]).set_index("run")
+    entries = [entry("fpn", "baselines", "whole", [EASY]), GLNET, ISDNET, FCTL]
+    found = uhr_methods.runs_section(entries, all_runs.runs(entries)).rows.set_index("run")
     assert list(found.index) == ["glnet", "fctl", "isdnet"], "best first, plain rivals left out"
     assert found.miou["glnet"] == pytest.approx(9 / 11)
     assert found.low["fctl"] < found.miou["fctl"] < found.high["fctl"]
@@ -140,59 +142,61 @@ def test_one_line_a_run_with_both_protocols_of_latency() -> None:
     assert pd.isna(found.forward_s["glnet"])
     assert found.published_fps["isdnet"] == pytest.approx(27.7)
     assert found.published_miou["glnet"] == pytest.approx(0.716)
-    assert found.done["isdnet"] == "as meant"
+    assert found.done["isdnet"] == "corrected"
 
 
-def test_a_ranking_survives_is_turned_round_or_cannot_be_told() -> None:
+def test_a_ranking_survives_is_reversed_or_cannot_be_decided() -> None:
     # Published: FCtL 73.5, ISDNet 73.3, GLNet 71.6. Here GLNet is best everywhere, ISDNet worst.
-    found = successors.ranking([GLNET, RELEASED, ISDNET, FCTL])
-    told = {(row.better, row.worse): row.verdict for row in found.itertuples()}
-    assert told == {
-        ("ISDNet", "GLNet G<->L"): "is turned round",
-        ("FCtL", "GLNet G<->L"): "is turned round",
+    found = uhr_methods.ranking_section([GLNET, RELEASED, ISDNET, FCTL]).rows
+    verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
+    assert verdicts == {
+        ("ISDNet", "GLNet G<->L"): "is reversed",
+        ("FCtL", "GLNet G<->L"): "is reversed",
         ("FCtL", "ISDNet"): "survives",
     }
-    same = successors.ranking([GLNET, entry("i", "isdnet", "whole", [EASY] * 12)])
-    assert list(same.verdict) == ["cannot be told"]
-    said = successors.sentences(found, successors.released([]), memory(None))
+    same = uhr_methods.ranking_section([GLNET, entry("i", "isdnet", "whole", [EASY] * 12)]).rows
+    assert list(same.verdict) == ["cannot be decided"]
+    said = uhr_methods.ranking_sentences(found)
     assert said[0] == (
-        "Of 3 published rankings of two methods, on tiny 1 survive, 2 are turned round, and of 0 "
-        "the scenes cannot tell."
+        "Of 3 published rankings of two methods, on tiny 1 survive, 2 are reversed, and 0 cannot be "
+        "decided on these scenes."
     )
     assert any("ISDNet over GLNet" in sentence for sentence in said)
 
 
-def test_a_run_that_has_not_learnt_is_asked_for_no_ranking() -> None:
-    floor = entry("colour", "colour", "whole", [HARD] * 12)
-    found = successors.ranking([floor, GLNET, ISDNET, FCTL])
-    told = {(row.better, row.worse): row.verdict for row in found.itertuples()}
-    assert told == {
-        ("ISDNet", "GLNet G<->L"): successors.UNLEARNT,
-        ("FCtL", "GLNet G<->L"): "is turned round",
-        ("FCtL", "ISDNet"): successors.UNLEARNT,
+def test_a_run_below_the_baseline_is_left_out_of_rankings() -> None:
+    baseline = entry("colour", "colour", "whole", [HARD] * 12)
+    found = uhr_methods.ranking_section([baseline, GLNET, ISDNET, FCTL]).rows
+    verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
+    assert verdicts == {
+        ("ISDNet", "GLNet G<->L"): uhr_methods.UNTRAINED,
+        ("FCtL", "GLNet G<->L"): "is reversed",
+        ("FCtL", "ISDNet"): uhr_methods.UNTRAINED,
     }
-    said = successors.sentences(found, successors.released([]), memory(None))
-    assert said[1].startswith("2 are not asked")
+    said = uhr_methods.ranking_sentences(found)
+    assert said[1].startswith("2 are left out")
 
 
-def test_who_says_the_same_everywhere_has_not_learnt() -> None:
+def test_one_class_everywhere_is_below_the_baseline() -> None:
     same = entry("i", "isdnet", "whole", [[[10, 0], [10, 0]]] * 12)
-    assert bootstrap.one_answer(successors.sample(same)) == pytest.approx(0.25)
-    assert bootstrap.one_answer(successors.sample(GLNET)) == pytest.approx(0.25)
-    found = successors.ranking([GLNET, same, FCTL])
-    told = {(row.better, row.worse): row.verdict for row in found.itertuples()}
-    assert told[("ISDNet", "GLNet G<->L")] == told[("FCtL", "ISDNet")] == successors.UNLEARNT
-    assert told[("FCtL", "GLNet G<->L")] == "is turned round"
+    assert bootstrap.one_answer(uhr_methods.sample(same)) == pytest.approx(0.25)
+    assert bootstrap.one_answer(uhr_methods.sample(GLNET)) == pytest.approx(0.25)
+    found = uhr_methods.ranking_section([GLNET, same, FCTL]).rows
+    verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
+    assert (
+        verdicts[("ISDNet", "GLNet G<->L")] == verdicts[("FCtL", "ISDNet")] == uhr_methods.UNTRAINED
+    )
+    assert verdicts[("FCtL", "GLNet G<->L")] == "is reversed"
 
 
-def test_released_and_meant_are_compared_where_they_differ_in_nothing_else() -> None:
-    found = successors.released([GLNET, ISDNET, RELEASED, FCTL])
+def test_released_and_corrected_are_compared_where_they_differ_in_nothing_else() -> None:
+    found = uhr_methods.released_section([GLNET, ISDNET, RELEASED, FCTL]).rows
     (row,) = found.to_dict("records")
-    assert (row["meant"], row["released"]) == ("isdnet", "isdnet-r")
+    assert (row["corrected"], row["released"]) == ("isdnet", "isdnet-r")
     assert row["points"] == pytest.approx(100 * (9 / 11 - 6 / 14))
     assert row["verdict"] == "better"
     assert (row["memory_ratio"], row["latency_ratio"]) == (2, 3)
-    said = successors.sentences(successors.ranking([]), found, memory(None))
+    said = uhr_methods.released_sentences(found)
     assert said == [
         "isdnet-r against isdnet: +39.0 points of mIoU (better), 2.00 times the memory, "
         "3.00 times the time."
@@ -200,7 +204,7 @@ def test_released_and_meant_are_compared_where_they_differ_in_nothing_else() -> 
 
 
 def test_what_is_not_run_again_says_what_is_missing_and_no_more_is_left() -> None:
-    found = successors.unspecified()
+    found = uhr_methods.unspecified_section().rows
     numbers = published()
     own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
     assert set(found.method) == set(own.method)

@@ -17,7 +17,8 @@ from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes,
 from bench.memory.rules_cuda import CUDA, TF32
 from bench.memory.tracker import Tracker, tensors_of
 from bench.record import Record
-from bench.report import figures, on_card
+from bench.report import figures
+from bench.report.sections.memory import gpu_section, gpu_sentences
 
 H100 = record.RESULTS / "card/h100.json"
 SIDE = 256
@@ -147,14 +148,14 @@ def frame() -> pd.DataFrame:
         "odd": {**known, "tf32_allocated_bytes": 34 * 2**20},
     }
     name = "NVIDIA H100 80GB HBM3"
-    return on_card.rows(
+    return gpu_section(
         [Record("card", "h100", {}, {"rows": rows}, {"device_name": name})],
         Record("predict", "deepglobe", {}, {"runs": predicted}, {}),
         None,
-    )
+    ).rows
 
 
-def test_a_line_has_what_was_said_and_foretold(frame: pd.DataFrame) -> None:
+def test_a_line_has_what_was_measured_and_predicted(frame: pd.DataFrame) -> None:
     good, odd, full = (frame.iloc[number] for number in range(3))
     assert good.predicted_bytes == good.allocated_bytes == 132 * 2**20
     assert good.predicted_reserved_bytes == 142 * 2**20
@@ -167,12 +168,12 @@ def test_a_line_has_what_was_said_and_foretold(frame: pd.DataFrame) -> None:
 
 
 def test_the_words_count_and_name_what_is_not_explained(frame: pd.DataFrame) -> None:
-    counted, named, beside = on_card.words(frame)
+    counted, named, beside = gpu_sentences(frame)
     assert counted.startswith("Of 2 predictions 1 are within 2%")
     assert "odd (132 MiB, 0.50 of it predicted)" in named
     assert "good" not in named
     assert "700 MiB to 700 MiB" in beside
-    assert on_card.words(frame.iloc[2:]) == []
+    assert gpu_sentences(frame.iloc[2:]) == []
 
 
 def test_the_figure_has_two_points_a_run(frame: pd.DataFrame) -> None:

@@ -9,9 +9,11 @@ import pytest
 from bench.config import Metric, ModelConfig, RunConfig, Training
 from bench.errors import UserError
 from bench.record import Record, Status
-from bench.report import table, verdict, words
+from bench.report import findings
 from bench.report.figures import charts
 from bench.report.load_records import Entry
+from bench.report.sections import runs as all_runs
+from bench.report.sections.published import verdict_section
 
 MIB = 2**20
 
@@ -35,7 +37,7 @@ def entry(
         "rare": [],
         "splits": {"test": {"a": matrix}, "val": {}},
     }
-    meters = {"nvml" if nvml else "allocated": {"bytes": nvml or 5, "definition": "of a card"}}
+    meters = {"nvml" if nvml else "allocated": {"bytes": nvml or 5, "definition": "of a GPU"}}
     measurement = {"meters": meters, "latency_s": [1.0], "height_px": 10, "width_px": 10}
     model = ModelConfig(dataset, "baselines", "nothing", {"network": "unet2015"}, Training({}))
     known = matrix is not None or status != "ok"
@@ -52,7 +54,7 @@ def entry(
 
 
 def row(one: Entry) -> Any:
-    frame = verdict.rows([one], table.runs([one]))
+    frame = verdict_section([one], all_runs.runs([one])).rows
     assert len(frame) == 1
     return frame.iloc[0]
 
@@ -82,10 +84,10 @@ def test_accuracy_by_hand(right: int, difference: float, said: str) -> None:
         (949 * MIB, "reproduced within 5%"),
         (round(949 * MIB * 1.14), "reproduced within 15%"),
         (round(949 * MIB * 0.8), "not reproduced"),
-        (None, "not measured on a card"),
+        (None, "not measured on a GPU"),
     ],
 )
-def test_memory_is_compared_by_what_the_card_saw(nvml: int | None, said: str) -> None:
+def test_memory_is_compared_by_process_total(nvml: int | None, said: str) -> None:
     found = row(entry("a", "UNet / patch", 54, nvml))
     assert found.published_bytes == 949 * MIB
     assert found.memory_verdict == said
@@ -103,45 +105,47 @@ def test_what_did_not_run_says_so() -> None:
     assert none.memory_verdict == "none published"
 
 
-def test_a_stated_definition_is_what_is_compared_and_is_told() -> None:
+def test_a_stated_definition_is_what_is_compared() -> None:
     metric = Metric(leave_out=("water",), absent="zero")
     one = entry("a", "UNet / patch", 54, metric=metric)
     found = row(one)
     assert found.definition == "as stated"
     assert found.miou == pytest.approx(54 / 146)
-    runs = table.runs([one])
+    runs = all_runs.runs([one])
     assert runs.miou_stated[0] == pytest.approx(54 / 146)
-    assert "left out of the mean: water" in words.definitions([one])["miou_stated"]
+    assert "left out of the mean: water" in findings.definitions([one])["miou_stated"]
     wrong = entry("a", None, 54, metric=Metric(leave_out=("watr",)))
     with pytest.raises(UserError, match=r"runs\.a\.metric\.leave_out names 'watr'.* land, water"):
-        table.runs([wrong])
+        all_runs.runs([wrong])
 
 
 def test_only_runs_that_answer_to_a_row_have_a_line_and_rows_must_exist() -> None:
     runs = [entry("a", None, 54), entry("b", "UNet / global", 54)]
-    assert list(verdict.rows(runs, table.runs(runs)).run) == ["b"]
-    assert verdict.rows(runs[:1], table.runs(runs[:1])).empty
+    assert list(verdict_section(runs, all_runs.runs(runs)).rows.run) == ["b"]
+    assert verdict_section(runs[:1], all_runs.runs(runs[:1])).rows.empty
     for key in ("VNet / patch", "GLNet (coarse-to-fine) / coarse-to-fine"):  # recalled
         with pytest.raises(UserError, match=r"runs\.x\.published"):
-            verdict.rows([entry("x", key)], table.runs([entry("x", key)]))
+            verdict_section([entry("x", key)], all_runs.runs([entry("x", key)]))
 
 
 def test_the_table_reads() -> None:
     runs = [entry("a", "UNet / patch", 54, 949 * MIB), entry("b", "UNet / global")]
-    readable = table.for_people(verdict.rows(runs, table.runs(runs)), verdict.READABLE)
-    assert list(readable["difference"]) == ["-0.3", "–"]
-    assert list(readable["verdict"]) == ["reproduced within 0.5 points", "not run"]
-    assert list(readable["number"]) == ["printed", "printed"]
+    section = verdict_section(runs, all_runs.runs(runs))
+    heads = [cell.text for cell in section.head()]
+    lines = [dict(zip(heads, (c.text for c in row), strict=True)) for row in section.cells()]
+    assert [line["difference"] for line in lines] == ["-0.3", "–"]
+    assert [line["verdict"] for line in lines] == ["reproduced within 0.5 points", "not run"]
+    assert [line["number"] for line in lines] == ["printed", "printed"]
 
 
-def test_the_figure_shows_theirs_always_and_ours_where_a_card_saw_it() -> None:
+def test_the_figure_shows_theirs_always_and_ours_where_a_gpu_was_measured() -> None:
     runs = [
         entry("a", "UNet / patch", 54, 949 * MIB),
         entry("b", "UNet / global", 54),
         entry("c", "FCN-8s / global"),
         entry("d", "GLNet c2f: G->L / collaborative", 54, dataset="isic"),  # memory not printed
     ]
-    figure = charts.published(verdict.rows(runs, table.runs(runs)))
+    figure = charts.published(verdict_section(runs, all_runs.runs(runs)).rows)
     wholes, patches = figure.axes
     marks = [
         [tuple(place) for mark in axes.collections for place in mark.get_offsets().tolist()]

@@ -49,7 +49,7 @@ def write_pages(root: Path) -> list[Page]:
     write_evaluation("glnet-collaborative", predict_scenes("glnet-collaborative", wrong=0.7))
     inputs = load_records(read_suite())
     site = Site(root / "report", "tiny")
-    write_assets(site.folder)
+    write_assets(site.folder / "tiny")
     return scene_page.write(site, inputs, open_dataset("tiny"), SPLITS["test"])
 
 
@@ -316,7 +316,7 @@ def test_tiles_join(
     monkeypatch.setattr(image_tiles, "WHOLE_PX", 40)
     monkeypatch.setattr(image_tiles, "TILE_PX", 32)
     site = Site(tmp_path, "tiny")
-    write_assets(site.folder)
+    write_assets(site.folder / "tiny")
     dataset = open_dataset("tiny")
     page = scene_page.write(site, load_records(read_suite()), dataset, [SCENE])[0]
     assert embedded(page)["label"]["levels"] == 3

@@ -36,7 +36,7 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
     for stale in (own, *(kept / name for name in ("tables", "metrics", "figures"))):
         shutil.rmtree(stale, ignore_errors=True)
     site = Site(site_folder, content.suite, content.links)
-    with figures.written(drawings(content), own / "figures"):
+    with figures.render.written(drawings(content), own / "figures"):
         for name, section in content.tables.items():
             for kind, text in section.files().items() if len(section.rows) else ():
                 for place in (own, kept) if kind == "csv" else (own,):
@@ -56,9 +56,9 @@ def _write_pages(site: Site, content: Content) -> None:
     for part in content.parts:
         for one in part.scenes:
             place = site.folder / content.suite / f"figures/scenes/{one.name}.png"
-            write_bytes(place, figures.sheet(one))
+            write_bytes(place, figures.thumbnails.sheet(one))
         if part.dataset:
-            scenes[part.name] = figures.write_scene_pages(
+            scenes[part.name] = figures.scene_page.write(
                 site, content.inputs, part.dataset, part.scene_ids
             )
     for page in pages(content, scenes):

@@ -70,7 +70,7 @@ class DatasetPart:
     seeded: Section
     dataset: Dataset | None
     """None where its images are not here."""
-    scenes: list[figures.SceneThumbnails]
+    scenes: list[figures.thumbnails.Scene]
     """Of its first test scenes, where images and predictions are here."""
     no_images: str
     """Why no scene can be shown, or empty."""
@@ -157,7 +157,7 @@ def collect(inputs: Inputs) -> Content:
     return Content(inputs, runs, meter, where, {one.name: one for one in tables}, parts)
 
 
-def drawings(content: Content) -> dict[str, figures.Drawing]:
+def drawings(content: Content) -> dict[str, figures.render.Drawing]:
     """What draws each static figure, by its name; what takes longest comes first."""
     sections = [_training(content), _accuracy(content, {}), *content.tables.values()]
     sections += [_columns(content, part) for part in content.parts]
@@ -165,7 +165,7 @@ def drawings(content: Content) -> dict[str, figures.Drawing]:
     return {one.name: one.draw for one in found if one.draw}
 
 
-def pages(content: Content, scenes: Mapping[str, Sequence[figures.ScenePage]]) -> list[Page]:
+def pages(content: Content, scenes: Mapping[str, Sequence[figures.scene_page.Page]]) -> list[Page]:
     """All pages of the suite but those of scenes, its first page first.
 
     Args:
@@ -222,7 +222,7 @@ def _part(
         why = str(error)
     if dataset and any(entry.predictions.is_dir() for entry in ordered):
         ids = dataset.ids("test")[:SCENES]
-        scenes = [figures.scene_thumbnails(dataset, id, ordered) for id in ids]
+        scenes = [figures.thumbnails.scene(dataset, id, ordered) for id in ids]
     return DatasetPart(
         name=name,
         entries=ordered,
@@ -239,7 +239,7 @@ def _home(content: Content) -> Page:
     tables, parts = content.tables, content.parts
     path = f"{content.suite}/index.html"
     interactive = {
-        part.name: figures.interactive_accuracy_memory(
+        part.name: figures.interactive.accuracy_memory(
             part.name,
             part.entries,
             content.runs,
@@ -286,7 +286,9 @@ def _home(content: Content) -> Page:
     )
 
 
-def _accuracy(content: Content, interactive: Mapping[str, figures.Interactive]) -> Section:
+def _accuracy(
+    content: Content, interactive: Mapping[str, figures.interactive.Interactive]
+) -> Section:
     """The main figure: interactive for each data set, and static."""
     known = metrics.DEFINITIONS | findings.definitions(content.inputs.entries)
     meter = content.meter.removesuffix("_bytes")
@@ -301,7 +303,7 @@ def _accuracy(content: Content, interactive: Mapping[str, figures.Interactive]) 
         "accuracy_memory",
         "mIoU against peak memory, one point a run",
         "The same, static.",
-        partial(figures.accuracy_memory, content.runs, content.meter, content.where),
+        partial(figures.charts.accuracy_memory, content.runs, content.meter, content.where),
     )
     return Section(
         "figure",
@@ -326,7 +328,7 @@ def _training(content: Content) -> Section:
         "Loss of each optimiser step (thin) and its running mean (strong). Losses of different "
         "phases sum different terms and cannot be compared. Training took "
         f"{minutes:.1f} minutes in total.",
-        partial(figures.training, content.inputs.trainings),
+        partial(figures.curves.training, content.inputs.trainings),
         kinds=("svg", "png"),
     )
     return Section("training", "Training", figures=(image,))
@@ -351,9 +353,9 @@ def _columns(content: Content, part: DatasetPart) -> Section:
                 f"figure1{letter}_{part.name}",
                 caption,
                 f"({letter}) {caption}.",
-                partial(figures.figure1_panel, letter, own, content.meter, content.where),
+                partial(figures.charts.figure1, letter, own, content.meter, content.where),
             )
-            for letter, caption in figures.FIGURE1_PANELS
+            for letter, caption in figures.charts.FIGURE1_PANELS
         ),
         note="Shape and colour both mark the network. Hollow: the whole image at once, downsampled "
         "or not; filled: patches; dark edge: patches with global context. Dotted: "
@@ -362,7 +364,7 @@ def _columns(content: Content, part: DatasetPart) -> Section:
 
 
 def _of_dataset(
-    content: Content, part: DatasetPart, scenes: Sequence[figures.ScenePage]
+    content: Content, part: DatasetPart, scenes: Sequence[figures.scene_page.Page]
 ) -> list[Section]:
     names = ("classes", "ablation", "latency", "pairs")
     classes, *others = (content.tables[name].of(part.name) for name in names)
@@ -377,7 +379,7 @@ def _of_dataset(
     ]
 
 
-def _thumbnails(part: DatasetPart, scenes: Sequence[figures.ScenePage]) -> Section:
+def _thumbnails(part: DatasetPart, scenes: Sequence[figures.scene_page.Page]) -> Section:
     if not part.scenes:
         return Section("scenes", "Test scenes", note=f"No images of {part.name}: {part.no_images}")
     more = len(part.scene_ids) - len(part.scenes)
@@ -395,13 +397,13 @@ def _thumbnails(part: DatasetPart, scenes: Sequence[figures.ScenePage]) -> Secti
             for one in part.scenes
         ),
         note="Left of each pair the prediction, right its errors over the faded image "
-        f"({style.ERROR}); grey is unlabelled."
+        f"({figures.palette.ERROR}); grey is unlabelled."
         + (f" {more} more test scenes count in every number." if more else ""),
         links=tuple(Link(one.scene, one.target) for one in scenes),
     )
 
 
-def _run(content: Content, entry: Entry, scenes: Sequence[figures.ScenePage]) -> Page:
+def _run(content: Content, entry: Entry, scenes: Sequence[figures.scene_page.Page]) -> Page:
     row = content.runs.set_index("run", drop=False).loc[entry.name]
     answers = f" It reproduces {entry.run.published}." if entry.run.published else ""
     return Page(

@@ -17,7 +17,7 @@ from bench.report.figures.charts import accuracy_chart, published_points
 from bench.report.figures.plotly_layout import Figure
 from bench.report.figures.plotly_traces import plotly_scatter
 from bench.report.load_records import Entry
-from bench.report.site import Target
+from bench.report.section import Target
 
 _METERS = {
     "nvml": "process total (nvml)",

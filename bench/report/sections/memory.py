@@ -12,7 +12,7 @@ import pandas as pd
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
 from bench.report import figures, style
-from bench.report.figures import QUANTITIES
+from bench.report.figures.curves import QUANTITIES
 from bench.report.load_records import Inputs, method_name, published_rows, values
 from bench.report.section import Image, Section, optional, table
 
@@ -85,7 +85,7 @@ def growth_sections(predicted: Record | None) -> list[Section]:
         "Predicted for square images. Filled marks are computed operator by operator; hollow ones "
         "are extrapolated from the two largest of those, by pixels and patches. The host holds the "
         "image, the canvas of scores and stored feature maps.",
-        partial(figures.growth, points),
+        partial(figures.curves.growth, points),
     )
     fits = Section(
         "growth_law",
@@ -222,7 +222,7 @@ def gpu_section(
         "Published settings at the papers’ image sizes, random weights, an image of noise, one "
         "process a run. With TF32, torch’s default, cuDNN’s kernels work in NHWC and copy source, "
         "weights and result of NCHW convolutions of stride 1; cuBLAS’s workspace counts as well.",
-        partial(figures.on_card, frame),
+        partial(figures.charts.on_gpu, frame),
     )
     return Section(
         "on_card",

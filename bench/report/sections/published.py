@@ -55,7 +55,7 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
         "mIoU against memory, published and ours, one line a network",
         "Hollow and dashed: published, memory from gpustat. Filled: ours, mIoU as in the table "
         "below and memory through NVML; a run that was not measured on a GPU has no mark.",
-        partial(figures.published, frame),
+        partial(figures.charts.published, frame),
     )
     return Section(
         "published",
@@ -116,7 +116,7 @@ def predicted_section(predicted: Record | None) -> Section:
         "also the CUDA context, cached blocks and cuDNN’s workspace. The rivals are the networks "
         "as their own papers define them, those with an encoder on ResNet-50 where it is not "
         "VGG-16. The authors’ settings were never released.",
-        partial(figures.paper_memory, frame, size),
+        partial(figures.charts.paper_memory, frame, size),
     )
     return Section(
         "predicted",
@@ -151,7 +151,7 @@ def explained_section(predicted: Record | None) -> Section:
         "paper_model",
         "Modelled against published memory, one point a row of the paper",
         "On the dashed line a row is met exactly; in the band it is explained.",
-        partial(figures.paper_model, frame),
+        partial(figures.charts.paper_model, frame),
     )
     whole = optional("{:.0f}".format)
     return Section(

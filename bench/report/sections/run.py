@@ -16,7 +16,9 @@ from bench.report.section import Finding, Form, Link, Plot, Section, spaced
 NOT_EVALUATED = "This run has not been evaluated."
 
 
-def run_sections(inputs: Inputs, entry: Entry, pages: Sequence[figures.ScenePage]) -> list[Section]:
+def run_sections(
+    inputs: Inputs, entry: Entry, pages: Sequence[figures.scene_page.Page]
+) -> list[Section]:
     """The sections of a run's page.
 
     Args:
@@ -78,7 +80,7 @@ def _classes(entry: Entry) -> Section:
         ]
         limits = bootstrap.limits([one])
     if found:
-        drawn = figures.class_intervals(entry.evaluation["classes"], found)
+        drawn = figures.curves.class_intervals(entry.evaluation["classes"], found)
         plots = [Plot("drawn-intervals", "IoU by class with 95 % CI over scenes", drawn)]
     return _section(
         "classes",
@@ -125,7 +127,7 @@ def _confusion(entry: Entry, split: str) -> Section:
     )
 
 
-def _scenes(entry: Entry, pages: Sequence[figures.ScenePage]) -> Section:
+def _scenes(entry: Entry, pages: Sequence[figures.scene_page.Page]) -> Section:
     values = entry.evaluation
     rows = [
         (scene, split, metrics.miou(metrics.total([found]), values["classes"], values["ignored"]))
@@ -154,7 +156,7 @@ def _training(entry: Entry, trained: Record | None) -> Section:
         steps = f"{found.get('steps', style.NOTHING)} of {schedule.steps}"
         cost = found.get("parameters"), found.get("seconds")
         rows.append((name, steps, schedule.batch, schedule.learning_rate, *cost))
-    drawn = figures.training_curves(trained)
+    drawn = figures.curves.training_curves(trained)
     return _section(
         "training",
         "Training",
@@ -177,7 +179,7 @@ def _memory(entry: Entry) -> list[Section]:
     place = ", in ".join(filter(None, (predicted.get("at"), predicted.get("module"))))
     plots: tuple[Plot, ...] = ()
     if course and course["events"]:
-        drawn = figures.memory_timeline(course, place)
+        drawn = figures.curves.memory_timeline(course, place)
         plots = (Plot("drawn-memory", "Memory over time by category", drawn),)
     note = "".join(f"{name}: {one['definition']}. " for name, one in entry.meters.items())
     if entry.measurement:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench import metrics
-from bench.report import bootstrap, quality_gate, style
+from bench.report import bootstrap, figures, quality_gate, style
 from bench.report.evaluations import accuracies, matrices, matrix
 from bench.report.load_records import BASELINE, Entry
 from bench.report.section import Section, optional, rate, signed, spaced, table
@@ -39,7 +39,7 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
         frame: `runs`.
         meter: the column of the memory axis.
     """
-    colours = style.colours(frame.network)
+    colours = figures.palette.colours(frame.network)
     tops = {n: frame[n].max() for n in ("miou", meter) if frame[n].notna().any()}
 
     def look(name: str, row: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def seeds_section(dataset: str, found: Sequence[Group], limits: Mapping[str, flo
                 name,
                 "mIoU of several seeds",
                 f"{caption}Grey: no feature sharing; only the aggregation joins the branches.",
-                lambda: figures.seeds(found, limits),
+                lambda: figures.curves.seeds(found, limits),
             ),
         )
         if found

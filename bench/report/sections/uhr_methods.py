@@ -60,7 +60,8 @@ def runs_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     rows = []
     for entry in filter(is_uhr, entries):
         row = own.loc[entry.name]
-        line = {**row, "method": row.network, "done": done(entry), "fps": 1 / row.latency_s}
+        line = {**row, "method": row.network, "done": done(entry)}
+        line["fps"] = 1 / row.latency_s if row.latency_s else None
         line |= {"low": row.miou_low, "high": row.miou_high}
         if entry.measurement.get("forward_s"):
             line["forward_s"] = statistics.median(entry.measurement["forward_s"])
