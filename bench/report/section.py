@@ -3,16 +3,20 @@ of a page, the CSV, Markdown and LaTeX files, and the caption."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from ruamel.yaml import YAML
 
 from bench.report import style
 
 Form = Callable[[Any], str]
 Target = Callable[[str], str]
 """Run -> its page, as a path below site/, or empty if there is none."""
+SPECIFICATIONS = Path(__file__).parent / "sections/sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
 _SHARES = ("miou", "low", "high", "published_miou", "accuracy")
@@ -177,6 +181,37 @@ class Section:
         return ("left words" if name in WORDY else "left") if text else "number"
 
 
+def section(name: str, fill: Mapping[str, Any] | None = None, **more: Any) -> Section:
+    """The section that sections.yaml describes under this name.
+
+    Args:
+        fill: values for the {braces} of its texts.
+        more: fields of `Section`, its rows for instance.
+    """
+    described = {**_specifications()[name], "columns": {}}
+    for column, given in (_specifications()[name].get("columns") or {}).items():
+        heading, form = given if isinstance(given, list) else (given, None)
+        default = default_column(column)
+        described["columns"][column] = (heading or default[0], FORMS[form] if form else default[1])
+    texts = {
+        key: described[key].format(**(fill or {})) for key in ("note", "empty") if key in described
+    }
+    show = " ".join(described["columns"])
+    return Section(name, **{"show": show, **described, **texts, **more})
+
+
+def image(name: str, draw: Callable[[], Figure], fill: Mapping[str, Any] | None = None) -> Image:
+    """The static figure that sections.yaml describes under this name."""
+    alt, caption = (_specifications()["figures"][name][key] for key in ("alt", "caption"))
+    return Image(name, alt, caption.format(**(fill or {})), draw)
+
+
+@cache
+def _specifications() -> dict[str, Any]:
+    found: dict[str, Any] = YAML(typ="safe").load(SPECIFICATIONS)
+    return found
+
+
 def table(rows: Iterable[Mapping[str, Any]], names: str) -> pd.DataFrame:
     """Rows as a frame with these columns, separated by spaces; bytes, pixels and counts are whole
     numbers that may be missing."""
@@ -245,3 +280,27 @@ def _order(value: Any) -> float | str | None:
     if isinstance(value, str):
         return None
     return "" if pd.isna(value) else float(value)
+
+
+FORMS: Mapping[str, Form] = {
+    "percent": style.percent,
+    "exact percent": optional(lambda v: f"{100 * v:.4f} %"),
+    "percent points": percent_points,
+    "signed": signed,
+    "size": style.size,
+    "duration": style.duration,
+    "count": style.count,
+    "rate": rate,
+    "giga": optional(lambda v: rate(v / 1e9)),
+    "tera": optional(lambda v: f"{v / 1e12:.2f}"),
+    "whole": optional("{:.0f}".format),
+    "tenths": optional("{:.1f}".format),
+    "ratio": optional("{:.2f}".format),
+    "exact ratio": optional("{:.3f}".format),
+    "times": optional("{:.2f} ×".format),
+    "commas": "{:,}".format,
+    "network": style.network_name,
+    "spaced": spaced,
+    "printed": optional(lambda v: {"figure": "read off a plot", "exact": "printed"}[v]),
+}
+"""How values read, by the names that sections.yaml uses."""

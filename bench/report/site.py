@@ -65,7 +65,13 @@ def write_assets(folder: Path) -> None:
 
 def data(values: Mapping[str, Any]) -> Markup:
     """Values for a script of the page, as JSON that no value can break out of."""
-    text = json.dumps(values, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(
+        values,
+        allow_nan=False,
+        separators=(",", ":"),
+        sort_keys=True,
+        default=lambda number: number.item(),  # of numpy
+    )
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)  # noqa: S704 - escaped just above

@@ -14,7 +14,7 @@ from bench.record import Record
 from bench.report import figures, style
 from bench.report.figures.curves import QUANTITIES
 from bench.report.load_records import Inputs, method_name, published_rows, values
-from bench.report.section import Image, Section, optional, table
+from bench.report.section import Section, image, section, table
 
 INFERENCE = "inference"
 WITHIN = 0.02
@@ -23,7 +23,6 @@ ROUNDING = 0.01
 """Of a quantity: a smaller change is no growth."""
 CONSTANT = 0.05
 """Growth with a smaller exponent of the number of pixels is called constant."""
-RATIO = ("ratio", optional("{:.3f}".format))
 Line = Mapping[str, int]
 
 
@@ -53,18 +52,7 @@ def allocator_section(inputs: Inputs) -> Section:
     rows = [{**row, "allocated_bytes": row["booked_bytes"]} for row in rows]  # key of the records
     frame = table(rows, "run phase height_px width_px device predicted_bytes allocated_bytes ratio")
     frame["ratio"] = (frame.predicted_bytes / frame.allocated_bytes).astype(float)
-    return Section(
-        "prediction",
-        "Predicted against allocated",
-        rows=frame,
-        show=" ".join(frame.columns),
-        columns={"run": ("run or model", str), "ratio": RATIO},
-        caption="Memory, predicted and allocated.",
-        note="Allocated: from the device’s own allocator (torch’s CPU allocator through profiler "
-        "events, or torch.cuda.max_memory_allocated). Inference: the first test image, and its "
-        "upper left part. Training: the second optimiser step of a phase.",
-        findings=_errors,
-    )
+    return section("prediction", rows=frame, show=" ".join(frame.columns), findings=_errors)
 
 
 def growth_sections(predicted: Record | None) -> list[Section]:
@@ -79,25 +67,13 @@ def growth_sections(predicted: Record | None) -> list[Section]:
             f"{of} {unit} a pixel".strip(),
             lambda v: f"{max(v, 0):,.0f}",
         )
-    image = Image(
-        "growth",
-        "Predicted memory and operations against the image's side, one line a strategy",
-        "Predicted for square images. Filled marks are computed operator by operator; hollow ones "
-        "are extrapolated from the two largest of those, by pixels and patches. The host holds the "
-        "image, the canvas of scores and stored feature maps.",
-        partial(figures.curves.growth, points),
-    )
-    fits = Section(
+    drawn = image("growth", partial(figures.curves.growth, points))
+    fits = section(
         "growth_law",
-        "Growth with the image size",
         rows=laws,
         show=" ".join(laws.columns),
         columns=columns,
-        caption="Growth with the number of pixels.",
-        note="In brackets the exponent of the number of pixels, fitted on the larger half of the "
-        "sizes. Operations: convolutions and matrix products; a multiplication and an addition "
-        "count as two.",
-        figures=(image,) if len(points) else (),
+        figures=(drawn,) if len(points) else (),
     )
     return [fits, Section("growth", "Growth, points", rows=points, kinds=("csv",))]
 
@@ -164,29 +140,13 @@ def collapsed_head_section(record: Record | None) -> Section:
                     "labels_equal_share": paths[path]["labels_equal_share"],
                 }
             )
-    return Section(
+    return section(
         "collapsed_head",
-        "Collapsed head: the same labels from fewer operations",
         rows=table(
             rows,
             "path height_px width_px threads flops wall_s network_s peak_rss_bytes "
             "predicted_bytes predicted_weights_bytes labels_equal_share",
         ),
-        show="path height_px threads flops wall_s network_s peak_rss_bytes predicted_bytes "
-        "predicted_weights_bytes labels_equal_share",
-        columns={
-            "height_px": ("side px", str),
-            "flops": ("TFLOP", lambda v: f"{v / 1e12:.2f}"),
-            "wall_s": ("seconds", "{:.1f}".format),
-            "network_s": ("of them in the network", "{:.1f}".format),
-            "peak_rss_bytes": ("peak RSS", style.size),
-            "predicted_bytes": ("predicted on a GPU", style.size),
-            "predicted_weights_bytes": ("of it weights", style.size),
-            "labels_equal_share": ("labels as plain", lambda v: f"{100 * v:.4f} %"),
-        },
-        caption="GLNet, plain and collapsed.",
-        note="GLNet’s strategy collaborative with the paper’s heads, and collapsed to one linear "
-        "map (head: collapsed), from the same weights; medians over repetitions on a CPU.",
     )
 
 
@@ -216,36 +176,9 @@ def gpu_section(
         "allocated_bytes ratio predicted_reserved_bytes reserved_bytes nvml_bytes beside_bytes "
         "published_bytes wall_s forward_s",
     )
-    image = Image(
-        "on_card",
-        "Predicted against allocated memory, a hollow and a filled point a run",
-        "Published settings at the papers’ image sizes, random weights, an image of noise, one "
-        "process a run. With TF32, torch’s default, cuDNN’s kernels work in NHWC and copy source, "
-        "weights and result of NCHW convolutions of stride 1; cuBLAS’s workspace counts as well.",
-        partial(figures.charts.on_gpu, frame),
-    )
-    return Section(
-        "on_card",
-        "On a real GPU",
-        rows=frame,
-        show="card dataset run done side_px tensors_bytes predicted_bytes allocated_bytes ratio "
-        "reserved_bytes nvml_bytes published_bytes wall_s forward_s",
-        columns={
-            "card": ("GPU", str),
-            "dataset": ("sizes of", str),
-            "done": ("variant", optional(str)),
-            "predicted_bytes": ("with copies", style.size),
-            "ratio": ("ratio", optional("{:.2f}".format)),
-            "nvml_bytes": ("process total (NVML)", style.size),
-            "wall_s": ("a prediction", style.duration),
-            "forward_s": ("a forward pass", style.duration),
-        },
-        caption="Published settings on a GPU.",
-        note="Ratio: predicted with copies / allocated. Times are medians: of an image in host "
-        "memory to labels there, and of a forward pass over noise at 0.8 of the sides, where a "
-        "method has one. A dash: not timed.",
-        figures=(image,) if len(frame) else (),
-        findings=gpu_sentences,
+    drawn = image("on_card", partial(figures.charts.on_gpu, frame))
+    return section(
+        "on_card", rows=frame, figures=(drawn,) if len(frame) else (), findings=gpu_sentences
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from bench.report import bootstrap, seeds
 from bench.report.bootstrap import Difference, Sample
 from bench.report.load_records import Entry
-from bench.report.section import Section, percent_points, table
+from bench.report.section import Section, percent_points, section, table
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,10 @@ def pairs_section(by_dataset: Mapping[str, Pairs]) -> Section:
             for (first, second), one in pairs.found.items()
         ]
     samples = [one for pairs in by_dataset.values() for one in pairs.samples]
-    return Section(
+    return section(
         "pairs",
-        "Comparison of every two runs",
         rows=table(rows, "dataset first second difference low high verdict scenes seeds"),
-        show="first second difference low high verdict scenes seeds",
-        columns={
-            "difference": ("difference, points", percent_points),
-            "low": ("95 % CI from", percent_points),
-            "high": ("to", percent_points),
-        },
-        caption="mIoU of every two runs on test: difference, 95 % CI over scenes, and verdict.",
-        note=f"First minus second, in points of mIoU on test. {bootstrap.limits(samples)}",
-        empty="No two runs have been evaluated on the same scenes.",
+        fill={"limits": bootstrap.limits(samples)},
     )
 
 

@@ -8,17 +8,15 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.record import Record
-from bench.report import figures, style
+from bench.report import figures
 from bench.report.load_records import Entry, published_rows, values
-from bench.report.section import Image, Section, optional, signed, table
+from bench.report.section import Section, image, section, table
 
 POINTS = (0.5, 1.0, 2.0)
 """mIoU is reproduced within the first of these that holds; beyond the last it is not. A plot can be
 read to about 0.3 points, and no paper seen gives its spread over seeds."""
 SHARES = (0.05, 0.15)
 """The same for memory, as a share of what is published."""
-NUMBER = optional(lambda v: {"figure": "read off a plot", "exact": "printed"}[v])
-RATIO = ("ratio", optional("{:.2f}".format))
 
 
 def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
@@ -50,34 +48,9 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
         "run network published dataset confidence published_miou miou definition "
         "difference_points verdict published_bytes nvml_bytes memory_ratio memory_verdict",
     )
-    image = Image(
-        "published",
-        "mIoU against memory, published and ours, one line a network",
-        "Hollow and dashed: published, memory from gpustat. Filled: ours, mIoU as in the table "
-        "below and memory through NVML; a run that was not measured on a GPU has no mark.",
-        partial(figures.charts.published, frame),
-    )
-    return Section(
-        "published",
-        "Published and reproduced",
-        rows=frame,
-        show="run published confidence published_miou miou definition difference_points verdict "
-        "published_bytes nvml_bytes memory_verdict",
-        columns={
-            "published": ("published as", str),
-            "confidence": ("number", NUMBER),
-            "miou": ("ours %", style.percent),
-            "definition": ("definition", optional(str)),
-            "difference_points": ("difference", signed),
-            "published_bytes": ("published memory", style.size),
-            "nvml_bytes": ("ours, NVML", style.size),
-            "memory_verdict": ("verdict on memory", str),
-        },
-        caption="Published and reproduced.",
-        note="Difference: ours minus published, in points of mIoU on test. Definition: how ours is "
-        "counted; official is that of GLNet’s released code, which the paper’s numbers come from. "
-        "Memory is compared by process total (NVML) only.",
-        figures=(image,) if frame.published_bytes.notna().any() else (),
+    drawn = image("published", partial(figures.charts.published, frame))
+    return section(
+        "published", rows=frame, figures=(drawn,) if frame.published_bytes.notna().any() else ()
     )
 
 
@@ -108,35 +81,12 @@ def predicted_section(predicted: Record | None) -> Section:
         "published_bytes ratio published_miou confidence at",
     ).sort_values(["predicted_bytes", "run"], ascending=[False, True], ignore_index=True)
     size = (found.get("height_px", 0), found.get("width_px", 0))
-    image = Image(
+    drawn = image(
         "paper_memory",
-        "Predicted and published device memory, one line a method",
-        f"Predicted at {size[0]} × {size[1]} px: {found.get('definition', '')}. Published: GLNet "
-        "(CVPR 2019), from gpustat on a 1080Ti (its MB are MiB). gpustat shows the whole process: "
-        "also the CUDA context, cached blocks and cuDNN’s workspace. The rivals are the networks "
-        "as their own papers define them, those with an encoder on ResNet-50 where it is not "
-        "VGG-16. The authors’ settings were never released.",
         partial(figures.charts.paper_memory, frame, size),
+        {"size": size, "definition": found.get("definition", "")},
     )
-    return Section(
-        "predicted",
-        "The paper’s memory axis, predicted without a GPU",
-        rows=frame,
-        show="run published predicted_bytes published_bytes ratio weights_bytes "
-        "predicted_host_bytes published_miou confidence",
-        columns={
-            "published": ("published as", optional(str)),
-            "ratio": RATIO,
-            "weights_bytes": ("of it weights", style.size),
-            "predicted_host_bytes": ("on the host", style.size),
-            "confidence": ("number", NUMBER),
-        },
-        caption="Device memory, predicted and published.",
-        note="Ratio: predicted / published. The prediction counts tensors only, so a ratio above 1 "
-        "says that more is alive at once here, or that the authors used a smaller sub-batch.",
-        figures=(image,) if len(frame) else (),
-        empty="No prediction yet: run `dvc repro predict`.",
-    )
+    return section("predicted", rows=frame, figures=(drawn,) if len(frame) else ())
 
 
 def explained_section(predicted: Record | None) -> Section:
@@ -147,28 +97,11 @@ def explained_section(predicted: Record | None) -> Section:
         found.get("rows", []),
         "row network strategy input_px published_mb predicted_mb modelled_mb ratio note",
     )
-    image = Image(
-        "paper_model",
-        "Modelled against published memory, one point a row of the paper",
-        "On the dashed line a row is met exactly; in the band it is explained.",
-        partial(figures.charts.paper_model, frame),
-    )
-    whole = optional("{:.0f}".format)
-    return Section(
+    drawn = image("paper_model", partial(figures.charts.paper_model, frame))
+    return section(
         "paper_memory",
-        "One model for every memory figure of the paper",
         rows=frame,
-        show="row network strategy input_px published_mb predicted_mb modelled_mb ratio note",
-        columns={
-            "row": ("published as", str),
-            "published_mb": ("published MiB", whole),
-            "predicted_mb": ("tensors", whole),
-            "modelled_mb": ("modelled", whole),
-            "ratio": RATIO,
-        },
-        caption="What explains the published figures.",
-        note="Ratio: modelled / published.",
-        figures=(image,) if len(frame) else (),
+        figures=(drawn,) if len(frame) else (),
         findings=lambda rows: model_sentences(found),
     )
 

@@ -13,7 +13,7 @@ from bench import metrics
 from bench.report import bootstrap, figures, quality_gate, style
 from bench.report.evaluations import accuracies, matrices, matrix
 from bench.report.load_records import BASELINE, Entry
-from bench.report.section import Section, optional, rate, signed, spaced, table
+from bench.report.section import Section, section, spaced, table
 
 METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
 
@@ -51,29 +51,7 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
         best = {"kind": "number best"} if name == "miou" and row[name] == tops.get(name) else {}
         return {**best, "bar": float(row[name]) / float(tops[name])} if known else best
 
-    return Section(
-        "runs",
-        "All runs",
-        rows=frame,
-        show="run strategy miou miou_low miou_high miou_without_rare miou_official miou_stated "
-        "miou_val allocated_bytes nvml_bytes rss_bytes predicted_bytes share_of_best latency_s "
-        "latency_spread_s network_s parameters status",
-        columns={
-            "miou_low": ("95 % CI from", style.percent),
-            "miou_high": ("to", style.percent),
-            "miou_without_rare": ("without rare", style.percent),
-            "miou_official": ("official", style.percent),
-            "miou_stated": ("as stated", style.percent),
-            "miou_val": ("on val", style.percent),
-            "share_of_best": ("of best %", style.percent),
-            "latency_spread_s": ("spread", style.duration),
-            "network_s": ("network alone", style.duration),
-        },
-        caption="Accuracy and cost of every run.",
-        note="Most accurate first; test split. The name of a run leads to its page. The "
-        "definitions page says what each column means. The CSV file has every column, unrounded.",
-        look=look,
-    )
+    return section("runs", rows=frame, look=look)
 
 
 def classes_section(entries: Sequence[Entry]) -> Section:
@@ -105,18 +83,13 @@ def classes_section(entries: Sequence[Entry]) -> Section:
             return {"kind": "number heat", "heat": float(row[name])}
         return {"kind": "number mean"} if name.startswith("miou") else {}
 
-    return Section(
+    return section(
         "classes",
-        "IoU by class",
         rows=frame,
         show=" ".join(frame.columns[1:]),
         columns={name: (text, style.percent) for name, text in headings.items()}
         | {"miou_without_rare": ("without rare", style.percent)},
-        caption="IoU by class on test, per cent.",
-        note="Rare: a second mean leaves out classes that are too rare to be learned, or the "
-        "background of two classes; their pixels still count against the others.",
         look=look,
-        empty="No run of this data set has been evaluated.",
     )
 
 
@@ -145,25 +118,7 @@ def latency_section(entries: Sequence[Entry]) -> Section:
         "dataset run strategy height_px width_px repetitions latency_s fastest_s slowest_s "
         "network_s outside_share megapixels_per_s flops flops_per_s",
     ).sort_values(["dataset", "latency_s"], kind="stable", ignore_index=True)
-    giga = optional(lambda v: rate(v / 1e9))
-    return Section(
-        "latency",
-        "Latency",
-        rows=frame,
-        show="run strategy latency_s fastest_s slowest_s repetitions network_s outside_share "
-        "megapixels_per_s flops flops_per_s",
-        columns={
-            "network_s": ("network alone", style.duration),
-            "outside_share": ("outside of it %", style.percent),
-            "megapixels_per_s": ("megapixels/s", rate),
-            "flops": ("GFLOP", giga),
-            "flops_per_s": ("GFLOP/s", giga),
-        },
-        caption="Latency of one prediction.",
-        note="Latency: median of the repetitions, end to end. GFLOP: of convolutions and matrix "
-        "products; a multiplication and an addition count as two.",
-        empty="No run has been timed.",
-    )
+    return section("latency", rows=frame)
 
 
 def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) -> Section:
@@ -193,24 +148,13 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
             for _, row in own.iterrows()
             if len(own) > 1
         ]
-    return Section(
+    return section(
         "ablation",
-        "Ablation: what one setting changes",
         rows=table(
             rows,
             "dataset network run settings miou difference_points memory_bytes memory_ratio "
             "latency_s",
         ),
-        show="network run settings miou difference_points memory_bytes memory_ratio latency_s",
-        columns={
-            "network": ("network", style.network_name),
-            "settings": ("in what they differ", str),
-            "difference_points": ("to its best, points", signed),
-            "memory_ratio": ("of its best run’s", optional("{:.2f} ×".format)),
-        },
-        caption="What one setting changes.",
-        note="Runs of one network, in what they differ, each against the most accurate of them.",
-        empty="No network has several evaluated runs.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.record import Record
-from bench.report import bootstrap, style
+from bench.report import bootstrap
 from bench.report.bootstrap import Difference, Sample
 from bench.report.load_records import (
     BASELINE,
@@ -21,7 +21,7 @@ from bench.report.load_records import (
     published_rows,
     values,
 )
-from bench.report.section import Section, optional, signed, table
+from bench.report.section import Section, section, table
 from bench.report.sections.memory import variant
 
 UNSPECIFIED = Path(__file__).resolve().parents[2] / "unspecified.csv"
@@ -46,7 +46,6 @@ nothing of its method."""
 HARDLY = 0.01
 """Of mIoU."""
 CI = "low_points high_points"
-RATIO = optional("{:.2f}".format)
 
 
 def runs_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
@@ -81,22 +80,11 @@ def runs_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
         ["dataset", "miou"], ascending=[True, False], kind="stable", ignore_index=True
     )
     evaluated = [sample(one) for one in entries if is_uhr(one) and one.evaluation]
-    return Section(
+    return section(
         "uhr_methods",
-        "Results",
         rows=frame,
         show=names.removeprefix("dataset "),
-        columns={
-            "method": ("method", style.network_name),
-            "done": ("variant", str),
-            "forward_s": ("forward alone at 0.8", style.duration),
-            "published_bytes": ("published memory", style.size),
-        },
-        caption="Methods under one protocol.",
-        note=f"mIoU on test. {bootstrap.limits(evaluated)} Latency: one prediction, from the image "
-        "in host memory to labels there; median of its repetitions. Forward alone: one pass over "
-        "noise at 0.8 of the sides, as the published speed of ISDNet was measured. Published: on "
-        "DeepGlobe, in whatever setting; published memory is from gpustat.",
+        fill={"limits": bootstrap.limits(evaluated)},
     )
 
 
@@ -130,22 +118,10 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
                 "verdict": survival(found) if trained else UNTRAINED,
             }
         )
-    return Section(
+    return section(
         "ranking",
-        "Published rankings",
         rows=table(rows, f"dataset better worse published_points points {CI} verdict"),
         show=f"better worse published_points points {CI} verdict",
-        columns={
-            "better": ("published as better", str),
-            "worse": ("than", str),
-            "published_points": ("by, points", signed),
-            "points": ("here", signed),
-            "verdict": ("the published ranking", str),
-        },
-        caption="Published rankings, and ours.",
-        note="A ranking survives, or is reversed, only where the 95 % CI excludes 0 and both runs "
-        "are above the baseline. Data and training schedules differ from the papers’: a reversed "
-        "ranking does not carry over to them.",
         findings=ranking_sentences,
     )
 
@@ -172,22 +148,8 @@ def released_section(entries: Sequence[Entry]) -> Section:
             line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, "no difference")}
         rows.append(line)
     names = f"corrected released points {CI} verdict memory_ratio latency_ratio"
-    return Section(
-        "released",
-        "As released, and corrected",
-        rows=table(rows, f"dataset {names}"),
-        show=names,
-        columns={
-            "released": ("as released", str),
-            "points": ("released minus corrected, points", signed),
-            "verdict": ("accuracy", str),
-            "memory_ratio": ("memory, times", RATIO),
-            "latency_ratio": ("latency, times", RATIO),
-        },
-        caption="As released, and corrected.",
-        note="Pairs of runs that differ only in the quirks of the released code. Memory: "
-        "allocated.",
-        findings=released_sentences,
+    return section(
+        "released", rows=table(rows, f"dataset {names}"), show=names, findings=released_sentences
     )
 
 
@@ -220,23 +182,12 @@ def memory_section(predicted: Record | None) -> Section:
         "dataset run done side_px predicted_bytes reserved_bytes weights_bytes host_bytes "
         "published_bytes ratio verdict"
     )
-    return Section(
+    return section(
         "uhr_memory",
-        "Memory, predicted and published",
         rows=table(rows, names),
         show=names,
-        columns={
-            "dataset": ("sizes of", str),
-            "done": ("variant", str),
-            "weights_bytes": ("of it weights", style.size),
-            "host_bytes": ("on the host", style.size),
-            "ratio": ("ratio", RATIO),
-        },
-        caption="Predicted memory of all methods.",
-        note=f"{found.get('definition', '')}. Computed with the papers’ settings, patches one at a "
-        "time. Ratio: predicted / published. Reserved: what a caching allocator would hold.",
+        fill={"definition": found.get("definition", "")},
         findings=memory_sentences,
-        empty="No prediction yet: run `dvc repro`.",
     )
 
 
@@ -247,20 +198,7 @@ def unspecified_section() -> Section:
     own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
     frame = pd.read_csv(UNSPECIFIED).merge(own, on="method", how="left", validate="1:1")
     names = "method miou bytes fps missing"
-    return Section(
-        "unspecified",
-        "Published, not run again",
-        rows=frame[names.split()],
-        show=names,
-        columns={
-            "miou": ("published mIoU %", style.percent),
-            "bytes": ("published memory", style.size),
-            "missing": ("what is missing", str),
-        },
-        caption="Published, not run again.",
-        note="What is public of these does not specify them; a guess is not run under a published "
-        "name.",
-    )
+    return section("unspecified", rows=frame[names.split()], show=names)
 
 
 def is_uhr(entry: Entry) -> bool:
