@@ -13,9 +13,9 @@ from bench.files import write_bytes, write_text
 from bench.report import figures
 from bench.report.load_records import Inputs, load_records
 from bench.report.overview import write_overview
-from bench.report.pages import Content, collect, drawings, pages, write_page
+from bench.report.pages import Content, collect, drawings, pages
 from bench.report.sections.runs import run_metrics
-from bench.report.site import Site, write_assets
+from bench.report.site import Site, write_assets, write_page
 
 REPORT, SITE = Path("report"), Path("site")
 KEPT = ("accuracy_memory", "paper_memory", "on_card", "growth", "seeds_mosaic")
@@ -62,7 +62,7 @@ def _write_pages(site: Site, content: Content) -> None:
                 site, content.inputs, part.dataset, part.scene_ids
             )
     for page in pages(content, scenes):
-        write_page(site, page, content)
+        write_page(site, page, content.target)
     write_overview(site.folder, content)
 
 

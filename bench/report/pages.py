@@ -10,51 +10,19 @@ from bench import metrics
 from bench.errors import UserError
 from bench.report import evaluations, figures, findings, quality_gate, seeds, style
 from bench.report.load_records import Entry, Inputs
-from bench.report.section import Finding, Image, Link, Plot, Section
+from bench.report.section import Finding, Image, Link, Plot, Section, descriptions
 from bench.report.sections import memory, pairs, published, run, uhr_methods
 from bench.report.sections import runs as all_runs
 from bench.report.sections import seeds as several_seeds
-from bench.report.site import Site, at
+from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
 
 SCENES = 8
 """Test scenes that are shown of one data set; every number is of all of them."""
-LEAD = (
-    "How much accuracy does each way of segmenting an ultra-high-resolution image give, and what "
-    "memory does it cost? One point is one run: a trained model and its inference strategy."
-)
 MEMORY = ("predicted", "paper_memory", "growth_law", "on_card", "collapsed_head", "prediction")
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"}
-DEFINITIONS = {
-    "without rare": "as mIoU, without the classes that are too rare to be learned, or without the "
-    "background of two classes",
-    "on val": "mIoU of the split by which settings are picked",
-    "Pareto front": "the runs above the baseline that no other run beats on memory and accuracy",
-    "hypervolume": "the share of a rectangle that the front dominates: from no memory to the most "
-    "that a run takes by the same meter, and from 0 to 100 % mIoU; comparable only where the "
-    "rectangle is the same",
-}
-AGAIN = """make repro               # everything on these pages, from a fresh clone
-dvc repro train@MODEL    # one model of the suite
-glnet-bench report       # these pages alone, from the records; --open shows them"""
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the one template of all pages renders."""
-
-    path: str
-    """Below site/."""
-    title: str
-    sections: Sequence[Section]
-    kicker: str = ""
-    heading: str = ""
-    """The title where it is empty."""
-    lead: str = ""
-    numbers: Sequence[Finding] = ()
-    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -282,7 +250,7 @@ def _home(content: Content) -> Page:
         ],
         kicker=f"suite {content.suite} · machine {content.inputs.suite.machine}",
         heading="Accuracy against memory",
-        lead=LEAD,
+        lead=descriptions()["pages"]["lead"],
     )
 
 
@@ -420,7 +388,11 @@ def _run(content: Content, entry: Entry, scenes: Sequence[figures.scene_page.Pag
 
 
 def _about(content: Content) -> Page:
-    known = metrics.DEFINITIONS | findings.definitions(content.inputs.entries) | DEFINITIONS
+    known = (
+        metrics.DEFINITIONS
+        | findings.definitions(content.inputs.entries)
+        | descriptions()["definitions"]
+    )
     credits = (Finding(part.name, part.credit) for part in content.parts if part.credit)
     definitions = (Finding(HEADINGS.get(name, name), text) for name, text in known.items())
     facts = findings.provenance(content.inputs.records())
@@ -431,28 +403,7 @@ def _about(content: Content) -> Page:
             Section("definitions", "Definitions", facts=tuple(definitions)),
             Section("provenance", "Provenance", facts=tuple(facts)),
             Section("data", "Data and their limits", facts=tuple(credits)),
-            Section("again", "Reproduce", code=AGAIN),
+            Section("again", "Reproduce", code=descriptions()["pages"]["reproduce"]),
         ],
         kicker=f"suite {content.suite}",
-    )
-
-
-def write_page(site: Site, page: Page, content: Content) -> None:
-    """Render a page; the id of a section is its name, with a number where that comes again."""
-    names: list[str] = []
-    sections = []
-    for one in page.sections:
-        if one or one.empty:
-            times = names.count(one.name)
-            sections.append((f"{one.name}-{times + 1}" if times else one.name, one))
-            names.append(one.name)
-    drawn = any(isinstance(figure, Plot) for _, one in sections for figure in one.figures)
-    site.write(
-        page.path,
-        "page.html.j2",
-        page=page,
-        sections=sections,
-        drawn=drawn,
-        folder=content.suite,
-        target=content.target,
     )

@@ -188,8 +188,8 @@ def section(name: str, fill: Mapping[str, Any] | None = None, **more: Any) -> Se
         fill: values for the {braces} of its texts.
         more: fields of `Section`, its rows for instance.
     """
-    described = {**_specifications()[name], "columns": {}}
-    for column, given in (_specifications()[name].get("columns") or {}).items():
+    described = {**descriptions()[name], "columns": {}}
+    for column, given in (descriptions()[name].get("columns") or {}).items():
         heading, form = given if isinstance(given, list) else (given, None)
         default = default_column(column)
         described["columns"][column] = (heading or default[0], FORMS[form] if form else default[1])
@@ -202,12 +202,13 @@ def section(name: str, fill: Mapping[str, Any] | None = None, **more: Any) -> Se
 
 def image(name: str, draw: Callable[[], Figure], fill: Mapping[str, Any] | None = None) -> Image:
     """The static figure that sections.yaml describes under this name."""
-    alt, caption = (_specifications()["figures"][name][key] for key in ("alt", "caption"))
+    alt, caption = (descriptions()["figures"][name][key] for key in ("alt", "caption"))
     return Image(name, alt, caption.format(**(fill or {})), draw)
 
 
 @cache
-def _specifications() -> dict[str, Any]:
+def descriptions() -> dict[str, Any]:
+    """Texts of the report, from sections.yaml."""
     found: dict[str, Any] = YAML(typ="safe").load(SPECIFICATIONS)
     return found
 

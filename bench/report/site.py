@@ -6,7 +6,7 @@ neither fetches nor imports from disk."""
 
 import json
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.files import write_bytes, write_text
-from bench.report.section import Link
+from bench.report.section import Finding, Link, Plot, Section, Target
 
 _HERE = Path(__file__).parent
 ASSETS = "assets"
@@ -44,6 +44,43 @@ class Site:
         text = filled.render(site=self, here=path, at=at(path), assets=assets, **content)
         write_text(self.folder / path, text)
         return self.folder / path
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the one template of all pages renders."""
+
+    path: str
+    """Below site/."""
+    title: str
+    sections: Sequence[Section]
+    kicker: str = ""
+    heading: str = ""
+    """The title where it is empty."""
+    lead: str = ""
+    numbers: Sequence[Finding] = ()
+    warnings: Sequence[str] = ()
+
+
+def write_page(site: Site, page: Page, target: Target) -> None:
+    """Render a page; the id of a section is its name, with a number where that comes again."""
+    names: list[str] = []
+    sections = []
+    for one in page.sections:
+        if one or one.empty:
+            times = names.count(one.name)
+            sections.append((f"{one.name}-{times + 1}" if times else one.name, one))
+            names.append(one.name)
+    drawn = any(isinstance(figure, Plot) for _, one in sections for figure in one.figures)
+    site.write(
+        page.path,
+        "page.html.j2",
+        page=page,
+        sections=sections,
+        drawn=drawn,
+        folder=site.suite,
+        target=target,
+    )
 
 
 def at(page: str) -> Callable[[str], str]:

@@ -1,6 +1,7 @@
 """Several seeds of one setting, beside the limits that a synthetic data set states."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from bench.report import figures, style
 from bench.report.load_records import Entry
@@ -58,7 +59,7 @@ def seeds_section(dataset: str, found: Sequence[Group], limits: Mapping[str, flo
                 name,
                 "mIoU of several seeds",
                 f"{caption}Grey: no feature sharing; only the aggregation joins the branches.",
-                lambda: figures.curves.seeds(found, limits),
+                partial(figures.curves.seeds, found, limits),
             ),
         )
         if found
