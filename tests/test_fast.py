@@ -13,7 +13,7 @@ from bench import record
 from bench.config import read_suite
 from bench.experiments.collapsed_head import PATHS, STRATEGY, work
 from bench.latency import clock, time_prediction
-from bench.report.sections.memory import collapsed_head_section
+from bench.report.memory import collapsed_head_section
 from bench.run import run_of, set_up
 from glnet.spec import Spec
 

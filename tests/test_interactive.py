@@ -14,12 +14,12 @@ from bench.memory import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import pareto
+from bench.report import runs as all_runs
 from bench.report.figures import curves, interactive, palette
 from bench.report.figures.charts import _VIEWS, view
 from bench.report.figures.interactive import Interactive
 from bench.report.figures.scatter import FILLS
 from bench.report.load_records import Entry, load_records
-from bench.report.sections import runs as all_runs
 from bench.report.site import at, data
 
 BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4

@@ -23,13 +23,13 @@ from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
 from bench.report import bootstrap, findings, pareto, style
+from bench.report import runs as all_runs
 from bench.report.__main__ import report
 from bench.report.bootstrap import Sample
 from bench.report.figures import label_placement, thumbnails
 from bench.report.load_records import load_records, published
-from bench.report.sections import runs as all_runs
-from bench.report.sections.pairs import Pairs
-from bench.report.sections.published import predicted_section
+from bench.report.pairs import Pairs
+from bench.report.published import predicted_section
 from data.dataset import open_dataset
 
 MIB = 2**20

@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import findings, quality_gate
+from bench.report import findings, memory, published, quality_gate
+from bench.report import runs as all_runs
 from bench.report.figures import charts, curves
 from bench.report.load_records import Entry, Inputs
-from bench.report.sections import memory, published
-from bench.report.sections import runs as all_runs
-from bench.report.sections.pairs import Pairs
+from bench.report.pairs import Pairs
 from bench.tiling import grid
 
 GIB = 2**30

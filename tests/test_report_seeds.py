@@ -8,11 +8,10 @@ import pytest
 
 from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
-from bench.report import bootstrap, evaluations, figures, seeds
+from bench.report import bootstrap, evaluations, figures, pairs, seeds
+from bench.report import runs as all_runs
 from bench.report.load_records import Entry
-from bench.report.sections import pairs
-from bench.report.sections import runs as all_runs
-from bench.report.sections.seeds import ceilings, seeds_section, sentences
+from bench.report.several_seeds import ceilings, seeds_section, sentences
 
 
 def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:

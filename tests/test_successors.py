@@ -11,11 +11,10 @@ from bench.config import ModelConfig, RunConfig, Training, read_suite
 from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_runs
 from bench.pipeline.predict_uhr_methods import predict
 from bench.record import Record
-from bench.report import bootstrap
+from bench.report import bootstrap, uhr_methods
+from bench.report import runs as all_runs
 from bench.report.load_records import Entry, published
-from bench.report.sections import runs as all_runs
-from bench.report.sections import uhr_methods
-from bench.report.sections.uhr_methods import KNOWN, memory_section, verdict
+from bench.report.uhr_methods import KNOWN, memory_section, verdict
 
 MIB = 2**20
 EASY, HARD = [[9, 1], [1, 9]], [[6, 4], [4, 6]]

@@ -18,7 +18,7 @@ from bench.memory.rules_cuda import CUDA, TF32
 from bench.memory.tracker import Tracker, tensors_of
 from bench.record import Record
 from bench.report import figures
-from bench.report.sections.memory import gpu_section, gpu_sentences
+from bench.report.memory import gpu_section, gpu_sentences
 
 H100 = record.RESULTS / "card/h100.json"
 SIDE = 256

@@ -10,10 +10,10 @@ from bench.config import Metric, ModelConfig, RunConfig, Training
 from bench.errors import UserError
 from bench.record import Record, Status
 from bench.report import findings
+from bench.report import runs as all_runs
 from bench.report.figures import charts
 from bench.report.load_records import Entry
-from bench.report.sections import runs as all_runs
-from bench.report.sections.published import verdict_section
+from bench.report.published import verdict_section
 
 MIB = 2**20
 

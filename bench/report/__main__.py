@@ -14,7 +14,7 @@ from bench.report import figures
 from bench.report.load_records import Inputs, load_records
 from bench.report.overview import write_overview
 from bench.report.pages import Content, collect, drawings, pages
-from bench.report.sections.runs import run_metrics
+from bench.report.runs import run_metrics
 from bench.report.site import Site, write_assets, write_page
 
 REPORT, SITE = Path("report"), Path("site")

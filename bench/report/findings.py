@@ -13,8 +13,8 @@ from bench.record import Record
 from bench.report import bootstrap, pareto, quality_gate, style
 from bench.report.evaluations import matrix, stated
 from bench.report.load_records import BASELINE, Entry
+from bench.report.pairs import Pairs, sentence
 from bench.report.section import Finding, percent_points, spaced
-from bench.report.sections.pairs import Pairs, sentence
 
 NAMED = 5
 """Runs that a sentence names; the table of pairs has them all."""

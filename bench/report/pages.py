@@ -8,12 +8,23 @@ import pandas as pd
 
 from bench import metrics
 from bench.errors import UserError
-from bench.report import evaluations, figures, findings, quality_gate, seeds, style
+from bench.report import (
+    evaluations,
+    figures,
+    findings,
+    memory,
+    pairs,
+    published,
+    quality_gate,
+    seeds,
+    several_seeds,
+    style,
+    uhr_methods,
+)
+from bench.report import run_page as run
+from bench.report import runs as all_runs
 from bench.report.load_records import Entry, Inputs
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions
-from bench.report.sections import memory, pairs, published, run, uhr_methods
-from bench.report.sections import runs as all_runs
-from bench.report.sections import seeds as several_seeds
 from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
 

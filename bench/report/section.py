@@ -16,7 +16,7 @@ from bench.report import style
 Form = Callable[[Any], str]
 Target = Callable[[str], str]
 """Run -> its page, as a path below site/, or empty if there is none."""
-SPECIFICATIONS = Path(__file__).parent / "sections/sections.yaml"
+SPECIFICATIONS = Path(__file__).parent / "sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
 _SHARES = ("miou", "low", "high", "published_miou", "accuracy")

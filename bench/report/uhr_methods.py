@@ -21,10 +21,10 @@ from bench.report.load_records import (
     published_rows,
     values,
 )
+from bench.report.memory import variant
 from bench.report.section import Section, section, table
-from bench.report.sections.memory import variant
 
-UNSPECIFIED = Path(__file__).resolve().parents[2] / "unspecified.csv"
+UNSPECIFIED = Path(__file__).resolve().parents[1] / "unspecified.csv"
 KNOWN = {
     ("glnet", "collaborative"): "GLNet G<->L / collaborative",
     ("fctl", "contexts"): "FCtL / contexts",
