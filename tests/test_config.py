@@ -73,9 +73,13 @@ def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
     suite = read_suite(tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"models\.unet\.spec: the key size is unknown"):
         spec_of("unet", suite.models["unet"])
-    with pytest.raises(UserError, match="method 'glnett', but there is no package glnett/"):
+    with pytest.raises(
+        UserError, match="method 'glnett', but there is no folder glnett/ with a spec.py"
+    ):
         spec_of("glnet", suite.models["glnet"])
-    with pytest.raises(UserError, match="'tiles'; method baselines has downsample, patch, whole"):
+    with pytest.raises(
+        UserError, match="'tiles'; method baselines/generic has downsample, patch, whole"
+    ):
         check_strategy("unet-patch", suite.runs["unet-patch"], suite.models["unet"])
 
 
@@ -103,3 +107,10 @@ def test_the_active_suite_is_earthcover() -> None:
 @pytest.mark.parametrize(("threads", "jobs", "each"), [(8, 2, 4), (2, 2, 1), (2, 8, 1), (3, 1, 3)])
 def test_processes_at_once_share_the_threads(threads: int, jobs: int, each: int) -> None:
     assert Compute(threads=threads).shared(jobs).threads == each
+
+
+def test_a_method_may_be_named_by_its_earlier_place(tmp_path: Path) -> None:
+    values = tiny_suite()
+    values["models"]["unet"]["method"] = "baselines"
+    write_suite(tmp_path, values)
+    assert read_suite(tmp_path / "params.yaml").models["unet"].method == "baselines/generic"

@@ -104,14 +104,14 @@ def test_provenance_names_versions_and_machine() -> None:
 
 FAILING = """
 import errno, sys
-from bench import stage
+from bench import cli
 from bench.errors import UserError
 def work(arguments):
     "Fail."
     raise {"refusal": UserError("No."), "full": OSError(errno.ENOSPC, "x", "f"),
            "os": OSError(errno.EACCES, "Permission denied", "f"), "ctrl-c": KeyboardInterrupt(),
            "bug": ZeroDivisionError()}[arguments.how]
-stage.main(work, how="which way")
+cli.main(work, how="which way")
 """
 
 
@@ -151,3 +151,29 @@ def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["bench.pipeline.inputs", "bench.pipeline.predict_memory"])
 def test_every_stage_has_help(stage: str) -> None:
     assert "usage" in run(sys.executable, "-m", stage, "--help", cwd=ROOT).stdout
+
+
+def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
+    """Methods were packages at the top level then; every committed record is read, whichever."""
+    text = json.dumps(
+        {
+            "schema": 1,
+            "stage": "evaluate",
+            "name": "isdnet",
+            "settings": {"model": {"method": "isdnet"}},
+            "values": {"rows": [{"method": "baselines"}, {"method": "glnet"}]},
+            "provenance": {},
+        }
+    )
+    read = record.parse(text, "x.json", "delete it")
+    assert read.settings["model"]["method"] == "baselines/isdnet"
+    assert [row["method"] for row in read.values["rows"]] == ["baselines/generic", "glnet"]
+    paths = [p for p in (ROOT / "results").rglob("*.json") if "plots" not in p.parts]
+    methods = {
+        line["method"]
+        for path in paths
+        if isinstance(line := record.read(path).settings.get("model"), dict)
+    }
+    assert len(paths) > 200
+    assert {"glnet", "baselines/generic", "baselines/isdnet", "baselines/fctl"} <= methods
+    assert all((ROOT / method / "spec.py").is_file() for method in methods)
