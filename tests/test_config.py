@@ -74,7 +74,7 @@ def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"models\.unet\.spec: the key size is unknown"):
         spec_of("unet", suite.models["unet"])
     with pytest.raises(
-        UserError, match="method 'glnett', but there is no folder glnett/ with a spec.py"
+        UserError, match=r"method 'glnett', but there is no folder glnett/ with a spec\.py"
     ):
         spec_of("glnet", suite.models["glnet"])
     with pytest.raises(
