@@ -261,7 +261,7 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from bench.streaming import budget
 
     monkeypatch.setattr(budget, "_resident_bytes", lambda: 2**28)
-    job = job_of(sub_batch=6, size_px=256)
+    job = job_of(sub_batch=4, size_px=256)
     needs = [
         budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes
         for number in (1, 2, 3)
