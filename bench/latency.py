@@ -210,14 +210,14 @@ def time_runs(report: Report, suite: Suite, names: Sequence[str]) -> None:
         if NETWORK in case["extra_info"]:
             its["network-alone"] = case["extra_info"][NETWORK]
     whole = [name for name in names if set(seconds.get(name, ())) == set(wanted[name])]
-    report({name: _told(seconds[name]) for name in whole})
+    report({name: _as_recorded(seconds[name]) for name in whole})
     if code != pytest.ExitCode.OK or len(whole) < len(names):
         last = printed.getvalue().strip().splitlines() or [f"pytest ended with {code}"]
         failed = ", ".join(name for name in names if name not in whole)
         raise UserError(f"The benchmark of {failed} failed: {last[-1]}")
 
 
-def _told(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:
+def _as_recorded(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:
     """As records keep them."""
     return {
         key: value

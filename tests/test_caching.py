@@ -11,7 +11,7 @@ from bench.memory.cuda_allocator import (
     round_size,
     segment_size,
 )
-from bench.memory.gpu_overhead import CARDS, card_for
+from bench.memory.gpu_overhead import KNOWN_GPUS, gpu_overhead_of
 from bench.memory.tracker import Event
 
 KIB, MIB = 2**10, 2**20
@@ -154,10 +154,10 @@ def test_a_card_is_taken_from_its_records_or_assumed() -> None:
         measured("Card X", 9999, 9999, 1, doubt="2 other processes were on the card"),
         {"meters": {}},
     ]
-    card = card_for("Card X", ours)
+    card = gpu_overhead_of("Card X", ours)
     assert (card.context_bytes, card.workspace_bytes, card.measured) == (310, 150, True)
     assert card.source == "3 records of this card"
-    assert card_for("Card Z", ours) is CARDS[-1]
-    assert card_for("NVIDIA RTX 6000 Ada Generation").family == "RTX 6000 Ada"
-    assert card_for("NVIDIA H100 80GB HBM3").measured
-    assert all(card.source for card in CARDS)
+    assert gpu_overhead_of("Card Z", ours) is KNOWN_GPUS[-1]
+    assert gpu_overhead_of("NVIDIA RTX 6000 Ada Generation").family == "RTX 6000 Ada"
+    assert gpu_overhead_of("NVIDIA H100 80GB HBM3").measured
+    assert all(card.source for card in KNOWN_GPUS)

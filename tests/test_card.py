@@ -16,8 +16,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from bench.memory import CardSampler, card_bytes
-from bench.memory.nvml import CARD, OWN
+from bench.memory import NvmlSampler, gpu_bytes
+from bench.memory.nvml import OWN_PROCESS, WHOLE_GPU
 
 MIB = 2**20
 IS_LOST, DENIED, UNSUPPORTED, NO_DRIVER, MISMATCH = 15, 4, 3, 9, 18
@@ -64,35 +64,35 @@ def script(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 @pytest.fixture
-def sampler() -> CardSampler:
+def sampler() -> NvmlSampler:
     """Samples when told to and at its end, so that every question of it is known: used is asked at
     the start twice, processes once."""
-    return CardSampler(interval_s=60)
+    return NvmlSampler(interval_s=60)
 
 
 def test_the_card_minus_what_it_held_before(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # reading the version, total, before, idle, at the end
     script(monkeypatch, used="9,9,100,600,1900", others="0,1")
     with sampler as card:
         card.mark_idle()
     assert (card.before_bytes, card.idle_bytes, card.peak_bytes) == (100, 500, 1800)
-    assert (card.how, card.doubt, card.missing, card.lost) == (CARD, "", "", "")
+    assert (card.how, card.doubt, card.missing, card.lost) == (WHOLE_GPU, "", "", "")
 
 
 def test_the_own_process_where_nvml_tells(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="5000", process="0,300,900", others="3")
     with sampler as card:
         card.mark_idle()
     assert (card.idle_bytes, card.peak_bytes) == (300, 900)
-    assert (card.how, card.doubt) == (OWN, "")
+    assert (card.how, card.doubt) == (OWN_PROCESS, "")
 
 
 def test_losing_sight_of_the_process_adds_no_figure_of_another_kind(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,0,5000", process="0,300,0")
     with sampler as card:
@@ -101,36 +101,36 @@ def test_losing_sight_of_the_process_adds_no_figure_of_another_kind(
 
 
 def test_figures_of_the_card_and_of_the_process_are_never_mixed(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,0,5000", process="0,0,300")
     with sampler as card:
         card._take()
-        assert (card.how, card.peak_bytes) == (CARD, 5000)
-    assert (card.how, card.peak_bytes) == (OWN, 300)
+        assert (card.how, card.peak_bytes) == (WHOLE_GPU, 5000)
+    assert (card.how, card.peak_bytes) == (OWN_PROCESS, 300)
     with sampler as card:  # the idle context is the card's figure: so is the peak
         card.mark_idle()
-    assert (card.how, card.idle_bytes, card.peak_bytes) == (CARD, 5000, 5000)
+    assert (card.how, card.idle_bytes, card.peak_bytes) == (WHOLE_GPU, 5000, 5000)
 
 
 def test_a_process_with_this_ones_number_from_the_start_is_another(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container counts its processes anew: NVML's number, the host's, may be somebody else's."""
     script(monkeypatch, used="0,0,10,70", process="5555")
     with sampler as card:
         pass
-    assert (card.how, card.peak_bytes) == (CARD, 60)
+    assert (card.how, card.peak_bytes) == (WHOLE_GPU, 60)
     assert card.doubt == "1 other processes were on the card from the start"
 
 
 def test_bytes_that_are_not_told_of_a_listed_process(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,10,70", process="0,NA")
     with sampler as card:
         pass
-    assert (card.peak_bytes, card.how, card.doubt) == (60, CARD, "")
+    assert (card.peak_bytes, card.how, card.doubt) == (60, WHOLE_GPU, "")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_bytes_that_are_not_told_of_a_listed_process(
     ],
 )
 def test_processes_that_may_not_be_listed(
-    fail: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    fail: str, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,10,70", fail=fail)
     with sampler as card:
@@ -171,7 +171,7 @@ def test_processes_that_may_not_be_listed(
     ],
 )
 def test_a_card_that_others_use_is_doubted(
-    values: dict[str, str], doubt: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, str], doubt: str, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, **{"used": "0,0,10,70", **values})
     with sampler as card:
@@ -181,7 +181,7 @@ def test_a_card_that_others_use_is_doubted(
 
 @pytest.mark.parametrize("code", [DENIED, UNSUPPORTED])
 def test_who_draws_may_stay_untold(
-    code: int, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    code: int, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = f"nvmlDeviceGetGraphicsRunningProcesses_v3={code}"
     script(monkeypatch, used="0,0,10,70", others="0,1", fail=asked)
@@ -191,7 +191,7 @@ def test_who_draws_may_stay_untold(
 
 
 def test_a_card_that_disappears_leaves_what_was_seen(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,100,600,9999", fail=f"{V3}={IS_LOST}@3")
     with sampler as card:
@@ -201,7 +201,7 @@ def test_a_card_that_disappears_leaves_what_was_seen(
 
 
 def test_a_card_that_disappears_as_the_context_is_marked_leaves_what_was_seen(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, used="0,0,0,600", fail=f"{V3}={IS_LOST}@4")
     with sampler as card:
@@ -212,7 +212,7 @@ def test_a_card_that_disappears_as_the_context_is_marked_leaves_what_was_seen(
 
 
 def test_a_card_that_disappears_as_the_sampler_ends(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = f"nvmlDeviceGetGraphicsRunningProcesses_v3={IS_LOST}@2"
     script(monkeypatch, used="0,0,10,70", others="0,1", fail=asked)
@@ -223,7 +223,7 @@ def test_a_card_that_disappears_as_the_sampler_ends(
 
 def test_a_card_that_disappears_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, used="0,0,10,50", fail=f"nvmlDeviceGetMemoryInfo_v2={IS_LOST}@9")
-    with CardSampler(interval_s=0.001) as card:
+    with NvmlSampler(interval_s=0.001) as card:
         deadline = time.monotonic() + 10
         while not card.lost and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -245,19 +245,19 @@ def test_a_card_that_disappears_ends_the_thread(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_nvml_that_cannot_begin_is_missing_and_no_error(
-    fail: str, reason: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    fail: str, reason: str, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, fail=fail)
     with sampler as card:
         card.mark_idle()
         assert not card.running
     assert (card.missing, card.samples, card.peak_bytes) == (reason, 0, 0)
-    assert card_bytes() is None or "_v2" in fail or V3 in fail
+    assert gpu_bytes() is None or "_v2" in fail or V3 in fail
 
 
 @pytest.mark.parametrize("visible", ["0:1", "GPU-stand", "-1", "GPU-stand-in"])
 def test_a_card_that_nobody_has_is_missing(
-    visible: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    visible: str, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible == "GPU-stand-in":
         script(monkeypatch, fail=f"nvmlDeviceGetHandleByUUID={INVALID}")
@@ -268,23 +268,23 @@ def test_a_card_that_nobody_has_is_missing(
         f"CUDA_VISIBLE_DEVICES begins with {visible!r}, which NVML does not know: name a card by "
         "its index or its whole UUID, an instance of a card by its whole UUID."
     )
-    assert card_bytes() is None
+    assert gpu_bytes() is None
 
 
 def test_memory_without_the_drivers_part_may_be_unsupported(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver has the question and does not answer it."""
     script(monkeypatch, used="0,10,70", fail=f"nvmlDeviceGetMemoryInfo_v2={UNSUPPORTED}")
     with sampler as card:
         pass
-    assert (card.missing, card.card["used_told_by"], card.peak_bytes) == ("", V1, 60)
+    assert (card.missing, card.gpu["used_told_by"], card.peak_bytes) == ("", V1, 60)
 
 
-def test_what_the_record_says_of_a_card(sampler: CardSampler) -> None:
+def test_what_the_record_says_of_a_card(sampler: NvmlSampler) -> None:
     with sampler as card:
         pass
-    assert card.card == {
+    assert card.gpu == {
         "name": "Stand-in 1000",
         "uuid": "GPU-stand-in",
         "driver": "1.2.3",
@@ -298,11 +298,11 @@ def test_what_the_record_says_of_a_card(sampler: CardSampler) -> None:
         "power_limit_w": 250.0,
         "instance_of_a_card": False,
     }
-    assert card_bytes() == 8000
+    assert gpu_bytes() == 8000
 
 
 def test_what_a_driver_does_not_tell_is_left_open(
-    sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = ("Clock", "MaxClock")
     fails = [f"nvmlDeviceGet{name}Info={UNSUPPORTED}" for name in silent]
@@ -312,7 +312,7 @@ def test_what_a_driver_does_not_tell_is_left_open(
     script(monkeypatch, fail=",".join(fails))
     with sampler as card:
         pass
-    open_ = {name for name, value in card.card.items() if value is None}
+    open_ = {name for name, value in card.gpu.items() if value is None}
     assert open_ == {
         "name",
         "uuid",
@@ -325,20 +325,20 @@ def test_what_a_driver_does_not_tell_is_left_open(
 
 @pytest.mark.parametrize("visible", ["0", "MIG-stand-in"])
 def test_an_instance_of_a_card_is_looked_at_alone(
-    visible: str, sampler: CardSampler, monkeypatch: pytest.MonkeyPatch
+    visible: str, sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, mig="1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with sampler as card:
         pass
-    assert (card.card["total_bytes"], card.card["instance_of_a_card"]) == (4000, True)
-    assert card_bytes() == 4000
+    assert (card.gpu["total_bytes"], card.gpu["instance_of_a_card"]) == (4000, True)
+    assert gpu_bytes() == 4000
 
 
 def test_the_thread_samples_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, used="0,0,10,4000,20")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-stand-in")
-    card = CardSampler(interval_s=0.001)
+    card = NvmlSampler(interval_s=0.001)
     before = threading.active_count()
 
     def work() -> None:
@@ -352,7 +352,7 @@ def test_the_thread_samples_and_ends_with_the_block(monkeypatch: pytest.MonkeyPa
     assert threading.active_count() == before
 
 
-def test_start_and_stop_in_any_order(sampler: CardSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_and_stop_in_any_order(sampler: NvmlSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, used="0,0,10,70")
     sampler.stop()
     sampler.mark_idle()
@@ -379,7 +379,7 @@ def test_sampling_takes_less_than_two_hundredths_of_a_core(
     """In both ways of asking: of the process, and of the card, where both questions are put; and
     however long NVML itself takes to answer."""
     script(monkeypatch, spin_us=str(spin_us), **values)
-    with CardSampler() as card:
+    with NvmlSampler() as card:
         time.sleep(1.0)
     assert card.samples > (2 if spin_us > 100 else 10)
     assert 0 < card.cpu_share < 0.02
@@ -388,10 +388,10 @@ def test_sampling_takes_less_than_two_hundredths_of_a_core(
 
 TELL = """
 import json, os
-from bench.memory import CardSampler
-with CardSampler(interval_s=60) as card:
+from bench.memory import NvmlSampler
+with NvmlSampler(interval_s=60) as card:
     pass
-print(json.dumps([card.missing, card.how, card.peak_bytes, card.card.get("used_told_by")]))
+print(json.dumps([card.missing, card.how, card.peak_bytes, card.gpu.get("used_told_by")]))
 """
 
 
@@ -417,7 +417,7 @@ def test_an_old_driver_without_the_newer_questions(process: str, tmp_path: Path)
         "FAKE_USED": "0,10,70",
     }
     own = process != "0"
-    assert told(environment) == ["", OWN if own else CARD, 500 if own else 60, V1]
+    assert told(environment) == ["", OWN_PROCESS if own else WHOLE_GPU, 500 if own else 60, V1]
 
 
 def test_a_machine_without_nvml() -> None:
@@ -430,7 +430,7 @@ def replace_counters(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
     """torch's own counters of a card that is not there."""
     from bench.memory import meters
 
-    monkeypatch.setattr(meters, "CardSampler", lambda: CardSampler(interval_s=60))
+    monkeypatch.setattr(meters, "NvmlSampler", lambda: NvmlSampler(interval_s=60))
     monkeypatch.setattr(meters, "_warm_up", lambda device: calls.append("context"))
     for name, value in {
         "reset_peak_memory_stats": None,

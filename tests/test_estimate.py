@@ -77,7 +77,7 @@ def test_a_card_shows_its_context_too() -> None:
 def test_a_card_with_tf32_holds_copies_that_an_older_one_does_not() -> None:
     asked = question("unet", "whole", device="cuda")
     old, new = (
-        answer(replace(asked, card=card))[0].reserved_bytes
+        answer(replace(asked, gpu=card))[0].reserved_bytes
         for card in ("GeForce GTX 1080 Ti", "NVIDIA A100-SXM4-80GB")
     )
     assert old is not None

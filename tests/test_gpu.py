@@ -28,8 +28,8 @@ DROPOUTS = (torch.nn.Dropout, torch.nn.Dropout2d)
 METERS = """
 import json, time
 import torch
-from bench.memory import CardSampler
-with CardSampler() as card:
+from bench.memory import NvmlSampler
+with NvmlSampler() as card:
     torch.zeros(1, device="cuda")
     card.mark_idle()
     torch.cuda.reset_peak_memory_stats()

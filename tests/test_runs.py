@@ -294,7 +294,7 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
 
     found[1].unlink()
     assert left() == ["unet"]
-    shutil.rmtree(cache.STAMPS)  # a clone's records were made elsewhere
+    shutil.rmtree(cache.CACHE_STATE)  # a clone's records were made elsewhere
     assert left() == ["colour", "unet"]
     edit_suite(lambda suite: suite.update(runs=few, splits=["test"]))
     run_stage(stage_evaluate, "--missing")

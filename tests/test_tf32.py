@@ -34,11 +34,11 @@ def copied(make: Callable[[], nn.Module], channels_last: bool = False) -> int:
         source = torch.empty(1, 32, SIDE, SIDE, device="cuda")
         if channels_last:
             source = source.to(memory_format=torch.channels_last)
-        tracker = Tracker(tensors_of(layer), layer, {"cuda": CUDA}, apart=TF32)
+        tracker = Tracker(tensors_of(layer), layer, {"cuda": CUDA}, variant=TF32)
         tracker.add([source], "inputs")
         with tracker:
             layer(source)
-    seen = [play(tracker.events, "cuda", apart=apart).allocated_bytes for apart in ("", TF32)]
+    seen = [play(tracker.events, "cuda", variant=variant).allocated_bytes for variant in ("", TF32)]
     return seen[1] - seen[0]
 
 
@@ -71,11 +71,11 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
         layer = nn.Conv2d(32, 32, 3, device="cuda")
         source = torch.empty(1, 32, SIDE, SIDE, device="cuda")
         peaks = []
-        for apart in ("", TF32):
-            with Tracker([source], layer, {"cuda": CUDA}, apart=apart) as tracker:
+        for variant in ("", TF32):
+            with Tracker([source], layer, {"cuda": CUDA}, variant=variant) as tracker:
                 layer(source)
             peaks.append(tracker.peak_of("cuda").bytes)
-            assert (f"cuda {TF32}" in tracker.peak) == bool(apart)
+            assert (f"cuda {TF32}" in tracker.peak) == bool(variant)
     assert peaks[0] == peaks[1]
 
 

@@ -63,7 +63,7 @@ class Question:
     training: bool = False
     precision: str = "fp32"
     device: str = "cuda"
-    card: str = ""
+    gpu: str = ""
     """The GPU's name."""
     batch: int | None = None
     """Images a training step; None: the model's own."""
@@ -135,7 +135,7 @@ def work(arguments: argparse.Namespace) -> None:
         "training": arguments.phase == "training",
         "precision": arguments.precision,
         "device": arguments.device,
-        "card": arguments.card,
+        "gpu": arguments.card,
         "batch": arguments.batch,
     }
     if arguments.method is None:
@@ -261,16 +261,16 @@ def answer(question: Question) -> list[Answer]:
     run, device = question.run, question.device
     method = lowered(run.method, question.precision, question.training)
     model = replace(run.model, given_method=method)
-    tf32 = device == "cuda" and has_tf32(question.card)
+    tf32 = device == "cuda" and has_tf32(question.gpu)
     if question.training:
         phases = model.config.training.phases
         batch = {name: question.batch or schedule.batch for name, schedule in phases.items()}
         found = trace_training(model, question.size, batch, device)
     else:
         found = {"inference": trace_memory(replace(run, model=model), question.size, device)}
-    card = known_card(question.card)
-    beside = card.context_bytes + card.workspace_bytes
-    handles = (2 if question.training else 1) * blas_bytes(question.card)
+    overhead = known_overhead(question.gpu)
+    beside = overhead.context_bytes + overhead.workspace_bytes
+    handles = (2 if question.training else 1) * blas_bytes(question.gpu)
 
     def reserved(one: Any) -> int | None:
         held = one.tf32_reserved_bytes if tf32 else one.reserved_bytes
@@ -289,24 +289,24 @@ def answer(question: Question) -> list[Answer]:
     ]
 
 
-def known_card(name: str) -> Any:
+def known_overhead(name: str) -> Any:
     """What the card `name` holds besides: from this project's own records of it, else assumed."""
-    from bench.memory import card_for
+    from bench.memory import gpu_overhead_of
 
     found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
-    return card_for(name, [one.values for one in found if one.status == "ok"])
+    return gpu_overhead_of(name, [one.values for one in found if one.status == "ok"])
 
 
 def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
     """A column for each phase; sizes in MiB."""
-    card = known_card(question.card)
-    known = "measured" if card.measured else "assumed"
+    overhead = known_overhead(question.gpu)
+    known = "measured" if overhead.measured else "assumed"
     columns = {}
     for one in answers:
         rows = {"device: tensors": _mib(one.prediction.device_bytes)}
         if one.reserved_bytes is not None:
             rows["device: reserved by the allocator"] = _mib(one.reserved_bytes)
-            context = f"device: with the context ({_mib(card.context_bytes)}, {known})"
+            context = f"device: with the context ({_mib(overhead.context_bytes)}, {known})"
             rows[context] = _mib(one.shown_bytes)
         rows["host"] = _mib(one.prediction.host_bytes)
         rows |= {f"peak: {name}": _mib(size) for name, size in one.prediction.by_category.items()}

@@ -17,7 +17,7 @@ paper_memory.py        one model of all figures that GLNet's paper prints
 """
 
 from bench.memory.cpu_allocator import record_cpu_allocations
-from bench.memory.gpu_overhead import blas_bytes, card_for, has_tf32
+from bench.memory.gpu_overhead import blas_bytes, gpu_overhead_of, has_tf32
 from bench.memory.meters import (
     DEFINITIONS,
     allocated_bytes_of,
@@ -25,7 +25,7 @@ from bench.memory.meters import (
     measure_first_on_gpu,
     measure_run,
 )
-from bench.memory.nvml import CardSampler, card_bytes
+from bench.memory.nvml import NvmlSampler, gpu_bytes
 from bench.memory.prediction import (
     LEARNING_RATE,
     STEPS,
@@ -47,8 +47,8 @@ __all__ = [
     "DEFINITIONS",
     "LEARNING_RATE",
     "STEPS",
-    "CardSampler",
     "Case",
+    "NvmlSampler",
     "PeakResident",
     "Prediction",
     "Trace",
@@ -56,9 +56,9 @@ __all__ = [
     "allocated_bytes_of",
     "blas_bytes",
     "bytes_of",
-    "card_bytes",
-    "card_for",
     "expected_allocated_bytes",
+    "gpu_bytes",
+    "gpu_overhead_of",
     "has_tf32",
     "measure_first_on_gpu",
     "measure_run",

@@ -164,7 +164,7 @@ def segment_size(size: int) -> int:
 
 
 def play(
-    events: Iterable[Event], device: str, capacity_bytes: int | None = None, apart: str = ""
+    events: Iterable[Event], device: str, capacity_bytes: int | None = None, variant: str = ""
 ) -> Held:
     """What the allocator of `device` would hold at most over a recorded sequence.
 
@@ -175,7 +175,7 @@ def play(
         OutOfMemoryError: with `capacity_bytes`, the sequence does not fit.
     """
     allocator = CachingAllocator(capacity_bytes)
-    places = {device, f"{device} {apart}".strip()}
+    places = {device, f"{device} {variant}".strip()}
     blocks: dict[int, Block | None] = {}
     for event in events:
         if event.device not in places or event.bytes == 0:

@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuOverhead:
     """What is added to the reserved bytes for what a card sees."""
 
     family: str
@@ -47,22 +47,22 @@ def has_tf32(name: str) -> bool:
 
 
 # A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and others are given back.
-CARDS = (
-    Card(
+KNOWN_GPUS = (
+    GpuOverhead(
         "H100",
         686 * MIB,
         0,
         True,
         "results/card/h100.json: 686 to 688 MiB beside the segments in 50 runs, driver 580.159",
     ),
-    Card(
+    GpuOverhead(
         "RTX 6000 Ada",
         426 * MIB,
         0,
         False,
         "reported for torch 2.10 with CUDA 13.0, unslothai/unsloth-zoo pull request 1053",
     ),
-    Card(
+    GpuOverhead(
         "any other",
         287_047_680 - 20 * MIB,
         0,
@@ -73,7 +73,7 @@ CARDS = (
 )
 
 
-def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
+def gpu_overhead_of(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> GpuOverhead:
     """The constants of the card `name`.
 
     Args:
@@ -95,7 +95,7 @@ def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
             for meters in own
             if (segments := _predicted_segments(meters["predicted"]))
         ]
-        return Card(
+        return GpuOverhead(
             family=name,
             context_bytes=int(
                 median(meters["nvml"]["bytes"] - meters["reserved"]["bytes"] for meters in own)
@@ -104,7 +104,7 @@ def card_for(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> Card:
             measured=True,
             source=f"{len(own)} records of this card",
         )
-    return next((card for card in CARDS if card.family in name), CARDS[-1])
+    return next((gpu for gpu in KNOWN_GPUS if gpu.family in name), KNOWN_GPUS[-1])
 
 
 def _predicted_segments(predicted: Mapping[str, Any]) -> int | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench.config import Suite
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes
-from bench.memory.nvml import CardSampler, card_bytes
+from bench.memory.nvml import NvmlSampler, gpu_bytes
 from bench.memory.prediction import Prediction, predict_memory, timeline, trace_memory
 from bench.memory.rss import PeakResident
 from bench.memory.tracker import bytes_of, tensors_of
@@ -53,8 +53,8 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     device = set_up(suite.compute)
     threads = suite.compute.shared(suite.compute.jobs).threads
     torch.set_num_threads(threads)
-    room = host_limit_bytes() if device.type == "cpu" else card_bytes()
-    report({"device": device.type, "room_bytes": room, "memory_threads": threads})
+    available = host_limit_bytes() if device.type == "cpu" else gpu_bytes()
+    report({"device": device.type, "room_bytes": available, "memory_threads": threads})
     run = open_run(suite, name)
     scene = run.dataset.ids("test")[0]
 
@@ -149,10 +149,10 @@ def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device))
-    there = bytes_of(existing)
-    with record_cpu_allocations() as booked:
+    before = bytes_of(existing)
+    with record_cpu_allocations() as allocations:
         work()
-    return there + booked.peak_bytes
+    return before + allocations.peak_bytes
 
 
 class Measured(NamedTuple):
@@ -167,9 +167,9 @@ class Measured(NamedTuple):
 
 def measure_first_on_gpu(first: First, device: torch.device) -> Measured:
     """What the allocator, the card and the host say of the first prediction on a CUDA device."""
-    with CardSampler() as card:
+    with NvmlSampler() as sampler:
         _warm_up(device)
-        card.mark_idle()
+        sampler.mark_idle()
         torch.cuda.reset_peak_memory_stats(device)
         with PeakResident() as resident:
             network, image = first()
@@ -179,19 +179,19 @@ def measure_first_on_gpu(first: First, device: torch.device) -> Measured:
         "reserved": {"bytes": torch.cuda.max_memory_reserved(device)},
         "rss": _resident(resident),
     }
-    if not card.samples:
-        return Measured(meters, network, image, {"nvml": card.missing or card.lost})
+    if not sampler.samples:
+        return Measured(meters, network, image, {"nvml": sampler.missing or sampler.lost})
     meters["nvml"] = {
-        "bytes": card.peak_bytes,
-        "idle_bytes": card.idle_bytes,
-        "before_bytes": card.before_bytes,
-        "how": card.how,
-        "doubt": "; ".join(filter(None, (card.doubt, card.lost))),
-        "interval_s": card.interval_s,
-        "longest_interval_s": card.longest_interval_s,
-        "samples": card.samples,
-        "cpu_share": card.cpu_share,
-        "card": card.card,
+        "bytes": sampler.peak_bytes,
+        "idle_bytes": sampler.idle_bytes,
+        "before_bytes": sampler.before_bytes,
+        "how": sampler.how,
+        "doubt": "; ".join(filter(None, (sampler.doubt, sampler.lost))),
+        "interval_s": sampler.interval_s,
+        "longest_interval_s": sampler.longest_interval_s,
+        "samples": sampler.samples,
+        "cpu_share": sampler.cpu_share,
+        "card": sampler.gpu,
     }
     return Measured(meters, network, image, {})
 
@@ -201,10 +201,10 @@ def measure_first_on_host(first: First, run: Run) -> Measured:
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
         network, image = first()
-    there = bytes_of([*tensors_of(network), image])
-    with record_cpu_allocations() as booked:
+    before = bytes_of([*tensors_of(network), image])
+    with record_cpu_allocations() as allocations:
         run.predict(network, image)
-    allocated = {"bytes": there + booked.peak_bytes, "at": "/".join(booked.operators)}
+    allocated = {"bytes": before + allocations.peak_bytes, "at": "/".join(allocations.operators)}
     return Measured({"allocated": allocated, "rss": _resident(resident)}, network, image, {})
 
 

@@ -14,16 +14,16 @@ import pynvml
 
 from bench.errors import UserError
 
-OWN = "this process"
-CARD = "card, minus used before"
+OWN_PROCESS = "this process"
+WHOLE_GPU = "card, minus used before"
 
 MOST_CPU_SHARE = 0.015
 """Of one core: a driver that answers slowly is asked less often."""
-BARE_BYTES = 64 * 2**20
+IDLE_GPU_BYTES = 64 * 2**20
 """What a card may hold while nobody uses it: assumed, no driver documents it."""
 
 
-class CardSampler:
+class NvmlSampler:
     """Peak memory of the first visible card between start and stop, sampled by a thread of its own.
 
     NVML tells what this process holds where it can (not across every container's boundary, nor to
@@ -50,8 +50,8 @@ class CardSampler:
         """Held by the bare CUDA context; see `mark_idle`."""
         self.before_bytes = 0
         """Used on the card at the start."""
-        self.how = CARD
-        self.card: dict[str, Any] = {}
+        self.how = WHOLE_GPU
+        self.gpu: dict[str, Any] = {}
         self.samples = 0
         self.cpu_share = 0.0
         """Of one core, by the sampling thread."""
@@ -63,7 +63,7 @@ class CardSampler:
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def __enter__(self) -> "CardSampler":
+    def __enter__(self) -> "NvmlSampler":
         self.start()
         return self
 
@@ -90,9 +90,9 @@ class CardSampler:
             self.missing = str(error)
             return
         try:
-            self._handle = _visible_card()
+            self._handle = _visible_gpu()
             self._version = _version(self._handle)
-            self.card = _facts(self._handle, self._version)
+            self.gpu = _facts(self._handle, self._version)
             self.before_bytes = self._used()
             self._others = {*self._listed("Compute"), *self._listed("Graphics")}
         except (pynvml.NVMLError, UserError) as error:
@@ -125,7 +125,7 @@ class CardSampler:
     @property
     def doubt(self) -> str:
         """Why something else may be in the card's own figure; empty where nothing speaks for it."""
-        if self.how == OWN or not self.samples:
+        if self.how == OWN_PROCESS or not self.samples:
             return ""
         if self._blind:
             return "NVML does not list processes here: others may have used the card"
@@ -134,7 +134,7 @@ class CardSampler:
         came = max(self._most - 1, 0) + self._drawing  # one is this one, by an id not known here
         if came:
             return f"{came} other processes came to the card meanwhile"
-        if self.before_bytes > BARE_BYTES:
+        if self.before_bytes > IDLE_GPU_BYTES:
             return f"{self.before_bytes} bytes were in use before, by nobody whom NVML lists"
         if not self._most and self.peak_bytes:
             return "NVML lists nobody, not even this process: others may have used the card"
@@ -163,10 +163,10 @@ class CardSampler:
         held = self._listed("Compute")
         own = None if os.getpid() in self._others else held.get(os.getpid())
         anew = idle
-        if own and not (self._marked and self.how == CARD):  # idle and peak are of one kind
-            anew = anew or self.how == CARD
-            self.how = OWN
-        elif self.how == OWN:
+        if own and not (self._marked and self.how == WHOLE_GPU):  # idle and peak are of one kind
+            anew = anew or self.how == WHOLE_GPU
+            self.how = OWN_PROCESS
+        elif self.how == OWN_PROCESS:
             return  # NVML lost sight of us for a moment: no figure of another kind in between
         else:
             own = self._used() - self.before_bytes
@@ -186,19 +186,19 @@ class CardSampler:
         return held or {}
 
 
-def card_bytes() -> int | None:
+def gpu_bytes() -> int | None:
     """Memory of the first visible card, without a CUDA context; None where NVML does not tell."""
     try:
         pynvml.nvmlInit()
         try:
-            return int(pynvml.nvmlDeviceGetMemoryInfo(_visible_card()).total)
+            return int(pynvml.nvmlDeviceGetMemoryInfo(_visible_gpu()).total)
         finally:
             pynvml.nvmlShutdown()
     except (pynvml.NVMLError, UserError):
         return None
 
 
-def _visible_card() -> Any:
+def _visible_gpu() -> Any:
     """NVML's handle of the card that CUDA calls 0 (with CUDA_DEVICE_ORDER=PCI_BUS_ID), or of its
     first instance where it is cut into several (MIG), of which CUDA sees no other.
 
@@ -214,23 +214,23 @@ def _visible_card() -> Any:
                 f"CUDA_VISIBLE_DEVICES begins with {first!r}, which NVML does not know: name a "
                 "card by its index or its whole UUID, an instance of a card by its whole UUID."
             ) from error
-    card = pynvml.nvmlDeviceGetHandleByIndex(int(first))
-    if _told(lambda: pynvml.nvmlDeviceGetMigMode(card)[0]):
-        return pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, 0)
-    return card
+    handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
+    if _or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]):
+        return pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)
+    return handle
 
 
-def _version(card: Any) -> int | None:
+def _version(handle: Any) -> int | None:
     """Of nvmlDeviceGetMemoryInfo: 2, whose `used` is without the part that the driver keeps
     (`reserved`), where the driver is new enough; None for the first."""
     try:
-        pynvml.nvmlDeviceGetMemoryInfo(card, pynvml.nvmlMemory_v2)
+        pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
         return None
     return int(pynvml.nvmlMemory_v2)
 
 
-def _processes(card: Any, kind: str) -> dict[int, int | None] | None:
+def _processes(handle: Any, kind: str) -> dict[int, int | None] | None:
     """Bytes by process id, None for bytes that are not told (as under Windows' own driver model);
     None where processes are not told at all. `kind`: Compute or Graphics.
 
@@ -238,9 +238,9 @@ def _processes(card: Any, kind: str) -> dict[int, int | None] | None:
         pynvml.NVMLError: the card is gone.
     """
     for version in ("v3", "v2"):  # v2: drivers before 510
-        ask = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_{version}")
+        query = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_{version}")
         try:
-            return {one.pid: one.usedGpuMemory for one in ask(card)}
+            return {one.pid: one.usedGpuMemory for one in query(handle)}
         except pynvml.NVMLError_FunctionNotFound:
             continue
         except (pynvml.NVMLError_NoPermission, pynvml.NVMLError_NotSupported):
@@ -248,32 +248,34 @@ def _processes(card: Any, kind: str) -> dict[int, int | None] | None:
     return None
 
 
-def _facts(card: Any, version: int | None) -> dict[str, Any]:
+def _facts(handle: Any, version: int | None) -> dict[str, Any]:
     """What a record says of a card; None for what its driver does not tell."""
 
-    def clock(ask: Callable[[Any, int], int], kind: int) -> Any:
-        return _told(lambda: int(ask(card, kind)))
+    def clock(query: Callable[[Any, int], int], kind: int) -> Any:
+        return _or_none(lambda: int(query(handle, kind)))
 
     now, most = pynvml.nvmlDeviceGetClockInfo, pynvml.nvmlDeviceGetMaxClockInfo
     return {
-        "name": _told(lambda: pynvml.nvmlDeviceGetName(card)),
-        "uuid": _told(lambda: pynvml.nvmlDeviceGetUUID(card)),
-        "driver": _told(pynvml.nvmlSystemGetDriverVersion),
-        "total_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(card).total),
+        "name": _or_none(lambda: pynvml.nvmlDeviceGetName(handle)),
+        "uuid": _or_none(lambda: pynvml.nvmlDeviceGetUUID(handle)),
+        "driver": _or_none(pynvml.nvmlSystemGetDriverVersion),
+        "total_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         "used_told_by": f"nvmlDeviceGetMemoryInfo{'_v2' if version else ''}",
         "sm_clock_mhz": clock(now, pynvml.NVML_CLOCK_SM),
         "sm_clock_most_mhz": clock(most, pynvml.NVML_CLOCK_SM),
         "memory_clock_mhz": clock(now, pynvml.NVML_CLOCK_MEM),
         "memory_clock_most_mhz": clock(most, pynvml.NVML_CLOCK_MEM),
-        "ecc": _told(lambda: bool(pynvml.nvmlDeviceGetEccMode(card)[0])),
-        "power_limit_w": _told(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(card) / 1000),
-        "instance_of_a_card": _told(lambda: bool(pynvml.nvmlDeviceIsMigDeviceHandle(card).value)),
+        "ecc": _or_none(lambda: bool(pynvml.nvmlDeviceGetEccMode(handle)[0])),
+        "power_limit_w": _or_none(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        "instance_of_a_card": _or_none(
+            lambda: bool(pynvml.nvmlDeviceIsMigDeviceHandle(handle).value)
+        ),
     }
 
 
-def _told(ask: Callable[[], Any]) -> Any:
+def _or_none(query: Callable[[], Any]) -> Any:
     """An answer, or None from a driver that does not give it."""
     try:
-        return ask()
+        return query()
     except pynvml.NVMLError:
         return None

@@ -121,7 +121,7 @@ def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
     with FakeTensorMode(), torch.inference_mode():
         _refill(network, device)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
-        tracker = Tracker(tensors_of(network), network, RULES, apart=TF32)
+        tracker = Tracker(tensors_of(network), network, RULES, variant=TF32)
         tracker.add([image], "inputs")
         with tracker, replaying(network, tracker):
             run.strategy.predict(network, image, run.spec)
@@ -260,7 +260,7 @@ def timeline(
 def _prediction(tracker: Tracker, network: nn.Module, device: str) -> Prediction:
     peak = tracker.peak_of(device)
     held = play(tracker.events, device) if device == "cuda" else None
-    copied = play(tracker.events, device, apart=TF32) if device == "cuda" else None
+    copied = play(tracker.events, device, variant=TF32) if device == "cuda" else None
     return Prediction(
         device_bytes=peak.bytes,
         host_bytes=tracker.peak["cpu"],

@@ -65,7 +65,7 @@ def replaying(network: nn.Module, tracker: Tracker) -> Iterator[None]:
 
 class _Replay:
     def __init__(self, tracker: Tracker) -> None:
-        self._booking = tracker
+        self._tracker = tracker
         self._calls: dict[Any, _Call | None] = {}
         self._inside = False
 
@@ -91,7 +91,7 @@ class _Replay:
         return called
 
     def _first(self, forward: Any, args: Any, kwargs: Any) -> tuple[Any, _Call | None]:
-        tracker = self._booking
+        tracker = self._tracker
         begun, flops = len(tracker.events), tracker.flops
         result = forward(*args, **kwargs)
         leaves, spec = tree_flatten(result)
@@ -124,7 +124,7 @@ class _Replay:
 
     def _again(self, call: _Call) -> Any:
         call.times += 1
-        tracker = self._booking
+        tracker = self._tracker
         tracker.flops += call.flops
         storages: dict[int, Tensor] = {}
         with tracker.unseen():

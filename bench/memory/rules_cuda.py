@@ -19,7 +19,7 @@ def _convolution(use: Use) -> list[Moment]:
     source, weight = use.args[:2]
     layout = _layout(source, weight)
     copies = Moment(_copies(layout, source, weight), results=True)
-    return [copies, Moment(_tf32(use, layout), results=True, apart=TF32)]
+    return [copies, Moment(_tf32(use, layout), results=True, variant=TF32)]
 
 
 def _tf32(use: Use, layout: torch.memory_format) -> list[int]:

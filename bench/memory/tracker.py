@@ -39,7 +39,7 @@ class Moment(NamedTuple):
     """Bytes of each block that is gone when the operator returns."""
     results: bool = False
     """Whether the operator's results are there as well."""
-    apart: str = ""
+    variant: str = ""
     """Not every device of the type takes these blocks: they are booked where somebody asks for
     them by this name, as of a device of the type's name with this behind it."""
 
@@ -102,7 +102,7 @@ class Tracker(TorchDispatchMode):
         network: nn.Module | None = None,
         rules: Mapping[str, Rules] | None = None,
         stands_for: Mapping[str, str] | None = None,
-        apart: str = "",
+        variant: str = "",
     ) -> None:
         """
         Args:
@@ -129,7 +129,7 @@ class Tracker(TorchDispatchMode):
         self._seen: Any = WeakIdKeyDictionary()
         self._rules = rules or {}
         self._stands_for = stands_for or {}
-        self._apart = {"", apart}
+        self._variants = {"", variant}
         self._modules = Modules(network) if network else None
         self.add(existing, "weights")
 
@@ -150,7 +150,7 @@ class Tracker(TorchDispatchMode):
             if (block := self._seen.get(tensor.untyped_storage())) is not None:
                 self._categories[block] = category
             else:
-                self._book(tensor, "before the first operator", "", category)
+                self._track(tensor, "before the first operator", "", category)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -170,7 +170,7 @@ class Tracker(TorchDispatchMode):
             if not moment.results:
                 self._pass(moment, self._place(moment, made[0]), operator, module)
         for leaf in made:
-            self._book(leaf, operator, module, self.category)
+            self._track(leaf, operator, module, self.category)
         for moment in moments:
             if moment.results:
                 self._pass(moment, self._place(moment, made[0]), operator, module)
@@ -269,13 +269,13 @@ class Tracker(TorchDispatchMode):
             return []
         rule = self._rules.get(self._device(made[0]), {}).get(func._schema.name)
         found = rule(Use(args, kwargs, result)) if rule else []
-        return [moment for moment in found if moment.apart in self._apart]
+        return [moment for moment in found if moment.variant in self._variants]
 
     def _device(self, tensor: Tensor) -> str:
         return self._stands_for.get(tensor.device.type, tensor.device.type)
 
     def _place(self, moment: Moment, made: Tensor) -> str:
-        return f"{self._device(made)} {moment.apart}".strip()
+        return f"{self._device(made)} {moment.variant}".strip()
 
     def _pass(self, moment: Moment, device: str, operator: str, module: str) -> None:
         """Blocks that are taken together and given back."""
@@ -283,7 +283,7 @@ class Tracker(TorchDispatchMode):
         for block, size in blocks:
             self._free(block, device, size)
 
-    def _book(self, tensor: Tensor, operator: str, module: str, category: Category) -> None:
+    def _track(self, tensor: Tensor, operator: str, module: str, category: Category) -> None:
         storage = tensor.untyped_storage()
         if storage in self._seen:
             return

@@ -21,13 +21,13 @@ from bench import record
 from bench.config import Suite, checkpoint_of
 from bench.files import code_sha256, file_sha256, write_text
 
-STAMPS = Path(".dvc/tmp/standing")
+CACHE_STATE = Path(".dvc/tmp/cache_state")
 PREPARED = Path("data/prepared")
 
 
 def mark_fresh(suite: Suite, stage: str, name: str) -> None:
     """Say that the record of this run, and its pictures, belong to everything as it is now."""
-    write_text(_stamp_of(suite, stage, name), _state(suite, stage, name) + "\n")
+    write_text(_state_path(suite, stage, name), _state(suite, stage, name) + "\n")
 
 
 def stale(suite: Suite, stage: str) -> list[str]:
@@ -36,7 +36,7 @@ def stale(suite: Suite, stage: str) -> list[str]:
     for path in _folder(suite, stage).glob("*.json"):
         if path.stem not in suite.runs:
             path.unlink()
-            shutil.rmtree(_pictures(suite, path.stem), ignore_errors=True)
+            shutil.rmtree(_predicted_labels(suite, path.stem), ignore_errors=True)
     return [name for name in suite.runs if not _holds(suite, stage, name)]
 
 
@@ -61,7 +61,7 @@ def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]
 
 def _holds(suite: Suite, stage: str, name: str) -> bool:
     try:
-        return _stamp_of(suite, stage, name).read_text().strip() == _state(suite, stage, name)
+        return _state_path(suite, stage, name).read_text().strip() == _state(suite, stage, name)
     except FileNotFoundError:
         return False
 
@@ -77,7 +77,7 @@ def _state(suite: Suite, stage: str, name: str) -> str:
     ]
     made = [_folder(suite, stage) / f"{name}.json"]
     if stage == "evaluate":
-        made += sorted(_pictures(suite, name).glob("*.png"))
+        made += sorted(_predicted_labels(suite, name).glob("*.png"))
     facts = {
         "run": asdict(run),
         "model": model.settings(),
@@ -115,8 +115,8 @@ def _sums(files: Iterable[Path]) -> dict[str, str]:
     return {str(file): file_sha256(file) for file in sorted(files)}
 
 
-def _stamp_of(suite: Suite, stage: str, name: str) -> Path:
-    return STAMPS / _folder(suite, stage).relative_to(record.RESULTS) / name
+def _state_path(suite: Suite, stage: str, name: str) -> Path:
+    return CACHE_STATE / _folder(suite, stage).relative_to(record.RESULTS) / name
 
 
 def _folder(suite: Suite, stage: str) -> Path:
@@ -124,5 +124,5 @@ def _folder(suite: Suite, stage: str) -> Path:
     return record.path_of(suite.suite, stage, "any", machine).parent
 
 
-def _pictures(suite: Suite, name: str) -> Path:
+def _predicted_labels(suite: Suite, name: str) -> Path:
     return record.RESULTS / suite.suite / "predictions" / name
