@@ -1,4 +1,4 @@
-"""`glnet-bench COMMAND`, or `python -m bench COMMAND`: what is not a stage of the pipeline."""
+"""`glnet-bench COMMAND` or `python -m bench COMMAND`: commands beside the pipeline's stages."""
 
 import argparse
 import importlib
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from bench import cli
 
-# Command -> module and function; the function adds its arguments to the parser it is given and sets
-# `work`, and its docstring is the help text.
+# Command -> module and function. The function adds its arguments to the given parser and sets `work`;
+# its docstring is the help text.
 COMMANDS = {
     "import-official": ("reference.checkpoint_io", "import_glnet_command"),
     "export-official": ("reference.checkpoint_io", "export_glnet_command"),
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the command."""
     parser = argparse.ArgumentParser(prog="glnet-bench", description=__doc__)
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, function) in COMMANDS.items():

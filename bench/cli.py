@@ -1,5 +1,5 @@
-"""What every stage's command line shares: arguments, the project's root, and errors as one
-sentence."""
+"""Shared parts of all command lines: arguments, the check of the project's root, error messages and
+progress bars."""
 
 import argparse
 import errno
@@ -23,12 +23,12 @@ def main(
     fill: Callable[[argparse.ArgumentParser], None] = lambda _: None,
     **arguments: str,
 ) -> None:
-    """Run one stage as a program: parse, check the directory, work, and say in one sentence what
-    went wrong.
+    """Run a stage as a program: parse arguments, check the directory, work, report errors in one
+    sentence.
 
     Args:
         work: the stage; its docstring is the help text.
-        fill: adds arguments of other kinds.
+        fill: adds further arguments to the parser.
         arguments: positional arguments, name -> help.
     """
     parser = argparse.ArgumentParser(description=work.__doc__)
@@ -58,10 +58,10 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report_errors(work: Callable[[], None]) -> None:
-    """Do the work of a program; what a person can mend ends it with a sentence, not a traceback.
+    """Run a program; errors that the user can fix end it with one sentence, without a traceback.
 
-    Exits with status 1 on a `UserError`, a full disk or any other error of the operating system; with
-    130 on Ctrl-C."""
+    Exits with status 1 on a `UserError` or an error of the operating system, such as a full disk;
+    with 130 on Ctrl-C."""
     try:
         work()
     except UserError as error:
@@ -77,11 +77,11 @@ def report_errors(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        gc.freeze()  # else the interpreter, at its end, goes through all that torch made: a second
+        gc.freeze()  # else the final garbage collection of torch's objects takes a second
 
 
 def require_root(here: Path = Path()) -> None:
-    """Refuse to work anywhere but in the project's root, where all paths of the suite start."""
+    """Raise a UserError outside the project's root, to which all paths of the suite are relative."""
     missing = [name for name in ROOT_FILES if not (here / name).is_file()]
     if missing:
         raise UserError(
@@ -91,8 +91,8 @@ def require_root(here: Path = Path()) -> None:
 
 
 def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = False) -> Any:
-    """A tqdm bar for long work; in a log, where a bar cannot be redrawn, a line now and
-    then. Bytes (`B`) and pixels (`px`) are shown as k, M and G."""
+    """A tqdm progress bar; without a terminal it prints a line every 15 s. Bytes (`B`) and pixels
+    (`px`) are shown as k, M and G."""
     quick = sys.stderr.isatty()
     return tqdm(
         total=total or None,
@@ -107,7 +107,7 @@ def progress(total: int, what: str, unit: str, done: int = 0, silent: bool = Fal
 
 
 def with_progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
-    """The items, with a bar that says how many there were; a `total` of 0 is not known."""
+    """The items, with a progress bar; a `total` of 0 means unknown."""
     bar = progress(total, what, unit)
     for item in items:
         yield item

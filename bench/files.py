@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their fingerprints."""
+"""Atomic writes of files, and fingerprints of files and code."""
 
 import ast
 import hashlib
@@ -8,13 +8,12 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed, then renamed over
-    it."""
+    """Write a file atomically: to a temporary file beside it, which is flushed and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
@@ -37,8 +36,8 @@ def file_sha256(path: Path) -> str:
 
 
 def code_sha256(path: Path) -> str:
-    """Hex SHA-256 of what a Python file does: its syntax tree without docstrings, so that neither
-    prose nor layout changes it."""
+    """Hex SHA-256 of a Python file's syntax tree without docstrings, so that docstrings, comments
+    and formatting do not change it."""
     tree = ast.parse(path.read_text())
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):

@@ -1,8 +1,8 @@
-"""Latency of one prediction, through pytest-benchmark's pedantic mode.
+"""Latency of one prediction, measured by pytest-benchmark in pedantic mode.
 
 The stage `measure` and `pytest --benchmark-only` run the same benchmark, `tests/test_benchmark.py`;
-what it times, and how often, is here. Two clocks: the wall's, around the whole prediction, and one
-that goes only while the network is at work."""
+this module defines what it times, and how often. There are two clocks: wall time of the whole
+prediction, and time inside calls of the network."""
 
 import contextlib
 import io
@@ -45,23 +45,23 @@ WORDS: dict[Part, str] = {
     "network-alone": "network",
     "forward-alone": "forward",
 }
-"""What records call them."""
+"""Their names in records."""
 NETWORK = "network_s"
-"""What a benchmark's extra information calls the network's seconds of each round."""
+"""Key of the network's seconds of each round in a benchmark's extra information."""
 BENCHMARK = Path("tests/test_benchmark.py")
 ROUNDS: dict[Part, tuple[int, int]] = {
     "end-to-end": (3, 5),
     "network-alone": (2, 5),
     "forward-alone": (2, 5),
 }
-"""At least and at most; beyond the least only while all rounds take no more than `ENOUGH_S`."""
+"""Minimum and maximum; more than the minimum only if all rounds take at most `ENOUGH_S`."""
 ENOUGH_S = 1.5
 THEIR_SCALE = 0.8
-"""Sides of the noise that a forward pass is timed on, as a share of the image's."""
+"""Side of the input of a timed forward pass, as a share of the image's side."""
 
 
 class NetworkClock:
-    """Goes only while a watched network is at work; reads in seconds."""
+    """A clock that runs only during calls of a watched network; in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -71,7 +71,7 @@ class NetworkClock:
 
     @contextlib.contextmanager
     def watching(self, network: nn.Module, device: torch.device) -> Iterator[None]:
-        """Inside the block, calls of `network`, or of its children by somebody else, are timed."""
+        """Inside the block, calls of `network` and direct calls of its children are timed."""
         inside = False
 
         def timed(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +103,7 @@ class NetworkClock:
 
 
 network_clock = NetworkClock()
-"""The timer of the benchmarks of `network-alone`: pytest-benchmark takes one clock a case."""
+"""The timer of the benchmarks of `network-alone`: pytest-benchmark uses one timer per case."""
 
 
 @contextlib.contextmanager
@@ -131,13 +131,12 @@ def time_prediction(
     device: torch.device,
     warm_s: float,
 ) -> Any:
-    """Time a prediction, or a forward pass, in pytest-benchmark's pedantic mode; returns what it
-    returns.
+    """Time a prediction, or a forward pass, in pytest-benchmark's pedantic mode; returns its result.
 
     Args:
         benchmark: pytest-benchmark's fixture; for `network-alone` its timer is `network_clock`.
         predict: one prediction, or one forward pass.
-        warm_s: seconds that an earlier one took, which warmed everything up.
+        warm_s: seconds that the preceding warm-up took.
     """
 
     network_s: list[float] = []
@@ -163,19 +162,19 @@ def time_prediction(
 
 
 def at_once(device: torch.device) -> bool:
-    """Whether both clocks can go in the same rounds: on a CPU there is nothing to wait for before
-    and after the network's calls, so that watching them costs nothing."""
+    """Whether both clocks can run in the same rounds: on a CPU, where watching the network's calls
+    needs no synchronisation."""
     return device.type == "cpu"
 
 
 def time_runs(report: Report, suite: Suite, names: Sequence[str]) -> None:
-    """Latency of runs, one after another, by `pytest --benchmark-only` of their cases.
+    """Measure the latency of runs, one after another, with `pytest --benchmark-only`.
 
-    Tells, by run, seconds of every round (`latency_s`, `network_s` and, where a method sees an
+    Reports, by run, seconds of every round (`latency_s`, `network_s` and, where a method sees an
     image in one pass, `forward_s`), and their definitions.
 
     Raises:
-        UserError: the benchmark of some failed; what the others took is told all the same.
+        UserError: the benchmark of some runs failed; the latency of the others is reported.
     """
     import pytest
 
@@ -185,7 +184,7 @@ def time_runs(report: Report, suite: Suite, names: Sequence[str]) -> None:
         found = Path(folder) / "benchmark.json"
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            # No plugin but one, and nothing of a pytest that may have started this process.
+            # Load one plugin only, and ignore settings of a pytest that started this process.
             for key in [key for key in os.environ if key.startswith("PYTEST_")]:
                 del os.environ[key]
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -231,6 +230,6 @@ def _as_recorded(seconds: Mapping[Part, list[float]]) -> dict[str, Any]:
 
 
 def parts(suite: Suite, name: str) -> list[Part]:
-    """What is timed of a run: a forward pass alone where its method has one."""
+    """The timed parts of a run; `forward-alone` only if its strategy has a single forward pass."""
     whole = open_run(suite, name).strategy.forward is not None
     return [part for part in DEFINITIONS if part != "forward-alone" or whole]

@@ -1,6 +1,6 @@
 """`glnet-bench estimate METHOD ...`: how much memory a method needs, and what fits into a budget.
 
-Worked out on fake tensors: no weights, no data, no device."""
+Computed on fake tensors, without weights, data or a device."""
 
 import argparse
 import difflib
@@ -38,9 +38,9 @@ CLASSES = 7
 MIB = 2**20
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 STEPS = {"image": 32, "patch": 32, "sub_batch": 1, "batch": 1}
-"""Sides go by the stride of the encoders, up to which every network pads anyway."""
+"""Step of each quantity; sides are multiples of the encoders' stride, to which networks pad."""
 MOST = {"image": 32768, "patch": 8192, "sub_batch": 1024, "batch": 512}
-"""Where a search ends."""
+"""Upper limit of a search."""
 
 COLOURS = {
     "weights": "#332288",
@@ -55,7 +55,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A run, and what is to be predicted of it."""
+    """A run, and the conditions to predict its memory for."""
 
     run: "Run"
     size: tuple[int, int]
@@ -66,19 +66,19 @@ class Question:
     gpu: str = ""
     """The GPU's name."""
     batch: int | None = None
-    """Images a training step; None: the model's own."""
+    """Images per training step; None: the model's own."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one image, or a step of one phase, needs."""
+    """Predicted memory of one image, or of a step of one phase."""
 
     phase: str
     prediction: "Prediction"
     reserved_bytes: int | None
-    """None on the CPU, whose allocator keeps nothing."""
+    """None on the CPU, whose allocator does not cache."""
     shown_bytes: int
-    """Process total on a GPU: reserved, the context and workspaces; on the CPU the tensors."""
+    """On a GPU the process total: reserved, context and workspaces; on the CPU the tensors."""
     events: "Sequence[Event]"
     categories: "Sequence[Category]"
     """Of each event's block."""
@@ -89,7 +89,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", metavar="METHOD", nargs="?", help="a network, or a run's key")
     parser.add_argument("--size", default="2448x2448", help="H x W in px (default: 2448x2448)")
     parser.add_argument(
-        "--strategy", help="how the image is met (default: patch; glnet: collaborative)"
+        "--strategy", help="how the image is processed (default: patch; glnet: collaborative)"
     )
     parser.add_argument("--phase", choices=("inference", "training"), default="inference")
     parser.add_argument(
@@ -101,10 +101,10 @@ def command(parser: argparse.ArgumentParser) -> None:
         "gradients and Adam's state stay fp32. The suite does not train in fp16",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--card", default="", help="the card's name, for its context's size")
-    parser.add_argument("--batch", type=int, help="images a training step (default: the suite's)")
+    parser.add_argument("--card", default="", help="the GPU's name, for the context's size")
+    parser.add_argument("--batch", type=int, help="images per training step (default: the suite's)")
     parser.add_argument("--classes", type=int, default=CLASSES)
-    parser.add_argument("--suite", type=Path, help="look METHOD up here alone")
+    parser.add_argument("--suite", type=Path, help="look up METHOD only in this suite")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--fit", metavar="BUDGET", help="for instance 2GiB: what fits?")
     parser.add_argument("--of", choices=tuple(STEPS), help="what --fit looks for (default: image)")
@@ -171,10 +171,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def find(name: str, path: Path | None, strategy: str | None) -> tuple[ModelConfig, RunConfig]:
-    """The line that a name means: a run of the suite, else a network at the paper's settings.
+    """The model and run of a name: a run of the suite, else a network at the paper's settings.
 
     Raises:
-        UserError: neither; the message has near matches.
+        UserError: there is neither; the message lists close matches.
     """
     rivals = importlib.import_module("baselines.generic.spec").Network
     networks = {*get_args(rivals), "glnet"}
@@ -223,8 +223,8 @@ def _network(
 def lowered(method: Method, precision: str, training: bool) -> Method:
     """The method in another precision.
 
-    In inference its network has weights of that type, and what enters a layer with weights is cast
-    to it. In training it is autocast, as in `bench.pipeline.train`: the weights stay float32."""
+    In inference weights have that type, and inputs of layers with weights are cast to it. In
+    training the forward pass is autocast, as in `bench.pipeline.train`; weights stay float32."""
     import torch
     from torch import nn
 
@@ -247,7 +247,7 @@ def lowered(method: Method, precision: str, training: bool) -> Method:
         return network
 
     def backward(network: Any, views: Any, *rest: Any) -> float:
-        # The recorded step lies on fake CPU tensors, whatever device they stand for.
+        # The step is traced on fake CPU tensors, whatever device they represent.
         with torch.autocast("cpu", dtype=dtype):
             return method.backward(network, views, *rest)
 
@@ -290,7 +290,7 @@ def answer(question: Question) -> list[Answer]:
 
 
 def known_overhead(name: str) -> Any:
-    """What the card `name` holds besides: from this project's own records of it, else assumed."""
+    """The memory overhead of the GPU `name`: from this project's records, else assumed."""
     from bench.memory import gpu_overhead_of
 
     found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
@@ -325,8 +325,8 @@ def _mib(count: int) -> str:
 
 
 def timeline(answer: Answer) -> tuple[pd.DataFrame, int]:
-    """Bytes alive by category (columns) after each block that is allocated or freed (rows), and
-    the row of the peak. Of calls that repeat the first few are there."""
+    """Live bytes by category (columns) after each allocation or free (rows), and the row of the
+    peak. Repeated calls appear only a few times."""
     sizes = [one.bytes for one in answer.events]
     changes = pd.DataFrame({"category": answer.categories, "bytes": sizes})
     wide = changes.pivot(columns="category", values="bytes").fillna(0).cumsum()
@@ -335,7 +335,7 @@ def timeline(answer: Answer) -> tuple[pd.DataFrame, int]:
 
 
 def draw(question: Question, peak: Answer, path: Path) -> None:
-    """Stacked memory over time, the peak marked with its operator and module."""
+    """Draw memory over time, stacked by category, with the operator and module of the peak."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -358,8 +358,8 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
         top = float(mib.sum(axis=1).iloc[at])
         axes.plot([at], [top], "v", color=INK, label="peak")
         axes.set_ylim(0, 1.08 * top)
-        axes.set_xlabel("tensors taken and given back, in order (most repeats left out)")
-        axes.set_ylabel("tensors alive, MiB")
+        axes.set_xlabel("allocations and frees, in order (most repeats left out)")
+        axes.set_ylabel("live tensors, MiB")
         height, width = question.size
         axes.set_title(
             f"{question.run.name} · {question.run.config.strategy} · {peak.phase} · {height} × {width} px · "
@@ -374,7 +374,7 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
 
 
 def runs_of(suite: Suite, training: bool, settings: Mapping[str, Any], classes: int) -> "list[Run]":
-    """All runs of a suite; in training one of each model."""
+    """All runs of a suite; for training one run per model."""
     from bench.run import resolve
 
     runs = suite.runs
@@ -400,15 +400,15 @@ def which(questions: Sequence[Question], budget: int) -> pd.DataFrame:
 
 
 def needs(question: Question) -> int:
-    """Bytes that must fit: the process total on a GPU, in training of the largest phase."""
+    """Bytes that must fit: the process total on a GPU; in training that of the largest phase."""
     return max(one.shown_bytes for one in answer(question))
 
 
 def varied(question: Question, of: str, value: int) -> Question:
-    """The question with one quantity of its own set.
+    """The question with another value of one quantity.
 
     Raises:
-        UserError: the method has no such quantity here.
+        UserError: the run has no such quantity.
     """
     if of == "image":
         return replace(question, size=(value, value))
@@ -429,11 +429,11 @@ def varied(question: Question, of: str, value: int) -> Question:
 
 
 def fit(question: Question, of: str, budget: int) -> str:
-    """One sentence: the largest value that fits, and that the next one does not."""
+    """One sentence: the largest value that fits, and the bytes of the next one."""
     step, most = STEPS[of], MOST[of]
     if of == "patch":
         most = min(most, -(-max(question.size) // step) * step)
-        # A patch must be larger than what it shares with its neighbour.
+        # A patch must be larger than the overlap with its neighbour.
         step_first = getattr(question.run.spec, "overlap_px", 0) // step + 1
     else:
         step_first = 1
@@ -464,11 +464,11 @@ def fit(question: Question, of: str, budget: int) -> str:
 def largest(
     bytes_at: Callable[[int], int], budget: int, first: int, most: int
 ) -> tuple[int, int, int | None]:
-    """The largest whole number from `first` to `most` whose bytes are within the budget, its bytes,
-    and those of the next one (None past `most`); (0, bytes of `first`, None) if nothing fits.
+    """The largest integer from `first` to `most` whose bytes are within the budget, its bytes, and
+    those of the next one (None past `most`); (0, bytes of `first`, None) if nothing fits.
 
-    Doubles until something does not fit, then takes turns between where a straight line meets the
-    budget and the middle: bytes grow, and mostly evenly."""
+    Doubles until a value does not fit, then alternates between linear interpolation and bisection,
+    because bytes grow almost linearly."""
     seen: dict[int, int] = {}
 
     def at(number: int) -> int:

@@ -1,9 +1,9 @@
-"""What collapsed heads save: both paths of GLNet over one image, at the paper's settings.
+"""Compares GLNet's plain and collapsed heads in time, memory and labels, at the paper's settings.
 
-Each repetition is a fresh process and the paths take turns, so that what else a machine is doing
-falls on both alike. At the paper's size it takes minutes, so that it is no stage of the pipeline:
-the record `results/fast/MACHINE.json` is made when one of the paths has changed, is kept in git
-like any other, and the report takes it up."""
+Each repetition runs in a fresh process and the two paths alternate, so that other load on the
+machine affects both alike. Because it takes minutes, it is not a stage of the pipeline: run it when
+one of the paths has changed, and commit the record `results/fast/MACHINE.json`, which the report
+reads."""
 
 import argparse
 import time
@@ -25,7 +25,7 @@ CLASSES = 7
 SIDE_PX = 2448
 SEED = 0
 SETTINGS: Mapping[str, Any] = {"sub_batch": 1}
-"""Of `glnet.spec.Spec`; all else is the paper's."""
+"""Fields of `glnet.spec.Spec`; all others are the paper's."""
 LIMIT_S = 1800.0
 PRELOAD = ("bench.latency", "bench.memory", "segmentation_models_pytorch")
 DEFINITION = (
@@ -38,8 +38,8 @@ DEFINITION = (
 
 
 def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Both paths over a square image, `rounds` times in turn: raw repetitions by path, and what is
-    predicted for a CUDA device.
+    """Run both paths on a square image, `rounds` times in turn: repetitions by path, and predicted
+    memory on a CUDA device.
 
     Raises:
         UserError: a prediction failed, out of memory included.
@@ -68,7 +68,7 @@ def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]
 def _predict(
     report: Report, suite: Suite, path: str, side_px: int, settings: Mapping[str, Any]
 ) -> None:
-    """In a process of its own: one prediction."""
+    """In a fresh process: one prediction."""
     import torch
 
     from bench.experiments.noise import noise

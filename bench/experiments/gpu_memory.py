@@ -1,13 +1,12 @@
-"""What the published settings take on a real card, beside what is predicted without one.
+"""Measures memory and time of the published settings on a GPU, to compare with the predictions.
 
-Every run of suites/deepglobe.yaml and every ultra-high-resolution method at the papers' image sizes
-(the rows of the stages `predict` and `successors`), with random weights, over an image of noise: no
-data set is needed. Memory is asked for in a process each; seconds are taken in one process, one run
-after another, with nothing else at work.
+The runs are those of the stages `predict` and `successors`: suites/deepglobe.yaml and the
+ultra-high-resolution methods at the papers' image sizes. Weights are random and the image is noise,
+so that no data set is needed. Memory is measured in one process per run, time in one process for
+all runs, one after another.
 
-No stage of the pipeline, since few machines have such a card: the record
-`results/card/MACHINE.json` is made when there is one, is kept in git like any other, and the report
-takes up all that there are."""
+Few machines have such a GPU, so that this is not a stage of the pipeline: commit the record
+`results/card/MACHINE.json`; the report reads all such records."""
 
 import argparse
 import os
@@ -29,14 +28,14 @@ from bench.parallel import Report, run_isolated
 FOLDER = record.RESULTS / "card"
 PRELOAD = ("bench.memory", "bench.experiments.noise", "segmentation_models_pytorch")
 LIMIT_S = 300.0
-"""Seconds that memory of one run may take."""
+"""Time limit for the memory of one run."""
 TIMING_S = 1800.0
-"""Seconds that the timing of all may take."""
+"""Time limit for the timing of all runs."""
 ENOUGH_S = 0.5
 ROUNDS = 5
-"""Predictions that are timed of a run; fewer once they took `ENOUGH_S` together."""
+"""Timed predictions of a run; fewer once they take `ENOUGH_S` together."""
 MEASURED = ("status", "reason", "meters", "missing", "device")
-"""What `measure` finds."""
+"""Keys of the result of `measure`."""
 DEFINITION = (
     "one image of noise at several scales, random weights, patches one at a time; meters: of the "
     "first prediction of its process, as in the stage `measure`; wall_s: seconds of each further "
@@ -47,8 +46,7 @@ DEFINITION = (
 
 
 def published_cases() -> Iterator[Case]:
-    """Every run that answers to a published row, at the size that it is published of, and GLNet
-    with its heads collapsed."""
+    """Every run with a published row, at the published size, and GLNet with collapsed heads."""
     for case in paper_cases():
         if case.run.config.published or "head" in case.run.config.overrides:
             yield case
@@ -57,14 +55,13 @@ def published_cases() -> Iterator[Case]:
 
 
 def measure(case: Case, compute: Compute) -> dict[str, Any]:
-    """What every meter reports of the first prediction of a case; running out of memory is a
-    result."""
+    """The figures of all meters for the first prediction of a case; out of memory is a result."""
     outcome = run_isolated(_measure, case, compute, limit_s=LIMIT_S, preload=PRELOAD)
     return {"status": outcome.status, "reason": outcome.reason, **outcome.reported}
 
 
 def _measure(report: Report, case: Case, compute: Compute) -> None:
-    """In a process of its own."""
+    """In a fresh process."""
     from bench.experiments.noise import noise
     from bench.memory import DEFINITIONS, measure_first_on_gpu
     from bench.run import device_facts, set_up
@@ -88,8 +85,7 @@ def _measure(report: Report, case: Case, compute: Compute) -> None:
 def time_all(
     found: Mapping[str, Case], compute: Compute, limit_s: float = TIMING_S
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of every case, one after another in one process, by key; without those that there
-    was no time for.
+    """Seconds of every case by key, measured in one process, until the time limit.
 
     Raises:
         UserError: nothing could be timed.
@@ -101,7 +97,7 @@ def time_all(
 
 
 def _time(report: Report, found: Mapping[str, Case], compute: Compute) -> None:
-    """In a process of its own: reports seconds by key."""
+    """In a fresh process: reports seconds by key."""
     import torch
 
     from bench.errors import out_of_memory
@@ -128,7 +124,7 @@ def _seconds(case: Case, device: Any) -> dict[str, Any]:
     from bench.latency import THEIR_SCALE
 
     run = case.run
-    with torch.device(device):  # random numbers come faster there
+    with torch.device(device):  # random weights are drawn faster there
         network = run.build().to(device)
     image = noise(case.side_px)
     seconds = {"wall_s": _repeated(lambda: run.predict(network, image), device)}
@@ -145,7 +141,7 @@ def _seconds(case: Case, device: Any) -> dict[str, Any]:
 
 
 def _repeated(work: Any, device: Any) -> list[float]:
-    """Seconds of each repetition but the first, which warms up."""
+    """Seconds of each repetition, after one for warm-up."""
     from bench.latency import clock
 
     work()
@@ -158,8 +154,7 @@ def _repeated(work: Any, device: Any) -> list[float]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure on this machine's card what the published settings take: memory by every meter, and
-    seconds."""
+    """Measure the memory and time of the published settings on this machine's GPU."""
     import torch
 
     suite = read_suite()
@@ -188,7 +183,7 @@ def work(arguments: argparse.Namespace) -> None:
         values = {"definition": DEFINITION, "rows": found}
         record.write(path, record.Record("card", path.stem, settings, values, provenance))
 
-    write({})  # so that memory is kept, whatever becomes of time
+    write({})  # keeps memory, even if timing fails
     fitting = {key: case for key, case in chosen.items() if rows[key]["status"] == "ok"}
     if arguments.time_limit > 0:
         write(time_all(fitting, compute, arguments.time_limit))
@@ -196,7 +191,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def _measured(path: Path) -> dict[str, dict[str, Any]]:
-    """Memory of every case that the record at `path` holds, by key."""
+    """Memory of every case in the record at `path`, by key."""
     rows = record.read(path).values["rows"]
     return {row["key"]: {name: row[name] for name in MEASURED if name in row} for row in rows}
 
@@ -204,7 +199,7 @@ def _measured(path: Path) -> dict[str, dict[str, Any]]:
 def measure_all(
     chosen: Mapping[str, Case], compute: Compute, jobs: int
 ) -> dict[str, dict[str, Any]]:
-    """Memory of every case, by key; `jobs` processes at once."""
+    """Memory of every case by key, in `jobs` processes at once."""
     bar = cli.progress(len(chosen), "measure", "run")
 
     def one(case: Case) -> dict[str, Any]:
@@ -223,7 +218,7 @@ def _wanted(case: Case, only: str | None) -> bool:
 
 
 def _about(case: Case) -> dict[str, Any]:
-    """What a record keeps of a case."""
+    """The fields of a case in the record."""
     return {
         "dataset": case.dataset,
         "side_px": case.side_px,

@@ -1,7 +1,7 @@
-"""`python -m bench.experiments.growth RUN`: seconds and memory against the size of an image, measured.
+"""`python -m bench.experiments.growth RUN`: measures time and memory against the size of an image.
 
-A drawn GeoTIFF a size, each labelled in a process of its own; says how near time is to a straight
-line in pixels, and memory to a constant."""
+Predicts one synthetic GeoTIFF per size, each in a fresh process, and reports the deviations from a
+time that is linear in pixels and from a constant memory."""
 
 import argparse
 import io
@@ -28,11 +28,11 @@ SIDES_PX = (2048, 4096, 8192, 16384)
 LIMIT_S = 7200.0
 CLASSES = 7
 CELL_PX = 16
-"""Of the drawn image: squares of one colour, so that it is small on the disk."""
+"""Side of the synthetic image's squares of one colour, which keep the file small."""
 
 
 def draw(path: Path, side_px: int) -> None:
-    """A tiled GeoTIFF of coloured squares, written tile by tile."""
+    """Write a tiled GeoTIFF of coloured squares, tile by tile."""
     rng = np.random.default_rng(side_px)
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": 3, "tiled": True}
     profile |= {"height": side_px, "width": side_px, "compress": "deflate"}
@@ -51,7 +51,7 @@ def draw(path: Path, side_px: int) -> None:
 def measure(
     report: Report, run: str, settings: Mapping[str, Any], seed: int | None, side_px: int
 ) -> None:
-    """Label one drawn image; tells a row of the table."""
+    """Predict one synthetic image; reports a row of the table."""
     classes = None if seed is None else CLASSES
     wanted = job(run, weights=seed, classes=classes, settings=settings)
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -81,14 +81,14 @@ def measure(
 
 
 def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
-    """How near the table is to seconds = a + b x pixels, and to constant memory: one sentence.
+    """One sentence: the fit of seconds = a + b x pixels, its largest error, and the memory's range.
 
     Args:
-        column: `cpu_s`, the processors' seconds, bears a machine that others use too.
+        column: `wall_s`, or `cpu_s`, which other load on the machine affects less.
     """
     pixels = (table.height_px * table.width_px / 1e6).to_numpy(float)
     seconds = table[column].to_numpy(float)
-    # Errors count by their share, else the largest image alone decides.
+    # Relative errors, because absolute ones would weight the largest image most.
     design = np.stack([np.ones_like(pixels), pixels], 1) / seconds[:, None]
     (begin, each), *_ = np.linalg.lstsq(design, np.ones_like(pixels), rcond=None)
     off = np.abs((begin + each * pixels) / seconds - 1).max()
@@ -101,7 +101,7 @@ def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
 
 
 def command(parser: argparse.ArgumentParser) -> None:
-    """The arguments."""
+    """Add the arguments."""
     parser.add_argument("run", help="a key of the table runs")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of images, in px")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
@@ -109,7 +109,7 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure seconds and memory of a run of params.yaml against the size of an image."""
+    """Measure time and memory of a run of params.yaml against the size of an image."""
     path = record.RESULTS / "large" / read_suite().machine / f"{arguments.run}.csv"
     settings = dict(map(parse_setting, arguments.set))
     for side in arguments.sides:
@@ -129,7 +129,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def merged(path: Path, row: Mapping[str, Any]) -> pd.DataFrame:
-    """What was measured before and now, a row a size; the newer one counts."""
+    """Earlier rows and the new one, one row per size; a newer row replaces an older one."""
     known = [pd.read_csv(path)] if path.exists() else []
     table = pd.concat([*known, pd.DataFrame([row])], ignore_index=True)
     table = table.drop_duplicates(["height_px", "width_px"], keep="last")

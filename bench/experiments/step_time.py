@@ -1,8 +1,8 @@
-"""How long an optimiser step takes, phase by phase, without data or trained weights.
+"""Times an optimiser step of each phase, without data or trained weights.
 
-Times a model of a suite on black images of one size, by the step that `bench.pipeline.train` runs,
-without the reading of data. Processor seconds stand beside the wall's: on a shared machine, and
-with one thread, they alone can be compared between two versions of the code."""
+Runs the training step of `bench.pipeline.train` on black images of one size, without reading data.
+It reports wall and processor seconds: on a shared machine only the processor seconds of one thread
+are comparable between two versions of the code."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ SEED = 0
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Time optimiser steps of a model, on the CPU: a line of JSON a phase."""
+    """Time optimiser steps of a model on the CPU; prints one line of JSON per phase."""
     suite = read_suite(arguments.suite)
     model = replace(open_model(suite, arguments.model), given_classes=arguments.classes)
     torch.set_num_threads(arguments.threads)

@@ -1,19 +1,20 @@
-"""Peak memory: predicted without a device, and measured by several meters, each with its
-definition beside its number.
+"""Peak memory: predicted without a device, and measured by several meters.
 
-tracker.py             tensors alive, by operator, module and category
-prediction.py          the same on fake tensors, with what the rules add
-replay.py              calls that repeat, so that 1000 patches take no longer than one
-rules_cpu.py           what operators take inside, on the CPU
+Records keep each meter's definition beside its number.
+
+tracker.py             live tensors, by operator, module and category
+prediction.py          the same on fake tensors, plus the temporaries that the rules add
+replay.py              replays repeated calls, so that 1000 patches take no longer than one
+rules_cpu.py           temporaries inside operators, on the CPU
 rules_cuda.py          the same on CUDA
-cuda_allocator.py      what CUDA's caching allocator would hold
-gpu_overhead.py        what a GPU holds besides: context and workspaces
-meters.py              all meters of one run: definitions, and their order
-cpu_allocator.py       what the CPU allocator itself reports: `allocated` on the CPU
-nvml.py                what the GPU reports
+cuda_allocator.py      simulation of CUDA's caching allocator
+gpu_overhead.py        memory beside the tensors: CUDA context and workspaces
+meters.py              all meters of one run, with their definitions
+cpu_allocator.py       allocations that torch's CPU allocator reports: `allocated` on the CPU
+nvml.py                GPU memory that NVML reports
 rss.py                 resident memory of this process
-published_settings.py  the UHR methods at the settings that papers print memory of
-paper_memory.py        one model of all figures that GLNet's paper prints
+published_settings.py  the UHR methods at the settings for which papers print memory
+paper_memory.py        one model of all memory figures in the GLNet paper
 """
 
 from bench.memory.cpu_allocator import record_cpu_allocations

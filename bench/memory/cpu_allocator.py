@@ -1,10 +1,10 @@
-"""The yardstick of predictions on the CPU: what torch's CPU allocator itself booked.
+"""Allocations of torch's CPU allocator, the reference for predictions on the CPU.
 
-torch.profiler reports every call of c10's CPU allocator, whoever makes it: `at::empty`, scratch
-space inside an operator, oneDNN's reordered copies and scratchpads (torch gives oneDNN its own
-allocator). Not seen are blocks that C++ takes from malloc itself (std::vector, MKL's packing
-buffers) and calls from threads that do not belong to the profile: OpenMP's workers. Sizes are as
-asked for, without malloc's rounding."""
+torch.profiler reports every call of c10's CPU allocator: `at::empty`, scratch space inside an
+operator, oneDNN's reordered copies and scratchpads (oneDNN uses torch's allocator). It does not
+report blocks that C++ takes from malloc directly (std::vector, MKL's packing buffers), nor calls
+from threads outside the profile, such as OpenMP's workers. Sizes are the requested ones, without
+malloc's rounding."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,18 +20,17 @@ class Call:
     """One call of the CPU allocator."""
 
     bytes: int
-    """Allocated, or where negative freed."""
+    """Bytes allocated; negative for a free."""
     operators: tuple[str, ...]
-    """The operators that it happened in, outermost first."""
+    """The enclosing operators, outermost first."""
 
 
 @dataclass
 class CpuAllocations:
-    """What the CPU allocator booked in a block of code; empty until the block has ended."""
+    """Calls of the CPU allocator in a block of code; empty until the block has ended."""
 
     calls: list[Call] = field(default_factory=list)
-    """In the order of time. A block that was there before the profile has no call when it is
-    freed."""
+    """In order of time. Frees of blocks that were allocated before the profile are left out."""
 
     @property
     def peak_bytes(self) -> int:
@@ -57,7 +56,7 @@ def peak(calls: Sequence[Call]) -> tuple[int, tuple[str, ...]]:
 
 @contextmanager
 def record_cpu_allocations() -> Iterator[CpuAllocations]:
-    """Book what the CPU allocator does inside the block; what it held before is not in it."""
+    """Record the CPU allocator's calls inside the block; earlier allocations do not count."""
     found = CpuAllocations()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield found
@@ -68,7 +67,7 @@ def record_cpu_allocations() -> Iterator[CpuAllocations]:
 
 
 def _calls(tree: Sequence[Any]) -> list[Call]:
-    """The allocator's calls below `tree`, by time, without frees of what was not seen allocated."""
+    """The allocator's calls in an event tree, by time; frees without an allocation are left out."""
     seen: list[tuple[int, int, Any, tuple[str, ...]]] = []
     waiting: list[tuple[Any, tuple[str, ...]]] = [(node, ()) for node in tree]
     while waiting:

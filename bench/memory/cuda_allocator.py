@@ -1,10 +1,10 @@
-"""What CUDA's caching allocator would hold: its rules, played on a recorded sequence.
+"""Simulation of CUDA's caching allocator: its rules, applied to a recorded sequence of events.
 
 Constants are those of the installed torch (include/c10/core/AllocatorConfig.h), and so are the
 defaults: no largest split size, no rounding to powers of two, no expandable segments. Rules are
 those of c10/cuda/CUDACachingAllocator.cpp: round_size, get_pool, get_allocation_size,
-get_free_block, should_split, try_merge_blocks, release_cached_blocks; one stream, as here. Assumed:
-segments lie in the order in which they were taken (it decides between free blocks of one size)."""
+get_free_block, should_split, try_merge_blocks, release_cached_blocks, for one stream. Assumed:
+segments lie in the order of their allocation, which decides between free blocks of equal size."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
@@ -18,17 +18,17 @@ SMALL = 2**20
 SMALL_SEGMENT = 2 * 2**20
 LARGE_SEGMENT = 20 * 2**20
 MIN_LARGE = 10 * 2**20
-"""Bytes: from here on a segment is made to measure."""
+"""Bytes: a larger request gets a segment of its own size."""
 ROUND_LARGE = 2 * 2**20
 
 
 class OutOfMemoryError(Exception):
-    """The card has no room for a segment, even after all cached ones are given back."""
+    """The GPU cannot hold another segment, even after all cached ones are released."""
 
 
 @dataclass(eq=False)
 class Block:
-    """A stretch of a segment, free or in use."""
+    """A contiguous part of a segment, free or in use."""
 
     size: int
     address: int
@@ -40,23 +40,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Held:
-    """Peaks of one sequence."""
+    """Peak bytes of one sequence of events."""
 
     reserved_bytes: int
-    """Of segments: torch.cuda.max_memory_reserved."""
+    """Of segments, as torch.cuda.max_memory_reserved reports."""
     allocated_bytes: int
-    """Of blocks in use: torch.cuda.max_memory_allocated, which counts what a block is larger than
-    the request as well."""
+    """Of blocks in use, as torch.cuda.max_memory_allocated reports: whole blocks, which can be
+    larger than the request."""
 
 
 class CachingAllocator:
-    """The allocator of one card.
+    """The allocator of one GPU.
 
-    Blocks are handed out by best fit within their pool: the smallest free block that is large
-    enough, at the lowest address."""
+    It chooses a block by best fit within its pool: the smallest free block that is large enough,
+    at the lowest address."""
 
     def __init__(self, capacity_bytes: int | None = None) -> None:
-        """`capacity_bytes`: what the card has for segments; None: no end."""
+        """`capacity_bytes`: limit for all segments together; None: unlimited."""
         self.capacity_bytes = capacity_bytes
         self.reserved = self.allocated = 0
         self.most_reserved = self.most_allocated = 0
@@ -65,10 +65,10 @@ class CachingAllocator:
         """By pool (small or not): (size, address, block), sorted."""
 
     def allocate(self, request: int) -> Block | None:
-        """A block of at least `request` bytes; None for none.
+        """A block of at least `request` bytes; None for a request of 0.
 
         Raises:
-            OutOfMemoryError: the card is full.
+            OutOfMemoryError: the segments would exceed the capacity.
         """
         if request == 0:
             return None
@@ -87,7 +87,7 @@ class CachingAllocator:
         return block
 
     def release(self, block: Block | None) -> None:
-        """Give a block back; it is kept, merged with its free neighbours."""
+        """Free a block; it is cached, merged with its free neighbours."""
         if block is None:
             return
         self.allocated -= block.size
@@ -130,7 +130,7 @@ class CachingAllocator:
         return self.capacity_bytes is not None and self.reserved + more > self.capacity_bytes
 
     def _empty_cache(self) -> None:
-        """Give segments that are free as a whole back to the card."""
+        """Release segments that are entirely free."""
         for small, pool in self._free.items():
             whole = [one for one in pool if one[2].before is None and one[2].after is None]
             self.reserved -= sum(size for size, _, _ in whole)
@@ -150,12 +150,12 @@ class CachingAllocator:
 
 
 def round_size(request: int) -> int:
-    """Bytes of the block that a request gets."""
+    """Bytes of the block for a request of `request` bytes."""
     return max(-(-request // MIN_BLOCK) * MIN_BLOCK, MIN_BLOCK)
 
 
 def segment_size(size: int) -> int:
-    """Bytes that are asked of the card when no cached block fits."""
+    """Bytes of the new segment when no cached block fits a block of `size` bytes."""
     if size <= SMALL:
         return SMALL_SEGMENT
     if size < MIN_LARGE:
@@ -166,10 +166,11 @@ def segment_size(size: int) -> int:
 def play(
     events: Iterable[Event], device: str, capacity_bytes: int | None = None, variant: str = ""
 ) -> Held:
-    """What the allocator of `device` would hold at most over a recorded sequence.
+    """Peak bytes of the allocator of `device` over a recorded sequence of events.
 
     Args:
-        apart: blocks that were booked apart under this name are taken as well.
+        variant: also count blocks that only this variant of the device allocates
+            (`tracker.Moment.variant`).
 
     Raises:
         OutOfMemoryError: with `capacity_bytes`, the sequence does not fit.

@@ -1,8 +1,8 @@
-"""What a card holds besides what is predicted: the CUDA context, and libraries' workspaces.
+"""GPU memory beside the predicted bytes: the CUDA context, and the workspaces of libraries.
 
-The context can't be worked out: it depends on driver, card and the kernels that were loaded. Nor
-can all of cuDNN's workspaces, which depend on the algorithm that it picks. So each is one constant
-a card family, assumed until records of that card say better."""
+Neither can be computed. The context depends on the driver, the GPU and the loaded kernels; some of
+cuDNN's workspaces depend on the algorithm that it chooses. Each is therefore one constant per GPU
+family, assumed until records of that GPU replace it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class GpuOverhead:
-    """What is added to the reserved bytes for what a card sees."""
+    """Bytes to add to the reserved bytes for the process total (NVML)."""
 
     family: str
     context_bytes: int
@@ -25,15 +25,15 @@ class GpuOverhead:
 
 
 BLAS_BYTES = (4096 * 2 + 16 * 8) * 2**10
-"""Of cuBLAS's workspace, which torch takes from its allocator with the first matrix product and
-keeps (CUDABlas.cpp, :4096:2:16:8)."""
+"""Of cuBLAS's workspace, which torch allocates at the first matrix product and keeps
+(CUDABlas.cpp, :4096:2:16:8)."""
 HOPPER_BLAS_BYTES = 32 * MIB
 HOPPER = ("H100", "H200", "GH200", "H800", "H20")
 
 
 def blas_bytes(name: str) -> int:
-    """cuBLAS's workspace on the card `name`, of one thread's handle; a training step has two, for
-    autograd works in a thread of its own."""
+    """Bytes of one cuBLAS workspace on the GPU `name`. Each thread that multiplies matrices has
+    one; a training step has two, because autograd runs in its own thread."""
     return HOPPER_BLAS_BYTES if any(family in name for family in HOPPER) else BLAS_BYTES
 
 
@@ -41,12 +41,12 @@ WITHOUT_TF32 = r"\b(GTX|TITAN|Quadro|RTX 20\d0|Tesla|[TV]\d+|[KMP]\d+|GV100)\b"
 
 
 def has_tf32(name: str) -> bool:
-    """Whether the card `name` is of Ampere or later, as far as its name tells; a card without a
-    name is taken to be."""
+    """Whether the GPU `name` is of the Ampere generation or later, judged by its name; an empty
+    name counts as later."""
     return not re.search(WITHOUT_TF32, name)
 
 
-# A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and others are given back.
+# A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and other workspaces are released.
 KNOWN_GPUS = (
     GpuOverhead(
         "H100",
@@ -74,13 +74,12 @@ KNOWN_GPUS = (
 
 
 def gpu_overhead_of(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> GpuOverhead:
-    """The constants of the card `name`.
+    """The overhead of the GPU `name`: the median of its records, else an assumed constant.
 
     Args:
-        measurements: values of records of the stage `measure`; those of the same card that are
-            not in doubt replace what is assumed: the context by what the process held beside the
-            allocator's segments, the workspace by what these were above the predicted ones, each
-            the median.
+        measurements: values of records of the stage `measure`. Those of the same GPU without a
+            doubt are used: the context is the process total less the allocator's segments, the
+            workspace is the measured segments less the predicted ones.
     """
     own = [
         values["meters"]

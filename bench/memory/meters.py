@@ -1,4 +1,4 @@
-"""Every meter of memory of one run, on one image, in the process that it is called in."""
+"""All memory meters of one run on one image, in the calling process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -37,18 +37,17 @@ DEFINITIONS = {
         "operators take inside themselves"
     ),
 }
-"""What each meter measures; records keep it beside the number."""
+"""What each meter measures; records keep the text beside the number."""
 First = Callable[[], tuple[nn.Module, Tensor]]
-"""The first prediction of a run, from nothing to labels; gives back the network and the image."""
+"""Makes the first prediction of a run, loading included; returns the network and the image."""
 Meters = dict[str, dict[str, Any]]
 
 
 def measure_run(report: Report, suite: Suite, name: str) -> None:
-    """Measure the first prediction of a run in a process that has done nothing else, and predict
-    it.
+    """Measure and predict the memory of a run's first prediction; to be called in a fresh process.
 
-    Tells the values of a record of the stage `measure`, but for the latency: first where it
-    happens and how much memory there is, so that this is known of a run for which it is not enough.
+    Reports the values of a record of the stage `measure`, except for latency. The device and its
+    memory are reported first, so that the record of a run that runs out of memory has them too.
     """
     device = set_up(suite.compute)
     threads = suite.compute.shared(suite.compute.jobs).threads
@@ -109,7 +108,7 @@ def _compared(
     image: Tensor,
     device: torch.device,
 ) -> dict[str, int]:
-    """Predicted and booked bytes of a smaller image of another shape: its upper left part."""
+    """Predicted and allocated bytes for a part of the image that has another shape."""
     height, width = image.shape[-2] // 2, image.shape[-1] // 3
     part = image[:, :height, :width].contiguous()
     predicted = predict_memory(run, (height, width), device.type)
@@ -124,14 +123,14 @@ def _compared(
 
 
 def expected_allocated_bytes(predicted: Prediction, device: torch.device, threads: int = 1) -> int:
-    """What the device's allocator should say of a prediction. CUDA's rounds up, counts what it
-    gives and not what it is asked, and gives cuBLAS its workspace, which was there before.
+    """Bytes that the device's allocator should report for a prediction. CUDA's rounds requests up,
+    and its figure includes the cuBLAS workspaces, which exist from the warm-up on.
 
     Args:
-        threads: of the host, that gave the card matrix products: each has a workspace."""
+        threads: host threads that multiplied matrices on the GPU: each has a workspace."""
     if device.type == "cpu":
         return predicted.device_bytes
-    # torch allows TF32 in convolutions, if nobody forbids it, and cards have it from Ampere on.
+    # torch allows TF32 in convolutions by default, and GPUs have it from Ampere on.
     tf32 = torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
     reported = predicted.tf32_allocated_bytes if tf32 else predicted.allocated_bytes
     assert reported is not None
@@ -139,10 +138,10 @@ def expected_allocated_bytes(predicted: Prediction, device: torch.device, thread
 
 
 def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -> int:
-    """What the device's allocator reports of the peak of `work`, whose libraries are warmed up.
+    """Peak bytes during `work` that the device's allocator reports, after its libraries are loaded.
 
     Args:
-        existing: tensors that are allocated before, the network's first.
+        existing: tensors that are allocated already, the network's first.
     """
     device = existing[0].device
     if device.type == "cuda":
@@ -156,17 +155,17 @@ def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -
 
 
 class Measured(NamedTuple):
-    """The first prediction of a run, and what it cost."""
+    """The first prediction of a run, and its memory."""
 
     meters: Meters
     network: nn.Module
     image: Tensor
     missing: dict[str, str]
-    """Meters that the machine should have and does not: why."""
+    """Why a meter has no figure, by meter."""
 
 
 def measure_first_on_gpu(first: First, device: torch.device) -> Measured:
-    """What the allocator, the card and the host say of the first prediction on a CUDA device."""
+    """Memory of the first prediction on a CUDA device, by the allocator, NVML and the host."""
     with NvmlSampler() as sampler:
         _warm_up(device)
         sampler.mark_idle()
@@ -197,7 +196,7 @@ def measure_first_on_gpu(first: First, device: torch.device) -> Measured:
 
 
 def measure_first_on_host(first: First, run: Run) -> Measured:
-    """Resident memory of the first prediction, then what the allocator books of a second one."""
+    """Resident memory of the first prediction, then the allocations of a second one."""
     _warm_up(torch.device("cpu"))
     with PeakResident() as resident:
         network, image = first()
@@ -217,5 +216,5 @@ def _resident(resident: PeakResident) -> dict[str, Any]:
 
 
 def _warm_up(device: torch.device) -> None:
-    """Libraries, threads and the CUDA context are there before anything is measured."""
+    """Load libraries, threads and the CUDA context before anything is measured."""
     torch.zeros(8, 8, device=device) @ torch.zeros(8, 8, device=device)

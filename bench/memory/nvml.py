@@ -1,7 +1,7 @@
-"""What the GPU reports through NVML.
+"""GPU memory that NVML reports.
 
-A process is told by its id, which NVML knows as the host does: inside a container with ids of its
-own it is not found, and then the card's own figure stands in, less what was there before."""
+NVML identifies a process by its id on the host. A container with its own process ids is therefore
+not found; the figure is then the memory in use on the whole GPU, less the memory in use before."""
 
 import contextlib
 import os
@@ -18,27 +18,28 @@ OWN_PROCESS = "this process"
 WHOLE_GPU = "card, minus used before"
 
 MOST_CPU_SHARE = 0.015
-"""Of one core: a driver that answers slowly is asked less often."""
+"""Of one core: where the driver answers slowly, samples are taken less often."""
 IDLE_GPU_BYTES = 64 * 2**20
-"""What a card may hold while nobody uses it: assumed, no driver documents it."""
+"""Bytes that an unused GPU may report as used: assumed, no driver documents it."""
 
 
 class NvmlSampler:
-    """Peak memory of the first visible card between start and stop, sampled by a thread of its own.
+    """Peak memory on the first visible GPU between start and stop, sampled by a separate thread.
 
-    NVML tells what this process holds where it can (not across every container's boundary, nor to
-    everybody); else what the card holds minus what it held at the start, which is right only while
-    nothing else uses it: `doubt` says so where that cannot be ruled out. Start it before CUDA is
-    used, so that the context counts either way, and so that whoever is listed under this process's
-    number at the start is known to be another, as a container's numbers may be.
+    The figure is of this process where NVML reports it (not in every container, nor with every
+    permission). Otherwise it is the memory in use on the GPU minus the memory in use at the start,
+    which is right only if no other process uses the GPU; where that cannot be ruled out, `doubt`
+    gives the reason. Start the sampler before CUDA is used: then the figure includes the context,
+    and a process that is listed under this process's id at the start is known to be another one,
+    as happens in containers.
 
-    No failure of NVML is raised. Where it cannot begin, `missing` says why and there is no figure;
-    where the card is lost on the way, `lost` says so and what was seen is kept.
+    Failures of NVML are not raised. If it cannot start, `missing` gives the reason and there is no
+    figure; if the GPU is lost later, `lost` gives the reason and the samples so far are kept.
     """
 
     def __init__(self, interval_s: float = 0.02) -> None:
         """`interval_s`: seconds between two samples, more where NVML is slow (MOST_CPU_SHARE).
-        torch's allocator keeps what it once took, so that its peaks do not pass between them."""
+        torch's allocator keeps its segments, so that no peak falls between two samples."""
         self.interval_s = interval_s
         self._thread: threading.Thread | None = None
         self._reset()
@@ -47,16 +48,16 @@ class NvmlSampler:
         self.missing = self.lost = ""
         self.peak_bytes = 0
         self.idle_bytes = 0
-        """Held by the bare CUDA context; see `mark_idle`."""
+        """Held by the CUDA context alone; see `mark_idle`."""
         self.before_bytes = 0
-        """Used on the card at the start."""
+        """In use on the GPU at the start."""
         self.how = WHOLE_GPU
         self.gpu: dict[str, Any] = {}
         self.samples = 0
         self.cpu_share = 0.0
         """Of one core, by the sampling thread."""
         self.longest_interval_s = 0.0
-        """The longest that the thread waited between two samples."""
+        """The longest wait between two samples."""
         self._others: set[int] = set()
         self._most = self._drawing = 0
         self._blind = self._marked = False
@@ -72,11 +73,11 @@ class NvmlSampler:
 
     @property
     def running(self) -> bool:
-        """Between start and stop, with a card to look at."""
+        """Whether it samples: between start and stop, with a GPU."""
         return self._thread is not None
 
     def start(self) -> None:
-        """Begin anew.
+        """Reset all figures and start sampling.
 
         Raises:
             RuntimeError: it runs already.
@@ -104,7 +105,7 @@ class NvmlSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take a last sample and end; nothing happens where it does not run."""
+        """Take a last sample and stop; does nothing if it does not run."""
         if self._thread is None:
             return
         self._stop.set()
@@ -117,21 +118,21 @@ class NvmlSampler:
             pynvml.nvmlShutdown()
 
     def mark_idle(self) -> None:
-        """What is held now is the idle context, and the peak starts from here; nothing happens
-        where it does not run."""
+        """Record the memory held now as that of the idle context, and restart the peak from here;
+        does nothing if it does not run."""
         if self.running:
             self._take(idle=True)
 
     @property
     def doubt(self) -> str:
-        """Why something else may be in the card's own figure; empty where nothing speaks for it."""
+        """Why the figure may include memory of other processes; empty if nothing indicates it."""
         if self.how == OWN_PROCESS or not self.samples:
             return ""
         if self._blind:
             return "NVML does not list processes here: others may have used the card"
         if self._others:
             return f"{len(self._others)} other processes were on the card from the start"
-        came = max(self._most - 1, 0) + self._drawing  # one is this one, by an id not known here
+        came = max(self._most - 1, 0) + self._drawing  # one is this process, under its host id
         if came:
             return f"{came} other processes came to the card meanwhile"
         if self.before_bytes > IDLE_GPU_BYTES:
@@ -167,7 +168,7 @@ class NvmlSampler:
             anew = anew or self.how == WHOLE_GPU
             self.how = OWN_PROCESS
         elif self.how == OWN_PROCESS:
-            return  # NVML lost sight of us for a moment: no figure of another kind in between
+            return  # briefly not listed: do not mix in a figure of the other kind
         else:
             own = self._used() - self.before_bytes
             self._most = max(self._most, len(held))
@@ -187,7 +188,7 @@ class NvmlSampler:
 
 
 def gpu_bytes() -> int | None:
-    """Memory of the first visible card, without a CUDA context; None where NVML does not tell."""
+    """Memory of the first visible GPU, without a CUDA context; None where NVML does not report it."""
     try:
         pynvml.nvmlInit()
         try:
@@ -199,11 +200,11 @@ def gpu_bytes() -> int | None:
 
 
 def _visible_gpu() -> Any:
-    """NVML's handle of the card that CUDA calls 0 (with CUDA_DEVICE_ORDER=PCI_BUS_ID), or of its
-    first instance where it is cut into several (MIG), of which CUDA sees no other.
+    """NVML's handle of CUDA's device 0 (with CUDA_DEVICE_ORDER=PCI_BUS_ID); of its first instance
+    where the GPU is partitioned (MIG), because CUDA uses no other.
 
     Raises:
-        UserError: NVML has no such card, or it is named in a way that NVML does not know.
+        UserError: CUDA_VISIBLE_DEVICES names a device that NVML does not know.
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if not first.isdigit():
@@ -221,8 +222,8 @@ def _visible_gpu() -> Any:
 
 
 def _version(handle: Any) -> int | None:
-    """Of nvmlDeviceGetMemoryInfo: 2, whose `used` is without the part that the driver keeps
-    (`reserved`), where the driver is new enough; None for the first."""
+    """Version of nvmlDeviceGetMemoryInfo: 2, whose `used` excludes the driver's `reserved` memory,
+    if the driver supports it; else None."""
     try:
         pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
@@ -231,11 +232,11 @@ def _version(handle: Any) -> int | None:
 
 
 def _processes(handle: Any, kind: str) -> dict[int, int | None] | None:
-    """Bytes by process id, None for bytes that are not told (as under Windows' own driver model);
-    None where processes are not told at all. `kind`: Compute or Graphics.
+    """Bytes by process id, None for bytes that NVML does not report (Windows' WDDM driver model);
+    None if it lists no processes at all. `kind`: Compute or Graphics.
 
     Raises:
-        pynvml.NVMLError: the card is gone.
+        pynvml.NVMLError: the GPU is lost.
     """
     for version in ("v3", "v2"):  # v2: drivers before 510
         query = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_{version}")
@@ -249,7 +250,7 @@ def _processes(handle: Any, kind: str) -> dict[int, int | None] | None:
 
 
 def _facts(handle: Any, version: int | None) -> dict[str, Any]:
-    """What a record says of a card; None for what its driver does not tell."""
+    """What a record says of the GPU; None for what its driver does not report."""
 
     def clock(query: Callable[[Any, int], int], kind: int) -> Any:
         return _or_none(lambda: int(query(handle, kind)))
@@ -274,7 +275,7 @@ def _facts(handle: Any, version: int | None) -> dict[str, Any]:
 
 
 def _or_none(query: Callable[[], Any]) -> Any:
-    """An answer, or None from a driver that does not give it."""
+    """The result of a query, or None if the driver does not support it."""
     try:
         return query()
     except pynvml.NVMLError:

@@ -1,15 +1,14 @@
-"""What explains every memory figure that the GLNet paper prints: one model with three numbers.
+"""One model with three coefficients for all memory figures that the GLNet paper prints.
 
-The paper read gpustat, which shows the process: what torch's allocator holds, the convolution's
-workspace that cuDNN chose, and the CUDA context. So
+The paper read gpustat, which shows the process total: the segments of torch's allocator, the
+workspace that cuDNN chose for a convolution, and the CUDA context. So
 
     published = context + holding x reserved + workspace x largest convolution
 
-with the three numbers fitted over all rows at once and never to a row alone: `reserved` is what the
-caching allocator would keep for it by its own rules, `largest convolution` the bytes that its
-unfolded input would take. How far a row can be told from the others
-is the error of leaving it out. Which variant of a network the authors ran is not known: `VARIANTS`
-are tried as a whole network, not a row at a time."""
+with the three coefficients fitted to all rows together. `reserved` is the predicted size of the
+allocator's segments, `largest convolution` the bytes of its unfolded input. The leave-one-out error
+says how well the other rows predict a row. It is not known which variant of a network the authors
+ran: each of `VARIANTS` is applied to all rows of its network, never to one row."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,38 +36,38 @@ PAPER = Path("suites/deepglobe.yaml")
 SUITES = ("deepglobe", "deepglobe-sweep", "deepglobe-ablation")
 PUBLISHED = Path(__file__).parent.parent / "published.csv"
 EXPLAINED = 0.15
-"""A row is explained if the model is no further off, as a share of what is published."""
+"""A row is explained if the relative error of the model is at most this."""
 VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "fcn8s": ({"fcn_pad_px": 0},),
     "pspnet": ({"encoder": "resnet101"}, {"output_stride": 16}),
     "deeplabv3plus": ({"encoder": "resnet101"}, {"output_stride": 8}),
     "unet2015": ({"width": 32},),
 }
-"""Spec fields by network: what ports of that time, or the paper's text, may have had."""
+"""Spec fields by network, as in ports of that time or in the paper's text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A published figure and what our network of that name needs at the same input."""
+    """A published figure, and the predicted memory of our network of that name at the same input."""
 
     row: str
     """`METHOD / inference` in bench/published.csv."""
     network: str
     strategy: str
     input_px: int
-    """Side of what the network sees at once."""
+    """Side of the network's input."""
     published_mb: float
     tensors_mb: float
-    """`predicted`: all tensors alive at the peak."""
+    """All tensors alive at the peak, predicted."""
     reserved_mb: float
-    """What an allocator would hold for them."""
+    """Segments that the caching allocator would hold for them."""
     workspace_mb: float
     """Unfolded input of the largest convolution."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The three numbers."""
+    """The three coefficients."""
 
     context_mb: float
     holding: float
@@ -77,20 +76,20 @@ class Fit:
     """Times `workspace_mb`."""
 
     def of(self, row: Row) -> float:
-        """What the model says of a row, MB."""
+        """Modelled memory of a row, in MB."""
         return self.context_mb + self.holding * row.reserved_mb + self.workspace * row.workspace_mb
 
 
 def fit(rows: Sequence[Row]) -> Fit:
-    """The three numbers, none below 0, with the least sum of absolute relative errors.
+    """The three non-negative coefficients with the least sum of absolute relative errors.
 
-    Not of their squares: some of the authors' networks are surely others than ours, and a few rows
-    that no number can explain must not bend what explains the rest. Such a least sum has as many
-    exact equations as there are numbers, so that all triples are tried."""
+    Absolute errors, not squares, because some of the authors' networks differ from ours: outliers
+    must not distort the fit. A minimum of such a sum meets as many equations exactly as there are
+    coefficients, so that trying all triples finds it."""
     published = np.array([row.published_mb for row in rows])
     parts = np.array([[1.0, row.reserved_mb, row.workspace_mb] for row in rows])
     shares = parts / published[:, None]  # (n, 3)
-    left = np.concatenate([shares, np.eye(3)])  # a row met exactly, or a number that is 0
+    left = np.concatenate([shares, np.eye(3)])  # a row met exactly, or a coefficient of 0
     right = np.concatenate([np.ones(len(rows)), np.zeros(3)])
     triples = np.array(list(itertools.combinations(range(len(left)), 3)))
     solvable = triples[np.abs(np.linalg.det(left[triples])) > 1e-12]
@@ -101,17 +100,17 @@ def fit(rows: Sequence[Row]) -> Fit:
 
 
 def possible(row: Row) -> bool:
-    """Whether the published figure leaves room for the tensors alone; if not, the authors' network
-    or its input was another one, and no such model can explain it."""
+    """Whether the published figure is at least the size of the tensors; if not, the authors' network
+    or input was another one, which no such model can explain."""
     return row.published_mb >= row.tensors_mb
 
 
 def explain(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a row: what is modelled from all possible rows, and from all but this one.
+    """For each row, the figure modelled from all possible rows, and the leave-one-out error.
 
-    `ratio` is modelled / published, `left_out_error` the share by which the fit to the other rows
-    misses this one; rows that tell the same figure are left out together. Every row has both
-    figures, also where it is no part of the fit."""
+    `ratio` is modelled / published; `left_out_error` is the relative error of the fit to the other
+    rows. Rows that repeat the same figure are left out together. Rows that are not possible have
+    both figures too, but are not part of any fit."""
     whole = fit([row for row in rows if possible(row)])
     lines = []
     for row in rows:
@@ -144,7 +143,7 @@ def _note(row: Row, modelled_mb: float) -> str:
 
 
 def _same(one: Row, other: Row) -> bool:
-    """Whether two rows are one figure: the paper repeats its main table in Figure 1 and in the
+    """Whether two rows repeat one figure: the paper repeats its main table in Figure 1 and in the
     ablation."""
     alike = abs(one.published_mb - other.published_mb) <= 0.01 * one.published_mb
     return one.network == other.network and one.input_px == other.input_px and alike
@@ -167,11 +166,11 @@ def published_rows(
     variant: Mapping[str, Mapping[str, Any]] | None = None,
     worked_out: Sequence[Row] = (),
 ) -> list[Row]:
-    """Every published memory figure that a run of the suites answers to, once each.
+    """Every published memory figure that has a run in the suites, once each.
 
     Args:
-        variant: by network, spec fields to set otherwise.
-        worked_out: rows without a variant, taken as they are where it does not touch them.
+        variant: by network, spec fields to override.
+        worked_out: rows without a variant, reused for the networks that it does not change.
     """
     variant = variant or {}
     table = pd.read_csv(PUBLISHED)
@@ -223,9 +222,9 @@ def network_of(run: Run) -> str:
 
 @contextmanager
 def largest_convolution() -> Iterator[list[int]]:
-    """Bytes of each convolution's unfolded input inside the block, float32.
+    """Bytes of the unfolded float32 input of each convolution inside the block.
 
-    A 1 x 1 convolution is a product of matrices as it stands, and a depthwise one unfolds nothing.
+    1 x 1 convolutions, which are matrix products without unfolding, and grouped ones are left out.
     """
     found: list[int] = []
 
@@ -244,8 +243,8 @@ def largest_convolution() -> Iterator[list[int]]:
 
 
 def explain_published() -> dict[str, Any]:
-    """What the model says of every published figure, and what each variant of a network would
-    change: the part `published` of the record of the stage `predict`."""
+    """The model's figure for every published one, and the effect of each variant of a network: the
+    part `published` of the record of the stage `predict`."""
     suites = [read_suite(Path(f"suites/{name}.yaml")) for name in SUITES]
     rows = published_rows(suites)
     frame = explain(rows)

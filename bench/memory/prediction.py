@@ -1,4 +1,4 @@
-"""Peak memory of one image, and of one training step, on fake tensors."""
+"""Peak memory of predicting one image, and of one training step, computed on fake tensors."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,31 +21,31 @@ from bench.training_step import PhaseTraining, enter_phase, training_step
 
 RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
 MOMENTS = 120
-"""Kept at most; enough for a figure."""
+"""Maximum number of moments in a recorded timeline; enough for a figure."""
 LEARNING_RATE = 1e-6
 STEPS = 2
-"""Of a phase: the second one finds the optimiser's state, which the first one makes."""
+"""Steps traced per phase: the first one creates the optimiser's state, the second one has it."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image, or a training step, would cost on a device."""
+    """Predicted memory and operations of one image, or one training step, on a device."""
 
     device_bytes: int
     host_bytes: int
-    """Beside a device that is not the CPU: the image, canvases, kept maps. On the CPU the same as
+    """On the host: the image, label and score maps, stored maps. On the CPU the same as
     `device_bytes`."""
     weights_bytes: int
     at: str
     """The operator at the peak on the device."""
     module: str
-    """The module at the peak on the device, or empty outside of all modules."""
+    """The module at the peak on the device; empty outside all modules."""
     by_category: Mapping[str, int]
-    """The peak on the device, in parts."""
+    """Bytes of each category at the peak on the device."""
     reserved_bytes: int | None
-    """What CUDA's caching allocator would hold; None on the CPU, whose allocator keeps nothing."""
+    """Segments of CUDA's caching allocator; None on the CPU, whose allocator does not cache."""
     allocated_bytes: int | None
-    """What torch.cuda.max_memory_allocated would say; None on the CPU."""
+    """As torch.cuda.max_memory_allocated reports; None on the CPU."""
     tf32_reserved_bytes: int | None
     """As `reserved_bytes`, on a GPU with TF32, whose convolutions copy into NHWC
     (`rules_cuda.TF32`)."""
@@ -74,8 +74,8 @@ class Case:
     """As bench/published.csv has it."""
     side_px: int
     done: str
-    """Which of the ways of a method with quirks of its released code: `as meant` (corrected) or
-    `as released`; `ours` where there is one way; empty for rows of GLNet's paper."""
+    """Variant of a method whose released code has quirks: `as meant` (corrected) or
+    `as released`; `ours` where there is one variant; empty for rows of GLNet's paper."""
     run: Run
 
     @property
@@ -107,13 +107,13 @@ def predict_memory(run: Run, size: tuple[int, int], device: str) -> Prediction:
 
     Args:
         size: (H, W) of the image in pixels.
-        device: `cpu` or `cuda`, which need not be there.
+        device: `cpu` or `cuda`; no GPU needs to be present.
     """
     return trace_memory(run, size, device).prediction
 
 
 def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
-    """As `predict_memory`, with the timeline."""
+    """Same as `predict_memory`, with the timeline."""
     with torch.device("meta"):
         network = network_for(run.method, run.strategy, run.spec, run.model.classes)
         parameters = sum(p.numel() for p in network.parameters())
@@ -134,17 +134,17 @@ def predict_training(
 ) -> dict[str, Prediction]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
-    The step is `bench.training_step.training_step` in 32-bit floats with weights in NHWC; the
-    second of a phase, so that the optimiser's state is there from the start.
+    The step is `bench.training_step.training_step` in float32 with weights in NHWC; the second
+    step of a phase, which has the optimiser's state from its start.
 
-    A CUDA step is recorded on fake CPU tensors that count as CUDA's, under CUDA's rules: torch's
-    autograd engine asks for a stream of the GPU, which need not be there. Assumed is that the
-    operators that torch picks by device keep the same tensors for the backward pass.
+    A CUDA step is traced on fake CPU tensors that count as CUDA's, with CUDA's rules, because
+    torch's autograd engine requires a GPU for CUDA tensors. Assumed: the operators that torch
+    selects by device save the same tensors for the backward pass.
 
     Args:
         size: (H, W) of each training image in pixels.
         batch: images a step, by phase.
-        device: `cpu` or `cuda`, which need not be there.
+        device: `cpu` or `cuda`; no GPU needs to be present.
     """
     return {
         name: one.prediction for name, one in trace_training(model, size, batch, device).items()
@@ -154,7 +154,7 @@ def predict_training(
 def trace_training(
     model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
 ) -> dict[str, Trace]:
-    """As `predict_training`, with the timelines."""
+    """Same as `predict_training`, with the timelines."""
     method, spec = model.method, model.spec
     with torch.device("meta"):
         network = model.build().to(memory_format=torch.channels_last)
@@ -189,7 +189,7 @@ def trace_training(
 
 
 READ = ("size", "boxes", "chosen")
-"""Values of a view that a method reads as numbers: plan, not data, and a few bytes."""
+"""Keys of a view whose values a method reads: small tensors of sizes and positions."""
 
 
 def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> list[View]:
@@ -204,7 +204,7 @@ def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> l
 
 
 def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTraining:
-    """The same step; while it runs, the tracker is informed of what is allocated for what."""
+    """The same step; while it runs, it sets the category of new tensors in the tracker."""
 
     def backward(loss: Tensor) -> None:
         tracker.category = "gradients"
@@ -220,7 +220,7 @@ def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTr
         tracker.category = "activations"
 
     if training.optimizer:
-        # torch's choice by the device that the tensors are on; here they stand for another's.
+        # torch's default depends on the tensors' device; here they represent another device.
         for group in training.optimizer.param_groups:
             group["foreach"] = device == "cuda"
         training.optimizer.register_step_pre_hook(before)
@@ -231,15 +231,15 @@ def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTr
 def timeline(
     events: Sequence[Event], categories: Sequence[Category], moments: int = MOMENTS
 ) -> dict[str, Any]:
-    """Bytes alive at moments spread over a piece of work: of each stretch of events the one at
-    which most is alive, so that the peak is among them.
+    """Live bytes by category at up to `moments` events: the largest of each of that many equal
+    intervals, so that the peak is included.
 
     Args:
         events: in order, on one device.
         categories: of each event's block (`Trace`).
 
     Returns:
-        `events`: the numbers of the chosen ones, from 0; `bytes`: by category, one number for each.
+        `events`: indices of the chosen events; `bytes`: by category, one number per chosen event.
     """
     if not events:
         return {"events": [], "bytes": {}}
@@ -278,7 +278,7 @@ def _prediction(tracker: Tracker, network: nn.Module, device: str) -> Prediction
 
 
 def _refill(network: nn.Module, device: str) -> None:
-    """Give a network empty tensors on `device`; unlike Module.to, this also works for fake ones."""
+    """Give a network empty tensors on `device`; unlike Module.to, this works under fake tensors."""
     for module in network.modules():
         for name, old in [*module._parameters.items(), *module._buffers.items()]:
             if old is None:

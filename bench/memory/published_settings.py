@@ -1,5 +1,5 @@
-"""The ultra-high-resolution methods at the settings that papers print memory of, as runs that need
-no data set."""
+"""The ultra-high-resolution methods at the settings for which papers print memory, as runs that
+need no data set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +10,20 @@ from bench.memory.prediction import Case
 from bench.run import Run, open_run
 
 UHR_METHODS = Path("suites/deepglobe-successors.yaml")
-"""Their settings in inference are the same for both data sets, but for what a published row is
-of."""
+"""Their settings in inference are the same for both data sets."""
 GLNET = "glnet-collaborative"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Images that papers print memory of."""
+    """A data set for whose images papers print memory."""
 
     dataset: str
     """As bench/published.csv has it."""
     side_px: int
     classes: int
     ours: str
-    """The suite with GLNet's setting for it."""
+    """The suite that has GLNet's settings for it."""
 
 
 PLACES = (
@@ -34,10 +33,10 @@ PLACES = (
 
 
 def uhr_cases(place: Place) -> Iterator[Case]:
-    """Every ultra-high-resolution method, GLNet first; once as its authors' released code does and
-    once as they meant it, where the method distinguishes them."""
+    """Every ultra-high-resolution method, GLNet first; corrected and as released, where the method
+    distinguishes the two."""
     for run in uhr_runs(place):
-        # GLNet's quirks cost no memory of the device.
+        # GLNet's quirks do not change the device's memory.
         if run.name == GLNET:
             yield Case(place.dataset, place.side_px, "as meant", run)
         elif not hasattr(run.spec, "official"):
@@ -48,7 +47,7 @@ def uhr_cases(place: Place) -> Iterator[Case]:
 
 
 def uhr_runs(place: Place) -> Iterator[Run]:
-    """The run of every ultra-high-resolution method, GLNet first; patches one at a time."""
+    """The run of every ultra-high-resolution method, GLNet first, with one patch at a time."""
     own = read_suite(Path(f"suites/{place.ours}.yaml"))
     yield open_run(own, GLNET, {"sub_batch": 1}, place.classes)
     others = read_suite(UHR_METHODS)

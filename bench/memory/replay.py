@@ -1,8 +1,8 @@
-"""Repeated calls of a network are booked once and replayed.
+"""Repeated calls of a network are traced once and replayed.
 
-A strategy shows a network thousands of patches of one size. On fake tensors each call does the very
-same, so that one with arguments of known shapes needs no operator at all: its blocks are taken and
-given back in the order of the first call, and its results are made at once."""
+A strategy calls a network with thousands of patches of one size. On fake tensors all these calls do
+the same. A call with arguments of known shapes is therefore not executed: its blocks are allocated
+and freed in the order of the first call, and its results are created directly."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +16,17 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from bench.memory.tracker import Script, Tracker
 
 WRITTEN = 4
-"""Calls after which a further one writes its passing blocks no longer, unless they lift a peak: by
-then the blocks that a caching allocator keeps fit the call."""
+"""Calls after which further ones no longer record their temporary blocks, unless these raise a peak:
+by then a caching allocator holds blocks that fit the call."""
 
 
 @dataclass
 class _Call:
-    """What one call of a module did, for arguments of certain shapes."""
+    """The events and results of one call of a module, for arguments of certain shapes."""
 
     script: Script
     results: list[Any]
-    """Leaves of what it returned; a tensor as (index of its block, size, strides, offset)."""
+    """Leaves of the returned value; tensors as `_Made`."""
     spec: TreeSpec
     flops: int
     times: int = 1
@@ -50,8 +50,8 @@ class _Made:
 def replaying(network: nn.Module, tracker: Tracker) -> Iterator[None]:
     """Inside the block, repeated calls of the network and of its direct children are replayed.
 
-    A call is worked through again and again if it returns what it was given, keeps a tensor or
-    frees one that was there before: then the next call may do something else."""
+    A call is executed every time if it returns one of its arguments, keeps a tensor or frees an
+    older one, because the next call may then behave differently."""
     replay = _Replay(tracker)
     modules = [network, *network.children()]
     for module in modules:
@@ -70,7 +70,7 @@ class _Replay:
         self._inside = False
 
     def wrapped(self, module: nn.Module) -> Callable[..., Any]:
-        """`module.forward`, worked through at most once for arguments of the same shapes."""
+        """`module.forward`, executed at most once for arguments of the same shapes."""
         forward = module.forward
 
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -144,7 +144,7 @@ class _Replay:
 
 
 def _like(leaf: Any) -> Any:
-    """What decides which operators a call makes, and how they lie."""
+    """The properties of an argument that decide which operators a call runs, and their layouts."""
     if isinstance(leaf, Tensor):
         return (leaf.shape, leaf.stride(), leaf.dtype, leaf.device)
     return leaf

@@ -1,4 +1,4 @@
-"""What the system says that this process holds."""
+"""Resident memory of this process, as the system reports it."""
 
 import threading
 from pathlib import Path
@@ -7,10 +7,11 @@ import psutil
 
 
 class PeakResident:
-    """Peak resident set of this process inside a block, above its start.
+    """Peak resident set of this process inside a block, and its size at the start.
 
-    Linux keeps a high-water mark that can be reset, so nothing is missed. Where that is refused, or
-    elsewhere, a thread samples every 5 ms and can miss shorter peaks; `how` says which it was."""
+    Linux keeps a high-water mark, which is reset, so that no peak is missed. If the reset is not
+    permitted, and on other systems, a thread samples every 5 ms and can miss shorter peaks. `how`
+    says which method was used."""
 
     def __init__(self) -> None:
         self.base_bytes = 0
@@ -25,7 +26,7 @@ class PeakResident:
             Path("/proc/self/clear_refs").write_text("5")
             self.how = "VmHWM, reset before"
         except OSError:
-            self._thread.start()  # costs what is measured some 7 % of its time on two cores
+            self._thread.start()  # slows the measured code by some 7 % on two cores
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,8 @@
-"""What operators take inside themselves on the CPU, beside their results.
+"""Temporary memory inside operators on the CPU, beside their results.
 
-Each rule was measured: the CPU allocator's account (`bench.memory.cpu_allocator`) of the operator alone,
-torch 2.14 with oneDNN 3.12 on x86-64 with AVX-512, one and two threads. What is `assumed` instead
-says so. Sizes are bytes; scratch below a few KiB is left out."""
+Each rule was measured with `bench.memory.cpu_allocator` on the operator alone: torch 2.14 with
+oneDNN 3.12 on x86-64 with AVX-512, one and two threads. Rules that are assumed instead say so.
+Sizes are bytes; scratch memory below a few KiB is left out."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,24 +14,24 @@ from torch import Tensor
 from bench.memory.tracker import Moment, Rule, Rules, Use
 
 FLOAT = 4
-"""Bytes: oneDNN works in 32-bit floats here."""
+"""Bytes of a float32, which oneDNN computes in here."""
 GATHERED = 2**20
-"""Bytes: about what a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
+"""Bytes that a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
 
 
 def block() -> int:
-    """Channels that oneDNN keeps side by side. 16 with AVX-512 is measured; 8 with AVX2 and below
-    is assumed from oneDNN's documentation of nChw8c."""
+    """Channels of a block of oneDNN's layout: 16 with AVX-512 (measured); 8 with AVX2 and below
+    (assumed from oneDNN's documentation of nChw8c)."""
     return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 
 
 def padded(channels: int) -> int:
-    """Channels up to the next whole block."""
+    """Channels, rounded up to whole blocks."""
     return -(-channels // block()) * block()
 
 
 class Shape:
-    """The sizes of one convolution of (N, C, H, W), and how torch will do it."""
+    """The sizes of one convolution of (N, C, H, W), and the backend that torch selects for it."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Shape:
         for side in weight.shape[2:]:
             self.kernel *= side
         self.transposed = transposed
-        # Taps that see nothing but the border: oneDNN then gathers (measured, sides 1 to 20).
+        # Some taps read only padding: oneDNN then gathers (measured for sides 1 to 20).
         self.overhanging = any(
             one > side
             for one, side in zip(_all(padding, dimensions), source.shape[2:], strict=True)
@@ -97,7 +97,7 @@ class Shape:
         )
 
     def blocked_source(self) -> int:
-        """Bytes of the source in oneDNN's own layout; 0 where it is read as it lies."""
+        """Bytes of the source in oneDNN's own layout; 0 where it is read without conversion."""
         first = self.inputs < block() and self.groups == 1
         return 0 if first or self.plain else self.blocked(self.source)
 
@@ -122,7 +122,7 @@ class Shape:
         return self.groups * each_in * each_out * self.kernel * self.source.element_size()
 
     def copy(self, map: Tensor) -> int:
-        """Bytes of the copy of a tensor that does not lie as the convolution wants it."""
+        """Bytes of the copy of a tensor that has another layout than the convolution's."""
         right = map.is_contiguous(memory_format=self.layout)
         return 0 if right else map.numel() * map.element_size()
 
@@ -132,9 +132,8 @@ class Shape:
         return self.groups * block() ** 2 * self.kernel * self.source.element_size()
 
     def gathered(self, result: Tensor) -> int:
-        """Bytes of what each thread gathers of an image: for a strided 1 x 1 convolution the pixels
-        that it does not skip, for a transposed one the source with its border (assumed: as large as
-        the source)."""
+        """Bytes that all threads gather: for a strided 1 x 1 convolution the pixels that it reads,
+        for a transposed one the padded source (assumed: as large as the source)."""
         if self.transposed:
             return self.threads * _bytes(self.source) // self.source.shape[0]
         if self.kernel > 1 or not self.strided or self.groups > 1:
@@ -148,10 +147,10 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
     copies = [shape.copy(source)]
     if not shape.onednn:
         if shape.transposed:
-            # slow_conv_transpose2d spreads one image at a time over its pixels' patches.
+            # slow_conv_transpose2d expands one image at a time into columns.
             columns = shape.outputs * shape.kernel * source[0, 0].numel() * source.element_size()
             return [Moment([*copies, columns], results=True)]
-        # _slow_conv2d lays the patches of every image side by side, unless the kernel is 1 x 1.
+        # _slow_conv2d expands all images into columns, unless the kernel is 1 x 1.
         return [Moment([*copies, _columns(shape, result, source.shape[0])], results=True)]
     copies.append(shape.copy(shape.weight))
     gathered = shape.gathered(result)
@@ -171,8 +170,7 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
 
 
 def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Moment]:
-    """Temporaries of a convolution's backward pass: the gradient of its source, then that of its
-    weights."""
+    """Temporaries of a convolution's backward pass: gradient of the source, then of the weights."""
     source, weight = shape.source, shape.weight
     to_source = _bytes(source) if wanted[0] else 0
     to_weight = _bytes(weight)
@@ -191,7 +189,7 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
             Moment([*copies, blocked_gradient, shape.weights(), reordered]),
             Moment([*copies, reordered, to_source]),
         ]
-        if shape.kernel == 1 and shape.strided:  # no blocked kernel: a second copy on the way back
+        if shape.kernel == 1 and shape.strided:  # no blocked kernel: a second copy
             moments.append(Moment([*copies, reordered, to_source, to_source]))
     inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
     if _by_columns(shape):
@@ -206,11 +204,11 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
 def _backward_channels_last(
     shape: Shape, gradient: Tensor, copies: Sequence[int], to_source: int, to_weight: int
 ) -> list[Moment]:
-    """Measured of depthwise ones with kernels of 3, 5 and 7, strides and dilations of 1 and 2: in
-    NHWC there is a depthwise kernel for the source unless dilated, and one for the weights up to
-    3 x 3 and not dilated; where both stride and dilation are above 1 neither pads. Without AVX-512
-    weights of a dilated one, or of one whose kernel is larger than its source, come by im2col
-    instead."""
+    """Measured for depthwise convolutions with kernels of 3, 5 and 7, strides and dilations of 1
+    and 2. In NHWC oneDNN has a depthwise kernel for the source's gradient without dilation, and for
+    the weights' gradient up to 3 x 3 without dilation; with both stride and dilation above 1
+    neither pads. Without AVX-512 the weights' gradient of a dilated convolution, or of one whose
+    kernel is larger than its source, uses im2col."""
     first = shape.weights(outputs=shape.groups > 1)
     second = shape.weights()
     if shape.depthwise and not (shape.dilated and shape.strided):
@@ -227,8 +225,8 @@ def _backward_channels_last(
 
 
 def _by_columns(shape: Shape) -> bool:
-    """Whether the gradient of the weights comes by im2col, which without AVX-512 it does where a
-    convolution is dilated, and in NHWC where a depthwise kernel is larger than its source."""
+    """Whether the weights' gradient uses im2col: without AVX-512 for a dilated convolution, and in
+    NHWC for a depthwise kernel that is larger than its source."""
     if shape.transposed or block() > 8:
         return False
     if shape.groups > 1 and not (shape.depthwise and shape.channels_last):
@@ -238,8 +236,8 @@ def _by_columns(shape: Shape) -> bool:
 
 
 def _column_bytes(shape: Shape, gradient: Tensor) -> int:
-    """What that takes (measured): columns of one image, in NHWC its source, and four times the
-    weights; of a depthwise one each thread has those of one channel."""
+    """Bytes for im2col (measured): columns of one image, in NHWC its source, and four times the
+    weights; a depthwise convolution takes those of one channel per thread."""
     weights, image = 4 * _bytes(shape.weight), _bytes(shape.source[0])
     columns = _columns(shape, gradient, 1)
     if shape.depthwise:
@@ -248,9 +246,9 @@ def _column_bytes(shape: Shape, gradient: Tensor) -> int:
 
 
 def _resize(use: Use, bilinear: bool = False) -> list[Moment]:
-    """torch's kernel for NHWC works on NHWC copies of source and result; it is also taken for small
-    NCHW results (UpSampleKernel.cpp, _use_vectorized_kernel_cond_2d: height + width <= 128) and,
-    bilinearly, for exactly three channels (measured)."""
+    """torch's NHWC kernel works on NHWC copies of source and result. It is also used for small NCHW
+    results (UpSampleKernel.cpp, _use_vectorized_kernel_cond_2d: height + width <= 128) and, if
+    bilinear, for exactly three channels (measured)."""
     source, result = use.args[0], use.result
     channels = source.shape[1]
     suits = (_channels_last(source) and channels > 3) or (bilinear and channels == 3)
@@ -261,7 +259,7 @@ def _resize(use: Use, bilinear: bool = False) -> list[Moment]:
 
 
 def _resize_backward(use: Use) -> list[Moment]:
-    """The gradient and the result as the kernel wants them: NHWC if the gradient is, else NCHW."""
+    """Copies of gradient and result in the kernel's layout: NHWC if the gradient has it, else NCHW."""
     gradient, result = use.args[0], use.result
     layout = torch.channels_last if _channels_last(gradient) else torch.contiguous_format
     inside = [
@@ -271,7 +269,7 @@ def _resize_backward(use: Use) -> list[Moment]:
 
 
 def _shrink(use: Use) -> list[Moment]:
-    """Bytes are shrunk along rows, then along columns; an RGB image gets a fourth channel first."""
+    """uint8 images are resized along rows, then columns; RGB gets a fourth channel first."""
     source, result = use.args[0], use.result
     if source.dtype != torch.uint8:
         return []
@@ -283,7 +281,7 @@ def _shrink(use: Use) -> list[Moment]:
 
 
 def _batch_norm_backward(use: Use) -> list[Moment]:
-    """One more map, where gradient and source lie alike; else another kernel without it."""
+    """One more map if gradient and source have the same layout; the other kernel needs none."""
     gradient, source = use.args[:2]
     alike = any(
         gradient.is_contiguous(memory_format=layout) and source.is_contiguous(memory_format=layout)
@@ -299,12 +297,12 @@ def _contiguous(use: Use) -> list[Moment]:
 
 
 def _pool(use: Use) -> list[Moment]:
-    """Indices of the maxima, which nobody asked for."""
+    """Indices of the maxima, which are discarded."""
     return [Moment([use.result.numel() * 8], results=True)]
 
 
 def _pool_backward(use: Use) -> list[Moment]:
-    """The gradient's layout decides; positions and result are copied where they lie otherwise."""
+    """Indices and result are copied where their layout differs from the gradient's."""
     gradient, places, result = use.args[0], use.args[-1], use.result
     layout = torch.channels_last if _channels_last(gradient) else torch.contiguous_format
     copied = [one for one in (result, places) if not one.is_contiguous(memory_format=layout)]
@@ -312,21 +310,21 @@ def _pool_backward(use: Use) -> list[Moment]:
 
 
 def _elementwise_loss(use: Use) -> list[Moment]:
-    """The loss of every element before the mean."""
+    """The loss of each element before the mean."""
     source, reduction = use.args[0], use.args[2] if len(use.args) > 2 else 1
     return [Moment([_bytes(source)], results=True)] if reduction else []
 
 
 def _sum(use: Use) -> list[Moment]:
-    """Whole numbers are widened to 64 bits first."""
+    """Integers are converted to 64 bits first."""
     source = use.args[0]
     widened = not source.is_floating_point() and source.dtype != torch.int64
     return [Moment([source.numel() * 8 if widened else 0], results=True)]
 
 
 def _mixed(use: Use) -> list[Moment]:
-    """Elementwise operators copy what has another type than the common one (TensorIterator.cpp,
-    promote_inputs_to_common_dtype; CPU alone)."""
+    """Elementwise operators copy operands that do not have the common type (TensorIterator.cpp,
+    promote_inputs_to_common_dtype; only on the CPU)."""
     tensors = [one for one in use.args if isinstance(one, Tensor) and one.dim()]
     if len(tensors) < 2:
         return []
@@ -336,7 +334,7 @@ def _mixed(use: Use) -> list[Moment]:
 
 
 def _masked(use: Use) -> list[Moment]:
-    """A mask becomes 64-bit positions, one number a dimension."""
+    """A mask becomes 64-bit indices, one per dimension."""
     masks = [one for one in use.args[1] if one is not None and one.dtype == torch.bool]
     chosen = use.result.shape[0]
     return [Moment([8 * mask.dim() * chosen for mask in masks], results=True)]
@@ -386,7 +384,7 @@ def _filled(use: Use, defaults: Sequence[Any]) -> list[Any]:
 
 
 def _columns(shape: Shape, result: Tensor, images: int) -> int:
-    """Bytes of a map's patches laid side by side (im2col)."""
+    """Bytes of the unfolded input (im2col)."""
     if shape.kernel == 1:
         return 0
     pixels = result[0, 0].numel()
@@ -402,7 +400,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _all(value: int | Sequence[int], dimensions: int) -> list[int]:
-    """One number a dimension."""
+    """One number per dimension."""
     values = [value] if isinstance(value, int) else list(value)
     return values * dimensions if len(values) == 1 else values
 

@@ -1,10 +1,9 @@
-"""What operators take inside themselves on CUDA, beside their results.
+"""Temporary memory inside operators on CUDA, beside their results.
 
-Rules of torch's own operators are read off its source, named beside each; the sequence is the one
-that the dispatcher shows. What cuDNN takes is in no source: `TF32` was found on an H100
-(results/card/h100.json), where with it 49 of 50 predictions of inference are within 1 % of what
-torch's allocator said, and without it 18 within 2 %. Left out: scratch of reductions and of cub, a
-few KiB."""
+The rules of torch's own operators follow its source, which each rule names. cuDNN's source is not
+public: the rule `TF32` was derived from measurements on an H100 (results/card/h100.json). With it,
+49 of 50 predictions of inference are within 1 % of the figure of torch's allocator; without it, 18
+are within 2 %. Left out: scratch memory of reductions and of cub, a few KiB."""
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from bench.memory.tracker import Moment, Rule, Rules, Use
 
 
 def _convolution(use: Use) -> list[Moment]:
-    """Source and weights are brought into one layout, NHWC if either lies so (ConvShared.cpp,
+    """Source and weights are converted to one layout, NHWC if either has it (ConvShared.cpp,
     cudnn_convolution: contiguous(cudnn_conv_suggest_memory_format(...)))."""
     source, weight = use.args[:2]
     layout = _layout(source, weight)
@@ -23,10 +22,10 @@ def _convolution(use: Use) -> list[Moment]:
 
 
 def _tf32(use: Use, layout: torch.memory_format) -> list[int]:
-    """Where TF32 is allowed, as it is in torch from the start, and the card has it (Ampere and
-    later), cuDNN takes kernels that work in NHWC for convolutions of stride 1, of one group and of
-    more than a pixel, and has source, weights and result in its workspace once more where they lie
-    as NCHW. The workspace is a block of torch's allocator."""
+    """Where TF32 is allowed (torch's default) and the GPU supports it (Ampere and later), cuDNN uses
+    NHWC kernels for convolutions of stride 1, one group and a kernel of more than one pixel. For
+    NCHW tensors its workspace then holds copies of source, weights and result. The workspace is a
+    block of torch's allocator."""
     source, weight = use.args[:2]
     stride = [*use.args[3]] if len(use.args) > 3 else [1]
     of_a_pixel = set(weight.shape[2:]) == {1}
@@ -37,14 +36,14 @@ def _tf32(use: Use, layout: torch.memory_format) -> list[int]:
 
 
 def _transposed(use: Use) -> list[Moment]:
-    """As any other, but no kernel of TF32's was found to need copies."""
+    """As `_convolution`, but no TF32 kernel was found that needs copies."""
     source, weight = use.args[:2]
     return [Moment(_copies(_layout(source, weight), source, weight), results=True)]
 
 
 def _convolution_backward(use: Use) -> list[Moment]:
-    """The same, and the gradient (ConvShared.cpp, cudnn_convolution_backward); one copy of source
-    or weights at a time beside the gradient's."""
+    """As `_convolution`, and a copy of the gradient (ConvShared.cpp, cudnn_convolution_backward);
+    beside it one copy of source or weights at a time."""
     gradient, source, weight = use.args[:3]
     layout = _layout(source, weight)
     return [
@@ -60,19 +59,18 @@ def _contiguous(use: Use) -> list[Moment]:
 
 
 def _pool(use: Use) -> list[Moment]:
-    """Pooling.cpp, max_pool2d: the first result of max_pool2d_with_indices; positions have 8
-    bytes."""
+    """Pooling.cpp, max_pool2d: the first result of max_pool2d_with_indices; indices have 8 bytes."""
     return [Moment([use.result.numel() * 8], results=True)]
 
 
 def _mse_loss(use: Use) -> list[Moment]:
-    """Loss.cpp, mse_loss_out: every element's loss before the mean."""
+    """Loss.cpp, mse_loss_out: the loss of each element before the mean."""
     source, reduction = use.args[0], use.args[2] if len(use.args) > 2 else 1
     return [Moment([source.numel() * source.element_size()], results=True)] if reduction else []
 
 
 def _masked(use: Use) -> list[Moment]:
-    """IndexingUtils.h, expandTensors: a mask becomes 64-bit positions, one number a dimension."""
+    """IndexingUtils.h, expandTensors: a mask becomes 64-bit indices, one per dimension."""
     masks = [one for one in use.args[1] if one is not None and one.dtype == torch.bool]
     chosen = use.result.shape[0]
     return [Moment([8 * mask.dim() * chosen for mask in masks], results=True)]
@@ -85,7 +83,7 @@ def _layout(source: Tensor, weight: Tensor) -> torch.memory_format:
 
 
 def _copies(layout: torch.memory_format, *tensors: Tensor) -> list[int]:
-    """Bytes of those tensors that do not lie as wanted."""
+    """Bytes of those tensors that do not have the layout."""
     return [
         tensor.numel() * tensor.element_size()
         for tensor in tensors
@@ -94,7 +92,7 @@ def _copies(layout: torch.memory_format, *tensors: Tensor) -> list[int]:
 
 
 TF32 = "tf32"
-"""What a card with TF32 takes and others do not is booked apart, by this name."""
+"""Variant of a CUDA device (`Moment.variant`): blocks that only GPUs with TF32 allocate."""
 _RULES: dict[str, Rule] = {
     "aten::conv2d": _convolution,
     "aten::convolution": _convolution,

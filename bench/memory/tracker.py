@@ -1,9 +1,9 @@
-"""The recorder: which operator takes how much memory where, and when it is given back.
+"""Tracks the memory of tensors: which operator allocates how much, and when it is freed.
 
-A dispatch mode sees every operator and books each storage that it makes, once, until it dies. On
-real tensors it tells what was alive; on fake tensors it tells the same without computing anything,
-for any device, in seconds. What an operator takes inside itself and gives back before it ends is
-not dispatched: a table of rules adds it (`rules_cpu`, `rules_cuda`)."""
+A dispatch mode intercepts every operator and tracks each new storage until it is freed. With fake
+tensors it gives the same result for any device, within seconds, without computing anything.
+Temporary memory inside an operator is not dispatched: a table of rules adds it (`rules_cpu`,
+`rules_cuda`)."""
 
 import weakref
 from collections import defaultdict
@@ -26,26 +26,26 @@ from torch.utils.weak import WeakIdKeyDictionary
 Category = Literal[
     "weights", "inputs", "activations", "gradients", "optimiser state", "temporaries"
 ]
-"""`weights`: parameters and buffers; `inputs`: the image or the views; `activations`: what
-operators return while a network looks; `gradients`: what they return on the way back; `optimiser
-state`: what an optimiser keeps from step to step; `temporaries`: what an operator takes inside
-itself, and what the optimiser's step makes besides its state."""
+"""`weights`: parameters and buffers; `inputs`: the image or the views; `activations`: results of
+operators in the forward pass; `gradients`: in the backward pass; `optimiser state`: what an
+optimiser keeps from step to step; `temporaries`: memory inside an operator, and what the
+optimiser's step allocates besides its state."""
 
 
 class Moment(NamedTuple):
-    """Blocks that an operator holds at once inside itself."""
+    """Temporary blocks that exist at the same time inside an operator."""
 
     blocks: Sequence[int]
-    """Bytes of each block that is gone when the operator returns."""
+    """Bytes of each block; all are freed before the operator returns."""
     results: bool = False
-    """Whether the operator's results are there as well."""
+    """Whether the operator's results exist at that time."""
     variant: str = ""
-    """Not every device of the type takes these blocks: they are booked where somebody asks for
-    them by this name, as of a device of the type's name with this behind it."""
+    """For blocks that only some devices of the type allocate: they are tracked if this variant is
+    requested, under the device name `TYPE VARIANT`."""
 
 
 class Use(NamedTuple):
-    """One operator at work: what a rule may look at. Sizes and layouts alone, never values."""
+    """One call of an operator, as a rule gets it. A rule reads sizes and layouts, never values."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
@@ -58,19 +58,19 @@ Rules = Mapping[str, Rule]
 
 
 class Event(NamedTuple):
-    """A block is taken, or given back."""
+    """A block is allocated or freed."""
 
     block: int
-    """Its number: given back under the same one."""
+    """Its number, the same for both events."""
     bytes: int
-    """Negative where it is given back."""
+    """Negative for a free."""
     device: str
     operator: str
     module: str
 
 
 class Peak(NamedTuple):
-    """The moment at which most bytes are alive on a device."""
+    """The moment with the most live bytes on a device."""
 
     bytes: int
     by_category: dict[str, int]
@@ -79,19 +79,19 @@ class Peak(NamedTuple):
 
 
 class Script(NamedTuple):
-    """A stretch of events, its blocks numbered from 0."""
+    """A sequence of events that can be replayed, its blocks numbered from 0."""
 
     events: Sequence[Event]
     categories: Sequence[Category]
     """By block."""
     left: Mapping[int, int]
-    """Blocks that are alive at the end: number when they were recorded -> number here."""
+    """Blocks alive at the end: number when recorded -> number here."""
     most: Mapping[str, int]
-    """Most bytes alive at once above the start, by device type."""
+    """Most live bytes at once in addition to those at the start, by device type."""
 
 
 class Tracker(TorchDispatchMode):
-    """Books the storage of every tensor that an operator makes, by device, until it is freed.
+    """Tracks the storage of every tensor that an operator creates, by device, until it is freed.
 
     A storage that several tensors share counts once. Use as a context manager around the work.
     """
@@ -106,11 +106,11 @@ class Tracker(TorchDispatchMode):
     ) -> None:
         """
         Args:
-            existing: tensors that are alive already and shall count, for instance the weights.
-            network: whose modules shall be named.
-            rules: what operators take inside, by device type.
-            stands_for: device types that are booked, and ruled, as another one.
-            apart: the moments of this name are booked as well (`Moment.apart`).
+            existing: tensors that exist already and count, for instance the weights.
+            network: the network whose modules are reported.
+            rules: temporary memory of operators, by device type.
+            stands_for: device types that are tracked as another one, with its rules.
+            variant: also track the moments of this variant (`Moment.variant`).
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.now: dict[str, int] = defaultdict(int)
@@ -123,7 +123,7 @@ class Tracker(TorchDispatchMode):
         self.flops = 0
         """Of convolutions and matrix products, a multiplication and an addition counting as two."""
         self.category: Category = "activations"
-        """What operators return from now on."""
+        """Category of the results of operators from now on."""
         self._seeing = True
         self._categories: list[Category] = []
         self._seen: Any = WeakIdKeyDictionary()
@@ -145,7 +145,7 @@ class Tracker(TorchDispatchMode):
             self._modules.stop()
 
     def add(self, tensors: Iterable[Tensor], category: Category) -> None:
-        """Book tensors that are alive already, or say of booked ones what they are."""
+        """Track tensors that exist already; set the category of those tracked already."""
         for tensor in tensors:
             if (block := self._seen.get(tensor.untyped_storage())) is not None:
                 self._categories[block] = category
@@ -177,11 +177,11 @@ class Tracker(TorchDispatchMode):
         return result
 
     def peak_of(self, device: str) -> Peak:
-        """The peak on a device type, and what it is made of."""
+        """The peak on a device type, by category."""
         now: dict[str, int] = defaultdict(int)
         total = most = 0
         found = Peak(0, {}, "", "")
-        # Twice over the events: copying the sums at every new record would take longer.
+        # Two passes over the events: copying the sums at every new maximum would take longer.
         at = -1
         for number, event in enumerate(self.events):
             if event.device == device:
@@ -204,7 +204,7 @@ class Tracker(TorchDispatchMode):
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Operators inside the block are not booked."""
+        """Operators inside the block are not tracked."""
         self._seeing = False
         try:
             yield
@@ -212,12 +212,11 @@ class Tracker(TorchDispatchMode):
             self._seeing = True
 
     def block_of(self, tensor: Tensor) -> int:
-        """The number of the block that a tensor lies in; -1 if it was never booked."""
+        """The number of a tensor's block; -1 if it is not tracked."""
         return int(self._seen.get(tensor.untyped_storage(), -1))
 
     def script(self, begun: int) -> Script | None:
-        """What was booked since there were `begun` events; None if a block from before was
-        freed."""
+        """The events from number `begun` on; None if they free an older block."""
         numbers: dict[int, int] = {}
         left: dict[int, int] = {}
         events: list[Event] = []
@@ -237,11 +236,11 @@ class Tracker(TorchDispatchMode):
         return Script(events, categories, left, most)
 
     def play(self, script: Script, storages: Mapping[int, Tensor], brief: bool) -> None:
-        """Book a script once more.
+        """Replay a script.
 
         Args:
-            storages: a new tensor for each block that the script leaves alive.
-            brief: leave out the blocks that come and go, if they lift no peak.
+            storages: a new tensor for each block that is alive at the script's end.
+            brief: leave out temporary blocks, unless they raise a peak.
         """
         brief = brief and all(
             self.now[device] + more <= self.peak[device] for device, more in script.most.items()
@@ -278,7 +277,7 @@ class Tracker(TorchDispatchMode):
         return f"{self._device(made)} {moment.variant}".strip()
 
     def _pass(self, moment: Moment, device: str, operator: str, module: str) -> None:
-        """Blocks that are taken together and given back."""
+        """Allocate and free the blocks of a moment."""
         blocks = [(self._take(size, device, operator, module), size) for size in moment.blocks]
         for block, size in blocks:
             self._free(block, device, size)
@@ -314,10 +313,10 @@ class Tracker(TorchDispatchMode):
 
 
 class Modules:
-    """Which module of a network is at work, forwards and backwards.
+    """Finds the module of a network that runs, in the forward and in the backward pass.
 
-    Forwards by torch's module hooks. An operator of the backward pass belongs to the module whose
-    forward pass made its autograd node; the two share autograd's sequence number."""
+    The forward pass uses torch's module hooks. An operator of the backward pass belongs to the
+    module whose forward pass created its autograd node, found by autograd's sequence number."""
 
     def __init__(self, network: nn.Module) -> None:
         self._names = {
@@ -329,7 +328,7 @@ class Modules:
         self._hooks: list[Any] = []
 
     def start(self) -> None:
-        """Follow the network from now on."""
+        """Register the hooks."""
 
         def enter(module: nn.Module, _: Any) -> None:
             self._inside.append(self._names.get(id(module), ""))
@@ -343,18 +342,18 @@ class Modules:
         ]
 
     def stop(self) -> None:
-        """Take all hooks away."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def current(self) -> str:
-        """`Conv2d encoder.layer1.0.conv1`, or empty outside of all modules."""
+        """The module that runs, as `Conv2d encoder.layer1.0.conv1`; empty outside all modules."""
         node = torch._C._current_autograd_node()
         if node is not None:
             return self._made.get(node._sequence_nr(), "")
         module = self._inside[-1] if self._inside else ""
         if module and torch.is_grad_enabled():
-            # The first one: an operator that makes no node finds the node before it.
+            # Keep the first module: an operator without a node finds the previous node.
             self._made.setdefault(torch.autograd._get_sequence_nr() - 1, module)
         return module
 
@@ -376,7 +375,7 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
     """Floating-point operations of a convolution or matrix product, by torch's own formulas; 0 for
     any other operator."""
     name = func._schema.name
-    if name in ("aten::conv2d", "aten::conv_transpose2d"):  # whole only without gradients
+    if name in ("aten::conv2d", "aten::conv_transpose2d"):  # not decomposed only without gradients
         return int(
             conv_flop_count(
                 list(args[0].shape), list(args[1].shape), list(result.shape), "transpose" in name
@@ -389,8 +388,8 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
 
 
 def _without_values(func: Any, args: Any) -> Any:
-    """What an operator that depends on values stands for on fake tensors, which have none: a number
-    reads as 1, and a mask is taken to choose everything, the most that it can. None: any other."""
+    """Result of an operator that depends on values, which fake tensors lack: a number is read as 1,
+    and a mask selects all elements, the upper bound. None for any other operator."""
     if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
         return 1.0 if args[0].dtype.is_floating_point else 1
     if func is torch.ops.aten.index.Tensor and isinstance(args[0], FakeTensor):

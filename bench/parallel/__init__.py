@@ -1,5 +1,5 @@
-"""Work in other processes: one process a task (`run_isolated`), a pool of them (`parallel_map`), or
-several that train together (`distributed`)."""
+"""Work in other processes: one process per task (`run_isolated`), a process pool (`parallel_map`),
+or distributed training (`distributed`)."""
 
 from bench.parallel.processes import Outcome, Report, host_limit_bytes, parallel_map, run_isolated
 

@@ -1,11 +1,11 @@
-"""Several processes that train as one: who is there, and what they make common.
+"""Distributed training with the results of a single process: the process group, and reductions.
 
-Every process runs the same program on its share of a step's images; what one process would have
-computed from all of them is put together here: gradients, losses, batch norm's statistics. A
-process that was started alone has no group, and everything here leaves it as it is.
+Every process runs the same program on its share of a step's images. Gradients, losses and batch
+norm's statistics are reduced here to the values that one process would compute from all images. For
+a process that was started alone all functions here do nothing.
 
-Methods call the backward pass themselves, often several times a step, so that torch's
-DistributedDataParallel, which waits for one a step, does not fit."""
+torch's DistributedDataParallel does not fit, because it expects one backward pass per step and
+methods run several."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ OTHER_LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those that were started with it."""
+    """This process's rank among those that were started with it."""
 
     rank: int = 0
     size: int = 1
@@ -44,8 +44,8 @@ class Place:
 
 
 class _Mean(torch.autograd.Function):
-    """The mean of a tensor over all processes; its gradient is the mean of theirs, since the loss
-    of every process depends on it."""
+    """The mean of a tensor over all processes; its gradient is the mean of their gradients, because
+    the loss of every process depends on it."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class _Mean(torch.autograd.Function):
 
 
 class _SynchronisedBatchNorm(TorchFunctionMode):
-    """Inside it every batch norm that trains takes its statistics over all processes.
+    """Computes the statistics of every batch norm in train mode over all processes.
 
-    It stands at the function that all batch-norm modules call, timm's with built-in activation
-    among them, so that no module is exchanged and no key of a checkpoint changes.
-    torch.nn.SyncBatchNorm does neither, and refuses the CPU."""
+    It overrides the function that all batch-norm modules call, including timm's with built-in
+    activation. Thus no module is replaced and no key of a checkpoint changes.
+    torch.nn.SyncBatchNorm replaces modules, and does not support the CPU."""
 
     def __torch_function__(
         self,
@@ -74,25 +74,25 @@ class _SynchronisedBatchNorm(TorchFunctionMode):
 
 
 def rank() -> int:
-    """The number of this process; 0 is the one that writes."""
+    """The number of this process; rank 0 writes the files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Inside it the processes that torchrun or srun started are one group, each with a device of
-    its own; nothing happens in a process that was started alone.
+    """Join the processes that torchrun or srun started into one group, each with its own device;
+    does nothing in a process that was started alone.
 
     Args:
-        device: the kind that all train on; of several cards each process gets its own.
+        device: its type is used by all; each process gets its own GPU.
 
     Raises:
-        UserError: there are several processes, but they cannot find or hear each other.
+        UserError: there are several processes, but they cannot connect.
     """
     place = find_place(os.environ)
     if place.size == 1:
@@ -108,7 +108,7 @@ def processes(device: torch.device) -> Iterator[None]:
             timeout=PATIENCE,
             device_id=own,
         )
-        distributed.barrier()  # the first message says whether there is a way
+        distributed.barrier()  # the first message shows whether they can connect
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(
@@ -116,16 +116,17 @@ def processes(device: torch.device) -> Iterator[None]:
             "start all of them, by torchrun or srun, on machines that hear each other."
         ) from None
     yield
-    # Not after an error: this process ends then, and would wait for others that wait for it.
+    # Not after an error: this process would wait for others that wait for it.
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """What torchrun or srun has told this process; a process of its own where neither did.
+    """The place that torchrun or srun has set in the environment; that of a single process if neither
+    did.
 
     Raises:
-        UserError: it is one of several, but was not told where the others are.
+        UserError: there are several processes, but the environment lacks their address.
     """
     if (size := int(environment.get("WORLD_SIZE", "1"))) > 1:
         if missing := [name for name in TORCHRUN if name not in environment]:
@@ -146,8 +147,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
 
 
 def require_even(batch: int, what: str) -> None:
-    """Refuse a number of images a step that the processes cannot divide evenly; `what` names its
-    key."""
+    """Raise a UserError if the processes cannot divide a batch evenly; `what` names its key."""
     if batch % size():
         raise UserError(
             f"{what} is {batch}, which {size()} processes cannot divide evenly: "
@@ -156,7 +156,7 @@ def require_even(batch: int, what: str) -> None:
 
 
 def agree(text: str, what: str) -> None:
-    """Refuse to go on unless all processes say the same `text`; `what` names it."""
+    """Raise a UserError unless `text` is the same in all processes; `what` describes it."""
     if size() == 1:
         return
     said: list[Any] = [None] * size()
@@ -169,14 +169,13 @@ def agree(text: str, what: str) -> None:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, the same in each of them to the last bit; no
-    gradient passes through it."""
+    """The mean of a tensor over all processes, bitwise equal in all of them; without gradient."""
     return x if size() == 1 else _mean(x.detach().double())
 
 
 def mean_of(number: float, network: nn.Module) -> float:
-    """The mean of a number over all processes, the same in each of them; they exchange it on the
-    network's device."""
+    """The mean of a number over all processes, equal in all of them, reduced on the network's
+    device."""
     if size() == 1:
         return number
     device = next(iter(network.state_dict().values())).device
@@ -184,10 +183,10 @@ def mean_of(number: float, network: nn.Module) -> float:
 
 
 def join_gradients(parameters: Iterable[nn.Parameter], how: Literal["mean", "sum"]) -> None:
-    """Give every process the mean or the sum of all gradients.
+    """Replace every gradient by its mean or sum over all processes.
 
-    A parameter without a gradient is left out, as the optimiser does: processes that ran the same
-    phase lack the same ones."""
+    Parameters without a gradient are left out, as the optimiser does; they are the same ones in all
+    processes, which run the same phase."""
     if size() == 1:
         return
     for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
@@ -200,13 +199,13 @@ def join_gradients(parameters: Iterable[nn.Parameter], how: Literal["mean", "sum
 
 @contextmanager
 def as_one(modules: Sequence[nn.Module], whole_batch: bool) -> Iterator[None]:
-    """Inside it a step moves buffers (batch norm's statistics above all) as in one process.
+    """Inside it a step updates buffers, such as batch norm's statistics, as a single process would.
 
     Args:
-        modules: those that are in train mode.
-        whole_batch: a process passes all its images through at once, so that one process would
-            take statistics over all processes' images; else they pass one after another, and one
-            process would have seen those of rank 0 first, then those of rank 1, and so on.
+        modules: those in train mode.
+        whole_batch: a process passes all its images through at once: statistics are over the images
+            of all processes. Otherwise images pass one after another, and buffers are updated as
+            if the images of rank 0 came first, then those of rank 1, and so on.
     """
     if size() == 1:
         yield
@@ -224,7 +223,7 @@ def _place_in_slurm(environment: Mapping[str, str], size: int) -> Place:
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
     host = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
-    # Two trainings may share a machine: each step of each job has a port of its own.
+    # Two trainings may share a machine: each step of each job has its own port.
     step = int(environment["SLURM_JOB_ID"]) + 1000 * int(environment["SLURM_STEP_ID"])
     port = environment.get("MASTER_PORT", str(15000 + step % 10000))
     local = int(environment["SLURM_LOCALID"])
@@ -232,11 +231,11 @@ def _place_in_slurm(environment: Mapping[str, str], size: int) -> Place:
 
 
 def _own_device(device: torch.device, place: Place) -> torch.device | None:
-    """The card of this process, made the current one; None on the CPU, which is for all."""
+    """The GPU of this process, made the current one; None on the CPU."""
     if device.type != "cuda":
         return None
     cards = torch.cuda.device_count()
-    # Slurm can hide all cards but the process's own from it.
+    # Slurm can hide all GPUs but its own from a process.
     number = 0 if cards == 1 and place.meeting != "env://" else place.local_rank
     if number >= cards:
         raise UserError(
@@ -254,7 +253,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in their order, in lists of about BUCKET_BYTES each."""
+    """The tensors in order, in lists of about BUCKET_BYTES each."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and sum(one.nbytes for one in bucket) + tensor.nbytes > BUCKET_BYTES:
@@ -266,7 +265,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _write_back(row: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Fill tensors from their numbers in one row."""
+    """Fill tensors from the values in one row."""
     pieces = torch.split(row, [tensor.numel() for tensor in tensors])
     for tensor, piece in zip(tensors, pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
@@ -282,13 +281,13 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """torch's function of this name, with statistics over equally many values of every process."""
+    """torch's batch_norm with statistics over all processes, which hold equally many values."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     axes = [axis for axis in range(input.ndim) if axis != 1]
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, axes, correction=0)
-    # Squares are joined, since means differ between processes: in doubles, which bear the
+    # Squares are averaged, because means differ between processes; in float64, because of the
     # difference of two large numbers.
     moments = torch.stack([mean.double(), variance.double() + mean.double() ** 2])
     mean, square = _Mean.apply(moments)
@@ -306,13 +305,12 @@ def _batch_norm(
         shift = shift + bias
     shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
     shift, scale = shift.to(wide.dtype).view(shape), scale.to(wide.dtype).view(shape)
-    # One product and one sum: of all that is as large as the input, the backward pass needs the
-    # input alone.
+    # One multiply-add, so that the backward pass keeps the input as its only large tensor.
     return torch.addcmul(shift, wide, scale).to(input.dtype)
 
 
 def _moves(modules: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
-    """All buffers as one row of doubles, and how often each number has decayed so far."""
+    """All buffers as one float64 row, and the number of updates of each value so far."""
     values, times = [], []
     for buffer, count, _ in _buffers(modules):
         values.append(buffer.reshape(-1).double())
@@ -323,10 +321,10 @@ def _moves(modules: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
 
 
 def _join_moves(modules: Sequence[nn.Module], before: tuple[Tensor, Tensor]) -> None:
-    """Move buffers as if the processes' forwards had come one after another, by rank.
+    """Set buffers as if the processes' forward passes had run one after another, by rank.
 
-    A running statistic goes r -> (1 - m) r + m s with every forward, and a counter r -> r + s, so
-    that all of one process's forwards make r -> keep r + add, and these follow one another."""
+    Each forward pass updates a running statistic r -> (1 - m) r + m s and a counter r -> r + s. All
+    forward passes of one process together make r -> keep r + add, which is applied rank by rank."""
     buffers = list(_buffers(modules))
     if not buffers:
         return
@@ -343,7 +341,7 @@ def _join_moves(modules: Sequence[nn.Module], before: tuple[Tensor, Tensor]) -> 
 
 
 def _buffers(modules: Sequence[nn.Module]) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Every buffer, the counter of its forwards, and what a forward leaves of its old value."""
+    """Every buffer, the counter of its updates, and the share of the old value that an update keeps."""
     for module in (inner for outer in modules for inner in outer.modules()):
         for name, buffer in module.named_buffers(recurse=False):
             if isinstance(module, _BatchNorm) and name.startswith("running_"):

@@ -1,10 +1,9 @@
-"""Work in other processes, forked from a server that has loaded the libraries: they start in
-milliseconds, with no thread of torch's and no CUDA context from before.
+"""Work in other processes, forked from a server that has loaded the libraries: they start within
+milliseconds, without threads of torch or a CUDA context.
 
-`run_isolated` does one task in a process of its own: nothing earlier is in it, and how it ends is a
-result too. `parallel_map` does many tasks over all cores; an error ends them all. Predictions on
-fake tensors are Python from end to end, and networks on small images leave a second core half
-idle."""
+`run_isolated` runs one task in a fresh process and returns how it ended. `parallel_map` runs many
+tasks on all cores and stops at the first error. It speeds up predictions on fake tensors, which are
+pure Python, and networks on small images, which do not keep a second core busy."""
 
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ from bench.record import Status
 T = TypeVar("T")
 PRELOAD = ("segmentation_models_pytorch",)
 Report = Callable[[Mapping[str, Any]], None]
-"""Reports what is known so far; what was reported is kept, however the process ends."""
+"""Reports results so far; they are kept, however the process ends."""
 
 
 @dataclass
@@ -44,15 +43,15 @@ def run_isolated(
     limit_s: float,
     preload: Sequence[str] = (),
 ) -> Outcome:
-    """Do work(report, *arguments) in a process of its own; never raises for what happens there.
+    """Call work(report, *arguments) in a fresh process; its errors are returned, not raised.
 
-    The status is `oom` where memory ran out: the GPU's, a limit of this process, or the system's,
-    whose killer leaves no other trace; `failed` for any other end, the time limit included.
+    The status is `oom` if memory ran out: the GPU's, a limit of the process, or the system's, whose
+    out-of-memory killer leaves no message; `failed` for any other error, the time limit included.
 
     Args:
-        work: a function of a module; what it reports must survive pickling.
-        limit_s: after so many seconds the process is ended.
-        preload: modules that the server loads before it forks; those of the first call count.
+        work: a module-level function; what it reports must be picklable.
+        limit_s: seconds after which the process is killed.
+        preload: modules that the server loads before it forks; only the first call's are used.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
@@ -104,7 +103,7 @@ def _work(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
 
 
 def _end(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
-    """What a process died of that could not say so itself."""
+    """Status and reason of a process that ended without reporting them."""
     if exitcode != -signal.SIGKILL:
         name = f"signal {-exitcode}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
         return "failed", f"the process ended with {name}"
@@ -117,7 +116,7 @@ def _end(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
 
 
 def _kills() -> int | None:
-    """Processes that the kernel has killed for memory so far; None where it does not say."""
+    """Number of processes that the kernel has killed for memory so far; None if not known."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -127,7 +126,7 @@ def _kills() -> int | None:
 
 
 def host_limit_bytes() -> int:
-    """Memory that a process here can come to: the machine's, or less where a limit is set."""
+    """Bytes that a process can use here: the machine's memory, or less if a limit is set."""
     import psutil
 
     limits = [int(psutil.virtual_memory().total)]
@@ -161,18 +160,18 @@ def parallel_map(
     jobs: int | None = None,
     preload: Sequence[str] = PRELOAD,
 ) -> list[T]:
-    """`work(*task)` of every task, in their order, with a progress bar.
+    """`work(*task)` of every task, in order, with a progress bar.
 
     Args:
-        work: a function of a module; what it takes and gives back must survive pickling. Where it
-            runs in a process of its own, torch has one thread there, until `work` says otherwise.
-        title: what is done; unit: what there is one of for each task.
-        jobs: processes; without it, one a core. With one, all is done in the process of the caller.
-        preload: modules that the processes have loaded before they start.
+        work: a module-level function with picklable arguments and results. In another process torch
+            has one thread, unless `work` changes that.
+        title: the progress bar's title; unit: its unit, one per task.
+        jobs: processes; None: one per core. With one, `work` runs in the calling process.
+        preload: modules that the server loads before it forks.
 
     Raises:
-        Exception: what `work` raised, of the first task for which it did.
-        UserError: the system ended a process.
+        Exception: what `work` raised, for the first task that failed.
+        UserError: the system killed a process.
     """
     jobs = min(jobs or _cores(), len(tasks))
     bar = cli.progress(len(tasks), title, unit, silent=len(tasks) < 2)

@@ -1,9 +1,9 @@
-"""Which records still hold.
+"""Decides which runs' records are up to date.
 
-The stages `evaluate` and `measure` each go through all runs of a suite in one process, for loading
-the libraries takes longer than most runs of a small suite do. So what DVC knows of a stage they
-have to know of a run: whether it is done, and of what it was made. That is stamped outside of git:
-a fresh clone, which may be on another machine, takes nobody else's word for it."""
+The stages `evaluate` and `measure` process all runs of a suite in one process, because loading the
+libraries takes longer than most runs of a small suite. DVC tracks the dependencies of a whole
+stage; this cache tracks those of each run. Its files are not in git, so that a fresh clone, which
+may be on another machine, computes all runs again."""
 
 import argparse
 import hashlib
@@ -26,13 +26,13 @@ PREPARED = Path("data/prepared")
 
 
 def mark_fresh(suite: Suite, stage: str, name: str) -> None:
-    """Say that the record of this run, and its pictures, belong to everything as it is now."""
+    """Mark the record and the predicted labels of a run as up to date."""
     write_text(_state_path(suite, stage, name), _state(suite, stage, name) + "\n")
 
 
 def stale(suite: Suite, stage: str) -> list[str]:
-    """Runs without a record of everything as it is now. What there is of runs that the suite has
-    no longer is removed."""
+    """Runs without an up-to-date record. Removes the files of runs that are no longer in the
+    suite."""
     for path in _folder(suite, stage).glob("*.json"):
         if path.stem not in suite.runs:
             path.unlink()
@@ -41,17 +41,17 @@ def stale(suite: Suite, stage: str) -> list[str]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs a stage shall go through."""
+    """Add the arguments that select a stage's runs."""
     parser.add_argument("run", nargs="*", help="keys of the table runs; without any, all")
     parser.add_argument(
         "--missing",
         action="store_true",
-        help="leave out those whose record is of everything as it is now",
+        help="leave out runs whose record is up to date",
     )
 
 
 def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]:
-    """The runs that were asked for."""
+    """The runs that the arguments select."""
     names = parsed.run or list(suite.runs)
     if not parsed.missing:
         return names
@@ -67,12 +67,12 @@ def _holds(suite: Suite, stage: str, name: str) -> bool:
 
 
 def _state(suite: Suite, stage: str, name: str) -> str:
-    """SHA-256 of all that a run depends on and of what came out."""
+    """SHA-256 of a run's dependencies and results."""
     run = suite.runs[name]
     model = suite.models[run.model]
     needs = [
         PREPARED / model.dataset / "dataset.json",
-        record.path_of(suite.suite, "train", run.model),  # another one at each training
+        record.path_of(suite.suite, "train", run.model),  # differs after each training
         *(checkpoint_of(run.model, model, one.seed) for one in model.trainings),
     ]
     made = [_folder(suite, stage) / f"{name}.json"]
@@ -92,8 +92,8 @@ def _state(suite: Suite, stage: str, name: str) -> str:
 
 @cache
 def code_of(stage: str, method: str) -> tuple[Path, ...]:
-    """The code that the result of a stage depends on for one method: the method's folder, and what
-    dvc.yaml names for the stage and for trainings outside of the folders of other methods."""
+    """Python files that a stage's result depends on for one method: the method's folder, and the
+    dependencies of the stage and of `training_code` in dvc.yaml, without other methods' folders."""
     stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
     deps = [*stages[stage]["deps"], *stages["training_code"]["deps"]]
     named = [Path(path) for path in deps if "$" not in path]

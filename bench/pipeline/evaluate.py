@@ -1,5 +1,6 @@
-"""Stage `evaluate`: the table `runs` -> of each line a confusion matrix a scene, and the predicted
-labels; of a model with several seeds the matrices of all, and the labels of the first."""
+"""Stage `evaluate`: for each run a confusion matrix per scene, and the predicted labels.
+
+A model with several seeds has matrices of all seeds, and labels of the first."""
 
 import argparse
 import io
@@ -27,11 +28,10 @@ Splits = dict[str, dict[str, list[list[int]]]]
 
 
 def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
-    """Predict every image of the suite's splits at its own resolution; keep what was predicted for
-    `test`.
+    """Predict every image of the suite's splits at its own resolution; write the labels of `test`.
 
     Args:
-        silent: without a progress bar.
+        silent: show no progress bar.
     """
     labels = record.RESULTS / suite.suite / "predictions" / run.name
     device = set_up(suite.compute)
@@ -110,9 +110,9 @@ def _write_labels(path: Path, prediction: Tensor, palette: Sequence[tuple[int, i
 
 
 def evaluate_all(suite: Suite, names: list[str]) -> list[Path]:
-    """Evaluate several runs, as many at once as the suite says, and write their records."""
+    """Evaluate several runs, `compute.jobs` at once, and write their records."""
     jobs = min(suite.compute.jobs, len(names))
-    # Suites begin with what is simple: what takes long shall not be left to the end.
+    # Suites list simple runs first; start with the slow ones.
     return parallel_map(
         _evaluate_one,
         [(suite, name, jobs) for name in reversed(names)],
@@ -132,7 +132,7 @@ def _evaluate_one(suite: Suite, name: str, jobs: int) -> Path:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Evaluate runs of params.yaml on their splits; all of them if none is named."""
+    """Evaluate runs of params.yaml on the suite's splits; all runs if none is named."""
     suite = read_suite()
     for path in evaluate_all(suite, cache.requested(suite, "evaluate", arguments)):
         print(path)

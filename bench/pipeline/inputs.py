@@ -1,7 +1,7 @@
-"""Stages `download`, `prepare` and `weights`: the data sets and start weights that all others use.
+"""Stages `download`, `prepare` and `weights`: data sets and start weights for all other stages.
 
-python -m bench.pipeline.inputs download NAME   one data set's raw files, each checked
-python -m bench.pipeline.inputs prepare NAME    raw files -> the format that `data.dataset` reads
+python -m bench.pipeline.inputs download NAME   raw files of a data set, verified
+python -m bench.pipeline.inputs prepare NAME    raw files -> the format of `data.dataset`
 python -m bench.pipeline.inputs weights NAME    start weights of one encoder -> a state dict
 """
 
@@ -36,7 +36,7 @@ def prepare_dataset(name: str) -> None:
 
 
 def fetch_weights(name: str) -> None:
-    """Fetch one line of the table weights."""
+    """Fetch the start weights `name` of the table `weights`."""
     import torch  # takes seconds to import
 
     line = pick(read_suite().weights, name, "start weights")

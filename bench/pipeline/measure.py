@@ -1,8 +1,8 @@
-"""Stage `measure`: the table `runs` -> of each line, peak memory by every meter that the machine
-has, and latency.
+"""Stage `measure`: peak memory of each run by all meters of the machine, and latency.
 
-Memory is measured in a process a run, so that nothing earlier is in it, and how a process ends is a
-result; latency, which counts from the second prediction on, in one process for several."""
+Memory is measured in a fresh process per run, so that earlier allocations do not count and running
+out of memory is a result. Latency, which excludes the first prediction, is measured in one process
+for several runs."""
 
 import argparse
 import os
@@ -18,9 +18,9 @@ from bench.parallel import Outcome, Report, run_isolated
 from bench.pipeline import cache
 
 LIMIT_S = 900.0
-"""Seconds that memory, and then latency, of a run may take."""
+"""Time limit per run, for memory and for latency."""
 TOGETHER = 9
-"""Runs whose records are written at once: what is lost where somebody ends the program."""
+"""Runs whose records are written together; at most these are lost on an interrupt."""
 PRELOAD = (
     "bench.memory",
     "bench.latency",
@@ -30,15 +30,15 @@ PRELOAD = (
 
 
 def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
-    """Measure several runs, each on one image, the first of `test`, and write their records;
-    running out of memory is a result.
+    """Measure several runs, each on the first image of `test`, and write their records; out of
+    memory is a result.
 
     Raises:
-        UserError: some failed; all the others are measured and written all the same.
+        UserError: some runs failed; the records of all others are written.
     """
     for name in names:
         pick(suite.runs, name, "run")
-    # NVML counts GPUs by bus; CUDA shall do the same. Both are read when torch is loaded.
+    # NVML orders GPUs by bus; make CUDA do the same. Both variables are read when torch is loaded.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     paths: list[Path] = []
@@ -63,14 +63,14 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
 
 
 def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, Outcome]:
-    """Memory of some runs, as many at once as the suite says, then latency of those that had
-    enough, one after another; by run."""
+    """Memory of some runs, `compute.jobs` at once, then latency of those that fit into memory, one
+    after another; by run."""
 
     def measure(name: str) -> Outcome:
         return run_isolated(_measure_memory, suite, name, limit_s=limit_s, preload=PRELOAD)
 
     with ThreadPoolExecutor(suite.compute.jobs) as pool:
-        # Suites begin with what is simple: what takes long shall not be left to the end.
+        # Suites list simple runs first; start with the slow ones.
         pending = {name: pool.submit(measure, name) for name in reversed(names)}
         found = {name: pending[name].result() for name in names}
     left = [name for name in names if found[name].status == "ok"]
@@ -79,7 +79,7 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
     timed = run_isolated(_time, suite, left, limit_s=limit_s * len(left), preload=PRELOAD)
     for name in left:
         one = Outcome(reported=timed.reported.get(name, {}))
-        if not one.reported:  # whichever it was that ended the process they shared
+        if not one.reported:  # a failed run ends the shared process: retry alone
             one = run_isolated(_time, suite, [name], limit_s=limit_s, preload=PRELOAD)
             one.reported = one.reported.get(name, {})
         found[name] = Outcome(one.status, one.reason, found[name].reported | one.reported)
@@ -102,7 +102,7 @@ def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
 
 
 def _measure_memory(report: Report, suite: Suite, name: str) -> None:
-    """In a process of its own: all meters of memory."""
+    """In a fresh process: all memory meters."""
     from bench.memory import measure_run
 
     measure_run(report, suite, name)
@@ -116,7 +116,7 @@ def _time(report: Report, suite: Suite, names: Sequence[str]) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure memory and latency of runs of params.yaml; of all of them if none is named."""
+    """Measure memory and latency of runs of params.yaml; of all runs if none is named."""
     suite = read_suite()
     names = cache.requested(suite, "measure", arguments)
     for path in measure_all(suite, names, arguments.limit):

@@ -1,7 +1,7 @@
 """Stage `steps`: memory of one optimiser step of every phase of every model, predicted on fake
-tensors and measured by the device's own allocator.
+tensors and measured by the device's allocator.
 
-What training costs, and how far `predict_training` is to be trusted with it."""
+The record shows the memory of training, and how accurate `predict_training` is."""
 
 import argparse
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from bench.run import Model, device_facts, open_model, set_up
 from bench.training_step import enter_phase, training_step
 
 MOST_IMAGES = 2
-"""Images a step, where the suite's own batch is not smaller: more only take more time."""
+"""Upper limit for the images of a step; more images only take more time."""
 DEFINITION = (
     "peak of an optimiser step, the second of its phase: weights, views, activations, gradients "
     "and the optimiser's state; booked by torch's CPU allocator or torch.cuda.max_memory_allocated"
@@ -34,8 +34,8 @@ DEFINITION = (
 
 
 def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Predicted and measured bytes of a step of each phase of a model, by phase; for images of the
-    size of the first one of `train`."""
+    """Predicted and measured bytes of a step of each phase of a model, for images of the size of
+    the first one of `train`."""
     image, _ = model.dataset.read(model.dataset.ids("train")[0])
     size = (image.shape[-2], image.shape[-1])
     phases = model.config.training.phases
@@ -53,7 +53,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             "height_px": size[0],
             "width_px": size[1],
             "batch": batch[phase.name],
-            # torch's autograd works in a thread of its own.
+            # torch's autograd runs in its own thread.
             "predicted_bytes": expected_allocated_bytes(one, device, threads=2),
             "booked_bytes": _allocated_bytes(model, network, phase, views),
             "by_category": dict(one.by_category),
@@ -66,7 +66,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
 def _allocated_bytes(
     model: Model, network: torch.nn.Module, phase: Phase, views: list[View]
 ) -> int:
-    """What the device's allocator reports of the peak of steps that are really made."""
+    """Peak bytes of real steps that the device's allocator reports."""
     training = enter_phase(model.method, model.spec, network, phase, model.config.training)
     phase.begin()
 
@@ -79,7 +79,7 @@ def _allocated_bytes(
 
 
 def _warm_up(device: torch.device) -> None:
-    """Libraries have taken what they keep before anything is measured."""
+    """Let libraries allocate their persistent memory before anything is measured."""
     some = torch.zeros(8, 8, device=device, requires_grad=True)
     (some @ some).sum().backward()  # type: ignore[no-untyped-call]
 

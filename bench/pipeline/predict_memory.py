@@ -1,8 +1,8 @@
-"""Stage `predict`: the paper's memory axis without a GPU.
+"""Stage `predict`: the memory figures of the GLNet paper, predicted without a GPU.
 
-Every run of a suite (suites/deepglobe.yaml: the paper's networks and sizes) is worked out on fake
-CUDA tensors at one image size, one run of each strategy at growing sizes, and one model is fitted
-to all that the paper prints of memory."""
+Predicts every run of suites/deepglobe.yaml (the paper's networks) at the paper's image size on fake
+CUDA tensors, and one run of each strategy at growing sizes. Also fits one model to all memory
+figures that the paper prints."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from bench.run import Run, open_run
 from bench.tiling import Box, grid
 
 SIDES_PX = tuple(1024 * 2**n for n in range(6))
-"""Of square images: 1 to 32 thousand pixels, a thousandfold range of area."""
+"""Sides of square images, 1024 to 32768 px."""
 GROWING = (
     "fpn-whole",
     "fpn-downsample",
@@ -34,7 +34,7 @@ RESULT = record.RESULTS / "predict.json"
 
 
 def predict(cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """Peak memory on a CUDA device of every case."""
+    """Peak memory of every case on a CUDA device."""
     return parallel_map(predict_case, [(case,) for case in cases], "predict memory", "run")
 
 
@@ -42,8 +42,8 @@ def scale(suite: Suite, names: Sequence[str], classes: int) -> dict[str, list[di
     """Memory and operations of runs of a suite on a CUDA device, for square images of growing
     side.
 
-    A strategy that works by patches is worked out up to `MOST_PATCHES`; of larger images only the
-    number of patches is given, since every further one costs what those before cost."""
+    A strategy that works by patches is predicted for up to `MOST_PATCHES` patches; for larger images
+    only the number of patches is given, because each further patch costs the same."""
     runs = [open_run(suite, name, classes=classes) for name in names]
     tasks = [(run, side) for run in runs for side in SIDES_PX]
     found = iter(parallel_map(_grown, tasks, "predict growth", "size"))

@@ -1,8 +1,8 @@
 """Stage `successors`: predicted memory of every ultra-high-resolution method, without a GPU.
 
-Each run of suites/deepglobe-successors.yaml that answers to a published row, and GLNet beside them,
-is worked out on fake CUDA tensors at the sizes of both data sets that the papers print memory of;
-where a method distinguishes the two, once corrected and once as released."""
+Predicts each run of suites/deepglobe-successors.yaml that has a published row, and GLNet, on fake
+CUDA tensors at the image sizes of both data sets for which the papers print memory: corrected and
+as released, where a method distinguishes the two."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ RESULT = record.RESULTS / "successors.json"
 
 
 def predict(places: Sequence[Place]) -> list[dict[str, Any]]:
-    """Peak memory of every method at every place, once for each way that it can be done."""
+    """Peak memory of every method and variant for every data set."""
     cases = [case for place in places for case in uhr_cases(place)]
     rows = parallel_map(predict_case, [(case,) for case in cases], "predict memory", "run")
     return [

@@ -1,8 +1,8 @@
-"""Stage `training_code`: SHA-256 of every file of the harness that training runs, comments and
-docstrings left out.
+"""Stage `training_code`: SHA-256 of every file of the harness that training runs, without comments
+and docstrings.
 
-`train` depends on this one small file. dvc.lock therefore names the files once and not once a model,
-and a reworded docstring trains nothing again."""
+`train` depends on this one small file. dvc.lock therefore lists the files once instead of once per
+model, and an edited docstring does not retrain any model."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ RESULT = Path("checkpoints/training_code.txt")
 
 
 def fingerprint() -> str:
-    """A line `SHA-256  PATH` for each file that dvc.yaml names for this stage."""
+    """One line `SHA-256  PATH` for each dependency of this stage in dvc.yaml."""
     stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
     paths = [Path(path) for path in stages["training_code"]["deps"]]
     return "".join(f"{code_sha256(path)}  {path}\n" for path in paths)
