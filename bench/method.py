@@ -1,20 +1,19 @@
-"""The contract of a method, and loading one by its name.
+"""The contract of a method, and loading a method by its name.
 
-A method is a package with four files, each with what is named here and nothing that the harness has
-to know besides:
+A method is a package with four files. The harness uses only these names of them:
 
     spec.py       `Spec`: a frozen dataclass of all its settings; imports nothing heavy
                   `Strategy`: a Literal of the names of its strategies
     model.py      `build(spec, classes)`: the network, with random weights
                   `start(network, encoder_state)`: put start weights into its encoders
     training.py   `phases(network, spec)`, `view(...)`, `backward(...)`
-    inference.py  `STRATEGIES`: how an image that is too large is met
+    inference.py  `STRATEGIES`: how an image of any size is processed
 
-and, where it can be told beforehand, a fifth that the report draws:
+and optionally a fifth, which the report draws, if the inputs depend on sizes alone:
 
-    inputs.py     `network_inputs(strategy, spec, height_px, width_px)`: what of an image it gets
+    inputs.py     `network_inputs(strategy, spec, height_px, width_px)`: the network's inputs
 
-One contract test runs over every method x strategy.
+One contract test covers every method and strategy.
 """
 
 import importlib
@@ -39,7 +38,7 @@ ByWindows = Callable[[Any, Large, Any], None]
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with its own optimiser."""
+    """One phase of training, with its own optimiser."""
 
     name: str
     trains: tuple[nn.Module, ...]
@@ -58,7 +57,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a network meets an image of any size."""
+    """How a network processes an image of any size."""
 
     predict: Callable[[Any, Tensor, Any], Tensor]
     """(network, image uint8 (3, H, W) on the host, spec) -> labels uint8 (H, W) on the host.
@@ -99,8 +98,7 @@ class Method:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """One way in which a strategy gives an image to its network: windows of it, each at one
-    size."""
+    """One kind of network input of a strategy: windows of the image, all resized to one size."""
 
     what: str
     """For people: `patches`, `whole image`."""
@@ -121,7 +119,7 @@ class NetworkInput:
 
 
 def load(name: str) -> Method:
-    """The method package `name`; imports torch and the networks (seconds)."""
+    """The method package `name`; imports torch and the networks, which takes seconds."""
     package = package_of(name)
     model, training, inference = (
         importlib.import_module(f"{package}.{part}") for part in ("model", "training", "inference")
@@ -137,8 +135,8 @@ def load(name: str) -> Method:
 
 
 def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn.Module]:
-    """A model.py knows nothing of ours: its ValueError (no such encoder, say) becomes a refusal
-    here."""
+    """`build` with UserErrors: a model.py imports nothing of the harness, and raises ValueError for
+    instance for an unknown encoder."""
 
     def checked(spec: Any, classes: int) -> nn.Module:
         try:
@@ -152,7 +150,7 @@ def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn
 def _refusing_start(
     start: Callable[[nn.Module, Mapping[str, Tensor]], None],
 ) -> Callable[[nn.Module, Mapping[str, Tensor]], None]:
-    """As above: start weights that a network cannot take."""
+    """`start` with UserErrors, for start weights that do not fit the network."""
 
     def checked(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         try:
@@ -164,8 +162,7 @@ def _refusing_start(
 
 
 def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
-    """The checked `Spec` of a model line, with the overrides of a run line; imports nothing
-    heavy."""
+    """The checked `Spec` of a model, with the overrides of a run; imports nothing heavy."""
     module = importlib.import_module(f"{package_of(model.method)}.spec")
     values = {**model.spec, **(run.overrides if run else {})}
     return strict(module.Spec, values, f"params.yaml: models.{name}.spec")
@@ -174,8 +171,8 @@ def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
 def network_inputs(
     run: RunConfig, model: ModelConfig, height_px: int, width_px: int
 ) -> tuple[NetworkInput, ...]:
-    """What a run's network is given of an image; nothing where its method does not tell. Does not
-    import the networks of smp (seconds)."""
+    """The network inputs of a run for an image size; empty if its method has no inputs.py. Does not
+    import the networks of smp, which takes seconds."""
     spec = spec_of(run.model, model, run)
     package = package_of(model.method)
     if importlib.util.find_spec(f"{package}.inputs") is None:
@@ -186,7 +183,7 @@ def network_inputs(
 
 
 def check_strategy(name: str, run: RunConfig, model: ModelConfig) -> None:
-    """Refuse a run whose strategy its method does not have."""
+    """Raise a UserError if a run's method does not have its strategy."""
     known = get_args(importlib.import_module(f"{package_of(model.method)}.spec").Strategy)
     if run.strategy not in known:
         raise UserError(
@@ -196,8 +193,7 @@ def check_strategy(name: str, run: RunConfig, model: ModelConfig) -> None:
 
 
 def network_for(method: Method, strategy: Strategy, spec: Any, classes: int) -> nn.Module:
-    """The network with random weights in eval mode, without the parts that the strategy does not
-    need."""
+    """The network in eval mode with random weights and only the parts that the strategy needs."""
     network = method.build(spec, classes).eval().requires_grad_(False)
     if strategy.parts is not None:
         for part in [name for name, _ in network.named_children() if name not in strategy.parts]:
@@ -206,7 +202,7 @@ def network_for(method: Method, strategy: Strategy, spec: Any, classes: int) -> 
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a checkpoint into a network that may have fewer parts than it, but no other ones."""
+    """Load a checkpoint into a network, which may lack some of the checkpoint's parts."""
     own = network.state_dict()
     parts = {key.split(".", 1)[0] for key in own}
     state = {key: value for key, value in state.items() if key.split(".", 1)[0] in parts}
@@ -229,7 +225,7 @@ def package_of(method: str) -> str:
     """
     package = method.replace("/", ".")
     parents = [package[:i] for i, letter in enumerate(package) if letter == "."]
-    # find_spec imports the parent of a dotted name, so that each parent is asked for first.
+    # find_spec imports the parent of a dotted name, so that each parent is looked up first.
     for name in (*parents, package, f"{package}.spec"):
         sound = all(part.isidentifier() for part in name.split("."))
         if not sound or importlib.util.find_spec(name) is None:

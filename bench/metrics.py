@@ -1,4 +1,4 @@
-"""Confusion matrix and what is read off it; every figure has its definition beside it."""
+"""Confusion matrices and the metrics computed from them, each with its definition."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
@@ -37,7 +37,7 @@ def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: 
         (K + 1, K): rows are the truth, the last one the unlabelled pixels.
 
     Raises:
-        ValueError: a prediction is no class; it would be counted in another row.
+        ValueError: a predicted label is not a class; it would be counted in another row.
     """
     if prediction.size and prediction.max() >= classes:
         raise ValueError(f"predicted class {prediction.max()}, but there are {classes}")
@@ -60,8 +60,8 @@ def iou(
     """Intersection over union of each class, 0..1; NaN for ignored classes and those that do not
     occur.
 
-    Pixels whose truth is unlabelled or ignored do not count; a counted pixel that is predicted as
-    an ignored class is missed by its own.
+    Pixels whose true label is unlabelled or ignored do not count. A counted pixel that is predicted
+    as an ignored class is a false negative of its true class.
 
     Args:
         matrix: (..., K + 1, K), one or many.
@@ -82,10 +82,10 @@ def miou(
     unlabelled: Unlabelled = "left-out",
     absent: Absent = "left-out",
 ) -> float:
-    """Mean of intersection over union, 0..1 (NaN if no class counts), by one of its definitions.
+    """Mean intersection over union, 0..1 (NaN if no class counts), by one of its definitions.
 
     Args:
-        ignored: classes that are as good as unlabelled.
+        ignored: classes that are treated as unlabelled.
         leave_out: classes that only the mean leaves out.
         unlabelled: whether pixels that are unlabelled or of an ignored class count as
             `false-positives` of whatever is predicted there.
@@ -124,7 +124,7 @@ def describe(
     unlabelled: Unlabelled = "left-out",
     absent: Absent = "left-out",
 ) -> str:
-    """A definition of `miou` in words."""
+    """The definition of `miou` with these arguments, as text."""
     return (
         "mean over classes of intersection / union, from one confusion matrix over all images of "
         f"the split; left out of the mean: {', '.join(leave_out) or 'no class'}; pixels that are "
@@ -136,13 +136,13 @@ def describe(
 
 
 def accuracy(matrix: Matrix) -> float:
-    """Share of labelled pixels that are right, 0..1."""
+    """Share of labelled pixels that are predicted correctly, 0..1."""
     labelled = matrix[:-1].sum()
     return float(np.trace(matrix[:-1]) / labelled) if labelled else float("nan")
 
 
 def _of_all_pixels(matrix: Matrix) -> NDArray[np.float64]:
-    """IoU of each class if what is predicted on unlabelled and ignored pixels counts against it."""
+    """IoU of each class; predictions on unlabelled and ignored pixels count as false positives."""
     labelled = matrix[..., :-1, :]
     inside = np.diagonal(labelled, axis1=-2, axis2=-1).astype(np.float64)
     union = matrix.sum(-2) + labelled.sum(-1) - inside

@@ -1,5 +1,5 @@
-"""What all methods learn with: one loss, one augmentation, so that no rival is worse for its recipe
-alone."""
+"""Optimisers, learning rates, losses and augmentation for all methods, so that methods do not differ
+in their training recipe."""
 
 from collections.abc import Callable, Iterable
 
@@ -31,16 +31,15 @@ Back = Callable[[Tensor], None]
 
 
 def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam | None:
-    """What every phase learns with: Adam with L2 weight decay on everything that moves, as in the
-    official GLNet code; None where nothing moves. The harness sets the learning rate at each
-    step."""
+    """Adam with L2 weight decay on all trainable parameters, as in the official GLNet code; None if
+    there are none. The harness sets the learning rate at each step."""
     moving = [p for module in modules for p in module.parameters() if p.requires_grad]
     return torch.optim.Adam(moving, weight_decay=weight_decay) if moving else None
 
 
 def sgd(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.SGD | None:
-    """Stochastic gradient descent with a momentum of .9 and L2 weight decay on everything that
-    moves, where a paper asks for it; None where nothing moves."""
+    """Stochastic gradient descent with a momentum of 0.9 and L2 weight decay on all trainable
+    parameters, for papers that use it; None if there are none."""
     moving = [p for module in modules for p in module.parameters() if p.requires_grad]
     if not moving:
         return None
@@ -48,14 +47,13 @@ def sgd(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.SGD | 
 
 
 def poly(first: float, least: float, step: int, steps: int, power: float) -> float:
-    """The learning rate of a step: from `first` down to `least`, which it would have at
-    `steps`."""
+    """Polynomial learning rate of a step: `first` at step 0, `least` at `steps`."""
     left: float = max(1 - step / steps, 0.0) ** power
     return (first - least) * left + least
 
 
 def stepped(first: float, step: int, drops: Iterable[int]) -> float:
-    """The learning rate of a step that is divided by 10 at each of some steps."""
+    """The learning rate of a step, divided by 10 at each of the steps `drops`."""
     return first / 10.0 ** sum(step >= drop for drop in drops)
 
 
@@ -64,16 +62,16 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
 
     GLNet section 3.4 (focal loss of Lin et al. 2017); gamma 0 is cross-entropy. q is clamped to
     [1e-7, 1 - 1e-7] as in the official code. Differs from the official code: pixels labelled 255
-    are left out (there they crash).
+    are left out; the official code crashes on them.
 
     Args:
         logits: (N, K, H, W).
         label: (N, H, W) uint8.
-        whole_batch: these are all images of a step, or this process's share of them: the mean is
-            then over the pixels of all processes, some of which may have more unlabelled ones.
+        whole_batch: the images are all images of a step, or this process's share of them. The mean
+            is then over the labelled pixels of all processes, whose numbers may differ.
 
     Returns:
-        A scalar; 0 where no pixel is labelled. With `whole_batch` the processes' mean of it is the
+        A scalar; 0 if no pixel is labelled. With `whole_batch` its mean over the processes is the
         loss.
     """
     known = label != UNLABELLED
@@ -86,48 +84,48 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
 
 
 def propagate(loss: Tensor, back: Back) -> float:
-    """Run the backward pass of a step's only loss; returns its value."""
+    """Run the backward pass of the only loss of a step; returns its value."""
     back(loss)
     return float(loss.detach())
 
 
 class PatchLosses:
-    """The losses of one optimiser step over groups of patches, each propagated as it comes.
+    """The losses of one optimiser step over groups of patches, each propagated immediately.
 
-    Every term is a mean over the pixels of all patches of all images, so that neither the sub-batch
-    nor the number of patches changes the step. The released codes of GLNet and FCtL sum over groups
-    and images instead, and log the last loss alone."""
+    The sum of all terms is a mean over the pixels of all patches of all images, so that neither the
+    sub-batch nor the number of patches changes the step. The released codes of GLNet and FCtL sum
+    over groups and images instead, and log only the last loss."""
 
     def __init__(self, images: int, back: Back, summed: bool, last: bool) -> None:
-        """`summed`, `last`: as the released codes do."""
+        """`summed`: sum losses, `last`: log the last loss, both as the released codes do."""
         self.images, self.back, self.summed, self.last = images, back, summed, last
         self.parts: list[tuple[float, float]] = []
 
     def add(self, loss: Tensor, share: float) -> None:
-        """Propagate the mean loss of one group, with its share of its image's patches."""
+        """Propagate the mean loss of one group; `share`: the group's share of the image's patches."""
         weight = 1 if self.summed else share / self.images
         self.back(loss * weight)
         self.parts.append((float(loss.detach()), weight))
 
     def add_whole(self, loss: Tensor, share: float = 1) -> None:
-        """Propagate the mean loss of the whole images, which the official code computes first."""
+        """Propagate the mean loss of the whole images, the first loss in the official code."""
         self.back(loss * share)
         self.parts.insert(0, (float(loss.detach()), 1))
 
     @property
     def loss(self) -> float:
-        """The loss that is logged."""
+        """The loss to log."""
         if self.last:
             return self.parts[-1][0]
         return sum(loss * weight for loss, weight in self.parts)
 
 
 def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A square of the image; where the image is smaller, black and unlabelled below and to the
-    right."""
+    """A random square of the image and its label; smaller images are padded below and to the right
+    with black, unlabelled pixels."""
     height, width = label.shape
     down, across = max(side - height, 0), max(side - width, 0)
-    if down or across:  # else nothing is copied: the rest of a large image is never read
+    if down or across:  # else nothing is copied, and the rest of a large image is never read
         image = F.pad(image, (0, across, 0, down))
         label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
         height, width = label.shape
@@ -139,15 +137,15 @@ def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tupl
 def flip_and_turn(
     image: Tensor, label: Tensor, rng: Generator, keep_canvas: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mirror each axis with probability 1/2 and, with probability 1/2, turn by 90, 180 or 270
+    """Flip each axis with probability 1/2 and, with probability 1/2, rotate by 90, 180 or 270
     degrees.
 
-    Differs from the official code: a turned image that is not square changes its shape; there it
-    keeps the canvas, and the corners become black class 0.
+    Differs from the official code: a rotated image that is not square changes its shape; there it
+    keeps its shape, and pixels outside become black and class 0.
 
     Args:
         image: (3, H, W); label: (H, W).
-        keep_canvas: as the official code does.
+        keep_canvas: keep the shape, as the official code does.
     """
     canvas = (image.shape[-2], image.shape[-1])
     for axis in (-1, -2):
@@ -163,10 +161,9 @@ def flip_and_turn(
 
 
 def _on_canvas(map: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of a map (..., H, W) on a canvas of another size, 0 where the map does not
-    reach."""
+    """A map (..., H, W) centred on a canvas of another size, cropped or padded with 0."""
     across, down = size[1] - map.shape[-1], size[0] - map.shape[-2]
-    # F.pad cuts where it is given a negative width.
+    # F.pad crops for negative widths.
     return F.pad(map, (across // 2, across - across // 2, down // 2, down - down // 2))
 
 

@@ -1,5 +1,4 @@
-"""A line of the suite with everything resolved that its names refer to: what evaluating, measuring
-and predicting share."""
+"""Models and runs of a suite with all names resolved, for evaluation, measurement and prediction."""
 
 import io
 from collections.abc import Mapping
@@ -28,8 +27,8 @@ from data.dataset import Dataset, open_dataset
 
 @dataclass(frozen=True)
 class Model:
-    """A line of the table `models` with its spec checked. Its method and its data set are loaded
-    when they are first used."""
+    """A model of the table `models` with its spec checked. Method and data set are loaded at first
+    use."""
 
     name: str
     config: ModelConfig
@@ -42,7 +41,7 @@ class Model:
 
     @property
     def method(self) -> Method:
-        """The functions of its method; importing them takes seconds."""
+        """The functions of its method; the import takes seconds."""
         return self.given_method or load(self.config.method)
 
     @cached_property
@@ -66,7 +65,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """A line of the table `runs`, resolved."""
+    """A run of the table `runs`, resolved."""
 
     name: str
     config: RunConfig
@@ -94,16 +93,16 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        """Of its model's trainings."""
+        """The seeds of its model's trainings."""
         return [training.seed for training in self.model.config.trainings]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As records keep them."""
+        """The settings that records keep."""
         return {"run": asdict(self.config), "model": self.model.config.settings()}
 
     def varied(self, **settings: Any) -> "Run":
-        """The run with other values of some fields of its spec."""
+        """The run with some fields of its spec overridden."""
         config = replace(self.config, overrides={**self.config.overrides, **settings})
         spec = spec_of(config.model, self.model.config, config)
         return replace(self, config=config, model=replace(self.model, spec=spec))
@@ -133,10 +132,10 @@ class Run:
 
 
 def open_model(suite: Suite, name: str) -> Model:
-    """The line `name` of the table `models`.
+    """The model `name` of the table `models`.
 
     Raises:
-        UserError: there is no such line, or its spec is wrong.
+        UserError: there is no such model, or its spec is wrong.
     """
     config = pick(suite.models, name, "model")
     return Model(name, config, spec_of(name, config))
@@ -145,14 +144,14 @@ def open_model(suite: Suite, name: str) -> Model:
 def open_run(
     suite: Suite, name: str, settings: Mapping[str, Any] | None = None, classes: int | None = None
 ) -> Run:
-    """The line `name` of the table `runs`.
+    """The run `name` of the table `runs`.
 
     Args:
-        settings: fields of the spec to set to other values.
-        classes: their number, where the data set is not prepared.
+        settings: fields of the spec to override.
+        classes: number of classes; None: the prepared data set's.
 
     Raises:
-        UserError: there is no such line, or its strategy or spec is wrong.
+        UserError: there is no such run, or its strategy or spec is wrong.
     """
     config = pick(suite.runs, name, "run")
     return resolve(name, config, suite.models[config.model], settings, classes)
@@ -165,7 +164,7 @@ def resolve(
     settings: Mapping[str, Any] | None = None,
     classes: int | None = None,
 ) -> Run:
-    """A run from its two lines, as `open_run`."""
+    """A run from its two configurations; arguments and errors as in `open_run`."""
     config = replace(config, overrides={**config.overrides, **(settings or {})})
     check_strategy(name, config, model)
     spec = spec_of(config.model, model, config)
@@ -173,14 +172,14 @@ def resolve(
 
 
 def run_of(method: str, strategy: str, spec: Any, classes: int) -> Run:
-    """A run of a method with the given spec, which belongs to no suite and has random weights."""
+    """A run of a method with the given spec, outside any suite, with random weights."""
     model = ModelConfig("", method, "", asdict(spec), Training(phases={}))
     config = RunConfig(method, strategy)
     return Run(method, config, Model(method, model, spec, classes))
 
 
 def set_up(compute: Compute) -> torch.device:
-    """Set torch's threads and say which device the suite runs on."""
+    """Set torch's threads; returns the device that the suite runs on."""
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -202,7 +201,7 @@ def device_facts(device: torch.device, compute: Compute) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from disk, tensors alone.
+    """A state dict from disk; loads tensors only.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -211,7 +210,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    except Exception as error:  # torch raises many kinds for damaged files
+    except Exception as error:  # torch raises many types for damaged files
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{path} cannot be read ({reason}): delete it and run `dvc repro`."
@@ -220,7 +219,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def save(path: Path, content: Any) -> None:
-    """torch.save, whole or not at all; a full disk is an OSError, not torch's RuntimeError."""
+    """torch.save, but atomic; a full disk is an OSError, not torch's RuntimeError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
