@@ -1,10 +1,10 @@
-"""params.yaml -> frozen dataclasses; an unknown, missing or ill-typed key is refused by its full
-name.
+"""Reads params.yaml into frozen dataclasses; an unknown, missing or ill-typed key is an error that
+names the key.
 
-The file is a *suite*: tables of data sets, start weights, models (one checkpoint a line) and runs
-(one point of the figure a line). What only one method or one data set understands stays a plain
-mapping here (`Model.spec`, `Source.settings`) and is checked by its owner with `strict`, so that a
-new method adds no line to this file."""
+The file is a *suite*: tables of data sets, start weights, models (one checkpoint each) and runs
+(one point of the figure each). Settings of one method or data set stay plain mappings here
+(`ModelConfig.spec`, `Source.settings`) and are checked by their owner with `strict`, so that a new
+method needs no change of this file."""
 
 import importlib
 import importlib.util
@@ -40,12 +40,11 @@ MOVED_METHODS = {
     "magnet": "baselines/magnet",
     "pointrend": "baselines/pointrend",
 }
-"""Where the packages of methods were before -> where they are. Suites and records that name the old
-place are still read."""
+"""Earlier -> current folders of methods. Suites and records with earlier names are still read."""
 
 
 def current_method(method: str) -> str:
-    """The folder of a method that a suite or a record may know by an earlier name."""
+    """The current folder of a method, given its current or an earlier one."""
     return MOVED_METHODS.get(method, method)
 
 
@@ -54,37 +53,36 @@ class Compute:
     """Where and how everything runs; part of every record."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where there is a card, else the CPU."""
+    """`auto` uses CUDA if there is a GPU, else the CPU."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of training, in Lightning Fabric's words. Inference is always float32."""
+    """Precision of training, as in Lightning Fabric. Inference is always float32."""
     threads: int = 2
-    """Of torch on the host. Stated, because latency without it cannot be compared."""
+    """Threads of torch on the host; recorded, because latency depends on it."""
     workers: int = 0
-    """Loader processes that cut the training views; 0 = the training process itself. Does not
-    change the result."""
+    """Data-loader processes for the training views; 0: the training process itself. Does not change
+    the result."""
     jobs: int = 1
-    """Runs that are evaluated at once, and whose memory is measured at once, each in a process of
-    its own; the device has to have room for them all, and a card's NVML to tell what each process
-    holds. They share `threads`. Training is one after another, and so is the taking of latency,
-    with all threads, whatever this is."""
+    """Runs that are evaluated at once, and whose memory is measured at once, each in its own process.
+    They share `threads`. The device needs memory for all of them, and NVML must report memory by
+    process. Training and latency always run one after another, with all threads."""
 
     def shared(self, jobs: int) -> "Compute":
-        """For each of so many processes at once: its part of the threads. With more threads than
-        cores, each waits for one that does not run: up to three times as long as in turn."""
+        """The settings of one of `jobs` processes, with its share of the threads. More threads than
+        cores take up to three times as long."""
         return replace(self, threads=max(1, self.threads // jobs))
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Weights:
-    """Start weights of one encoder: fetched once by a stage of their own, like data."""
+    """Start weights of one encoder, fetched once by their own stage."""
 
     encoder: str
-    """The name that segmentation-models-pytorch gives it."""
+    """Its name in segmentation-models-pytorch."""
     source: Literal["package", "hub", "file", "none"]
-    """`package`: a pinned distribution; `hub`: the usual loader (ImageNet); `file`: a checkpoint of
-    a whole network that was made elsewhere; `none`: random."""
+    """`package`: a pinned distribution; `hub`: ImageNet weights by the encoder's own loader; `file`:
+    a checkpoint of a whole network that was trained elsewhere; `none`: random."""
     path: str | None = None
-    """Of the `file`."""
+    """Path of the `file`."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -99,48 +97,48 @@ class Source:
 
 @dataclass(frozen=True, config=_STRICT)
 class Schedule:
-    """How long and how fast one phase learns."""
+    """Steps, batch and learning rate of one phase."""
 
     steps: int
-    """Optimiser steps; with `validate_every` the most of them."""
+    """Optimiser steps; with `validate_every` the maximum."""
     learning_rate: float
-    """At the first step; falls as (1 - step / steps) ** poly_power."""
+    """At the first step; decays as (1 - step / steps) ** poly_power."""
     batch: int
-    """Images a step."""
+    """Images per step."""
     poly_steps: Annotated[int, Field(ge=1)] | None = None
-    """The `steps` that the learning rate falls over, where a training is broken off before its
-    end; null: its own."""
+    """The `steps` in the formula of the learning rate, for a training that ends earlier; null: its
+    own `steps`."""
     drops: tuple[int, ...] = ()
-    """Steps from which on the learning rate is a tenth of what it was, in place of its gradual
-    fall; none: it falls."""
+    """Steps at which the learning rate is divided by 10, instead of polynomial decay; none:
+    polynomial decay."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Training:
-    """A poly learning rate, and Adam where a paper does not ask for SGD."""
+    """Settings of a training: phases, optimiser, learning rate and early stopping."""
 
     phases: dict[str, Schedule]
-    """By the names of the method's phases; the method fixes their order. None at all: the network
-    is as the model's `start` has it."""
+    """By the names of the method's phases; the method defines their order. Empty: the network has
+    the model's `start` weights."""
     weight_decay: float = 5e-4
-    """L2 kind, on everything, as in the official GLNet code."""
+    """L2 penalty on all parameters, as in the official GLNet code."""
     optimiser: Literal["adam", "sgd"] = "adam"
-    """`sgd` has a momentum of .9."""
+    """`sgd` has a momentum of 0.9."""
     poly_power: float = 0.9
     least_rate: Annotated[float, Field(ge=0)] = 0.0
-    """What the learning rate falls to."""
+    """Final value of the learning rate."""
     checkpoint_every: int = 10
-    """Steps between two checkpoints that a killed training goes on from."""
+    """Steps between checkpoints, from which a killed training resumes."""
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two looks at mIoU on val, after which a phase may stop before its `steps` are
-    done and keeps the best weights seen; null: no look, all steps, the last weights."""
+    """Steps between validations (mIoU on val), after which a phase may stop early; it keeps the best
+    weights. null: no validation, all steps, the last weights."""
     patience: Annotated[int, Field(ge=1)] = 5
-    """So many looks without a new best end a phase."""
+    """Validations without a new best after which a phase stops."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
-    """One trained network = one checkpoint."""
+    """One trained network, one checkpoint per seed."""
 
     dataset: str
     method: Annotated[str, AfterValidator(current_method)]
@@ -153,67 +151,67 @@ class ModelConfig:
     training: Training
     seed: int = 0
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    """Instead of `seed`: the line is trained once with each, one checkpoint a seed. Every seed is
-    evaluated; pictures, memory and latency are of the first."""
+    """Instead of `seed`: the model is trained once per seed, with one checkpoint each. Every seed is
+    evaluated; predicted labels, memory and latency are of the first."""
 
     @property
     def trainings(self) -> tuple["ModelConfig", ...]:
-        """The line as it is trained: once, or once a seed."""
+        """One configuration per training: one, or one per seed."""
         if self.seeds is None:
             return (self,)
         return tuple(replace(self, seed=seed, seeds=None) for seed in self.seeds)
 
     def settings(self) -> dict[str, Any]:
-        """As records keep them: `seed` or `seeds`, whichever the line has."""
+        """The settings that records keep, with either `seed` or `seeds`."""
         return {k: v for k, v in asdict(self).items() if k != ("seed" if self.seeds else "seeds")}
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Metric:
-    """A definition of mIoU of a run's own, shown beside ours and the official one, which are always
-    there: all are read off the same confusion matrix."""
+    """A run's additional definition of mIoU, shown beside the suite's and the official one; all are
+    computed from the same confusion matrix."""
 
     leave_out: tuple[str, ...] = ()
     """Classes that only the mean leaves out, for instance Inria's background."""
     unlabelled: Literal["left-out", "false-positives"] = "left-out"
-    """What is predicted on unlabelled pixels and on those of ignored classes: GLNet's released code
-    counts it as false positives."""
+    """How predictions on unlabelled pixels and on ignored classes count; GLNet's released code counts
+    them as false positives."""
     absent: Literal["left-out", "zero"] = "left-out"
-    """A class that neither truth nor prediction has: GLNet's released code counts it as 0."""
+    """How a class that occurs in neither truth nor prediction counts; GLNet's released code: as 0."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class RunConfig:
-    """One trained model x one strategy = one point of the figure."""
+    """A trained model with a strategy; one point of the figure."""
 
     model: str
     strategy: str
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Fields of the model's spec that this run sets otherwise, for instance `overlap_px`."""
+    """Fields of the model's spec that this run overrides, for instance `overlap_px`."""
     published: str | None = None
-    """`METHOD / inference` of the row in bench/published.csv that this run answers to."""
+    """`METHOD / inference` of the row in bench/published.csv that this run reproduces."""
     metric: Metric | None = None
-    """The definition of that row's mIoU, where it is neither ours nor the official one."""
+    """The definition of that row's mIoU, if it is neither the suite's nor the official one."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Suite:
-    """What params.yaml says."""
+    """The content of params.yaml."""
 
     suite: FolderName
-    """Part of the path of everything that is recorded and reported."""
+    """The suite's name, part of the path of its records and report."""
     machine: FolderName
-    """Name of the machine that measures: part of the path of every measurement, since DVC cannot
-    see hardware."""
+    """Name of the machine that measures, part of the path of every measurement, because DVC does not
+    track hardware."""
     datasets: dict[str, Source]
     weights: dict[str, Weights]
     models: dict[str, ModelConfig]
     runs: dict[str, RunConfig]
     compute: Compute = Compute()
     splits: tuple[Split, ...] = ("val", "test")
-    """Splits that every run is evaluated on. `val` picks settings, `test` reports."""
+    """Splits that every run is evaluated on: `val` to select settings, `test` to report."""
     shared: dict[str, Any] = field(default_factory=dict)
-    """Holds YAML anchors that the tables repeat; never read."""
+    """YAML anchors for use in the tables; not read by the code."""
 
 
 def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -222,15 +220,15 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     Args:
         kind: a dataclass.
         values: as YAML gives them.
-        where: how the user finds them, for instance `params.yaml: models.unet-patch.spec`.
+        where: their place for error messages, for instance `params.yaml: models.unet-patch.spec`.
 
     Raises:
-        UserError: names the first offending key with its full path, and what is allowed.
+        UserError: names the first wrong key with its full path, and what is allowed.
     """
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        # A misspelt key is unknown and missing at once; its own name says more.
+        # A misspelt key causes two errors, unknown and missing; report the unknown one.
         unknown = "unexpected_keyword_argument"
         first = min(error.errors(), key=lambda found: found["type"] != unknown)
         key = ".".join(str(part) for part in first["loc"])
@@ -245,7 +243,7 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def read_suite(path: Path = PARAMS) -> Suite:
-    """The suite in `path`, checked: keys, types, and that every name a line refers to exists."""
+    """The suite in `path`, with keys, types and references checked."""
     try:
         values = YAML(typ="safe").load(path.read_text())
     except FileNotFoundError:
@@ -270,14 +268,14 @@ def read_suite(path: Path = PARAMS) -> Suite:
 
 
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:
-    """`table[name]`, or a refusal that lists what there is."""
+    """`table[name]`, or a UserError that lists the keys."""
     if name not in table:
         raise UserError(f"{PARAMS} has no {kind} {name!r}; it has {', '.join(table) or 'none'}.")
     return table[name]
 
 
 def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
-    """The line `name` of the table `datasets`.
+    """The source of the data set `name`.
 
     Returns:
         its module under data/ (with `Settings`, `about`, `download` and `pairs`), its checked
@@ -296,8 +294,8 @@ def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
 
 
 def checkpoint_of(name: str, model: ModelConfig, seed: int) -> Path:
-    """`checkpoints/NAME.pt`; of a model with several seeds that is a folder with one a seed, since
-    the pipeline names a model's output by its line and takes a folder for a file."""
+    """`checkpoints/NAME.pt`; for a model with several seeds `checkpoints/NAME.pt/SEED.pt`, because
+    the pipeline has one output per model, which may be a folder."""
     path = CHECKPOINTS / f"{name}.pt"
     return path / f"{seed}.pt" if model.seeds else path
 
@@ -322,7 +320,7 @@ UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 def parse_bytes(text: str, option: str) -> int:
-    """`2GiB`, `512 MiB` -> bytes; `option` is how the user finds it.
+    """`2GiB`, `512 MiB` -> bytes; `option` is its name for the error message.
 
     Raises:
         UserError: it has another form.

@@ -1,6 +1,6 @@
-"""Patch geometry: the grid, stitching scores, cropping maps for patches and merging theirs.
+"""Patch geometry: the grid, stitching of scores, and cropping and merging of feature maps.
 
-All geometry is plain integers that depend on sizes alone, so that it is the same on fake tensors.
+All coordinates are integers that depend only on sizes, so that they are the same on fake tensors.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
 
 class MapStore(Protocol):
-    """Stores a tensor of each group of patches, by the group's first box."""
+    """Stores one tensor per group of patches, by the group's first box."""
 
     def __setitem__(self, first: Box, kept: Tensor, /) -> None: ...
 
@@ -43,10 +43,10 @@ class MapStore(Protocol):
 
 
 class Large(Protocol):
-    """An image on the disk, read by windows: strategies accept it in place of a tensor
+    """An image on the disk that is read by windows; strategies accept it in place of a tensor
     (`bench.streaming` implements it).
 
-    Labels become final window by window and are written to the disk too: nothing in memory grows
+    Labels become final window by window and are written to the disk, so that memory does not grow
     with the image."""
 
     shape: tuple[int, int, int]
@@ -69,11 +69,11 @@ class Large(Protocol):
         score: Callable[[Sequence[Box]], Tensor],
         dtype: torch.dtype | None,
     ) -> None:
-        """As `scores_by_patches`, in the same order; the labels of the sums are the image's."""
+        """As `scores_by_patches`, in the same order; writes the labels of the sums."""
         ...
 
     def enlarge(self, scores: Tensor, mode: str) -> None:
-        """Scores (K, h, w) of the whole image, enlarged: their labels are the image's."""
+        """Enlarge scores (K, h, w) of the whole image and write their labels."""
         ...
 
     def map_store(self) -> MapStore:
@@ -92,11 +92,11 @@ Image = Tensor | Large
 
 
 def starts(side_px: int, patch_px: int, overlap_px: int) -> list[int]:
-    """Where patches begin along one side, as the official GLNet code lays them.
+    """Start positions of patches along one side, as in the official GLNet code.
 
-    The fewest patches that cover the side, then one more until neighbours share at least
-    `overlap_px`; evenly spaced, the last one flush with the end. A side that fits into one patch
-    gives one start (Differs from the official code: it divides by zero there).
+    As few patches as cover the side with an overlap of at least `overlap_px`, evenly spaced; the
+    last one ends at the end of the side. A side that fits into one patch gives one start (Differs
+    from the official code: it divides by zero there).
 
     Raises:
         ValueError: the overlap is not smaller than the patch (the official code never returns).
@@ -113,8 +113,7 @@ def starts(side_px: int, patch_px: int, overlap_px: int) -> list[int]:
 
 
 def grid(height_px: int, width_px: int, patch_px: int | Size, overlap_px: int) -> list[Box]:
-    """Boxes that cover the image, row by row; sides of the image smaller than the patch give
-    smaller boxes.
+    """Boxes that cover the image, row by row; an image smaller than the patch gives smaller boxes.
 
     Args:
         patch_px: side of a square, or (height, width).
@@ -129,14 +128,14 @@ def grid(height_px: int, width_px: int, patch_px: int | Size, overlap_px: int) -
 
 
 def scaled(box: Box, image: Size, map: Size, loose: bool = False) -> Box:
-    """The box of an image of size (H, W) on a map of size (h, w) of the whole image.
+    """The box of an image of size (H, W), scaled to a map of size (h, w) of the whole image.
 
-    Corner and size are rounded apart, as in the official code, so that all boxes of a grid have one
-    size on the map. Differs from the official code: a box has at least one cell and is moved where
-    rounding would push it off the map.
+    Corner and size are rounded separately, as in the official code, so that all boxes of a grid
+    have one size on the map. Differs from the official code: a box has at least one cell, and is
+    moved back if rounding puts it outside the map.
 
     Args:
-        loose: as the official code does: the box is cut off where it leaves the map.
+        loose: crop a box that leaves the map, as the official code does.
     """
 
     def along(start: int, length: int, side: int, cells: int) -> tuple[int, int]:
@@ -152,7 +151,7 @@ def scaled(box: Box, image: Size, map: Size, loose: bool = False) -> Box:
 
 
 def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """`items` in runs of at most `size`: a sub-batch of patches changes memory and time, not the
+    """`items` in groups of at most `size`; the size of a sub-batch changes memory and time, not the
     result."""
     for first in range(0, len(items), size):
         yield items[first : first + size]
@@ -176,10 +175,10 @@ def map_store(image: Image) -> MapStore:
 def pending_groups(
     image: Image, groups: Iterable[Sequence[Box]], merger: "Merger"
 ) -> Iterator[Sequence[Box]]:
-    """The groups of patches whose maps are not merged yet, one after another.
+    """The groups of patches whose maps are not merged yet.
 
-    All of them; of an image on the disk, where an earlier process may have been killed, those that
-    it had not merged, with the merger restored to its last state."""
+    For an image in memory these are all groups. For an image on the disk, an earlier process may
+    have been killed: then the remaining groups, with the merger restored to its last state."""
     return iter(groups) if isinstance(image, Tensor) else image.pending_groups(groups, merger)
 
 
@@ -192,19 +191,19 @@ def scores_by_patches(
 ) -> Tensor:
     """Score the patches of an image group by group, and sum the scores where they overlap.
 
-    The sum stands for the average: a pixel's arg max does not change when all its scores are
-    divided by the number of patches over it. The sums are on the host, like the image: at
-    5000 x 5000 px they take more than 600 MiB.
+    The sum replaces the mean, because dividing a pixel's scores by the number of its patches does
+    not change their arg max. The sums are on the host, like the image: at 5000 x 5000 px they take
+    more than 600 MiB.
 
     Args:
         image: (3, H, W), on the host.
         boxes: patches that cover it.
-        score: a group of P boxes -> (P, K, h, w) of any resolution and on any device; enlarged to
-            the boxes by nearest after the transfer, as in the official code.
+        score: a group of P boxes -> (P, K, h, w) of any resolution on any device; resized to the
+            boxes by nearest neighbour after the transfer, as in the official code.
         dtype: of the sums; None: that of the scores.
 
     Returns:
-        (K, H, W) on the host; of an image on the disk nothing: its labels are there too.
+        (K, H, W) on the host; an empty tensor for an image on the disk, whose labels are written.
     """
     sums = torch.empty(0)
     if not isinstance(image, Tensor):
@@ -225,14 +224,14 @@ def scores_by_patches(
 
 
 class Turning(NamedTuple):
-    """One of the eight ways to lay a rectangle: mirrored or not, and quarter turns."""
+    """One of the eight symmetries of a rectangle: mirrored or not, and quarter turns."""
 
     mirrored: bool
     quarters: int
 
 
 def turnings(flips: bool, turns: bool) -> list[Turning]:
-    """The ways of a test-time augmentation, the image as it is first."""
+    """The transformations of a test-time augmentation; the first one is the identity."""
     mirrors = (False, True) if flips else (False,)
     return [
         Turning(mirrored, quarters) for mirrored in mirrors for quarters in range(4 if turns else 1)
@@ -240,13 +239,13 @@ def turnings(flips: bool, turns: bool) -> list[Turning]:
 
 
 def turn(map: Tensor, turning: Turning) -> Tensor:
-    """A map (C, H, W) mirrored and turned; as it is, where nothing is to be done."""
+    """A map (C, H, W), mirrored and rotated."""
     map = map.flip(-1) if turning.mirrored else map
     return torch.rot90(map, turning.quarters, (-2, -1)) if turning.quarters else map
 
 
 def turn_back(map: Tensor, turning: Turning) -> Tensor:
-    """What `turn` made of a map, as it was."""
+    """The inverse of `turn`."""
     map = torch.rot90(map, -turning.quarters, (-2, -1)) if turning.quarters else map
     return map.flip(-1) if turning.mirrored else map
 
@@ -254,8 +253,8 @@ def turn_back(map: Tensor, turning: Turning) -> Tensor:
 def summed_over_turnings(
     image: Tensor, test_time: Sequence[str], score: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Test-time augmentation: the sum of the scores (K, h, w) of an image (3, H, W) over its
-    mirrored and turned versions, turned back.
+    """Test-time augmentation: the sum of the scores (K, h, w) of the mirrored and rotated versions of
+    an image (3, H, W), transformed back.
 
     Args:
         test_time: `flips`, `turns`, both or neither.
@@ -269,9 +268,9 @@ def summed_over_turnings(
 
 
 def bounding_box(mask: Tensor) -> Box | None:
-    """The smallest box around what is true in a mask (H, W); None where nothing is.
+    """The smallest box around the true pixels of a mask (H, W); None if there are none.
 
-    On a fake tensor, which holds no values, it is the whole mask.
+    For a fake tensor, which has no values, it is the whole mask.
     """
     height, width = mask.shape
     if isinstance(mask, FakeTensor):
@@ -284,8 +283,8 @@ def bounding_box(mask: Tensor) -> Box | None:
 
 
 def relaxed(box: Box, image: Size, margin: float, least: Size) -> Box:
-    """The box with `margin` of its side added at each end, at least `least` (height, width) large,
-    inside the image."""
+    """The box, enlarged by `margin` of its side at each end, at least of size `least` (height,
+    width), inside the image."""
 
     def along(first: int, length: int, side: int, least: int) -> tuple[int, int]:
         size = min(max(length + 2 * round(margin * length), least), side)
@@ -297,8 +296,8 @@ def relaxed(box: Box, image: Size, margin: float, least: Size) -> Box:
 
 
 def labels_of(scores: Tensor) -> Tensor:
-    """The best class of each pixel, the first of equal ones: (K, H, W) -> (H, W) uint8."""
-    # Class by class, which reads memory in order: argmax over the first axis takes 8 times as long.
+    """The arg max over classes, the first of equal ones: (K, H, W) -> (H, W) uint8."""
+    # Class by class reads memory in order; argmax over the first axis takes 8 times as long.
     best = scores[0].clone()
     labels = torch.zeros_like(best, dtype=torch.uint8)
     for number in range(1, len(scores)):
@@ -308,28 +307,26 @@ def labels_of(scores: Tensor) -> Tensor:
 
 
 def resize(map: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
-    """A map (N, C, H, W) at another size; `bilinear` is without aligned corners and without
-    antialiasing."""
+    """A map (N, C, H, W), resized; `bilinear` has no aligned corners and no antialiasing."""
     if map.shape[-2:] == size:
         return map
     return F.interpolate(map, size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 
 def shrink_image(image: Image, size: Size) -> Tensor:
-    """An image (3, H, W) uint8 at another size, bilinear with antialiasing in 8 bit, like
-    Pillow's."""
+    """An image (3, H, W) uint8, resized bilinearly with antialiasing in 8 bit, like Pillow."""
     if not isinstance(image, Tensor):
         return image.shrink(size)
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def shrink_label(label: Tensor, size: Size) -> Tensor:
-    """Labels (..., H, W) at another size: the label under each new pixel's centre, like Pillow's
-    nearest."""
+    """Labels (..., H, W), resized by nearest neighbour like Pillow: the label at the centre of each
+    new pixel."""
 
     def under(cells: int, side: int) -> Tensor:
-        # Centres are added up in double precision as Pillow does, so that one that lies between two
-        # labels falls to the same side.
+        # Centres are accumulated in float64 as in Pillow, so that a centre between two labels is
+        # rounded to the same side.
         step = side / cells
         return torch.tensor([int(c) for c in accumulate([step / 2] + [step] * (cells - 1))])
 
@@ -338,14 +335,14 @@ def shrink_label(label: Tensor, size: Size) -> Tensor:
 
 
 def crop(map: Tensor, boxes: Sequence[Box], image: Size, loose: bool = False) -> Tensor:
-    """What a map (1, C, h, w) of the whole image shows in each box: (P, C, h', w').
+    """The crops of a map (1, C, h, w) of the whole image at P boxes: (P, C, h', w').
 
     Args:
         boxes: in pixels of the image, whose size (H, W) is `image`.
         loose: see `scaled`.
 
     Raises:
-        UserError: with `loose`, boxes come out unequal, where the official code crashes.
+        UserError: with `loose`, crops have different sizes; the official code crashes there.
     """
     places = [scaled(box, image, (map.shape[-2], map.shape[-1]), loose) for box in boxes]
     if len({(place.height, place.width) for place in places}) > 1 or 0 in places[0][2:]:
@@ -361,12 +358,12 @@ def crop_all(
 
 
 class Merger:
-    """Adds up patches' maps on maps of the whole image, and averages where patches overlap.
+    """Merges maps of patches into maps of the whole image; overlaps are averaged.
 
     GLNet, section 3.2. Differs from the official code: it divides by a coverage template resized to
-    the map, which disagrees with the rounded grid at patch seams, and leaves 0 where rounding lets
-    no patch come; here every cell is divided by the number of patches that were added to it, and a
-    cell without any takes the mean of its neighbours.
+    the map, which differs from the rounded grid at patch seams, and leaves 0 in cells that no patch
+    covers after rounding. Here every cell is divided by the number of patches added to it, and a
+    cell without patches gets the mean of its neighbours.
     """
 
     def __init__(
@@ -376,12 +373,12 @@ class Merger:
         official: Sequence[Box] = (),
         device: torch.device | None = None,
     ) -> None:
-        """One map of the whole image a level, whose sizes the merged ones take.
-
+        """
         Args:
-            image: its (H, W).
-            official: all the boxes that will come: divide as the official code does.
-            device: where the merged maps lie; None: where `like` does.
+            like: one map of the whole image per level, which gives the size of the merged map.
+            image: (H, W) of the image.
+            official: all boxes that will be added, to divide as the official code does.
+            device: of the merged maps; None: that of `like`.
         """
         self.image = image
         self.official = official
@@ -390,14 +387,14 @@ class Merger:
         self.sums: list[list[Tensor]] = []
 
     def sizes(self, box: Box) -> list[Size]:
-        """What a patch's maps are resized to, a level, before they are added."""
+        """Size per level to which a patch's maps are resized before they are added."""
         levels = [(count.shape[-2], count.shape[-1]) for count in self.counts]
         return [scaled(box, self.image, level)[2:] for level in levels]
 
     def add(
         self, maps: Iterable[Sequence[Tensor]], boxes: Sequence[Box], loose: bool = False
     ) -> None:
-        """Add the maps (P, C, h, w) of P patches: kinds of maps, each with all the levels."""
+        """Add the maps (P, C, h, w) of P patches: for each kind of map one per level."""
         kinds = list(maps)
         if not self.sums:
             self.sums = [
@@ -422,7 +419,7 @@ class Merger:
                     place.of(total[level]).add_(one)
 
     def mean(self) -> list[list[Tensor]]:
-        """The merged maps, each (1, C, h, w). The sums are used up."""
+        """The merged maps, each (1, C, h, w). Overwrites the sums."""
         if self.official:
             template = coverage(self.official, self.image)
             self.counts = [
@@ -443,7 +440,7 @@ class Merger:
 
 
 def coverage(boxes: Iterable[Box], image: Size) -> Tensor:
-    """How many boxes lie over each pixel of an image of size (H, W): (1, 1, H, W)."""
+    """Number of boxes that cover each pixel of an image of size (H, W): (1, 1, H, W)."""
     template = torch.zeros(1, 1, *image)
     for box in boxes:
         box.of(template).add_(1)
@@ -451,7 +448,7 @@ def coverage(boxes: Iterable[Box], image: Size) -> Tensor:
 
 
 def _has_hole(places: Sequence[Box], map: Tensor) -> bool:
-    # Boxes form a grid, so that a hole is a whole row or a whole column.
+    # Boxes form a grid, so that a hole is an entire row or column.
     rows = {row for place in places for row in range(place.top, place.top + place.height)}
     columns = {cell for place in places for cell in range(place.left, place.left + place.width)}
     return len(rows) < map.shape[-2] or len(columns) < map.shape[-1]

@@ -1,4 +1,4 @@
-"""The optimiser step that the stage `train` runs, and that `bench.memory` predicts."""
+"""The optimiser step that the stage `train` runs and whose memory `bench.memory` predicts."""
 
 import contextlib
 import math
@@ -17,7 +17,7 @@ from bench.parallel import distributed
 
 @dataclass(frozen=True)
 class PhaseTraining:
-    """A network in one phase of its training: all that an optimiser step needs but its views."""
+    """A network in one phase of training: all that an optimiser step needs except its views."""
 
     method: Method
     spec: Any
@@ -34,10 +34,9 @@ class PhaseTraining:
 def enter_phase(
     method: Method, spec: Any, network: nn.Module, phase: Phase, training: Training
 ) -> PhaseTraining:
-    """Set the modes of a network's modules for a phase, and make the phase's optimiser.
+    """Set the modes of a network's modules for a phase, and create the phase's optimiser.
 
-    `phase.begin`, which runs once before the first step, is left to the caller, who may resume the
-    phase instead."""
+    The caller runs `phase.begin` once before the first step, unless it resumes the phase."""
     network.eval().requires_grad_(False)
     for module in phase.trains:
         module.train().requires_grad_(True)
@@ -48,7 +47,7 @@ def enter_phase(
 def training_step(training: PhaseTraining, views: list[View], learning_rate: float) -> float:
     """One optimiser step; returns the loss, the mean over all processes.
 
-    A loss that is not finite is returned without moving any weight.
+    If the loss is not finite, no weight is changed.
 
     Args:
         views: this process's share of the step's images, on the network's device.

@@ -265,8 +265,8 @@ def test_a_card_that_nobody_has_is_missing(
     with sampler as card:
         pass
     assert card.missing == (
-        f"CUDA_VISIBLE_DEVICES begins with {visible!r}, which NVML does not know: name a card by "
-        "its index or its whole UUID, an instance of a card by its whole UUID."
+        f"CUDA_VISIBLE_DEVICES begins with {visible!r}, which NVML does not know: name a GPU by "
+        "its index or its whole UUID, a MIG instance by its whole UUID."
     )
     assert gpu_bytes() is None
 

@@ -101,7 +101,7 @@ def test_how_it_ended(work: Callable[..., None], status: str, reason: str) -> No
     ("counts", "status", "reason"),
     [
         ((4, 5), "oom", "killed by the system for memory"),
-        ((4, 4), "failed", "killed by somebody (signal 9), not by the system for memory"),
+        ((4, 4), "failed", "killed with signal 9, but not by the system for memory"),
         ((None, None), "oom", "killed by the system, most likely for memory"),
     ],
 )

@@ -213,7 +213,7 @@ def _visible_gpu() -> Any:
         except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument) as error:
             raise UserError(
                 f"CUDA_VISIBLE_DEVICES begins with {first!r}, which NVML does not know: name a "
-                "card by its index or its whole UUID, an instance of a card by its whole UUID."
+                "GPU by its index or its whole UUID, a MIG instance by its whole UUID."
             ) from error
     handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
     if _or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]):

@@ -112,7 +112,7 @@ def _end(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
         return "oom", "killed by the system, most likely for memory"
     if now > kills:
         return "oom", "killed by the system for memory"
-    return "failed", "killed by somebody (signal 9), not by the system for memory"
+    return "failed", "killed with signal 9, but not by the system for memory"
 
 
 def _kills() -> int | None:

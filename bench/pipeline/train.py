@@ -1,11 +1,11 @@
-"""Stage `train`: one line of the table `models` -> one checkpoint, or one a seed.
+"""Stage `train`: trains a model; one checkpoint, or one per seed.
 
-Killed at any moment, the next start goes on from the last checkpoint and ends with the same
-weights: what a step sees depends on the seed and the step's number alone, and all state that it
-does depend on is in the checkpoint.
+A training that was killed resumes from the last checkpoint and ends with the same weights: the
+views of a step depend only on the seed and the step's number, and all other state is in the
+checkpoint.
 
-Under torchrun or srun the processes share each step's images, with the same result as one process
-alone; rank 0 writes."""
+Under torchrun or srun the processes share each step's images, with the same result as a single
+process; rank 0 writes the files."""
 
 import argparse
 import hashlib
@@ -38,8 +38,7 @@ START_WEIGHTS = CHECKPOINTS / "start"
 
 
 class Views(torch.utils.data.Dataset[View]):
-    """The endless sequence of views of one phase: the i-th is the same in every process and every
-    run."""
+    """The endless sequence of views of one phase; view i is the same in every process and training."""
 
     def __init__(self, model: Model, phase: str) -> None:
         self.model, self.phase = model, phase
@@ -48,7 +47,7 @@ class Views(torch.utils.data.Dataset[View]):
     def __getitem__(self, i: int) -> View:
         epoch, place = divmod(i, len(self.ids))
         order = torch.randperm(len(self.ids), generator=self._rng("order", epoch))
-        # From the disk comes what the view looks at; the system keeps what is looked at often.
+        # Only the part that the view uses is read from the disk; the system caches it.
         image, label = self.model.dataset.mapped(self.ids[int(order[place])])
         view = self.model.method.view
         return view(image, label, self.model.spec, self.phase, self._rng("view", i))
@@ -60,10 +59,10 @@ class Views(torch.utils.data.Dataset[View]):
 
 
 class Progress:
-    """Where a training stands, on disk and in memory."""
+    """The progress of a training, on disk and in memory."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """Reads `path` if it belongs to the same training; anything else there starts anew."""
+        """Reads `path` if its fingerprint is the same; otherwise training starts anew."""
         self.path, self.fingerprint = path, fingerprint
         self.phase, self.step = 0, 0
         self.history: list[tuple[str, int, float, float]] = []
@@ -87,7 +86,7 @@ class Progress:
                 self.best = state["best"]
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Everything the next step depends on, whole or not at all; rank 0 writes for all."""
+        """Write all state that the next step depends on, atomically; only rank 0 writes."""
         if distributed.rank() > 0:
             return
         state = {
@@ -105,13 +104,13 @@ class Progress:
         save(self.path, state)
 
     def looked(self, phase: str, miou: float, network: nn.Module) -> None:
-        """Take a look at val into account; the best one's weights are kept."""
+        """Record a validation; keeps the weights of the best one."""
         self.looks.append((phase, self.step, miou))
         if validation.best(self.looks, phase) == len(self.looks) - 1:
             self.best = {key: value.cpu().clone() for key, value in network.state_dict().items()}
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Put back what `save` wrote."""
+        """Restore the state that `save` wrote."""
         assert self.restored is not None
         network.load_state_dict(self.restored["network"])
         if optimizer:
@@ -120,11 +119,11 @@ class Progress:
 
 
 def train(suite: Suite, name: str) -> Path:
-    """Train the model `name` of a suite with each of its seeds, or go on where it was killed;
-    returns the path of the checkpoint, or of the folder with one a seed.
+    """Train the model `name` of a suite with each of its seeds, or resume a killed training; returns
+    the path of the checkpoint, or of the folder with one per seed.
 
-    The trained weights of a seed stay in its progress until all are done, so that none is trained
-    twice."""
+    The weights of a trained seed stay in its progress file until all seeds are trained, so that no
+    seed is trained twice."""
     model = open_model(suite, name)
     partial = {
         one.seed: PARTIAL / name / f"{one.seed}.pt"
@@ -138,7 +137,7 @@ def train(suite: Suite, name: str) -> Path:
     }
     if distributed.rank() == 0:
         write_results(suite, model, results)
-        for path in partial.values():  # an imported network has made no progress
+        for path in partial.values():  # an imported network has no progress file
             path.unlink(missing_ok=True)
     return CHECKPOINTS / f"{name}.pt"
 
@@ -204,7 +203,7 @@ def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
 def _train_phase(
     model: Model, training: PhaseTraining, batches: Iterator[list[View]], progress: Progress
 ) -> None:
-    """The steps of a phase that are left, with a checkpoint now and then."""
+    """Run the remaining steps of a phase, with regular checkpoints."""
     config, network, phase = model.config.training, training.network, training.phase
     schedule = config.phases[phase.name]
     if progress.restored:
@@ -218,8 +217,8 @@ def _train_phase(
     bar = cli.progress(schedule.steps, title, "step", progress.step, silent)
     for batch in batches:
         rate = learning_rate_at(model.config, schedule, progress.step)
-        # Dropout's draws: no two steps and no two processes have the same, and no checkpoint needs
-        # a generator's state.
+        # For dropout: each step and process has its own seed, and no checkpoint needs a generator's
+        # state.
         number = progress.step
         torch.manual_seed(_seed(model.config.seed, phase.name, "step", number, distributed.rank()))
         loss = training_step(training, batch, rate)
@@ -253,7 +252,7 @@ def _train_phase(
 def _waited_for(
     batches: Iterator[list[View]], phase: str, progress: Progress
 ) -> Iterator[list[View]]:
-    """The batches; what the wait for each took is added to the phase's."""
+    """The batches; adds the waiting time for each to the phase's."""
     while True:
         begun = time.perf_counter()
         batch = next(batches, None)
@@ -265,8 +264,8 @@ def _waited_for(
 
 
 def _fabric(device: torch.device, precision: Any) -> Any:
-    """Precision and this process's device; Fabric need not know of other processes, and is kept
-    from looking for them."""
+    """A Fabric with the precision and this process's device, which does not look for other
+    processes."""
     from lightning_fabric import Fabric  # takes seconds to import
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -276,7 +275,7 @@ def _fabric(device: torch.device, precision: Any) -> Any:
 
 
 def _batches(model: Model, phase: Phase, first: int, workers: int) -> Iterator[list[View]]:
-    """What this process sees of each step from `first` on."""
+    """This process's views of each step from `first` on."""
     schedule = model.config.training.phases[phase.name]
     share = schedule.batch // distributed.size()
     begin = distributed.rank() * share
@@ -297,7 +296,7 @@ def _batches(model: Model, phase: Phase, first: int, workers: int) -> Iterator[l
 
 
 def _check_schedules(model: Model, phases: list[Phase]) -> None:
-    """Refuse a training whose phases are not the method's, or whose batch cannot be divided."""
+    """Raise a UserError if the phases are not the method's, or a batch cannot be divided."""
     names, given = [phase.name for phase in phases], model.config.training.phases
     if set(names) != set(given):
         raise UserError(
@@ -310,14 +309,14 @@ def _check_schedules(model: Model, phases: list[Phase]) -> None:
 
 
 def _seed(*parts: object) -> int:
-    """A seed of its own for everything that has another name."""
+    """A seed derived from a name."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 def _fingerprint(suite: Suite, model: Model, weights: Path) -> str:
-    """Changes with everything that the trained weights depend on, so that progress made with
-    other settings, data or code is not resumed."""
+    """SHA-256 of all that the trained weights depend on, so that progress with other settings, data
+    or code is not resumed."""
     parts = [
         json.dumps(model.config.settings(), sort_keys=True),
         suite.compute.precision,
@@ -330,7 +329,7 @@ def _fingerprint(suite: Suite, model: Model, weights: Path) -> str:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Train one model of params.yaml, or go on with it where it was killed."""
+    """Train one model of params.yaml, or resume a killed training."""
     suite = read_suite()
     with distributed.processes(set_up(suite.compute)):
         path = train(suite, arguments.model)

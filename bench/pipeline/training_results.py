@@ -1,4 +1,4 @@
-"""What a training leaves behind: a checkpoint a seed, curves, and one record."""
+"""Writes the results of a training: a checkpoint per seed, curves, and one record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from bench.run import Model, device_facts, save, set_up
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of training a model with one seed."""
+    """The result of training a model with one seed."""
 
     weights: dict[str, Tensor]
     """On the host."""
@@ -34,7 +34,7 @@ class TrainingResult:
 
     @property
     def values(self) -> dict[str, Any]:
-        """As the record keeps them."""
+        """The values in the record."""
         return {
             "phases": {phase: self._cost(phase) for phase in self.parameters},
             "loss": [[phase, step, loss] for phase, step, loss, _ in self.history],
@@ -42,7 +42,7 @@ class TrainingResult:
         }
 
     def _cost(self, phase: str) -> dict[str, float]:
-        """What one phase took."""
+        """Steps, time and parameters of one phase."""
         steps = sum(name == phase for name, *_ in self.history)
         seconds, waiting_s = self.seconds[phase], self.waiting_s[phase]
         return {
@@ -56,7 +56,7 @@ class TrainingResult:
 
 
 def write_results(suite: Suite, model: Model, results: Mapping[int, TrainingResult]) -> None:
-    """Write the checkpoints, then what the report reads.
+    """Write the checkpoints, then curves and the record.
 
     Args:
         results: by seed, in the model's order.
@@ -87,9 +87,8 @@ def write_results(suite: Suite, model: Model, results: Mapping[int, TrainingResu
 
 
 def _draw_curves(folder: Path, model: ModelConfig, results: Mapping[int, TrainingResult]) -> None:
-    """Loss, and mIoU on val where it was looked at, for `dvc plots`; the learning rate is a formula
-    of the suite. Written from the history at the end, so that curves of a killed and resumed
-    training have no gap and no repetition."""
+    """Write the curves of loss and mIoU on val for `dvc plots`. Written from the history at the end,
+    so that curves of a resumed training have no gaps or repetitions."""
     from dvclive.live import Live
 
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None) as live:
@@ -99,13 +98,13 @@ def _draw_curves(folder: Path, model: ModelConfig, results: Mapping[int, Trainin
             seen = {(phase, step): miou for phase, step, miou in one.looks or ()}
             for phase, step, loss, _ in one.history:
                 live.log_metric(f"{prefix}{phase}/loss", loss)
-                if (phase, step + 1) in seen:  # a look is after its step
+                if (phase, step + 1) in seen:  # validation follows its step
                     live.log_metric(f"{prefix}{phase}/miou_val", seen[phase, step + 1])
                 live.next_step()
 
 
 def _remove_others(path: Path, wanted: set[Path]) -> None:
-    """Take away what other seeds have left where checkpoints are to be."""
+    """Remove checkpoints of other seeds at the path of a model."""
     if path.is_file() and path not in wanted:
         path.unlink()
     if path.is_dir():

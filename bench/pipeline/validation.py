@@ -1,4 +1,4 @@
-"""When a phase of training stops: mIoU on val, looked at every so many steps, grows no more."""
+"""Early stopping of a training phase, by mIoU on val."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ Look = tuple[str, int, float]
 
 
 def look(model: Model, network: nn.Module, phase: Phase) -> float:
-    """mIoU on val, 0..1, of the strategy that judges the phase; modules are left in the modes that
-    training has them in.
+    """mIoU on val, 0..1, of the strategy `phase.judged_by`; trained modules are put back into train
+    mode.
 
     Raises:
         UserError: the data set has no val split.
@@ -43,14 +43,14 @@ def look(model: Model, network: nn.Module, phase: Phase) -> float:
 
 
 def best(looks: Sequence[Look], phase: str) -> int | None:
-    """The place of the phase's best look, the first of equals; None before its first."""
+    """Index of the phase's best validation, the first of equal ones; None if it has none."""
     own = [place for place, (name, _, _) in enumerate(looks) if name == phase]
-    # A look at which no class occurred is NaN, and worse than any other.
+    # NaN, if no class occurred, is worse than any number.
     score = {place: -1.0 if math.isnan(looks[place][2]) else looks[place][2] for place in own}
     return max(own, key=lambda place: score[place]) if own else None
 
 
 def settled(looks: Sequence[Look], phase: str, patience: int) -> bool:
-    """Whether the last `patience` looks of a phase brought no new best."""
+    """Whether the last `patience` validations of a phase brought no new best."""
     place = best(looks, phase)
     return place is not None and len(looks) - 1 - place >= patience
