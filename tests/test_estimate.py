@@ -143,9 +143,9 @@ def test_half_precision_against_the_allocators_account(
     size = (160, 96)
     model = network_for(method, plan, settings, CLASSES)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
-    with torch.inference_mode(), record_cpu_allocations() as booked:
+    with torch.inference_mode(), record_cpu_allocations() as allocations:
         plan.predict(model, image, settings)
-    allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
+    allocated_bytes_of = bytes_of([*tensors_of(model), image]) + allocations.peak_bytes
     predicted = predict_memory(run, size, "cpu")
     # Without AVX-512 bf16 takes other kernels, whose room was never measured.
     measured = "AVX512" in torch.backends.cpu.get_cpu_capability()

@@ -15,7 +15,7 @@ from bench.memory import PeakResident, Tracker, tensors_of
 MIB = 2**20
 
 
-def booked(work: Callable[[], object], *existing: torch.Tensor) -> Tracker:
+def tracked(work: Callable[[], object], *existing: torch.Tensor) -> Tracker:
     with Tracker(existing) as tracker:
         work()
     return tracker
@@ -30,7 +30,7 @@ def test_booking_by_hand() -> None:
         del a, b
         torch.empty(MIB, dtype=torch.uint8)
 
-    tracker = booked(work)
+    tracker = tracked(work)
     assert tracker.peak["cpu"] == 3 * MIB
     assert tracker.now["cpu"] == 0
     assert tracker.at["cpu"] == "aten.cat.default"
@@ -42,7 +42,7 @@ def test_views_and_in_place_results_count_once() -> None:
         a.view(2, -1)[0].add_(1)
         a.t()
 
-    assert booked(work).peak["cpu"] == MIB
+    assert tracked(work).peak["cpu"] == MIB
 
 
 def test_what_exists_counts_from_the_start_and_no_longer_than_it_lives() -> None:
@@ -61,7 +61,7 @@ def test_real_and_fake_tensors_are_booked_alike_and_by_device() -> None:
     )
     image = torch.rand(1, 3, 40, 50)
     with torch.inference_mode():
-        real = booked(lambda: network(image), *tensors_of(network), image).peak["cpu"]
+        real = tracked(lambda: network(image), *tensors_of(network), image).peak["cpu"]
         with FakeTensorMode():
             fake_image = torch.empty(1, 3, 40, 50)
             weights = [torch.empty(8, 3, 3, 3, device="cuda"), torch.empty(8, device="cuda")]
@@ -69,7 +69,7 @@ def test_real_and_fake_tensors_are_booked_alike_and_by_device() -> None:
             def on_a_card() -> None:
                 torch.conv2d(fake_image.to("cuda"), *weights)
 
-            fake = booked(on_a_card, fake_image, *weights)
+            fake = tracked(on_a_card, fake_image, *weights)
     by_hand = 4 * (3 * 40 * 50 + 2 * 8 * 38 * 48 + 8 * 27 + 8 + 2 * 8 + 2)
     assert real == by_hand
     assert fake.peak["cpu"] == 4 * 3 * 40 * 50

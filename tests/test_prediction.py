@@ -1,4 +1,4 @@
-"""Memory that is predicted on fake tensors, against what the CPU allocator itself booked."""
+"""Memory that is predicted on fake tensors, against what the CPU allocator itself allocated."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ def test_one_image_through_every_strategy(
 ) -> None:
     model, plan, settings = prepared(method, network, strategy)
     image = torch.randint(0, 255, (3, *size), dtype=torch.uint8)
-    with torch.inference_mode(), record_cpu_allocations() as booked:
+    with torch.inference_mode(), record_cpu_allocations() as allocations:
         plan.predict(model, image, settings)
-    allocated_bytes_of = bytes_of([*tensors_of(model), image]) + booked.peak_bytes
+    allocated_bytes_of = bytes_of([*tensors_of(model), image]) + allocations.peak_bytes
     predicted = predict_memory(run_of(method, strategy, settings, CLASSES), size, "cpu")
     assert sum(predicted.by_category.values()) == predicted.device_bytes
     if strategy in ("coarse-to-fine", "cascade"):  # how many patches there are depends on the image
@@ -80,11 +80,11 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
         phase.begin()
         seen = [value for view in views for value in view.values() if isinstance(value, Tensor)]
         there = bytes_of([*tensors_of(model), *seen])
-        with record_cpu_allocations() as booked:
+        with record_cpu_allocations() as allocations:
             for _ in range(STEPS):
                 training_step(training, views, LEARNING_RATE)
         found = predicted[phase.name]
-        assert found.device_bytes == pytest.approx(there + booked.peak_bytes, rel=WITHIN)
+        assert found.device_bytes == pytest.approx(there + allocations.peak_bytes, rel=WITHIN)
         assert found.by_category["optimiser state"] > 0
         assert sum(found.by_category.values()) == found.device_bytes
 
@@ -201,8 +201,8 @@ def test_a_random_network(network: Layers, batch: int, train: bool, last: bool) 
     there = bytes_of([*tensors_of(network), image])
     _pass(network, image, train)  # what is made once is there
     network.zero_grad()
-    with record_cpu_allocations() as booked:
+    with record_cpu_allocations() as allocations:
         _pass(network, image, train)
     network.zero_grad()
     predicted = peak_on_fakes(network, shape, train)
-    assert predicted == pytest.approx(there + booked.peak_bytes, rel=WITHIN)
+    assert predicted == pytest.approx(there + allocations.peak_bytes, rel=WITHIN)

@@ -1,4 +1,4 @@
-"""Replayed calls are booked exactly as if they had been worked through."""
+"""Replayed calls are tracked exactly as if they had been executed."""
 
 import dataclasses
 from contextlib import nullcontext

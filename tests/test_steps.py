@@ -1,4 +1,4 @@
-"""Memory of training steps, predicted and booked, for the lines of a suite."""
+"""Memory of training steps, predicted and allocated, for the lines of a suite."""
 
 import argparse
 from collections.abc import Callable
