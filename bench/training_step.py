@@ -1,7 +1,6 @@
 """The optimiser step that the stage `train` runs and whose memory `bench.memory` predicts."""
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +46,7 @@ def enter_phase(
 def training_step(training: PhaseTraining, views: list[View], learning_rate: float) -> float:
     """One optimiser step; returns the loss, the mean over all processes.
 
-    If the loss is not finite, no weight is changed.
+    The caller decides what a loss that is not finite means.
 
     Args:
         views: this process's share of the step's images, on the network's device.
@@ -58,8 +57,6 @@ def training_step(training: PhaseTraining, views: list[View], learning_rate: flo
             network, views, training.spec, phase.name, training.backward
         )
     loss = distributed.mean_of(loss, network)
-    if not math.isfinite(loss):
-        return loss
     trained = [p for p in network.parameters() if p.requires_grad]
     distributed.join_gradients(trained, phase.gradients)
     if optimizer:
