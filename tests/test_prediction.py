@@ -190,8 +190,9 @@ def _pass(network: nn.Module, image: Tensor, train: bool) -> None:
             network(image)
 
 
-# A seed, and not `derandomize`, which draws other networks whenever a name in the test changes. Some
-# other seeds fail: torch's own kernel of 1 x 1 convolutions, taken on one thread, has no rule yet.
+# A seed, and not `derandomize`, which draws other networks whenever a name in the test changes. Of
+# the seeds 1 to 5 only this one passes on a CPU with AVX-512: small networks with 1 x 1 convolutions,
+# on one thread, are predicted 10 % too high to 40 % too low. The cause is not known yet.
 @seed(3)
 @settings(max_examples=25, deadline=None, database=None)
 @given(network=networks(), batch=st.integers(1, 3), train=st.booleans(), last=st.booleans())
