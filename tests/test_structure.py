@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from source import closure, has_code, imports, modules, tree
 
-METHODS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("**/spec.py"))
+METHODS = sorted(path.parent for path in modules().values() if path.name == "spec.py")
 CONTRACT = {f"bench/{name}.py" for name in ("config", "method", "tiling", "optim", "errors")}
 CONTRACT |= {"bench/parallel/distributed.py"}  # a loss over the whole batch of several processes
 LIBRARIES = {"torch", "segmentation_models_pytorch", "timm"}
