@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SPLITS, model_line, write_dataset, write_suite
+from conftest import ROOT, SPLITS, model_line, write_dataset, write_suite
 from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,7 +24,7 @@ from bench.metrics import confusion
 from bench.record import Record
 from bench.report import bootstrap, findings, pareto, style
 from bench.report import runs as all_runs
-from bench.report.__main__ import report
+from bench.report.__main__ import KEPT, report
 from bench.report.bootstrap import Sample
 from bench.report.figures import label_placement, thumbnails
 from bench.report.load_records import load_records, published
@@ -133,6 +133,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root.mkdir()
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(root)
+                patch.setitem(KEPT, "tiny", ("accuracy_memory", "paper_memory"))
                 suite = write_results(root)
                 report(load_records(suite))
                 report(load_records(suite), Path("again/site"), Path("again/report"))
@@ -231,6 +232,16 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
     for kept in ("site", "report"):
         for name in sorted(files_of(written / kept)):
             assert (written / kept / name).read_bytes() == (again / kept / name).read_bytes(), name
+
+
+def test_git_keeps_the_figures_that_documents_show() -> None:
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {
+        found
+        for path in documents
+        for found in re.findall(r"report/([\w-]+)/figures/([\w-]+)\.svg", path.read_text())
+    }
+    assert shown == {(suite, name) for suite, names in KEPT.items() for name in names}
 
 
 def files_of(folder: Path) -> set[str]:

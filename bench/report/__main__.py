@@ -18,8 +18,12 @@ from bench.report.runs import run_metrics
 from bench.report.site import Site, write_assets, write_page
 
 REPORT, SITE = Path("report"), Path("site")
-KEPT = ("accuracy_memory", "paper_memory", "on_card", "growth", "seeds_mosaic")
-"""Figures that README and docs show, as SVG below report/SUITE/figures."""
+KEPT = {
+    "earthcover": ("growth", "paper_memory"),
+    "earthcover-long": ("accuracy_memory", "on_card"),
+    "mosaic": ("seeds_mosaic",),
+}
+"""Figures that README and docs show, by suite, as SVG below report/SUITE/figures."""
 
 
 def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> Path:
@@ -45,9 +49,10 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
             write_text(kept / "metrics" / f"{run}.json", json.dumps(numbers, indent=1) + "\n")
         write_assets(own)
         _write_pages(site, content)
-    for name in KEPT:
+    (kept / "figures").mkdir(parents=True)  # DVC expects the folder, of other suites too
+    for name in KEPT.get(content.suite, ()):
         if (drawn := own / "figures" / f"{name}.svg").exists():
-            write_bytes(kept / "figures" / drawn.name, drawn.read_bytes())
+            shutil.copy(drawn, kept / "figures")
     return own / "index.html"
 
 
