@@ -14,8 +14,7 @@ from conftest import run
 
 from bench import record
 from bench.__main__ import main
-from bench.commands.difference import compare
-from bench.commands.side import open_side
+from bench.commands.difference import compare, open_side
 from bench.errors import UserError
 from bench.record import Record
 

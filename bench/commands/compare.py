@@ -3,16 +3,16 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from bench.commands.difference import METERS, Change, compare
-from bench.commands.side import Side, open_side
+from bench.commands.difference import METERS, Accuracy, Change, Side, compare, open_side
 from bench.report import bootstrap, style
 
+SIDES = ("first", "second")
 NAMED = 4
 """Runs that a remark lists; of more it gives the number."""
 
@@ -49,34 +49,27 @@ def work(arguments: argparse.Namespace) -> None:
 def flat(found: Sequence[Change]) -> pd.DataFrame:
     """One line a run: shares 0..1, bytes, seconds; differences are second minus first, ratios
     second over first."""
-    rows: list[dict[str, Any]] = []
-    for change in found:
-        row: dict[str, Any] = {
-            "suite": change.suite,
-            "run": change.run,
-            "machine": change.machine,
-            "where": change.where,
-            "status_first": change.status[0],
-            "status_second": change.status[1],
-            **{f"miou_{name}": value for name, value in asdict(change.accuracy).items()},
-        }
-        for meter in METERS:
-            one = change.memory.get(meter)
-            row |= {
-                f"{meter}_first_bytes": one and one.first_bytes,
-                f"{meter}_second_bytes": one and one.second_bytes,
-            }
-        row |= {
-            "latency_first_s": change.latency and change.latency.first_s,
-            "latency_second_s": change.latency and change.latency.second_s,
-            "latency_within_spread": change.latency and change.latency.within_spread,
+    rows = [
+        {
+            **asdict(change),
+            "status": dict(zip(SIDES, change.status, strict=True)),
+            "miou": asdict(change.accuracy),
             "settings": "; ".join(_setting(k, *both) for k, both in change.settings.items()),
             "notes": "; ".join(change.notes),
         }
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    sizes = [name for name in frame.columns if name.endswith("_bytes")]
-    return frame.astype(dict.fromkeys(sizes, "Int64"))
+        for change in found
+    ]
+    sizes = [f"memory_{meter}_{side}_bytes" for meter in METERS for side in SIDES]
+    columns = [
+        *("suite", "run", "machine", "where"),
+        *(f"status_{side}" for side in SIDES),
+        *(f"miou_{one.name}" for one in fields(Accuracy)),
+        *sizes,
+        *("latency_first_s", "latency_second_s", "latency_within_spread", "settings", "notes"),
+    ]
+    frame = pd.json_normalize(rows, sep="_").reindex(columns=columns)
+    frame = frame.astype(dict.fromkeys(sizes, "Int64"))
+    return frame.rename(columns=lambda name: name.removeprefix("memory_"))
 
 
 def text(first: Side, second: Side, found: Sequence[Change]) -> str:
@@ -95,29 +88,28 @@ def text(first: Side, second: Side, found: Sequence[Change]) -> str:
 
 def _row(change: Change, name_machine: bool) -> dict[str, str]:
     accuracy, latency = change.accuracy, change.latency
-    meter = next(iter(change.memory), None)
-    row = {
+    points = memory = times = style.NOTHING
+    if accuracy.difference is not None:
+        points = f"{100 * accuracy.difference:+.1f}"
+        if accuracy.low is not None and accuracy.high is not None and accuracy.verdict != "same":
+            points += f" ({100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f})"
+    if change.memory:
+        meter, one = next(iter(change.memory.items()))
+        sizes = f"{style.size(one.second_bytes)} / {style.size(one.first_bytes)}"
+        memory = f"{sizes} {meter} = {one.ratio:.3f}"
+    if latency:
+        medians = f"{style.duration(latency.second_s)} / {style.duration(latency.first_s)}"
+        spread = " within spread" if latency.within_spread else ""
+        times = f"{medians} = {latency.ratio:.2f}{spread}"
+    return {
         "run": change.run + (f" on {change.machine}" if name_machine and change.machine else ""),
         "mIoU A": style.percent(accuracy.first),
         "mIoU B": style.percent(accuracy.second),
-        "B - A": style.NOTHING,
+        "B - A": points,
         "mIoU": accuracy.verdict or style.NOTHING,
-        "memory B / A": style.NOTHING,
-        "latency B / A": style.NOTHING,
+        "memory B / A": memory,
+        "latency B / A": times,
     }
-    if accuracy.difference is not None:
-        row["B - A"] = f"{100 * accuracy.difference:+.1f}"
-        if accuracy.low is not None and accuracy.high is not None and accuracy.verdict != "same":
-            row["B - A"] += f" ({100 * accuracy.low:+.1f} to {100 * accuracy.high:+.1f})"
-    if meter:
-        memory = change.memory[meter]
-        sizes = f"{style.size(memory.second_bytes)} / {style.size(memory.first_bytes)}"
-        row["memory B / A"] = f"{sizes} {meter} = {memory.ratio:.3f}"
-    if latency:
-        times = f"{style.duration(latency.second_s)} / {style.duration(latency.first_s)}"
-        spread = " within spread" if latency.within_spread else ""
-        row["latency B / A"] = f"{times} = {latency.ratio:.2f}{spread}"
-    return row
 
 
 def _legend(found: Sequence[Change]) -> list[str]:
@@ -144,23 +136,21 @@ def _machines(found: Sequence[Change]) -> list[str]:
 def _remarks(own: Sequence[Change]) -> list[str]:
     """Status, settings, runs on one side, and reasons why something cannot be compared."""
     said = []
-    for side, name in (("first", "A"), ("second", "B")):
-        only = [change.run for change in own if change.where == side]
-        if only:
+    for side, name in zip(SIDES, "AB", strict=True):
+        if only := [change.run for change in own if change.where == side]:
             said.append(f"only in {name}: {', '.join(only)}")
-    for change in own:
-        if change.where == "both" and change.status[0] != change.status[1]:
+    both = [change for change in own if change.where == "both"]
+    for change in both:
+        if change.status[0] != change.status[1]:
             said.append(f"status of {change.run}: {change.status[0]} -> {change.status[1]}")
-    grouped: dict[str, list[str]] = {}
+    grouped: dict[str, dict[str, None]] = {}
     for change in own:
-        for key, both in change.settings.items():
-            grouped.setdefault(_setting(key, *both), []).append(change.run)
-        for note in change.notes:
-            grouped.setdefault(note, []).append(change.run)
-    runs = len({change.run for change in own if change.where == "both"})
+        changed = [_setting(key, *values) for key, values in change.settings.items()]
+        for what in [*changed, *change.notes]:
+            grouped.setdefault(what, {})[change.run] = None
+    runs = len({change.run for change in both})
     for what, names in grouped.items():
-        whose = list(dict.fromkeys(names))
-        listed = ", ".join(whose) if len(whose) <= NAMED else f"{len(whose)} of {runs} runs"
+        listed = ", ".join(names) if len(names) <= NAMED else f"{len(names)} of {runs} runs"
         said.append(f"{what} ({listed})")
     return said
 

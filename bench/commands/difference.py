@@ -1,19 +1,59 @@
-"""Differences between two sides, run by run, computed from records."""
+"""The records of two commits or folders, and their differences, run by run."""
 
+import io
 import statistics
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from bench.commands.side import Results, Side
+import pandas as pd
+
+from bench import record
 from bench.errors import UserError
 from bench.record import Record
 from bench.report import bootstrap
-from bench.report.bootstrap import Sample
 
 METERS = ("nvml", "allocated", "predicted", "reserved", "rss")
 """In order of preference: the table shows the first that both sides have."""
-Where = Literal["both", "first", "second"]
+VERDICTS: dict[bootstrap.Verdict, Literal["better", "worse", "cannot tell"]] = {
+    "beats": "better",
+    "is beaten by": "worse",
+    "is not distinguishable from": "cannot tell",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of one suite."""
+
+    evaluated: Mapping[str, Record]
+    """By run."""
+    measured: Mapping[tuple[str, str], Record]
+    """By machine and run."""
+
+    @property
+    def runs(self) -> list[str]:
+        """All runs that have a record."""
+        return sorted({*self.evaluated, *(run for _, run in self.measured)})
+
+    def machines(self, run: str) -> list[str]:
+        """Where a run was measured."""
+        return sorted(machine for machine, name in self.measured if name == run)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
+
+    name: str
+    """As given on the command line."""
+    what: str
+    """Description: the commit or the folder."""
+    suites: Mapping[str, Results]
 
 
 @dataclass(frozen=True)
@@ -57,7 +97,7 @@ class Change:
     run: str
     machine: str | None
     """Where both were measured."""
-    where: Where
+    where: Literal["both", "first", "second"]
     status: tuple[str, str]
     """Of the first and the second: the worse of evaluation and measurement."""
     accuracy: Accuracy
@@ -66,8 +106,87 @@ class Change:
     latency: Latency | None
     settings: Mapping[str, tuple[Any, Any]]
     """Full name of each setting that differs -> both values; None: not set."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """Reasons why something cannot be compared."""
+
+
+# The records of one side
+
+
+def open_side(name: str) -> Side:
+    """The records of a folder or commit; those of a commit are read from git without a checkout.
+
+    Args:
+        name: a folder (of the project, of its results, or of one suite), or a commit as git
+            understands it; `COMMIT:FOLDER` chooses another folder than `results`.
+
+    Raises:
+        UserError: there is no such folder or commit, no record in it, or one in an unknown format.
+    """
+    if Path(name).is_dir():
+        return _side(name, f"folder {name}", Path(name))
+    revision, _, inside = name.partition(":")
+    commit = _object(f"{revision}^{{commit}}")
+    if commit is None:
+        raise UserError(
+            f"{name!r} is neither a folder nor a commit of this repository: see `git log`."
+        )
+    folder = Path(inside or record.RESULTS)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary, folder.name)  # of a suite's own folder the name is the suite's
+        place.mkdir(exist_ok=True)
+        if tree := _object(f"{commit}:./{folder}"):
+            with tarfile.open(fileobj=io.BytesIO(_git("archive", tree))) as archive:
+                archive.extractall(place, filter="data")
+        return _side(name, f"commit {commit[:10]}", place)
+
+
+def _side(name: str, what: str, folder: Path) -> Side:
+    """The records below a folder; `name` and `what` are for messages."""
+    root = folder / record.RESULTS if (folder / record.RESULTS).is_dir() else folder
+    root = root.resolve()
+    own = any((root / stage).is_dir() for stage in ("evaluate", "measure"))
+
+    def read(path: Path) -> Record:
+        place = path.relative_to(root.parent if own else root)
+        text = path.read_text()
+        return record.parse(text, f"{name}: {place}", "compare it with the code of its time")
+
+    suites = {}
+    for suite in [root] if own else sorted(path for path in root.iterdir() if path.is_dir()):
+        evaluated = {path.stem: read(path) for path in sorted(suite.glob("evaluate/*.json"))}
+        paths = sorted(suite.glob("measure/*/*.json"))
+        measured = {(path.parent.name, path.stem): read(path) for path in paths}
+        if evaluated or measured:
+            suites[suite.name] = Results(evaluated, measured)
+    if not suites:
+        raise UserError(
+            f"{what} ({name}) has no record of a run: records lie in results/SUITE/evaluate and "
+            "results/SUITE/measure/MACHINE."
+        )
+    return Side(name, what, suites)
+
+
+def _object(name: str) -> str | None:
+    """The full name of an object of this repository, None if there is none."""
+    try:
+        wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", name)
+        return _git(*wanted).decode().strip()
+    except UserError:
+        return None
+
+
+def _git(*arguments: str) -> bytes:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        raise UserError("git is not installed: compare two folders instead.") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().split("\n")[0]
+        raise UserError(f"git {arguments[0]} failed: {said}.") from None
+
+
+# Differences
 
 
 def compare(first: Side, second: Side, suite: str | None = None) -> list[Change]:
@@ -80,70 +199,61 @@ def compare(first: Side, second: Side, suite: str | None = None) -> list[Change]
     Raises:
         UserError: no suite is on both sides.
     """
+    pairs = {
+        name: (one, second.suites[name])
+        for name, one in first.suites.items()
+        if name in second.suites and suite in (None, name)
+    }
     if suite is None and len(first.suites) == len(second.suites) == 1:
         (name, one), (other, two) = *first.suites.items(), *second.suites.items()
-        return _suite(name if name == other else f"{name} and {other}", one, two)
-    names = [name for name in first.suites if name in second.suites and suite in (None, name)]
-    if not names:
+        pairs = {name if name == other else f"{name} and {other}": (one, two)}
+    if not pairs:
         raise UserError(
             f"No suite {f'{suite!r} ' if suite else ''}is on both sides: {first.name} has "
             f"{', '.join(first.suites)}; {second.name} has {', '.join(second.suites)}."
         )
     return [
-        change for name in names for change in _suite(name, first.suites[name], second.suites[name])
+        _change(name, run, machine, sides)
+        for name, sides in pairs.items()
+        for run in dict.fromkeys(run for side in sides for run in side.runs)
+        for machine in _shared_machines(run, *sides)
     ]
 
 
-def _suite(name: str, first: Results, second: Results) -> list[Change]:
-    found = []
-    for run in dict.fromkeys([*_runs(first), *_runs(second)]):
-        one, two = _machines(first, run), _machines(second, run)
-        shared: list[str | None] = [machine for machine in one if machine in two]
-        found += [_change(name, run, machine, first, second) for machine in shared or [None]]
-    return found
+def _shared_machines(run: str, first: Results, second: Results) -> Sequence[str | None]:
+    return [name for name in first.machines(run) if name in second.machines(run)] or [None]
 
 
-def _runs(results: Results) -> list[str]:
-    return sorted({*results.evaluated, *(run for _, run in results.measured)})
-
-
-def _machines(results: Results, run: str) -> list[str]:
-    return sorted(machine for machine, name in results.measured if name == run)
-
-
-def _change(suite: str, run: str, machine: str | None, first: Results, second: Results) -> Change:
-    sides = (first, second)
-    known = [run in _runs(side) for side in sides]
+def _change(suite: str, run: str, machine: str | None, sides: tuple[Results, Results]) -> Change:
+    known = [run in side.runs for side in sides]
     evaluated = [side.evaluated.get(run) for side in sides]
     measured = [side.measured.get((machine or "", run)) for side in sides]
-    notes = []
     accuracy, why = _accuracy(*evaluated)
-    if why:
-        notes.append(why)
-    machines = [_machines(side, run) for side in sides]
-    if all(known) and all(machines) and machine is None:
+    notes = [why] if why else []
+    machines = [", ".join(side.machines(run)) for side in sides]
+    if all(machines) and machine is None:
         notes.append(
-            f"measured on other machines ({', '.join(machines[0])}; {', '.join(machines[1])}): "
+            f"measured on other machines ({machines[0]}; {machines[1]}): "
             "neither memory nor latency can be compared"
         )
     values = [one.values if one and one.status == "ok" else {} for one in measured]
+    one, two = (_worst(pair) for pair in zip(evaluated, measured, strict=True))
+    either = (one or two for one, two in zip(evaluated, measured, strict=True))
     return Change(
         suite=suite,
         run=run,
         machine=machine,
         where="both" if all(known) else "first" if known[0] else "second",
-        status=(_status(evaluated[0], measured[0]), _status(evaluated[1], measured[1])),
+        status=(one, two),
         accuracy=accuracy,
-        memory=_memory(*values),
-        latency=_latency(*(value.get("latency_s", []) for value in values)),
-        settings=_settings(*(one or two for one, two in zip(evaluated, measured, strict=True)))
-        if all(known)
-        else {},
+        memory=_memory(*(one.get("meters", {}) for one in values)),
+        latency=_latency(*(one.get("latency_s", []) for one in values)),
+        settings=_settings(*either) if all(known) else {},
         notes=tuple(notes),
     )
 
 
-def _status(*records: Record | None) -> str:
+def _worst(records: Sequence[Record | None]) -> str:
     """The worst status in the records."""
     worst = ("failed", "oom", "ok")
     return min((r.status for r in records if r), key=worst.index, default="no record")
@@ -151,45 +261,34 @@ def _status(*records: Record | None) -> str:
 
 def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, str]:
     """The accuracies, and why there is no interval if there is none."""
-    samples = [
+    one, two = (
         bootstrap.sample(side, f"{side} {one.name}", one.values)
         if one and one.status == "ok"
         else None
         for side, one in (("first", first), ("second", second))
-    ]
-    one, two = samples
-    a, b = (None if each is None else bootstrap.miou(each) for each in samples)
+    )
+    a, b = (None if each is None else bootstrap.miou(each) for each in (one, two))
     if one is None or two is None or first is None or second is None or a is None or b is None:
         return Accuracy(a, b), ""
-    found = Accuracy(a, b, b - a, verdict="no interval")
     if not bootstrap.comparable(one, two):
-        return found, "evaluated on other scenes or classes: no interval for mIoU"
-    if first.provenance.get("data_sha256") != second.provenance.get("data_sha256"):
-        return found, "the prepared data differ: no interval for mIoU"
-    return _with_interval(found, one, two), ""
-
-
-def _with_interval(found: Accuracy, one: Sample, two: Sample) -> Accuracy:
-    pair = bootstrap.difference(two, one)
-    verdicts: dict[bootstrap.Verdict, Literal["better", "worse", "cannot tell"]] = {
-        "beats": "better",
-        "is beaten by": "worse",
-        "is not distinguishable from": "cannot tell",
-    }
-    same = one.matrices.shape == two.matrices.shape and (one.matrices == two.matrices).all()
-    verdict = "same" if same else verdicts[pair.verdict]
-    low, high = (0.0, 0.0) if same else (pair.low, pair.high)
-    return Accuracy(found.first, found.second, found.difference, low, high, verdict)
+        why = "evaluated on other scenes or classes: no interval for mIoU"
+    elif first.provenance.get("data_sha256") != second.provenance.get("data_sha256"):
+        why = "the prepared data differ: no interval for mIoU"
+    elif one.matrices.shape == two.matrices.shape and (one.matrices == two.matrices).all():
+        return Accuracy(a, b, b - a, 0.0, 0.0, "same"), ""
+    else:
+        pair = bootstrap.difference(two, one)
+        return Accuracy(a, b, b - a, pair.low, pair.high, VERDICTS[pair.verdict]), ""
+    return Accuracy(a, b, b - a, verdict="no interval"), why
 
 
 def _memory(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Memory]:
-    meters = first.get("meters", {}), second.get("meters", {})
-    sizes = {
-        name: (int(meters[0][name]["bytes"]), int(meters[1][name]["bytes"]))
-        for name in METERS
-        if name in meters[0] and name in meters[1]
-    }
-    return {name: Memory(a, b, b / a) for name, (a, b) in sizes.items() if a > 0}
+    found = {}
+    for meter in METERS:
+        if meter in first and meter in second and (before := int(first[meter]["bytes"])) > 0:
+            after = int(second[meter]["bytes"])
+            found[meter] = Memory(before, after, after / before)
+    return found
 
 
 def _latency(first: Sequence[float], second: Sequence[float]) -> Latency | None:
@@ -201,17 +300,11 @@ def _latency(first: Sequence[float], second: Sequence[float]) -> Latency | None:
 
 
 def _settings(first: Record | None, second: Record | None) -> dict[str, tuple[Any, Any]]:
-    one, two = (dict(_flat(side.settings)) if side else {} for side in (first, second))
-    return {
-        key: (one.get(key), two.get(key))
-        for key in sorted(one.keys() | two.keys())
-        if one.get(key) != two.get(key)
-    }
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for key, value in values.items():
-        name = f"{above}{key}"
-        found += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
-    return found
+    """The settings that differ, by dotted name."""
+    one, two = (
+        pd.json_normalize(dict(side.settings)).to_dict("records")[0] if side else {}
+        for side in (first, second)
+    )
+    names = sorted(map(str, one.keys() | two.keys()))
+    both = {name: (one.get(name), two.get(name)) for name in names}
+    return {name: (before, after) for name, (before, after) in both.items() if before != after}
