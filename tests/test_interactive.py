@@ -13,7 +13,7 @@ from bench.config import read_suite
 from bench.memory import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
-from bench.report import pareto
+from bench.report import evaluations
 from bench.report import runs as all_runs
 from bench.report.figures import curves, interactive, palette
 from bench.report.figures.charts import _VIEWS, view
@@ -105,10 +105,10 @@ def test_published_points_stand_behind_with_the_papers_line(entries: list[Entry]
 
 
 def test_the_hypervolume_by_hand() -> None:
-    assert pareto.hypervolume([], 10) == 0
-    assert pareto.hypervolume([(2, 0.5)], 10) == pytest.approx(0.4)
-    assert pareto.hypervolume([(2, 0.5), (6, 1.0)], 10) == pytest.approx((4 * 0.5 + 4) / 10)
-    assert pareto.hypervolume([(12, 1.0)], 10) == 0
+    assert evaluations.hypervolume([], 10) == 0
+    assert evaluations.hypervolume([(2, 0.5)], 10) == pytest.approx(0.4)
+    assert evaluations.hypervolume([(2, 0.5), (6, 1.0)], 10) == pytest.approx((4 * 0.5 + 4) / 10)
+    assert evaluations.hypervolume([(12, 1.0)], 10) == 0
 
 
 def test_an_ablation_says_in_what_runs_differ(entries: list[Entry]) -> None:

@@ -22,13 +22,12 @@ from bench.config import Suite, read_suite
 from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
-from bench.report import bootstrap, findings, pareto, style
+from bench.report import bootstrap, evaluations, findings, style
 from bench.report import runs as all_runs
 from bench.report.__main__ import KEPT, report
-from bench.report.bootstrap import Sample
+from bench.report.bootstrap import Pairs, Sample
 from bench.report.figures import label_placement, thumbnails
 from bench.report.load_records import load_records, published
-from bench.report.pairs import Pairs
 from bench.report.published import predicted_section
 from data.dataset import open_dataset
 
@@ -428,8 +427,8 @@ def test_every_published_key_of_the_suites_is_known() -> None:
 def test_the_front_by_hand() -> None:
     rows = [("a", 10, 0.3), ("b", 20, 0.5), ("c", 20, 0.4), ("d", 30, 0.5), ("e", 40, 0.6)]
     frame = pd.DataFrame(rows, columns=["run", "bytes", "miou"])
-    assert pareto.front(frame, "bytes", None) == ["a", "b", "e"]
-    assert pareto.front(frame, "bytes", 0.3) == ["b", "e"]
+    assert evaluations.front(frame, "bytes", None) == ["a", "b", "e"]
+    assert evaluations.front(frame, "bytes", 0.3) == ["b", "e"]
 
 
 def test_the_memory_axis_is_nvml_only_if_all_have_it() -> None:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import findings, memory, published, quality_gate
+from bench.report import evaluations, findings, memory, published
 from bench.report import runs as all_runs
+from bench.report.bootstrap import Pairs
 from bench.report.figures import charts, curves
 from bench.report.load_records import Entry, Inputs
-from bench.report.pairs import Pairs
 from bench.tiling import grid
 
 GIB = 2**30
@@ -101,7 +101,7 @@ def runs(**mious: float | None) -> pd.DataFrame:
         for number, (name, miou) in enumerate(mious.items())
     ]
     frame = pd.DataFrame(rows, columns=list(all_runs.runs([]).columns))
-    frame["share_of_best"] = quality_gate.shares(frame)
+    frame["share_of_best"] = evaluations.shares_of_best(frame)
     return frame
 
 
@@ -113,7 +113,6 @@ def summary(frame: pd.DataFrame) -> dict[str, str]:
 def test_little_memory_is_no_merit_of_a_run_that_hardly_segments() -> None:
     frame = runs(frugal=0.40, good=0.46, best=0.50, unknown=None)
     assert frame.share_of_best.tolist()[:3] == [0.8, 0.92, 1.0]
-    assert quality_gate.missed(frame) == ["frugal"]
     said = summary(frame)
     assert said["Least memory"].startswith("of those that reach 90 % of the best mIoU, good:")
     assert said["Quality gate"] == "1 of 3 trained runs miss 90 % of the best mIoU: frugal."

@@ -8,7 +8,7 @@ import pytest
 
 from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
-from bench.report import bootstrap, evaluations, figures, pairs, seeds
+from bench.report import bootstrap, evaluations, figures
 from bench.report import runs as all_runs
 from bench.report.load_records import Entry
 from bench.report.several_seeds import ceilings, seeds_section, sentences
@@ -41,7 +41,7 @@ MIOUS = {
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
-    found = seeds.groups(ENTRIES, MIOUS)
+    found = evaluations.groups(ENTRIES, MIOUS)
     assert [(g.name, len(g.mious), g.feature_sharing) for g in found] == [
         ("local", 3, True),
         ("collaborative", 3, True),
@@ -52,11 +52,11 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
     assert found[1].interval == pytest.approx((0.75 - half, 0.75 + half))
     assert ceilings(ENTRIES) == LIMITS
     unevaluated = {name: value for name, value in MIOUS.items() if "local" not in name}
-    assert [g.name for g in seeds.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
+    assert [g.name for g in evaluations.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
 
 
 def test_what_is_said_is_worked_out() -> None:
-    said = sentences(seeds.groups(ENTRIES, MIOUS), LIMITS)
+    said = sentences(evaluations.groups(ENTRIES, MIOUS), LIMITS)
     assert said == [
         "collaborative: 75.0 % mIoU, mean of 3 seeds; 40.0 points above local.",
         "collaborative passes the limit of: one patch.",
@@ -64,13 +64,13 @@ def test_what_is_said_is_worked_out() -> None:
         "sharing adds 20.0 points.",
     ]
     worse = {**MIOUS, **{f"collaborative-seed{n}": (0.3,) for n in range(3)}}
-    said = sentences(seeds.groups(ENTRIES, worse), LIMITS)
+    said = sentences(evaluations.groups(ENTRIES, worse), LIMITS)
     assert said[0].endswith("5.0 points below local.")
     assert "sharing adds nothing. This is a property of the architecture" in said[-1]
 
 
 def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
-    found = seeds.groups(ENTRIES, MIOUS)
+    found = evaluations.groups(ENTRIES, MIOUS)
     axes = figures.curves.seeds(found, LIMITS).axes[0]
     assert sorted(x for dots in axes.collections for x, _ in dots.get_offsets()) == sorted(
         100 * MIOUS[e.name][0] for e in ENTRIES if e.name != "once"
@@ -98,9 +98,9 @@ def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:
         None,
     )
     mious = {"both": evaluations.seed_mious(both), "once": (0.2,)}
-    (found,) = seeds.groups([both, ENTRIES[-1]], mious)
+    (found,) = evaluations.groups([both, ENTRIES[-1]], mious)
     assert (found.name, found.mious) == ("both", (3 / 5, 1))
-    (sample,) = pairs.compare([both]).samples
+    (sample,) = bootstrap.compare([both]).samples
     assert bootstrap.miou(sample) == all_runs.runs([both]).miou[0] == pytest.approx(0.8)
     assert all_runs.runs([both]).seeds[0] == 2
 
@@ -111,7 +111,7 @@ def test_runs_of_several_seeds_are_one_in_the_table_of_pairs() -> None:
                   "classes": ["x", "y"], "ignored": []}  # fmt: skip
         return replace(one, evaluated=Record("evaluate", one.name, {}, values, {}))
 
-    found = pairs.compare([with_scene(one, n % 9) for n, one in enumerate(ENTRIES)])
+    found = bootstrap.compare([with_scene(one, n % 9) for n, one in enumerate(ENTRIES)])
     assert [one.run for one in found.samples] == ["local", "collaborative", "apart", "once"]
     one = found.between("local-seed0", "apart-seed1")
     assert one is not None

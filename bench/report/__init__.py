@@ -2,8 +2,8 @@
 disk.
 
 load_records.py  which records there are        section.py   a table, its figures and findings
-evaluations.py   what confusion matrices say    sections.yaml  headings, captions and notes
+evaluations.py   mIoU, front, groups of seeds   sections.yaml  headings, captions and notes
 bootstrap.py     intervals and differences      figures/     static and interactive figures
-seeds.py         runs of several seeds          pages.py     every page, as a list of sections
-findings.py      what the numbers say           site.py      fills templates/, copies assets/
+findings.py      what the numbers say           pages.py     every page, as a list of sections
+                                                site.py      fills templates/, copies assets/
 """

@@ -1,5 +1,5 @@
 """How far a result would move with other test scenes, and with other seeds: percentile bootstrap
-intervals of mIoU, of one run, of one class, and of the difference of two runs.
+intervals of mIoU, of one run, of one class, and of the difference of every two runs.
 
 A draw takes as many scenes as there are, with replacement, and reads mIoU off the sum of their
 confusion matrices, as the result itself is read off the sum of all. Every run of a data set meets
@@ -14,6 +14,7 @@ The interval holds the middle 95 % of 10,000 draws. What it does not cover: `lim
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import metrics
+from bench.report.evaluations import alike
+from bench.report.load_records import Entry
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -86,6 +89,47 @@ class Difference:
         return Difference(self.second, self.first, -self.value, -self.high, -self.low)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """The evaluated runs of one data set; those that differ in their seed alone are one."""
+
+    samples: tuple[Sample, ...]
+    names: Mapping[str, str]
+    """Run -> the sample that it is in."""
+
+    @cached_property
+    def found(self) -> dict[tuple[str, str], Difference]:
+        """Of every two samples on the same scenes, in the suite's order."""
+        return {(one.first, one.second): one for one in differences(self.samples)}
+
+    def between(self, run: str, other: str) -> Difference | None:
+        """`run` minus `other`; None where nothing tells them apart but their seed, or they were
+        not evaluated on the same scenes."""
+        names = self.names.get(run, ""), self.names.get(other, "")
+        turned = self.found.get(names[::-1])
+        return self.found.get(names) or (turned.turned() if turned else None)
+
+
+def compare(entries: Sequence[Entry]) -> Pairs:
+    """The evaluated runs of one data set."""
+    samples: list[Sample] = []
+    names: dict[str, str] = {}
+    for name, same in alike(entry for entry in entries if entry.evaluation):
+        own = [of_entry(entry) for entry in same]
+        if len(own) > 1 and all(comparable(own[0], one) for one in own):
+            names |= {one.run: name for one in own}
+            own = [joined(name, " ".join(one.trained for one in own), own)]
+        else:
+            names |= {one.run: one.run for one in own}
+        samples += own
+    return Pairs(tuple(samples), names)
+
+
+def of_entry(entry: Entry) -> Sample:
+    """The test scenes of an evaluated run."""
+    return sample(entry.name, entry.run.model, entry.evaluation)
+
+
 def sample(run: str, trained: str, evaluation: Mapping[str, Any], split: str = "test") -> Sample:
     """The scenes of a good `evaluate` record.
 
@@ -118,23 +162,14 @@ def joined(run: str, trained: str, samples: Sequence[Sample]) -> Sample:
     first = samples[0]
     if not all(comparable(first, other) for other in samples):
         raise ValueError(f"{run}: its seeds were evaluated on different scenes")
-    return Sample(
-        run=run,
-        trained=trained,
-        scenes=first.scenes,
-        matrices=np.concatenate([one.matrices for one in samples]),
-        classes=first.classes,
-        ignored=first.ignored,
-    )
+    matrices = np.concatenate([one.matrices for one in samples])
+    return replace(first, run=run, trained=trained, matrices=matrices)
 
 
 def comparable(first: Sample, second: Sample) -> bool:
     """Whether two runs were evaluated on the same scenes and classes."""
-    return (first.scenes, first.classes, first.ignored) == (
-        second.scenes,
-        second.classes,
-        second.ignored,
-    )
+    names = ("scenes", "classes", "ignored")
+    return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
 def miou(one: Sample, definition: Definition | None = None) -> float:

@@ -1,14 +1,56 @@
-"""What the confusion matrices of an evaluated run come to: mIoU by each definition, seed and scene."""
+"""What the evaluations of runs come to: mIoU by each definition, seed and scene, the quality gate, the
+Pareto front, and runs of several seeds as one."""
 
+import json
+import math
+import os.path
 import statistics
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bench import metrics
 from bench.errors import UserError
-from bench.report.load_records import Entry
+from bench.report.load_records import BASELINE, Entry
+
+GATE = 0.9
+"""Share of the best mIoU on its data set from which a run passes: little memory is no merit of one
+that hardly segments."""
+ONE_VIEW = ("global", "local")
+"""Strategies of one branch alone, without feature sharing."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % quantiles of Student's t for 2, 3, ... 10 values; of more than ten values the
+last, which is a little too wide."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting with several seeds."""
+
+    name: str
+    strategy: str
+    network: str
+    feature_sharing: bool
+    """Whether branches share features, or their fused maps meet in the aggregation alone."""
+    mious: tuple[float, ...]
+    """0..1, one a seed."""
+    runs: tuple[str, ...] = ()
+    """Their names."""
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return sum(self.mious) / len(self.mious)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % CI of that mean on these very scenes, by Student's t."""
+        t = STUDENT[min(len(self.mious) - 2, len(STUDENT) - 1)]
+        half = t * statistics.stdev(self.mious) / math.sqrt(len(self.mious))
+        return self.mean - half, self.mean + half
 
 
 def matrices(entry: Entry, split: str) -> metrics.Matrix:
@@ -71,10 +113,114 @@ def seed_mious(entry: Entry) -> list[float]:
     return [one["miou"] for one in accuracies_by_seed(entry, "test")]
 
 
-def scene_miou(entry: Entry, scene: str) -> float | None:
-    """mIoU of one test scene, 0..1, or None where the run has no such scene."""
+def scene_miou(entry: Entry, scene: str, split: str = "test") -> float | None:
+    """mIoU of one scene, 0..1, or None where the run has no such scene."""
     values = entry.evaluation
-    found = values.get("splits", {}).get("test", {}).get(scene)
+    found = values.get("splits", {}).get(split, {}).get(scene)
     if found is None:
         return None
     return metrics.miou(metrics.total([found]), values["classes"], values["ignored"])
+
+
+def shares_of_best(frame: pd.DataFrame) -> pd.Series:
+    """mIoU of each run as a share of the best one on its data set; empty without an accuracy.
+
+    Args:
+        frame: columns `dataset` and `miou`.
+    """
+    best = frame.groupby("dataset").miou.transform("max")
+    return (frame.miou / best.where(best > 0)).astype(float)
+
+
+def baseline_miou(frame: pd.DataFrame) -> float | None:
+    """mIoU of the nearest class-mean colour, if it was evaluated.
+
+    Args:
+        frame: `runs` of one data set.
+    """
+    found = frame[(frame.network == BASELINE) & frame.miou.notna()].miou
+    return float(found.iloc[0]) if len(found) else None
+
+
+def front(frame: pd.DataFrame, memory: str, floor: float | None) -> list[str]:
+    """Names of the runs that no other run beats on memory and accuracy at once, cheapest first.
+
+    Args:
+        frame: `runs` without the baseline; rows without a memory or an mIoU are left out.
+        memory: a column, less is better.
+        floor: mIoU that a run must be above to be a choice at all; None: none.
+    """
+    known = frame.dropna(subset=[memory, "miou"])
+    ordered = known.sort_values([memory, "miou"], ascending=[True, False], kind="stable")
+    miou = ordered.miou.astype(float)
+    to_beat = miou.cummax().shift(fill_value=-np.inf).clip(lower=floor)
+    return [str(run) for run in ordered.run[miou > to_beat]]
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: float) -> float:
+    """The share of a rectangle that a front dominates, 0..1.
+
+    The rectangle reaches from no memory to `reference` and from an accuracy of 0 to one of 1; a
+    point dominates what has as much memory or more and is as accurate or less.
+
+    Args:
+        points: (memory, accuracy 0..1) of the front, cheapest first.
+        reference: the most memory that counts, in the same unit.
+    """
+    if not points:
+        return 0.0
+    ends = [memory for memory, _ in points[1:]] + [reference]
+    areas = [
+        max(0.0, min(end, reference) - memory) * accuracy
+        for (memory, accuracy), end in zip(points, ends, strict=True)
+    ]
+    return sum(areas) / reference
+
+
+def groups(entries: Sequence[Entry], mious: Mapping[str, Sequence[float]]) -> list[Group]:
+    """The groups of more than one evaluated seed, in the suite's order.
+
+    Args:
+        mious: 0..1 by run, one a seed; runs without any are left out.
+    """
+    return [
+        Group(
+            name=name,
+            strategy=same[0].run.strategy,
+            network=same[0].network,
+            feature_sharing=same[0].model.spec.get("sharing") != "none",
+            mious=tuple(miou for entry in same for miou in mious[entry.name]),
+            runs=tuple(entry.name for entry in same),
+        )
+        for name, same in alike(entry for entry in entries if mious.get(entry.name))
+        if len(same) > 1 or len(same[0].model.trainings) > 1
+    ]
+
+
+def alike(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """(what their names share, runs that differ only in their seed), in the suite's order."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        model = replace(entry.model, seed=0, seeds=None)
+        setting = [asdict(model), entry.run.strategy, entry.run.overrides]
+        key = json.dumps(setting, sort_keys=True)
+        if any(_seeds(entry) & _seeds(other) for other in found.get(key, ())):  # the same run again
+            key = f"{key} {entry.name}"
+        found.setdefault(key, []).append(entry)
+    named: dict[str, list[Entry]] = {}
+    for same in found.values():
+        names = [entry.name for entry in same]
+        common = _common(names)
+        named[common if common not in named else ", ".join(names)] = same
+    return list(named.items())
+
+
+def _seeds(entry: Entry) -> set[int]:
+    return {one.seed for one in entry.model.trainings}
+
+
+def _common(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    start = os.path.commonprefix(names)  # noqa: RUF071 - of letters
+    return start.rstrip("-_. ").removesuffix("seed").rstrip("-_. ") or names[0]

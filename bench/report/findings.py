@@ -10,10 +10,10 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, pareto, quality_gate, style
-from bench.report.evaluations import matrix, stated
+from bench.report import bootstrap, style
+from bench.report.bootstrap import Difference, Pairs
+from bench.report.evaluations import GATE, baseline_miou, front, matrix, stated
 from bench.report.load_records import BASELINE, Entry
-from bench.report.pairs import Pairs, sentence
 from bench.report.section import Finding, percent_points, spaced
 
 NAMED = 5
@@ -57,7 +57,7 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
         named = ", ".join(near[:NAMED]) + (" ..." if len(near) > NAMED else "")
         text += f" The data show no difference to {len(near)} of the others: {named}."
     return [
-        *_glnet(trained, meter, quality_gate.baseline_miou(frame), pairs),
+        *_glnet(trained, meter, baseline_miou(frame), pairs),
         Finding("Most accurate", text),
         *_gate(frame, trained, meter),
         *_baseline(frame, trained, pairs),
@@ -71,7 +71,7 @@ def baseline_finding(
 ) -> tuple[str, list[Finding]]:
     """Trained runs of one data set whose test mIoU is not above the baseline's, worst first, and
     what their confusion matrices say about it: a sentence, and a line a run."""
-    least = quality_gate.baseline_miou(frame)
+    least = baseline_miou(frame)
     if least is None:
         return f"There is no baseline for {name}: nearest class-mean colour was not evaluated.", []
     miou = frame.set_index("run").miou
@@ -162,8 +162,8 @@ def _glnet(trained: pd.DataFrame, meter: str, least: float | None, pairs: Pairs)
         cost = f"; it takes {float(own[meter]) / float(rival[meter]):.2g} times the rival's memory"
     one = pairs.between(own.run, rival.run)
     wins = "wins" if one and one.low > 0 else "does not win"
-    front = pareto.front(trained, meter, least)
-    on_it = ", ".join(str(run) for run in ours.run if run in front)
+    choices = front(trained, meter, least)
+    on_it = ", ".join(str(run) for run in ours.run if run in choices)
     places = (
         f"On the Pareto front: {on_it}." if on_it else "None of its runs is on the Pareto front."
     )
@@ -184,15 +184,15 @@ def _glnet(trained: pd.DataFrame, meter: str, least: float | None, pairs: Pairs)
 
 def _gate(frame: pd.DataFrame, trained: pd.DataFrame, meter: str) -> list[Finding]:
     """The run that takes least memory of those that pass, and those that do not pass."""
-    share = f"{100 * quality_gate.SHARE:.0f} % of the best mIoU"
-    useful = trained[(trained.share_of_best >= quality_gate.SHARE) & trained[meter].notna()]
-    useful = useful[useful.miou > (quality_gate.baseline_miou(frame) or 0)]
+    share = f"{100 * GATE:.0f} % of the best mIoU"
+    useful = trained[(trained.share_of_best >= GATE) & trained[meter].notna()]
+    useful = useful[useful.miou > (baseline_miou(frame) or 0)]
     found = []
     if not useful.empty:
         least = useful.sort_values(meter, kind="stable").iloc[0]
         text = f"of those that reach {share}, {least.run}: {_point(least, meter)}."
         found.append(Finding("Least memory", text))
-    missed = quality_gate.missed(trained)
+    missed = [str(run) for run in trained[trained.share_of_best < GATE].run]
     text = f"{len(missed)} of {len(trained)} trained runs miss {share}: {', '.join(missed)}."
     if not missed:
         text = f"All {len(trained)} trained runs reach {share}."
@@ -201,7 +201,7 @@ def _gate(frame: pd.DataFrame, trained: pd.DataFrame, meter: str) -> list[Findin
 
 def _baseline(frame: pd.DataFrame, trained: pd.DataFrame, pairs: Pairs) -> list[Finding]:
     """How many trained runs beat the baseline, and how many it beats."""
-    least = quality_gate.baseline_miou(frame)
+    least = baseline_miou(frame)
     if least is None:
         return []
     own = str(frame[(frame.network == BASELINE) & frame.miou.notna()].run.iloc[0])
@@ -221,6 +221,26 @@ def _unfinished(frame: pd.DataFrame) -> list[Finding]:
     listed = ", ".join(f"{row.run} ({row.status})" for _, row in rest.iterrows())
     text = f"{len(rest)} of {len(frame)} runs: {listed}."
     return [Finding("Not complete", text)] if len(rest) else []
+
+
+def sentence(one: Difference) -> str:
+    """Which run is better, if the data show it; without a full stop."""
+    if not one.significant:
+        return (
+            f"the data show no difference between {one.first} and {one.second}: "
+            f"{percent_points(one.value)} points of mIoU ({_interval(one)})"
+        )
+    better = one if one.value > 0 else one.turned()
+    return (
+        f"{better.first} beats {better.second} by {100 * better.value:.1f} points of mIoU "
+        f"({_interval(better)})"
+    )
+
+
+def _interval(one: Difference) -> str:
+    """In points."""
+    low, high = percent_points(one.low), percent_points(one.high)
+    return f"{100 * bootstrap.LEVEL:.0f} % CI {low} to {high}"
 
 
 def _apart(own: Any, other: Any, pairs: Pairs) -> str:

@@ -9,14 +9,12 @@ import pandas as pd
 from bench import metrics
 from bench.errors import UserError
 from bench.report import (
+    bootstrap,
     evaluations,
     figures,
     findings,
     memory,
-    pairs,
     published,
-    quality_gate,
-    seeds,
     several_seeds,
     style,
     uhr_methods,
@@ -109,7 +107,7 @@ def collect(inputs: Inputs) -> Content:
     runs = all_runs.runs(entries)
     meter = all_runs.axis_meter(runs)
     own = {name: [one for one in entries if one.dataset == name] for name in inputs.datasets}
-    compared = {name: pairs.compare(of) for name, of in own.items()}
+    compared = {name: bootstrap.compare(of) for name, of in own.items()}
     parts = [_part(name, of, runs, meter, compared[name]) for name, of in own.items()]
     tables = [
         all_runs.runs_section(runs, meter),
@@ -117,7 +115,7 @@ def collect(inputs: Inputs) -> Content:
         all_runs.ablation_section(entries, runs, meter),
         all_runs.latency_section(entries),
         all_runs.confusion_section(entries),
-        pairs.pairs_section(compared),
+        all_runs.pairs_section(compared),
         published.verdict_section(entries, runs),
         published.predicted_section(inputs.predicted),
         published.explained_section(inputs.predicted),
@@ -187,7 +185,7 @@ def pages(content: Content, scenes: Mapping[str, Sequence[figures.scene_page.Pag
 
 
 def _part(
-    name: str, entries: Sequence[Entry], runs: pd.DataFrame, meter: str, compared: pairs.Pairs
+    name: str, entries: Sequence[Entry], runs: pd.DataFrame, meter: str, compared: bootstrap.Pairs
 ) -> DatasetPart:
     own = all_runs.by_accuracy(runs[runs.dataset == name])
     order = list(own.run)
@@ -207,7 +205,7 @@ def _part(
         entries=ordered,
         runs=own,
         findings=findings.summary(own, meter, compared),
-        seeded=several_seeds.seeds_section(name, seeds.groups(ordered, mious), limits),
+        seeded=several_seeds.seeds_section(name, evaluations.groups(ordered, mious), limits),
         dataset=dataset,
         scenes=scenes,
         no_images=why,
@@ -291,7 +289,7 @@ def _accuracy(
         note="A click on a point opens its run. Strong points are on the Pareto front, faded ones "
         "are dominated. An open marker ran out of memory, at the memory of the device. Bars reach "
         f"from the lowest to the highest seed. Below the dotted line a run misses "
-        f"{100 * quality_gate.SHARE:.0f} % of the best mIoU. mIoU: {known['miou']}. {memory_is}"
+        f"{100 * evaluations.GATE:.0f} % of the best mIoU. mIoU: {known['miou']}. {memory_is}"
         f"Machine: {findings.machine(content.inputs.records())}.",
         links=content.links[1:-3],
     )
@@ -338,7 +336,7 @@ def _columns(content: Content, part: DatasetPart) -> Section:
         ),
         note="Shape and colour both mark the network. Hollow: the whole image at once, downsampled "
         "or not; filled: patches; dark edge: patches with global context. Dotted: "
-        f"{100 * quality_gate.SHARE:.0f} % of the best mIoU.",
+        f"{100 * evaluations.GATE:.0f} % of the best mIoU.",
     )
 
 

@@ -70,7 +70,7 @@ def _classes(entry: Entry) -> Section:
     found = {}
     rows, plots, limits = [], [], ""
     if entry.evaluation:
-        one = bootstrap.sample(entry.name, entry.run.model, entry.evaluation)
+        one = bootstrap.of_entry(entry)
         known = bootstrap.class_intervals(one)
         found = {k: (v.value, v.low, v.high) for k, v in known.items() if pd.notna(v.value)}
         counts = matrix(entry, "test")[:-1].sum(1)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from bench import metrics
-from bench.report import bootstrap, figures, quality_gate, style
-from bench.report.evaluations import accuracies, matrices, matrix
+from bench.report import bootstrap, figures, style
+from bench.report.evaluations import accuracies, matrices, matrix, shares_of_best
 from bench.report.load_records import BASELINE, Entry
 from bench.report.section import Section, section, spaced, table
 
@@ -28,7 +28,7 @@ def runs(entries: Sequence[Entry]) -> pd.DataFrame:
         "share_of_best latency_spread_s network_s flops room_bytes device height_px width_px "
         "encoder reason",
     )
-    frame["share_of_best"] = quality_gate.shares(frame)
+    frame["share_of_best"] = shares_of_best(frame)
     return frame
 
 
@@ -158,6 +158,33 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
     )
 
 
+def pairs_section(by_dataset: Mapping[str, bootstrap.Pairs]) -> Section:
+    """One line a pair of runs of a data set, shares 0..1."""
+    rows = []
+    for dataset, pairs in by_dataset.items():
+        of = {one.run: one.matrices for one in pairs.samples}
+        rows += [
+            {
+                "dataset": dataset,
+                "first": first,
+                "second": second,
+                "difference": one.value,
+                "low": one.low,
+                "high": one.high,
+                "verdict": f"{first} {one.verdict} {second}",
+                "scenes": of[first].shape[1],
+                "seeds": f"{len(of[first])} and {len(of[second])}",
+            }
+            for (first, second), one in pairs.found.items()
+        ]
+    samples = [one for pairs in by_dataset.values() for one in pairs.samples]
+    return section(
+        "pairs",
+        rows=table(rows, "dataset first second difference low high verdict scenes seeds"),
+        fill={"limits": bootstrap.limits(samples)},
+    )
+
+
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each of several settings, in words, the values of those keys in which they differ."""
     names = list(dict.fromkeys(name for one in settings for name in one))
@@ -221,7 +248,7 @@ def _about(entry: Entry) -> dict[str, Any]:
 def _accuracy(entry: Entry) -> dict[str, Any]:
     if not entry.evaluation:
         return {}
-    one = bootstrap.interval(bootstrap.sample(entry.name, entry.run.model, entry.evaluation))
+    one = bootstrap.interval(bootstrap.of_entry(entry))
     return accuracies(entry, "test") | {
         "miou_low": one.low,
         "miou_high": one.high,

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from bench.report import figures, style
+from bench.report.evaluations import ONE_VIEW, Group
 from bench.report.load_records import Entry
 from bench.report.section import Image, Section, table
-from bench.report.seeds import ONE_VIEW, Group
 
 CHANCE = 0.02
 """mIoU by which two trainings of one model may well differ."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.record import Record
 from bench.report import bootstrap
-from bench.report.bootstrap import Difference, Sample
+from bench.report.bootstrap import Difference, of_entry
 from bench.report.load_records import (
     BASELINE,
     MB,
@@ -79,7 +79,7 @@ def runs_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     frame = table(rows, names).sort_values(
         ["dataset", "miou"], ascending=[True, False], kind="stable", ignore_index=True
     )
-    evaluated = [sample(one) for one in entries if is_uhr(one) and one.evaluation]
+    evaluated = [of_entry(one) for one in entries if is_uhr(one) and one.evaluation]
     return section(
         "uhr_methods",
         rows=frame,
@@ -93,7 +93,7 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
     mIoU with the paired interval of their difference."""
     points = {key: row.miou_percent for key, row in published_rows().items()}
     baselines = {
-        entry.dataset: bootstrap.miou(sample(entry))
+        entry.dataset: bootstrap.miou(of_entry(entry))
         for entry in entries
         if entry.network == BASELINE and entry.evaluation
     }
@@ -101,7 +101,7 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
     for one, other in combinations(_flagships(entries).items(), 2):
         # Of two that are published as equal there is no ranking.
         (worse, second), (better, first) = sorted((other, one), key=lambda pair: points[pair[0][1]])
-        samples = sample(first), sample(second)
+        samples = of_entry(first), of_entry(second)
         same = better[0] == worse[0] and bootstrap.comparable(*samples)
         if not same or points[better[1]] == points[worse[1]]:
             continue
@@ -143,7 +143,7 @@ def released_section(entries: Sequence[Entry]) -> Section:
             "latency_ratio": _quotient(*(_seconds(one) for one in (entry, other))),
         }
         if entry.evaluation and other.evaluation:
-            found = bootstrap.difference(sample(entry), sample(other))
+            found = bootstrap.difference(of_entry(entry), of_entry(other))
             verdicts = {"beats": "better", "is beaten by": "worse"}
             line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, "no difference")}
         rows.append(line)
@@ -212,11 +212,6 @@ def done(entry: Entry) -> str:
     if official:
         return "as released" if official is True else "in part as released"
     return "corrected" if method_name(entry.model.method) in VARIANTS else ""
-
-
-def sample(entry: Entry) -> Sample:
-    """The run's test scenes."""
-    return bootstrap.sample(entry.name, entry.run.model, entry.evaluation)
 
 
 def survival(found: Difference) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import pareto, quality_gate, style
+from bench.report import evaluations, style
 from bench.report.figures import palette, scatter
 from bench.report.figures.chart import (
     GIB,
@@ -81,7 +81,7 @@ def accuracy_chart(
     trained = runs[runs.network != BASELINE]
     known = trained.dropna(subset=["y", "bytes"])
     baseline = runs.y[runs.network == BASELINE].dropna().tolist()
-    front = pareto.front(known, "bytes", baseline[0] / 100 if baseline else None)
+    front = evaluations.front(known, "bytes", baseline[0] / 100 if baseline else None)
     lost = trained[trained.bytes.isna() & (trained.status == "oom")]
     behind = marks([] if theirs is None else theirs)
     y = percent_axis(y_title, [*runs.y, *behind.y])
@@ -121,8 +121,8 @@ def accuracy_chart(
     if x.low <= PAPER_BYTES <= x.high:
         lines.append(_LIMIT)
     if len(known):
-        gate_at = quality_gate.SHARE * known.y.max()
-        lines.append(Line(gate_at, f"{100 * quality_gate.SHARE:.0f} % of the best", dash="dot"))
+        gate_at = evaluations.GATE * known.y.max()
+        lines.append(Line(gate_at, f"{100 * evaluations.GATE:.0f} % of the best", dash="dot"))
     lines += [Line(at, "baseline (class-mean colour)") for at in baseline[:1]]
     return Chart(
         x,

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.record import Record
 from bench.report import style
+from bench.report.evaluations import ONE_VIEW, Group
 from bench.report.figures import palette, plotly_layout, scatter
 from bench.report.figures.chart import (
     MIB,
@@ -25,7 +26,6 @@ from bench.report.figures.chart import (
 )
 from bench.report.figures.plotly_layout import heading
 from bench.report.figures.plotly_traces import plotly_scatter
-from bench.report.seeds import ONE_VIEW, Group
 
 QUANTITIES = {
     "device_bytes": ("device memory, tensors", "B"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import pareto, seeds, style
-from bench.report.evaluations import accuracies, accuracies_by_seed
+from bench.report import style
+from bench.report.evaluations import Group, accuracies, accuracies_by_seed, groups, hypervolume
 from bench.report.figures import palette
 from bench.report.figures.chart import Chart, each, marks
 from bench.report.figures.charts import accuracy_chart, published_points
@@ -113,7 +113,7 @@ def accuracy_memory(
                     f"{text.partition(':')[0]} on {split}, %",
                     theirs if split == "test" else None,
                 )
-                shown = _with_seeds(chart, seeds.groups(entries, shares))
+                shown = _with_seeds(chart, groups(entries, shares))
                 variants[f"{name}|{split}|{definition}"] = {
                     **plotly_scatter(shown),
                     "note": _note(chart),
@@ -144,7 +144,7 @@ def _rows(
     )
 
 
-def _with_seeds(chart: Chart, groups: Sequence[seeds.Group]) -> Chart:
+def _with_seeds(chart: Chart, groups: Sequence[Group]) -> Chart:
     """Add the mean of runs that differ in their seed alone; a run with several seeds is a point
     already."""
     means = []
@@ -198,7 +198,7 @@ def _note(chart: Chart) -> str:
     if front.empty:
         return "No run is on a Pareto front: none is both measured and above the baseline."
     most = chart.points.x[chart.points.fill.isin(("strong", "faded"))].max()
-    volume = pareto.hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
+    volume = hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
     listed = ", ".join(f"{p.run} ({p.y:.1f} % at {style.size(p.x)})" for p in each(front))
     return (
         f"Pareto front: {listed}. Hypervolume {volume:.3f}: the share that the front dominates of "
