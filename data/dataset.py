@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bench.errors import UserError
 
@@ -164,28 +163,6 @@ class Dataset(About):
         if array.dtype != np.uint8:
             raise UserError(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
         return array
-
-
-def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    """All pixels of an image file, decoded to the end, as an array of its own (H, W[, 3]) uint8.
-
-    Raises:
-        UserError: missing, truncated, not an image, or not of `mode` (`RGB` or `L`; palette indices
-            count as `L`).
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode != mode and not (mode == "L" and image.mode == "P"):
-                raise UserError(
-                    f"{path} has mode {image.mode}, {mode} is needed: run `dvc repro prepare`."
-                )
-            return np.array(image)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro prepare`.") from None
-    except (OSError, SyntaxError) as error:  # raised by Pillow for truncated and damaged files
-        raise UserError(
-            f"{path} cannot be decoded ({error}): delete it and run `dvc repro prepare`."
-        ) from None
 
 
 def check_sizes(image: tuple[int, ...], label: tuple[int, ...], path: Path) -> None:

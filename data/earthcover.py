@@ -14,7 +14,8 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from data.dataset import UNLABELLED, About, Pair, read_pixels
+from data.dataset import UNLABELLED, About, Pair
+from data.labels import read_image, read_numbers
 from data.packages import PackagedFile, fetch, require
 
 IMAGE = PackagedFile(
@@ -127,8 +128,8 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     Raises:
         UserError: one of the maps is missing or not the one expected.
     """
-    image = Image.fromarray(read_pixels(require(IMAGE, raw), "RGB"))
-    label = class_map()[read_pixels(require(LABEL, raw), "L")]
+    image = Image.fromarray(read_image(require(IMAGE, raw)))
+    label = class_map()[read_numbers(require(LABEL, raw))]
     degrees, splits = LAYOUTS[settings.layout]
     side = degrees * settings.px_per_degree
     for split, boxes in splits.items():

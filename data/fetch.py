@@ -5,17 +5,16 @@ partial one lists the complete blocks, so that an interrupted download fetches o
 the file is fetched as one stream, and an interruption starts it again."""
 
 import contextlib
-import email.utils
 import json
+import re
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pydantic
@@ -24,6 +23,8 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field
 from requests.auth import AuthBase
 from tqdm import tqdm
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
 
 from bench.errors import UserError
 from bench.files import file_sha256, write_text
@@ -31,6 +32,12 @@ from bench.files import file_sha256, write_text
 PIECE_BYTES = 2**16
 """What an interruption can lose of a block."""
 HTML = (b"<!doctype html", b"<html")
+REFUSALS = {
+    401: "wants to know who asks",
+    403: "refuses access",
+    404: "is not there",
+    416: "is shorter than it says",
+}
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,12 @@ def alone(raw: Path) -> Iterator[None]:
     raw.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(raw.parent / f".{raw.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         print(f"another run is fetching {raw.name}; waiting for it", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def fetch(
@@ -132,8 +137,7 @@ def fetch(
 def shown(url: str) -> str:
     """An address for messages: without user, password and query, which may hold secrets."""
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _differs(path: Path, remote: Remote) -> str:
@@ -171,6 +175,7 @@ class _Download:
     done: set[int] = field(default_factory=set)
     """Numbers of the complete blocks."""
     stop: threading.Event = field(default_factory=threading.Event)
+    """Tells the other workers that one has failed."""
     guard: threading.Lock = field(default_factory=threading.Lock)
     bar: Any = None
 
@@ -190,20 +195,18 @@ class _Download:
         )
 
     def _once(self) -> None:
-        self.validator = None
-        with self._session() as session:
-            # A request of one byte shows the length, the version, and whether ranges are supported.
-            first = self._patiently(lambda: self._ask(session, (0, 0)))
-            with first:
-                if first.status_code == 200:
-                    self._forget()
-                    given: list[requests.Response] = [first]
-                    self._patiently(lambda: self._stream(session, given))
-                    return
-                _, self.total = _content_range(first)
-                if self.total < 1:
-                    raise self._refused("does not say how long the file is")
-                self.validator = _validator(first)
+        self.validator, self.stop = None, threading.Event()
+        # A request of one byte shows the length, the version, and whether ranges are supported.
+        with self._session() as session, self._patiently(lambda: self._ask(session, 0, 0)) as one:
+            if one.status_code == 200:
+                self._forget()
+                given = [one]
+                self._patiently(lambda: self._stream(given.pop() if given else self._ask(session)))
+                return
+            _, self.total = _content_range(one)
+            if self.total < 1:
+                raise self._refused("does not say how long the file is")
+            self.validator = _validator(one)
         self._recall()
         self._check_length(self.total - self._done_bytes())
         if not self.part.exists():
@@ -211,93 +214,81 @@ class _Download:
                 file.truncate(self.total)
         blocks = -(-self.total // self.patience.block_bytes)
         missing = iter(sorted(set(range(blocks)) - self.done))
-        self.bar = self._bar(self.total, self._done_bytes())
         workers = min(self.patience.connections, blocks)
-        try:
-            with ThreadPoolExecutor(workers) as pool:
+        with self._bar(self._done_bytes()) as self.bar, ThreadPoolExecutor(workers) as pool:
+            try:
                 running = [pool.submit(self._work, missing) for _ in range(workers)]
-                try:
-                    for one in running:
-                        one.result()
-                finally:
-                    self.stop.set()
-        finally:
-            self.stop.clear()
-            self.bar.close()
+                for ended in as_completed(running):
+                    ended.result()
+            finally:
+                self.stop.set()
         self.state.unlink(missing_ok=True)
 
     def _work(self, missing: Iterator[int]) -> None:
         """Fetch one missing block after another, in parallel with other workers."""
-        try:
-            with self._session() as session, self.part.open("r+b") as file:
-                while not self.stop.is_set():
-                    with self.guard:
-                        block = next(missing, None)
-                    if block is None:
-                        return
-                    self._block(session, file, block)
-        except BaseException:
-            self.stop.set()
-            raise
+        with self._session() as session, self.part.open("r+b") as file:
+            while not self.stop.is_set():
+                with self.guard:
+                    block = next(missing, None)
+                if block is None:
+                    return
+                self._block(session, file, block)
 
-    def _block(self, session: requests.Session, file: Any, block: int) -> None:
-        at = block * self.patience.block_bytes
-        end = min(at + self.patience.block_bytes, self.total)
+    def _block(self, session: requests.Session, file: BinaryIO, block: int) -> None:
+        begin = block * self.patience.block_bytes
+        end = min(begin + self.patience.block_bytes, self.total)
 
         def attempt() -> None:
-            nonlocal at
-            begun = at
-            with self._ask(session, (at, end - 1)) as response:
+            at = file.tell()
+            with self._ask(session, at, end - 1) as response:
                 if response.status_code != 206 or _content_range(response) != (at, self.total):
                     raise _Changed
-                file.seek(at)
-                try:
-                    for piece in response.iter_content(PIECE_BYTES):
-                        piece = piece[: end - at]
-                        file.write(piece)
-                        at += len(piece)
-                        with self.guard:
-                            self.bar.update(len(piece))
-                        if self.stop.is_set():
-                            return
-                except requests.RequestException as error:
-                    raise _Again(_broken(error), moved=at > begun) from None
-            if at < end:
-                raise _Again("breaks off", moved=at > begun)
+                self._save(response, file, end)
 
+        file.seek(begin)
         self._patiently(attempt)
         file.flush()
-        if at == end:
+        if file.tell() == end:  # not stopped
             with self.guard:
                 self.done.add(block)
-                known = {
-                    "total": self.total,
-                    "validator": self.validator,
-                    "block_bytes": self.patience.block_bytes,
-                    "done": sorted(self.done),
-                }
-                write_text(self.state, json.dumps(known))
+                write_text(self.state, json.dumps({**self._version(), "done": sorted(self.done)}))
 
-    def _stream(self, session: requests.Session, given: list[requests.Response]) -> None:
-        """The whole file in one response: `given`, or a new one."""
-        with given.pop() if given else self._ask(session, None) as response:
-            length = response.headers.get("Content-Length")
-            self.total = int(length) if length and length.isdigit() else 0
+    def _stream(self, response: requests.Response) -> None:
+        """The whole file in one response."""
+        with response:
+            length = response.headers.get("Content-Length", "")
+            self.total = int(length) if length.isdigit() else 0
             self._check_length(self.total)
-            bar = self._bar(self.total, 0)
-            try:
-                with contextlib.closing(bar), self.part.open("wb") as file:
-                    for piece in response.iter_content(PIECE_BYTES):
-                        file.write(piece)
-                        bar.update(len(piece))
-            except requests.RequestException as error:
-                raise _Again(_broken(error)) from None
+            with self._bar() as self.bar, self.part.open("wb") as file:
+                self._save(response, file)
 
-    def _ask(self, session: requests.Session, range: tuple[int, int] | None) -> requests.Response:
-        """A response with status 200 or 206, whose body is not yet read."""
+    def _save(self, response: requests.Response, file: BinaryIO, end: int | None = None) -> None:
+        """Write a response's body at the file's position; without `end` it cannot be resumed."""
+        begun = file.tell()
+        failure = "breaks off"
+        try:
+            for piece in response.iter_content(PIECE_BYTES):
+                file.write(piece if end is None else piece[: end - file.tell()])
+                with self.guard:
+                    self.bar.update(len(piece))
+                if self.stop.is_set():
+                    break
+        except requests.RequestException as error:
+            failure = _broken(error)
+        else:
+            if end in (None, file.tell()):
+                return
+        raise _Again(failure, moved=end is not None and file.tell() > begun)
+
+    def _ask(self, session: requests.Session, *range: int) -> requests.Response:
+        """A response with status 200 or 206, whose body is not yet read.
+
+        Args:
+            range: first and last byte; nothing for the whole file.
+        """
         headers = {"Accept-Encoding": "identity"}
         if range:
-            headers["Range"] = f"bytes={range[0]}-{range[1]}"
+            headers["Range"] = "bytes={}-{}".format(*range)
             if self.validator:
                 headers["If-Range"] = self.validator
         wait = self.patience.timeout_s
@@ -318,9 +309,7 @@ class _Download:
             raise self._refused(f"sends a web page where {self.remote.name} is due")
         if status in (408, 429) or status >= 500:
             raise _Again(f"answers {status}", _retry_after(response))
-        what = {401: "wants to know who asks", 403: "refuses access", 404: "is not there"}
-        what[416] = "is shorter than it says"
-        raise self._refused(f"{what.get(status, 'refuses')} (HTTP status {status})")
+        raise self._refused(f"{REFUSALS.get(status, 'refuses')} (HTTP status {status})")
 
     def _patiently(self, attempt: Callable[[], Any]) -> Any:
         failures = 0
@@ -329,14 +318,12 @@ class _Download:
                 return attempt()
             except _Again as again:
                 failures = 1 if again.moved else failures + 1
-                wait_s = self.patience.first_wait_s * 2 ** (failures - 1)
-                wait_s = min(wait_s, self.patience.longest_wait_s)
-                if again.wait_s is not None:
-                    wait_s = again.wait_s
-                if wait_s > self.patience.longest_wait_s:
-                    raise self._refused(
-                        f"{again} and asks to wait {wait_s:.0f} s", "run it again then"
-                    ) from None
+                longest_s, wait_s = self.patience.longest_wait_s, again.wait_s
+                if wait_s is None:
+                    wait_s = min(self.patience.first_wait_s * 2 ** (failures - 1), longest_s)
+                if wait_s > longest_s:
+                    what = f"{again} and asks to wait {wait_s:.0f} s"
+                    raise self._refused(what, "run it again then") from None
                 if failures >= self.patience.tries:
                     raise self._refused(
                         f"{again}, {failures} times in a row",
@@ -359,15 +346,19 @@ class _Download:
                 f"{self.part.parent} has {free / 2**30:.1f} GiB free: free some space."
             )
 
+    def _version(self) -> dict[str, Any]:
+        """What complete blocks belong to."""
+        block_bytes = self.patience.block_bytes
+        return {"total": self.total, "validator": self.validator, "block_bytes": block_bytes}
+
     def _recall(self) -> None:
         """Resume with the blocks of an earlier start, if they are of the same file."""
         self.done = set()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(self.state.read_text())
-            same = (known["total"], known["validator"], known["block_bytes"])
-            wanted = (self.total, self.validator, self.patience.block_bytes)
-            if same == wanted and self.part.stat().st_size == self.total:
-                self.done = set(known["done"])
+            done = set(known.pop("done"))
+            if known == self._version() and self.part.stat().st_size == self.total:
+                self.done = done
         if not self.done:
             self._forget()
 
@@ -385,28 +376,19 @@ class _Download:
         session.auth = self.auth
         return session
 
-    def _bar(self, total: int, done: int) -> "tqdm[Any]":
+    def _bar(self, done: int = 0) -> "tqdm[Any]":
         """A progress bar; in a log, where it cannot be redrawn, a line every 15 s."""
-        wait_s = 0.2 if sys.stderr.isatty() else 15
-        return tqdm(
-            total=total or None,
-            initial=done,
-            desc=self.remote.name,
-            unit="B",
-            unit_scale=True,
-            mininterval=wait_s,
-            maxinterval=max(wait_s, 1),
-        )
+        rate: Any = {"unit": "B", "unit_scale": True}
+        if not sys.stderr.isatty():
+            rate |= {"mininterval": 15, "maxinterval": 15}
+        return tqdm(total=self.total or None, initial=done, desc=self.remote.name, **rate)
 
 
 def _content_range(response: requests.Response) -> tuple[int, int]:
     """First byte and total of a partial answer."""
-    try:
-        unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-        span, _, total = rest.partition("/")
-        return (int(span.partition("-")[0]), int(total)) if unit == "bytes" else (-1, -1)
-    except ValueError:
-        return -1, -1
+    header = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", header)
+    return (int(found[1]), int(found[2])) if found else (-1, -1)
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -417,12 +399,9 @@ def _validator(response: requests.Response) -> str | None:
 
 def _retry_after(response: requests.Response) -> float | None:
     """Seconds that the server asks to wait, given as a number or as a date."""
-    given = response.headers.get("Retry-After", "")
-    if given.isdigit():
-        return float(given)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
+        return Retry().get_retry_after(response.raw)
+    except InvalidHeader:
         return None
 
 

@@ -134,6 +134,31 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
+def read_numbers(path: Path) -> NDArray[Any]:
+    """A mask of numbers as (H, W), of up to 16 bits: grey levels, or the indices of a palette.
+
+    Raises:
+        UserError: as `read_image`; also a JPEG, or a mask of colours.
+    """
+    with _opened(path, deep=True) as image:
+        if FORMATS.get(path.suffix.lower()) == "JPEG":
+            raise UserError(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
+        if image.mode in ("P", "1", "I", "I;16", "I;16B", "I;16L"):
+            return np.array(image)
+        image = _opaque(path, image)
+        if image.mode not in ("RGB", "L"):
+            raise UserError(f"{path} has the bands {image.mode} where numbers of classes are due.")
+        pixels = np.array(image)
+    if image.mode == "L":
+        return pixels
+    if not (pixels == pixels[..., :1]).all():
+        raise UserError(
+            f"{path} is an RGB mask where numbers are due: set `labels: colours` and give every "
+            "class its colour."
+        )
+    return pixels[..., 0]
+
+
 def by_colours(
     colours: Sequence[tuple[int, int, int]],
     unlabelled: Sequence[tuple[int, int, int]] = (),
@@ -163,11 +188,7 @@ def by_colours(
         table[r, g, b] = index
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        with _opened(path) as image:
-            image = _opaque(path, image)
-            if image.mode not in ("RGB", "L"):
-                raise UserError(f"{path} has the bands {image.mode}: save it as 8-bit RGB.")
-            pixels = np.array(image.convert("RGB"))
+        pixels = read_image(path)
         label: NDArray[np.uint8] = table[pixels[..., 0], pixels[..., 1], pixels[..., 2]]
         wrong = label == UNKNOWN
         if wrong.any():
@@ -195,15 +216,7 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
     numbers = ", ".join(map(str, sorted(ids)))
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        with _opened(path, deep=True) as image:
-            if FORMATS.get(path.suffix.lower()) == "JPEG":
-                raise UserError(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
-            if image.mode == "P":
-                pixels = np.array(image)  # the indices, whatever the palette
-            elif image.mode in ("1", "I", "I;16", "I;16B", "I;16L"):
-                pixels = np.array(image).astype(np.int64)
-            else:
-                pixels = _grey(path, _opaque(path, image))
+        pixels = read_numbers(path)
         outside = (pixels < 0) | (pixels >= len(table))
         label: NDArray[np.uint8] = table[np.where(outside, 0, pixels)]
         wrong = outside | (label == UNKNOWN)
@@ -222,18 +235,6 @@ def is_turned(path: Path) -> bool:
     """Whether an image's EXIF tag rotates or mirrors it."""
     with _opened(path, deep=True, turn=False) as image:
         return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-
-
-def _grey(path: Path, image: Image.Image) -> NDArray[Any]:
-    pixels = np.array(image)
-    if image.mode == "RGB" and not (pixels == pixels[..., :1]).all():
-        raise UserError(
-            f"{path} is an RGB mask where numbers are due: set `labels: colours` and give every "
-            "class its colour."
-        )
-    if image.mode not in ("RGB", "L"):
-        raise UserError(f"{path} has the bands {image.mode} where numbers of classes are due.")
-    return pixels if pixels.ndim == 2 else pixels[..., 0]
 
 
 @contextmanager
@@ -267,7 +268,8 @@ def _opened(path: Path, deep: bool = False, turn: bool = True) -> Iterator[Image
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise UserError(
-            f"{path} cannot be decoded ({reason}): it is truncated, damaged or not an image."
+            f"{path} cannot be decoded ({reason}): it is truncated, damaged or not an image; make "
+            "or get it again."
         ) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit

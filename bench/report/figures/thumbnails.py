@@ -16,7 +16,8 @@ from bench.report import style
 from bench.report.evaluations import scene_miou
 from bench.report.figures import palette
 from bench.report.load_records import Entry
-from data.dataset import UNLABELLED, Dataset, read_pixels
+from data.dataset import UNLABELLED, Dataset
+from data.labels import read_numbers
 
 SIDE_PX = 240
 """Longest side of a thumbnail."""
@@ -109,7 +110,7 @@ def prediction(entry: Entry, name: str, truth: Pixels) -> Pixels | None:
     path = entry.predictions / f"{name}.png"
     if scene_miou(entry, name) is None or not path.is_file():
         return None
-    predicted = read_pixels(path, "L")
+    predicted = read_numbers(path)
     if predicted.shape != truth.shape:
         raise UserError(f"{path} does not fit the label of {name}: run `dvc repro`.")
     return predicted
