@@ -29,7 +29,6 @@ LAYERS = (
 LONG = {
     "baselines/isdnet/model.py": "one network",
     "bench/commands/estimate.py": "one command",
-    "bench/memory/rules_cpu.py": "one rule an operator",
     "bench/report/pages.py": "one list of sections a page",
     "bench/tiling.py": "grids and stitching",
     "data/fetch.py": "one downloader",

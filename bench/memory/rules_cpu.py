@@ -4,17 +4,16 @@ Each rule was measured with `bench.memory.cpu_allocator` on the operator alone: 
 oneDNN 3.12 on x86-64 with AVX-512, one and two threads. Rules that are assumed instead say so.
 Sizes are bytes; scratch memory below a few KiB is left out."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.memory.tracker import Moment, Rule, Rules, Use
+from bench.memory.tracker import Moment, Rules, Use
 
-FLOAT = 4
-"""Bytes of a float32, which oneDNN computes in here."""
 GATHERED = 2**20
 """Bytes that a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
 
@@ -33,52 +32,43 @@ def padded(channels: int) -> int:
 class Shape:
     """The sizes of one convolution of (N, C, H, W), and the backend that torch selects for it."""
 
-    def __init__(
-        self,
-        source: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        transposed: bool,
-        output_padding: Sequence[int],
-        groups: int,
-        bias_sizes: Sequence[int] | None = None,
-    ) -> None:
-        dimensions = weight.dim() - 2
-        self.source, self.weight, self.groups = source, weight, groups
-        self.stride = _all(stride, dimensions)
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        """`arguments`: by name, of any of torch's convolutions or of their backward pass."""
+        self.source: Tensor = arguments["input"]
+        self.weight: Tensor = arguments["weight"]
+        self.groups: int = arguments["groups"]
+        # Only transposed convolutions of an operator without that argument pad their output.
+        self.transposed: bool = arguments.get("transposed", "output_padding" in arguments)
+        sides = self.source.shape[2:]
+        stride, padding, dilation, output_padding = (
+            _all(arguments.get(name, 0), len(sides))
+            for name in ("stride", "padding", "dilation", "output_padding")
+        )
         self.backend = torch._C._select_conv_backend(
-            source,
-            weight,
-            bias,
-            self.stride,
-            _all(padding, dimensions),
-            _all(dilation, dimensions),
-            transposed,
-            _all(output_padding, dimensions),
-            groups,
-            bias_sizes,
+            self.source,
+            self.weight,
+            arguments.get("bias"),
+            stride,
+            padding,
+            dilation,
+            self.transposed,
+            output_padding,
+            self.groups,
+            arguments.get("bias_sizes"),
         )
-        layout = torch._C._conv_determine_backend_memory_format(source, weight, self.backend)
-        self.layout: torch.memory_format = layout
-        self.channels_last = layout == torch.channels_last
-        self.kernel = 1
-        for side in weight.shape[2:]:
-            self.kernel *= side
-        self.transposed = transposed
+        self.layout: torch.memory_format = torch._C._conv_determine_backend_memory_format(
+            self.source, self.weight, self.backend
+        )
+        self.channels_last = self.layout == torch.channels_last
+        self.kernel: int = math.prod(self.weight.shape[2:])
         # Some taps read only padding: oneDNN then gathers (measured for sides 1 to 20).
-        self.overhanging = any(
-            one > side
-            for one, side in zip(_all(padding, dimensions), source.shape[2:], strict=True)
-        )
-        self.inputs = source.shape[1]
-        self.outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-        self.dilated = any(step > 1 for step in _all(dilation, dimensions))
-        self.strided = any(step > 1 for step in self.stride)
-        self.depthwise = groups > 1 and self.inputs == groups == self.outputs
+        self.overhanging = any(one > side for one, side in zip(padding, sides, strict=True))
+        self.inputs: int = self.source.shape[1]
+        self.outputs = self.weight.shape[1] * self.groups if self.transposed else len(self.weight)
+        self.dilated, self.strided = max(dilation) > 1, max(stride) > 1
+        self.depthwise = self.groups > 1 and self.inputs == self.groups == self.outputs
         self.threads = torch.get_num_threads()
+        self.element_bytes: int = self.source.element_size()
 
     @property
     def onednn(self) -> bool:
@@ -105,40 +95,45 @@ class Shape:
         """Bytes of a map (N, C, H, W) in oneDNN's own layout."""
         channels = map.shape[1]
         if self.plain or (self.transposed and self.groups == 1):  # NHWC without padding
-            return _bytes(map)
-        return map.numel() // channels * padded(channels) * self.source.element_size()
+            return map.nbytes
+        return map.numel() // channels * padded(channels) * self.element_bytes
 
     def weights(self, inputs: bool = True, outputs: bool = True) -> int:
         """Bytes of the weights in oneDNN's own layout, with these sides padded to whole blocks."""
         if self.plain:
             return 0
         if self.depthwise:
-            return padded(self.groups) * self.kernel * self.source.element_size()
+            return padded(self.groups) * self.kernel * self.element_bytes
         each_in, each_out = self.inputs // self.groups, self.outputs // self.groups
         if inputs and (each_in >= block() or self.groups > 1):
             each_in = padded(each_in)
         if outputs:
             each_out = padded(each_out)
-        return self.groups * each_in * each_out * self.kernel * self.source.element_size()
+        return self.groups * each_in * each_out * self.kernel * self.element_bytes
 
     def copy(self, map: Tensor) -> int:
         """Bytes of the copy of a tensor that has another layout than the convolution's."""
-        right = map.is_contiguous(memory_format=self.layout)
-        return 0 if right else map.numel() * map.element_size()
+        return copy_bytes(map, self.layout)
 
     def unblocked(self) -> int:
         """Bytes of the weights of a depthwise convolution that oneDNN has no kernel for in NHWC:
         each channel is a group that fills a block on both sides."""
-        return self.groups * block() ** 2 * self.kernel * self.source.element_size()
+        return self.groups * block() ** 2 * self.kernel * self.element_bytes
 
     def gathered(self, result: Tensor) -> int:
         """Bytes that all threads gather: for a strided 1 x 1 convolution the pixels that it reads,
         for a transposed one the padded source (assumed: as large as the source)."""
         if self.transposed:
-            return self.threads * _bytes(self.source) // self.source.shape[0]
+            return self.threads * self.source.nbytes // len(self.source)
         if self.kernel > 1 or not self.strided or self.groups > 1:
             return 0
-        return self.threads * self.inputs * result[0, 0].numel() * self.source.element_size()
+        return self.threads * self.inputs * result[0, 0].nbytes
+
+    def columns(self, result: Tensor, images: int) -> int:
+        """Bytes of the unfolded input (im2col)."""
+        if self.kernel == 1:
+            return 0
+        return images * self.inputs * self.kernel * result[0, 0].numel() * self.element_bytes
 
 
 def forward(shape: Shape, result: Tensor) -> list[Moment]:
@@ -148,43 +143,46 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
     if not shape.onednn:
         if shape.transposed:
             # slow_conv_transpose2d expands one image at a time into columns.
-            columns = shape.outputs * shape.kernel * source[0, 0].numel() * source.element_size()
-            return [Moment([*copies, columns], results=True)]
-        # _slow_conv2d expands all images into columns, unless the kernel is 1 x 1.
-        return [Moment([*copies, _columns(shape, result, source.shape[0])], results=True)]
+            columns = shape.outputs * shape.kernel * source[0, 0].nbytes
+        else:  # _slow_conv2d expands all images into columns, unless the kernel is 1 x 1.
+            columns = shape.columns(result, len(source))
+        return beside_results(*copies, columns)
     copies.append(shape.copy(shape.weight))
     gathered = shape.gathered(result)
     if shape.overhanging and not shape.channels_last and not shape.transposed:
-        columns = shape.threads * min(_columns(shape, result, 1), GATHERED)
-        plain = _bytes(result)
-        return [Moment([*copies, columns, plain]), Moment([*copies, plain], results=True)]
+        columns = shape.threads * min(shape.columns(result, 1), GATHERED)
+        return [
+            Moment([*copies, columns, result.nbytes]),
+            *beside_results(*copies, result.nbytes),
+        ]
     if shape.channels_last:
         weights = shape.weights(inputs=shape.groups > 1 or shape.transposed)
-        return [Moment([*copies, weights, gathered], results=True)]
+        return beside_results(*copies, weights, gathered)
     reordered = shape.blocked(result)
     inside = [shape.blocked_source(), shape.weights(), reordered, gathered]
     if shape.plain:
-        inside.append(_columns(shape, result, shape.threads) // shape.groups)
-    beside = [reordered, _bytes(result)] if shape.transposed else [reordered]
-    return [Moment([*copies, *inside]), Moment([*copies, *beside], results=True)]
+        inside.append(shape.columns(result, shape.threads) // shape.groups)
+    beside = [reordered, result.nbytes] if shape.transposed else [reordered]
+    return [Moment([*copies, *inside]), *beside_results(*copies, *beside)]
 
 
 def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Moment]:
     """Temporaries of a convolution's backward pass: gradient of the source, then of the weights."""
     source, weight = shape.source, shape.weight
-    to_source = _bytes(source) if wanted[0] else 0
-    to_weight = _bytes(weight)
+    to_source = source.nbytes if wanted[0] else 0
     copies = [shape.copy(source), shape.copy(gradient)]
     if not shape.onednn:
-        columns = _columns(shape, gradient, source.shape[0])
-        return [Moment([*copies, to_source, to_weight, columns])]
+        columns = shape.columns(gradient, len(source))
+        return [Moment([*copies, to_source, weight.nbytes, columns])]
     if shape.channels_last:
-        copies.append(shape.copy(weight))
-        return _backward_channels_last(shape, gradient, copies, to_source, to_weight)
-    moments: list[Moment] = []
+        first, second = _backward_channels_last(shape, gradient)
+        copies += [shape.copy(weight), to_source]
+        moments = [Moment([*copies, first])] if to_source else []
+        return [*moments, Moment([*copies, second, weight.nbytes, weight.nbytes])]
+    moments = []
     blocked_source, blocked_gradient = shape.blocked_source(), shape.blocked(gradient)
-    reordered = shape.blocked(source)
     if wanted[0]:
+        reordered = shape.blocked(source)
         moments += [
             Moment([*copies, blocked_gradient, shape.weights(), reordered]),
             Moment([*copies, reordered, to_source]),
@@ -194,17 +192,17 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
     inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
     if _by_columns(shape):
         inside = [_column_bytes(shape, gradient)]
-    moments += [
+    return [
+        *moments,
         Moment([*copies, to_source, *inside]),
-        Moment([*copies, to_source, shape.weights(), to_weight]),
+        Moment([*copies, to_source, shape.weights(), weight.nbytes]),
     ]
-    return moments
 
 
-def _backward_channels_last(
-    shape: Shape, gradient: Tensor, copies: Sequence[int], to_source: int, to_weight: int
-) -> list[Moment]:
-    """Measured for depthwise convolutions with kernels of 3, 5 and 7, strides and dilations of 1
+def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
+    """Bytes of the weights, or for im2col, in NHWC: for the source's gradient, and the weights'.
+
+    Measured for depthwise convolutions with kernels of 3, 5 and 7, strides and dilations of 1
     and 2. In NHWC oneDNN has a depthwise kernel for the source's gradient without dilation, and for
     the weights' gradient up to 3 x 3 without dilation; with both stride and dilation above 1
     neither pads. Without AVX-512 the weights' gradient of a dilated convolution, or of one whose
@@ -216,12 +214,7 @@ def _backward_channels_last(
             first = shape.unblocked()
         if shape.dilated or shape.kernel > 9:
             second = shape.unblocked()
-    if _by_columns(shape):
-        second = _column_bytes(shape, gradient)
-    moments = [Moment([*copies, to_source, second, to_weight, to_weight])]
-    if to_source:
-        moments.insert(0, Moment([*copies, to_source, first]))
-    return moments
+    return first, _column_bytes(shape, gradient) if _by_columns(shape) else second
 
 
 def _by_columns(shape: Shape) -> bool:
@@ -238,165 +231,123 @@ def _by_columns(shape: Shape) -> bool:
 def _column_bytes(shape: Shape, gradient: Tensor) -> int:
     """Bytes for im2col (measured): columns of one image, in NHWC its source, and four times the
     weights; a depthwise convolution takes those of one channel per thread."""
-    weights, image = 4 * _bytes(shape.weight), _bytes(shape.source[0])
-    columns = _columns(shape, gradient, 1)
+    weights, image = 4 * shape.weight.nbytes, shape.source[0].nbytes
+    columns = shape.columns(gradient, 1)
     if shape.depthwise:
         return shape.threads * (weights + (columns + image) // shape.inputs)
     return weights + columns + (image if shape.channels_last else 0)
+
+
+def copy_bytes(map: Tensor, layout: torch.memory_format) -> int:
+    """Bytes of a copy in a layout; 0 if the tensor has it."""
+    return 0 if map.is_contiguous(memory_format=layout) else map.nbytes
+
+
+def beside_results(*blocks: int) -> list[Moment]:
+    """Blocks that exist at the same time as the operator's results."""
+    return [Moment(blocks, results=True)]
+
+
+def _convolution(use: Use) -> list[Moment]:
+    return forward(Shape(use.args), use.result)
+
+
+def _convolution_backward(use: Use) -> list[Moment]:
+    return backward(Shape(use.args), use.args["grad_output"], use.args["output_mask"])
 
 
 def _resize(use: Use, bilinear: bool = False) -> list[Moment]:
     """torch's NHWC kernel works on NHWC copies of source and result. It is also used for small NCHW
     results (UpSampleKernel.cpp, _use_vectorized_kernel_cond_2d: height + width <= 128) and, if
     bilinear, for exactly three channels (measured)."""
-    source, result = use.args[0], use.result
+    source, result = use.first, use.result
     channels = source.shape[1]
     suits = (_channels_last(source) and channels > 3) or (bilinear and channels == 3)
-    if not suits and result.shape[-2] + result.shape[-1] > 128:
+    if not suits and sum(result.shape[-2:]) > 128:
         return []
-    inside = [0 if _channels_last(map) else _bytes(map) for map in (source, result)]
-    return [Moment(inside, results=True)]
+    return beside_results(*(copy_bytes(map, torch.channels_last) for map in (source, result)))
 
 
 def _resize_backward(use: Use) -> list[Moment]:
     """Copies of gradient and result in the kernel's layout: NHWC if the gradient has it, else NCHW."""
-    gradient, result = use.args[0], use.result
-    layout = torch.channels_last if _channels_last(gradient) else torch.contiguous_format
-    inside = [
-        0 if map.is_contiguous(memory_format=layout) else _bytes(map) for map in (gradient, result)
-    ]
-    return [Moment(inside, results=True)]
+    layout = _layout_of(use.first)
+    return beside_results(*(copy_bytes(map, layout) for map in (use.first, use.result)))
 
 
 def _shrink(use: Use) -> list[Moment]:
     """uint8 images are resized along rows, then columns; RGB gets a fourth channel first."""
-    source, result = use.args[0], use.result
+    source, result = use.first, use.result
     if source.dtype != torch.uint8:
         return []
     height, width = source.shape[-2:]
     channels = 4 if source.is_contiguous() and source.shape[1] == 3 else source.shape[1]
     rows = channels * height * result.shape[-1]
-    whole = channels * height * width
-    return [Moment([rows, whole, channels * result[0, 0].numel()], results=True)]
+    return beside_results(rows, channels * height * width, channels * result[0, 0].numel())
 
 
 def _batch_norm_backward(use: Use) -> list[Moment]:
     """One more map if gradient and source have the same layout; the other kernel needs none."""
-    gradient, source = use.args[:2]
+    source = use.args["input"]
     alike = any(
-        gradient.is_contiguous(memory_format=layout) and source.is_contiguous(memory_format=layout)
+        all(one.is_contiguous(memory_format=layout) for one in (use.first, source))
         for layout in (torch.contiguous_format, torch.channels_last)
     )
-    return [Moment([_bytes(source)], results=True)] if alike and use.result[0] is not None else []
+    return beside_results(source.nbytes) if alike and use.result[0] is not None else []
 
 
 def _contiguous(use: Use) -> list[Moment]:
     """The source is made contiguous first."""
-    source = use.args[0]
-    return [Moment([0 if source.is_contiguous() else _bytes(source)], results=True)]
+    return beside_results(copy_bytes(use.first, torch.contiguous_format))
 
 
-def _pool(use: Use) -> list[Moment]:
-    """Indices of the maxima, which are discarded."""
-    return [Moment([use.result.numel() * 8], results=True)]
+def pool(use: Use) -> list[Moment]:
+    """Indices of the maxima, of 8 bytes, which are discarded (Pooling.cpp, max_pool2d: the first
+    result of max_pool2d_with_indices)."""
+    return beside_results(use.result.numel() * 8)
 
 
 def _pool_backward(use: Use) -> list[Moment]:
     """Indices and result are copied where their layout differs from the gradient's."""
-    gradient, places, result = use.args[0], use.args[-1], use.result
-    layout = torch.channels_last if _channels_last(gradient) else torch.contiguous_format
-    copied = [one for one in (result, places) if not one.is_contiguous(memory_format=layout)]
-    return [Moment([_bytes(one) for one in copied], results=True)]
+    layout = _layout_of(use.first)
+    copies = (copy_bytes(map, layout) for map in (use.result, use.args["indices"]))
+    return beside_results(*filter(None, copies))
 
 
-def _elementwise_loss(use: Use) -> list[Moment]:
-    """The loss of each element before the mean."""
-    source, reduction = use.args[0], use.args[2] if len(use.args) > 2 else 1
-    return [Moment([_bytes(source)], results=True)] if reduction else []
+def elementwise_loss(use: Use) -> list[Moment]:
+    """The loss of each element before the mean (Loss.cpp, mse_loss_out)."""
+    return beside_results(use.first.nbytes) if use.args["reduction"] else []
 
 
 def _sum(use: Use) -> list[Moment]:
     """Integers are converted to 64 bits first."""
-    source = use.args[0]
+    source = use.first
     widened = not source.is_floating_point() and source.dtype != torch.int64
-    return [Moment([source.numel() * 8 if widened else 0], results=True)]
+    return beside_results(source.numel() * 8 if widened else 0)
 
 
 def _mixed(use: Use) -> list[Moment]:
     """Elementwise operators copy operands that do not have the common type (TensorIterator.cpp,
     promote_inputs_to_common_dtype; only on the CPU)."""
-    tensors = [one for one in use.args if isinstance(one, Tensor) and one.dim()]
+    tensors = [one for one in use.args.values() if isinstance(one, Tensor) and one.dim()]
     if len(tensors) < 2:
         return []
     common = torch.result_type(tensors[0], tensors[1])
     copies = [one.numel() * common.itemsize for one in tensors[:2] if one.dtype != common]
-    return [Moment(copies, results=True)] if copies else []
+    return beside_results(*copies) if copies else []
 
 
-def _masked(use: Use) -> list[Moment]:
-    """A mask becomes 64-bit indices, one per dimension."""
-    masks = [one for one in use.args[1] if one is not None and one.dtype == torch.bool]
-    chosen = use.result.shape[0]
-    return [Moment([8 * mask.dim() * chosen for mask in masks], results=True)]
-
-
-def _conv2d(use: Use) -> list[Moment]:
-    source, weight, bias, stride, padding, dilation, groups = _filled(
-        use, (None, None, None, 1, 0, 1, 1)
-    )
-    shape = Shape(source, weight, bias, stride, padding, dilation, False, [0], groups)
-    return forward(shape, use.result)
-
-
-def _conv_transpose2d(use: Use) -> list[Moment]:
-    source, weight, bias, stride, padding, output_padding, groups, dilation = _filled(
-        use, (None, None, None, 1, 0, 0, 1, 1)
-    )
-    shape = Shape(source, weight, bias, stride, padding, dilation, True, output_padding, groups)
-    return forward(shape, use.result)
-
-
-def _convolution(use: Use) -> list[Moment]:
-    source, weight, bias, *rest = use.args[:9]
-    return forward(Shape(source, weight, bias, *rest), use.result)
-
-
-def _convolution_backward(use: Use) -> list[Moment]:
-    gradient, source, weight, bias_sizes, *rest, wanted = use.args
-    stride, padding, dilation, transposed, output_padding, groups = rest
-    shape = Shape(
-        source,
-        weight,
-        None,
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
-        bias_sizes,
-    )
-    return backward(shape, gradient, wanted)
-
-
-def _filled(use: Use, defaults: Sequence[Any]) -> list[Any]:
-    return [*use.args, *defaults[len(use.args) :]]
-
-
-def _columns(shape: Shape, result: Tensor, images: int) -> int:
-    """Bytes of the unfolded input (im2col)."""
-    if shape.kernel == 1:
-        return 0
-    pixels = result[0, 0].numel()
-    return images * shape.inputs * shape.kernel * pixels * shape.source.element_size()
+def masked(use: Use) -> list[Moment]:
+    """A mask becomes 64-bit indices, one per dimension (IndexingUtils.h, expandTensors)."""
+    masks = [one for one in use.args["indices"] if one is not None and one.dtype == torch.bool]
+    return beside_results(*(8 * mask.dim() * len(use.result) for mask in masks))
 
 
 def _channels_last(map: Tensor) -> bool:
     return map.is_contiguous(memory_format=torch.channels_last)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _layout_of(map: Tensor) -> torch.memory_format:
+    return torch.channels_last if _channels_last(map) else torch.contiguous_format
 
 
 def _all(value: int | Sequence[int], dimensions: int) -> list[int]:
@@ -405,31 +356,24 @@ def _all(value: int | Sequence[int], dimensions: int) -> list[int]:
     return values * dimensions if len(values) == 1 else values
 
 
-_RULES: dict[str, Rule] = {
-    "aten::conv2d": _conv2d,
-    "aten::convolution": _convolution,
-    "aten::conv_transpose2d": _conv_transpose2d,
-    "aten::convolution_backward": _convolution_backward,
-    "aten::upsample_nearest2d": _resize,
-    "aten::_upsample_nearest_exact2d": _resize,
-    "aten::upsample_bilinear2d": partial(_resize, bilinear=True),
-    "aten::upsample_nearest2d_backward": _resize_backward,
-    "aten::_upsample_nearest_exact2d_backward": _resize_backward,
-    "aten::upsample_bilinear2d_backward": _resize_backward,
-    "aten::_upsample_bilinear2d_aa": _shrink,
-    "aten::native_batch_norm_backward": _batch_norm_backward,
-    "aten::_log_softmax": _contiguous,
-    "aten::log_softmax": _contiguous,
-    "aten::_softmax": _contiguous,
-    "aten::softmax": _contiguous,
-    "aten::max_pool2d": _pool,
-    "aten::max_pool2d_with_indices_backward": _pool_backward,
-    "aten::mse_loss": _elementwise_loss,
-    "aten::sum": _sum,
-    "aten::add": _mixed,
-    "aten::sub": _mixed,
-    "aten::mul": _mixed,
-    "aten::div": _mixed,
-    "aten::index": _masked,
+CPU: Rules = {
+    f"aten::{operator}": rule
+    for operators, rule in (
+        ("conv2d convolution conv_transpose2d", _convolution),
+        ("convolution_backward", _convolution_backward),
+        ("upsample_nearest2d _upsample_nearest_exact2d", _resize),
+        ("upsample_bilinear2d", partial(_resize, bilinear=True)),
+        ("upsample_nearest2d_backward _upsample_nearest_exact2d_backward", _resize_backward),
+        ("upsample_bilinear2d_backward", _resize_backward),
+        ("_upsample_bilinear2d_aa", _shrink),
+        ("native_batch_norm_backward", _batch_norm_backward),
+        ("_log_softmax log_softmax _softmax softmax", _contiguous),
+        ("max_pool2d", pool),
+        ("max_pool2d_with_indices_backward", _pool_backward),
+        ("mse_loss", elementwise_loss),
+        ("sum", _sum),
+        ("add sub mul div", _mixed),
+        ("index", masked),
+    )
+    for operator in operators.split()
 }
-CPU: Rules = _RULES

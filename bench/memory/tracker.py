@@ -47,9 +47,14 @@ class Moment(NamedTuple):
 class Use(NamedTuple):
     """One call of an operator, as a rule gets it. A rule reads sizes and layouts, never values."""
 
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    args: Mapping[str, Any]
+    """By name, in the order of the operator's schema, defaults included."""
     result: Any
+
+    @property
+    def first(self) -> Any:
+        """The first argument, whose name differs between the variants of an operator."""
+        return next(iter(self.args.values()))
 
 
 Rule = Callable[[Use], list[Moment]]
@@ -264,10 +269,13 @@ class Tracker(TorchDispatchMode):
     def _inside(
         self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
     ) -> list[Moment]:
-        if not made:
+        schema = func._schema
+        rule = self._rules.get(self._device(made[0]), {}).get(schema.name) if made else None
+        if rule is None:
             return []
-        rule = self._rules.get(self._device(made[0]), {}).get(func._schema.name)
-        found = rule(Use(args, kwargs, result)) if rule else []
+        named = {one.name: one.default_value for one in schema.arguments}
+        named |= zip(named, args, strict=False)
+        found = rule(Use(named | kwargs, result))
         return [moment for moment in found if moment.variant in self._variants]
 
     def _device(self, tensor: Tensor) -> str:
