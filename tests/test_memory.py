@@ -33,7 +33,7 @@ def test_booking_by_hand() -> None:
     tracker = tracked(work)
     assert tracker.peak["cpu"] == 3 * MIB
     assert tracker.now["cpu"] == 0
-    assert tracker.at["cpu"] == "aten.cat.default"
+    assert tracker.peak_of("cpu").operator == "aten.cat.default"
 
 
 def test_views_and_in_place_results_count_once() -> None:

@@ -6,9 +6,10 @@ Temporary memory inside an operator is not dispatched: a table of rules adds it 
 `rules_cuda`)."""
 
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -122,8 +123,6 @@ class Tracker(TorchDispatchMode):
         """Bytes alive, by device type."""
         self.peak: dict[str, int] = defaultdict(int)
         """Most bytes alive at once, by device type."""
-        self.at: dict[str, str] = {}
-        """The operator at each peak."""
         self.events: list[Event] = []
         self.flops = 0
         """Of convolutions and matrix products, a multiplication and an addition counting as two."""
@@ -173,34 +172,26 @@ class Tracker(TorchDispatchMode):
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:
             if not moment.results:
-                self._pass(moment, self._place(moment, made[0]), operator, module)
+                self._pass(moment, made[0], operator, module)
         for leaf in made:
             self._track(leaf, operator, module, self.category)
         for moment in moments:
             if moment.results:
-                self._pass(moment, self._place(moment, made[0]), operator, module)
+                self._pass(moment, made[0], operator, module)
         return result
 
     def peak_of(self, device: str) -> Peak:
         """The peak on a device type, by category."""
-        now: dict[str, int] = defaultdict(int)
-        total = most = 0
-        found = Peak(0, {}, "", "")
-        # Two passes over the events: copying the sums at every new maximum would take longer.
-        at = -1
-        for number, event in enumerate(self.events):
-            if event.device == device:
-                total += event.bytes
-                if total > most:
-                    most, at = total, number
-        for event in self.events[: at + 1]:
-            if event.device == device:
-                now[self._categories[event.block]] += event.bytes
-        if at >= 0:
-            last = self.events[at]
-            by_category = {name: size for name, size in now.items() if size}
-            found = Peak(most, by_category, last.operator, last.module)
-        return found
+        events, categories = self.timeline(device)
+        totals = list(accumulate(event.bytes for event in events))
+        if not (most := max(totals, default=0)):
+            return Peak(0, {}, "", "")
+        at = totals.index(most)
+        now: Counter[str] = Counter()
+        for event, category in zip(events[: at + 1], categories, strict=False):
+            now[category] += event.bytes
+        by_category = {name: size for name, size in now.items() if size}
+        return Peak(most, by_category, events[at].operator, events[at].module)
 
     def timeline(self, device: str) -> tuple[list[Event], list[Category]]:
         """Events on a device type in order, and the category of each one's block."""
@@ -261,10 +252,7 @@ class Tracker(TorchDispatchMode):
                     size, device, operator, module, script.categories[block]
                 )
         for block, tensor in storages.items():
-            storage = tensor.untyped_storage()
-            self._seen[storage] = numbers[block]
-            device, size = self._device(tensor), storage.nbytes()
-            weakref.finalize(storage, self._free, numbers[block], device, size).atexit = False
+            self._follow(tensor, numbers[block])
 
     def _inside(
         self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
@@ -281,23 +269,25 @@ class Tracker(TorchDispatchMode):
     def _device(self, tensor: Tensor) -> str:
         return self._stands_for.get(tensor.device.type, tensor.device.type)
 
-    def _place(self, moment: Moment, made: Tensor) -> str:
-        return f"{self._device(made)} {moment.variant}".strip()
-
-    def _pass(self, moment: Moment, device: str, operator: str, module: str) -> None:
-        """Allocate and free the blocks of a moment."""
+    def _pass(self, moment: Moment, made: Tensor, operator: str, module: str) -> None:
+        """Allocate and free the blocks of a moment, on the device of a result."""
+        device = f"{self._device(made)} {moment.variant}".strip()
         blocks = [(self._take(size, device, operator, module), size) for size in moment.blocks]
         for block, size in blocks:
             self._free(block, device, size)
 
     def _track(self, tensor: Tensor, operator: str, module: str, category: Category) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._seen:
-            return
-        device, size = self._device(tensor), storage.nbytes()
-        block = self._take(size, device, operator, module, category)
+        if storage not in self._seen:
+            device, size = self._device(tensor), storage.nbytes()
+            self._follow(tensor, self._take(size, device, operator, module, category))
+
+    def _follow(self, tensor: Tensor, block: int) -> None:
+        """Free a block as soon as its tensor's storage is freed."""
+        storage = tensor.untyped_storage()
         self._seen[storage] = block
-        weakref.finalize(storage, self._free, block, device, size).atexit = False
+        free = weakref.finalize(storage, self._free, block, self._device(tensor), storage.nbytes())
+        free.atexit = False
 
     def _take(
         self,
@@ -311,8 +301,7 @@ class Tracker(TorchDispatchMode):
         self._categories.append(category)
         self.events.append(Event(block, size, device, operator, module))
         self.now[device] += size
-        if self.now[device] > self.peak[device]:
-            self.peak[device], self.at[device] = self.now[device], operator
+        self.peak[device] = max(self.peak[device], self.now[device])
         return block
 
     def _free(self, block: int, device: str, size: int) -> None:
