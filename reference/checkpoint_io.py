@@ -23,7 +23,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +44,14 @@ State = Mapping[str, Tensor]
 Shapes = dict[str, torch.Size]
 PREFIX = "module."
 PREFIXES = (PREFIX, "model.")
-GLNET_FILES = ("GLOBAL.pth", "G2L.pth", "L2G.pth")
-GLNET_SOURCES = (  # the parts that each file is the source of
-    ("global_branch",),
-    ("local_branch", "aggregation"),
-    ("global_borrowing", "aggregation_borrowing"),
-)
-NOTHING = torch.empty(0)
+GLNET_FILES = {  # file -> the parts that it is the source of
+    "GLOBAL.pth": ("global_branch",),
+    "G2L.pth": ("local_branch", "aggregation"),
+    "L2G.pth": ("global_borrowing", "aggregation_borrowing"),
+}
+COUNTER = "num_batches_tracked"
+SHOWN = 5
+"""So many keys of a kind are named in a refusal."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -79,11 +80,12 @@ def read(path: Path) -> dict[str, Tensor]:
     return _clean(content)
 
 
-def write(path: Path, state: State) -> None:
+def write(path: Path, state: State) -> Path:
     """Save a state dict; an interrupted write leaves no file."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_bytes(path, buffer.getvalue())
+    return path
 
 
 def shapes_of(package: str, classes: int, **settings: Any) -> Shapes:
@@ -100,28 +102,49 @@ def _clean(state: State) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _part(shapes: Shapes, prefix: str) -> Shapes:
-    return {key: shape for key, shape in shapes.items() if key.startswith(prefix)}
+def difference(state: State, shapes: Shapes) -> dict[str, list[str]]:
+    """The keys of a state dict that are missing, extra, or of another shape than they should be."""
+    return {
+        "missing": sorted(shapes.keys() - state.keys()),
+        "extra": sorted(state.keys() - shapes.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(shapes[key])}"
+            for key in shapes.keys() & state.keys()
+            if state[key].shape != shapes[key]
+        ),
+    }
 
 
 def _take(
-    state: State, shapes: Shapes, official: Callable[[str], str], refusal: str
+    state: State, shapes: Shapes, official: Callable[[str], str], refusal: str, spare: bool = False
 ) -> dict[str, Tensor]:
-    """What is ours of a state dict, by our keys; it has to have all of it and nothing else.
+    """What is ours of a state dict, by our keys; it has to have all of it.
 
     Args:
-        refusal: what its owner is told, before the number of wrong keys and the first.
+        refusal: what its owner is told, before the keys that are wrong.
+        spare: it may have other keys as well.
     """
     names = {key: official(key) for key in shapes}
-    wrong = sorted(state.keys() ^ set(names.values())) or [
-        theirs for ours, theirs in names.items() if state[theirs].shape != shapes[ours]
+    wrong = difference(state, {names[key]: shape for key, shape in shapes.items()})
+    if spare:
+        del wrong["extra"]
+    lists = [
+        f"{kind}: {', '.join(keys[:SHOWN])}"
+        + f" and {len(keys) - SHOWN} more" * (len(keys) > SHOWN)
+        for kind, keys in wrong.items()
+        if keys
     ]
-    if wrong:
+    if lists:
         raise UserError(
-            f"{refusal}: {len(wrong)} keys are missing, extra or of another shape, first "
-            f"{wrong[0]}."
+            f"{refusal}: {sum(map(len, wrong.values()))} keys are missing, extra or of another "
+            f"shape ({'; '.join(lists)})."
         )
     return {ours: state[theirs] for ours, theirs in names.items()}
+
+
+def _classes(state: State, bias: str) -> int:
+    """As many as the last layer's bias has; 1 where it is missing, which `_take` finds later."""
+    return state[bias].numel() if bias in state else 1
 
 
 # --- ISDNet, MagNet, FCtL ---------------------------------------------------------------------
@@ -131,11 +154,11 @@ def from_isdnet(state: State, name: str = "the checkpoint") -> dict[str, Tensor]
     """A state dict of ours from the released one; depth and classes are read off it.
 
     Raises:
-        UserError: says how many keys are missing, extra or of another shape.
+        UserError: says which keys are missing, extra or of another shape.
     """
     state = {k: v for k, v in _clean(state).items() if not k.startswith(ISDNET_ALIASES)}
-    classes = len(state.get("refine_head.conv_seg.conv_out.bias", NOTHING))
     depth = 50 if "backbone.layer1.0.conv3.weight" in state else 18
+    classes = _classes(state, "refine_head.conv_seg.conv_out.bias")
     shapes = shapes_of("baselines.isdnet", classes, depth=depth)
     return _take(state, shapes, isdnet_key, f"{name} is no ISDNet of the released code")
 
@@ -149,26 +172,21 @@ def from_magnet(
         refinements: one, or one for each later scale.
 
     Raises:
-        UserError: says of which part how many keys are missing, extra or of another shape.
+        UserError: says of which part which keys are missing, extra or of another shape.
     """
-    states = {"backbone.": _clean(backbone)}
-    states |= {f"refine.{number}.": _clean(one) for number, one in enumerate(refinements)}
+    states = {"backbone": _clean(backbone)}
+    states |= {f"refine.{number}": _clean(one) for number, one in enumerate(refinements)}
     shapes = shapes_of(
         "baselines.magnet",
-        len(states["backbone."].get("classify.bias", NOTHING)),
+        _classes(states["backbone"], "classify.bias"),
         scales=(1.0,) * (len(refinements) + 1),
         refinements=max(len(refinements), 1),
     )
     found: dict[str, Tensor] = {}
     for part, state in states.items():
-
-        def official(key: str, part: str = part) -> str:
-            key = key.removeprefix(part)
-            return magnet_key(key) if part == "backbone." else key
-
-        what = part.rstrip(".").replace(".", " ")
-        refusal = f"{name} is no MagNet of the released code ({what})"
-        found |= _take(state, _part(shapes, part), official, refusal)
+        own = {key: shape for key, shape in shapes.items() if key.startswith(f"{part}.")}
+        refusal = f"{name} is no MagNet of the released code ({part.replace('.', ' ')})"
+        found |= _take(state, own, magnet_key, refusal)
     return found
 
 
@@ -180,27 +198,23 @@ def from_fctl(states: Mapping[str, State], variant: str = "inria") -> dict[str, 
         states: of the phases that there are; `all` needs `medium` and `large` beside it.
 
     Raises:
-        UserError: names the first key that is missing or of another shape.
+        UserError: says of which phase which keys are missing or of another shape.
     """
-    clean = {phase: _clean(state) for phase, state in states.items()}
-    lacking = {"medium", "large"} - clean.keys() if "all" in clean else set()
-    if lacking or clean.keys() - set(PHASES) or not clean:
+    phases = tuple(phase for phase in PHASES if phase in states)
+    lacking = {"medium", "large"} - states.keys() if "all" in states else set()
+    if lacking or len(phases) < len(states) or not states:
         raise UserError(
             "FCtL's checkpoint of the phase `all` needs those of `medium` and `large` beside it; "
-            f"given are {', '.join(sorted(clean)) or 'none'}."
+            f"given are {', '.join(sorted(states)) or 'none'}."
         )
-    phases = tuple(phase for phase in PHASES if phase in clean)
-    classes = len(clean[phases[0]].get("output.6.bias", NOTHING))
+    classes = _classes(_clean(states[phases[0]]), "output.6.bias")
     shapes = shapes_of("baselines.fctl", classes, variant=variant, phases=phases)
-    found = {}
-    for key, shape in shapes.items():
-        phase, name = fctl_source(key, variant)
-        if clean[phase].get(name, NOTHING).shape != shape:
-            raise UserError(
-                f"The checkpoint of the phase `{phase}` is not FCtL's ({variant}): {name} is "
-                "missing or has another shape."
-            )
-        found[key] = clean[phase][name]
+    sources = {key: fctl_source(key, variant) for key in shapes}
+    found: dict[str, Tensor] = {}
+    for phase, state in states.items():
+        own = {key: shape for key, shape in shapes.items() if sources[key].phase == phase}
+        refusal = f"The checkpoint of the phase `{phase}` is not FCtL's ({variant})"
+        found |= _take(_clean(state), own, lambda key: sources[key].key, refusal, spare=True)
     return found
 
 
@@ -210,10 +224,12 @@ def from_fctl(states: Mapping[str, State], variant: str = "inria") -> dict[str, 
 def from_glnet(
     states: Sequence[State],
     shapes_for: Callable[[int], Shapes] = lambda classes: shapes_of("glnet", classes),
-    names: Sequence[str] = GLNET_FILES,
+    names: Sequence[str] = tuple(GLNET_FILES),
     serve: str | None = None,
 ) -> dict[str, Tensor]:
     """One state dict of ours from the three released ones (GLOBAL, G2L, L2G).
+
+    Counters of batch norm may be missing: torch 0.4 did not have them.
 
     Args:
         shapes_for: number of classes -> keys and shapes of our network.
@@ -225,73 +241,35 @@ def from_glnet(
         UserError: lists missing, extra and wrongly shaped keys; or says which file's copy of a part
             that no later phase trains is not the one that an earlier file has.
     """
-    bias = states[0].get("ensemble_conv.bias", torch.empty(0, 0))
-    if bias.dim() != 1:
-        missing = "missing: ensemble_conv.bias"
-        raise UserError(f"{names[0]} is not an official GLNet checkpoint: {missing}.")
-    shapes = shapes_for(len(bias))
-    for state, name in zip(states, names, strict=True):
-        lists = [
-            f"{kind.replace('_', ' ')}: {', '.join(keys)}"
-            for kind, keys in difference(state, shapes)._asdict().items()
-            if keys
-        ]
-        if lists:
-            raise UserError(f"{name} is not an official GLNet checkpoint: {'; '.join(lists)}.")
-    source = {part: i for i, parts in enumerate(GLNET_SOURCES) for part in parts}
+    shapes = shapes_for(_classes(states[0], "ensemble_conv.bias"))
+    zero = torch.zeros((), dtype=torch.long)
+    counters = {glnet_key(key): zero for key in shapes if key.endswith(COUNTER)}
+    files = [
+        _take(counters | dict(state), shapes, glnet_key, f"{name} is no official GLNet checkpoint")
+        for state, name in zip(states, names, strict=True)
+    ]
+    source = {part: i for i, parts in enumerate(GLNET_FILES.values()) for part in parts}
     if serve is None:
-        _check_frozen(states, shapes, names)
+        _check_frozen(files, names)
     else:
         source |= {"global-to-local": {"global_branch": 1}, "collaborative": {"local_branch": 2}}[
             serve
         ]
-    found = {}
-    for key, shape in shapes.items():
-        state, name = states[source[key.split(".", 1)[0]]], glnet_key(key)
-        found[key] = state[name] if name in state else torch.zeros(shape, dtype=torch.long)
-    return found
+    return {key: files[source[key.split(".", 1)[0]]][key] for key in shapes}
 
 
-class Difference(NamedTuple):
-    """How a state dict does not fit."""
-
-    missing: list[str]
-    extra: list[str]
-    of_another_shape: list[str]
-
-
-def difference(state: State, shapes: Shapes) -> Difference:
-    """Official keys of `state` against those that a GLNet of ours with `shapes` stands for.
-
-    Counters of batch norm may be missing: torch 0.4 did not have them.
-    """
-    expected = {glnet_key(key): shape for key, shape in shapes.items()}
-    missing = sorted(expected.keys() - state.keys())
-    return Difference(
-        [key for key in missing if not key.endswith("num_batches_tracked")],
-        sorted(state.keys() - expected.keys()),
-        sorted(
-            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key])}"
-            for key in expected.keys() & state.keys()
-            if state[key].shape != expected[key]
-        ),
-    )
-
-
-def _check_frozen(states: Sequence[State], shapes: Shapes, names: Sequence[str]) -> None:
+def _check_frozen(files: Sequence[State], names: Sequence[str]) -> None:
     """What a phase does not train has to be what an earlier file has, or one checkpoint could not
-    stand for all three."""
+    stand for all three; counters of batch norm, which a file may lack, do not count."""
     for part, first, second in (("global_branch", 0, 1), ("local_branch", 1, 2)):
-        keys = [glnet_key(key) for key in _part(shapes, f"{part}.")]
-        one, other = states[first], states[second]
-        moved = [
-            key for key in keys if key in one and key in other and not one[key].equal(other[key])
-        ]
+        keys = [k for k in files[0] if k.startswith(f"{part}.") and not k.endswith(COUNTER)]
+        moved = [key for key in keys if not files[first][key].equal(files[second][key])]
         if moved:
             raise UserError(
                 f"{names[second]} does not go on from {names[first]}: {len(moved)} of {len(keys)} "
-                f"tensors of the {part.replace('_', ' ')} differ, first {moved[0]}; three files of "
-                "one training are needed, or --serve with the one strategy that shall be run."
+                f"tensors of the {part.replace('_', ' ')} differ, first {glnet_key(moved[0])}; "
+                "three files of one training are needed, or --serve with the one strategy that "
+                "shall be run."
             )
 
 
@@ -304,36 +282,29 @@ def to_glnet(state: State) -> list[dict[str, Tensor]]:
     Raises:
         UserError: the checkpoint lacks a phase, or is no network that the official code has.
     """
-    parts = {key.split(".", 1)[0] for key in state}
-    lacking = {part for parts in GLNET_SOURCES for part in parts} - parts
+    sources = [*GLNET_FILES.values()]
+    lacking = {part for parts in sources for part in parts} - {key.split(".")[0] for key in state}
     if lacking:
         raise UserError(f"The checkpoint has no {', '.join(sorted(lacking))}: train all phases.")
     shapes = shapes_of("glnet", len(state["aggregation.conv.bias"]))
-    wrong = sorted(state.keys() ^ shapes.keys()) or sorted(
-        key for key in shapes if shapes[key] != state[key].shape
+    refusal = (
+        "The checkpoint is no network of the official code, which has ResNet-50, fpn_width 256, "
+        "smooth_width 128 and deep sharing"
     )
-    if wrong:
-        raise UserError(
-            f"The checkpoint is no network of the official code ({len(wrong)} keys differ, first "
-            f"{wrong[0]}): that has ResNet-50, fpn_width 256, smooth_width 128 and deep sharing."
-        )
+    own = _take(state, shapes, str, refusal)
     files: list[dict[str, Tensor]] = []
-    for number in range(len(GLNET_FILES)):
+    for number in range(1, len(sources) + 1):
         # A later phase's part is written over an earlier one's, and kept for what comes after it.
-        order = [*GLNET_SOURCES[number + 1 :], *GLNET_SOURCES[: number + 1]]
-        file: dict[str, Tensor] = {}
-        for part in (part for parts in order for part in parts):
-            file |= {PREFIX + glnet_key(key): state[key] for key in _part(shapes, f"{part}.")}
-        files.append(file)
+        order = [part for parts in sources[number:] + sources[:number] for part in parts]
+        keys = sorted(own, key=lambda key: order.index(key.split(".", 1)[0]))
+        files.append({PREFIX + glnet_key(key): own[key] for key in keys})
     return files
 
 
 def export_glnet(checkpoint: Path, folder: Path) -> list[Path]:
     """Write the three files that the official code loads; returns their paths."""
-    paths = [folder / name for name in GLNET_FILES]
-    for path, content in zip(paths, to_glnet(read(checkpoint)), strict=True):
-        write(path, content)
-    return paths
+    contents = zip(GLNET_FILES, to_glnet(read(checkpoint)), strict=True)
+    return [write(folder / name, content) for name, content in contents]
 
 
 # --- commands ---------------------------------------------------------------------------------
@@ -351,8 +322,7 @@ def import_glnet_command(parser: argparse.ArgumentParser) -> None:
 
     def make(given: argparse.Namespace) -> State:
         files = (given.global_pth, given.g2l_pth, given.l2g_pth)
-        states = [read(file) for file in files]
-        return from_glnet(states, names=[str(file) for file in files], serve=given.serve)
+        return from_glnet([*map(read, files)], names=[*map(str, files)], serve=given.serve)
 
     _importing(parser, make)
 
@@ -375,8 +345,8 @@ def import_magnet_command(parser: argparse.ArgumentParser) -> None:
     )
 
     def make(given: argparse.Namespace) -> State:
-        backbone, *refinements = (read(file) for file in (given.backbone, *given.refinements))
-        return from_magnet(backbone, refinements, str(given.backbone))
+        refinements = [*map(read, given.refinements)]
+        return from_magnet(read(given.backbone), refinements, str(given.backbone))
 
     _importing(parser, make)
 
@@ -388,32 +358,27 @@ def import_fctl_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", choices=tuple(FCTL), default="inria")
 
     def make(given: argparse.Namespace) -> State:
-        files: dict[str, Path | None] = {phase: getattr(given, phase) for phase in PHASES}
-        states = {phase: read(file) for phase, file in files.items() if file is not None}
-        return from_fctl(states, given.variant)
+        files = {phase: getattr(given, phase) for phase in PHASES}
+        return from_fctl({phase: read(f) for phase, f in files.items() if f}, given.variant)
 
     _importing(parser, make)
-
-
-def _importing(
-    parser: argparse.ArgumentParser, make: Callable[[argparse.Namespace], State]
-) -> None:
-    parser.add_argument("-o", "--output", metavar="CHECKPOINT", type=Path, required=True)
-
-    def work(given: argparse.Namespace) -> None:
-        write(given.output, make(given))
-        print(given.output)
-
-    parser.set_defaults(work=work)
 
 
 def export_glnet_command(parser: argparse.ArgumentParser) -> None:
     """Write a checkpoint as the three files that the official GLNet code loads."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True)
+    _writing(parser, "FOLDER", lambda given: export_glnet(given.checkpoint, given.output))
 
-    def work(given: argparse.Namespace) -> None:
-        for path in export_glnet(given.checkpoint, given.output):
-            print(path)
 
-    parser.set_defaults(work=work)
+def _importing(
+    parser: argparse.ArgumentParser, make: Callable[[argparse.Namespace], State]
+) -> None:
+    _writing(parser, "CHECKPOINT", lambda given: [write(given.output, make(given))])
+
+
+def _writing(
+    parser: argparse.ArgumentParser, output: str, save: Callable[[argparse.Namespace], list[Path]]
+) -> None:
+    """Ends a command that prints which files it has written."""
+    parser.add_argument("-o", "--output", metavar=output, type=Path, required=True)
+    parser.set_defaults(work=lambda given: print(*save(given), sep="\n"))

@@ -17,30 +17,28 @@ def _next(form: str) -> Callable[[re.Match[str]], str]:
     return lambda match: form.format(*match.groups(), number=int(match["number"]) + 1)
 
 
+_FPN: Rules = (
+    (r"\blateral\.", "latlayer"),
+    (r"\blatlayer0", "toplayer"),
+    (r"\bsmooth([12])\.(?P<number>\d)", _next("smooth{number}_{0}")),
+)
 # The global FPN has both sets of layers; those of the borrowing one are marked by `_ext`, but for
 # `smooth`, which only it has, and `classify`, which both share.
 GLNET: Rules = (
     (r"^aggregation(_borrowing)?\.conv\.", "ensemble_conv."),
     (r"^(global|local)_\w+\.encoder\.", r"resnet_\1."),
-    (r"^(global)_borrowing\.fpn\.lateral\.(\d)", r"fpn_\1.latlayer\2_ext"),
-    (
-        r"^global_borrowing\.fpn\.smooth([12])\.(?P<number>\d)",
-        _next("fpn_global.smooth{number}_{0}_ext"),
-    ),
+    (r"^(global_borrowing\.fpn\.(lateral|smooth[12])\.\d)", r"\1_ext"),
     (r"^(global|local)_\w+\.fpn\.", r"fpn_\1."),
-    (r"\.smooth([12])\.(?P<number>\d)", _next(".smooth{number}_{0}")),
     (r"\.smooth3\.", ".smooth."),
-    (r"\.lateral\.", ".latlayer"),
-    (r"\.latlayer0", ".toplayer"),
+    *_FPN,
 )
 MAGNET: Rules = (
+    (r"^(backbone|refine\.\d+)\.", ""),
     (r"^encoder\.", "resnet_backbone."),
     (r"^fpn\.", ""),
-    (r"^lateral\.", "latlayer"),
-    (r"^latlayer0", "toplayer"),
-    (r"^smooth([12])\.(?P<number>\d)", _next("smooth{number}_{0}")),
+    *_FPN,
 )
-"""Of the backbone; a refinement module has the released names."""
+"""A refinement module has the released names."""
 
 # The released code crosses its auxiliary classifiers: `conv_seg_aux_16` reads the fusion at 1/8.
 # Names stay with names here; which map each reads is the spec's `crossed-classifiers`.
@@ -96,7 +94,8 @@ FCTL: dict[str, Rules] = {
 _FCTL_INNER: Rules = (
     (r"(?<=\.)gain", "gamma"),
     (r"(?<=\.)(query|key|value)", r"conv_\1"),
-    (r"\b(?:into|(out))\.(?P<number>\d)", lambda m: f"{m[1] or 'in'}_{int(m['number']) + 1}"),
+    (r"\binto\.(?P<number>\d)", _next("in_{number}")),
+    (r"\bout\.(?P<number>\d)", _next("out_{number}")),
 )
 
 
@@ -118,7 +117,7 @@ def isdnet_key(key: str) -> str:
 
 
 def magnet_key(key: str) -> str:
-    """Of `baselines.magnet.model.Backbone`."""
+    """Of `baselines.magnet.model.MagNet`, or of one of its two parts."""
     return renamed(key, MAGNET)
 
 

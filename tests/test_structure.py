@@ -32,7 +32,6 @@ LONG = {
     "bench/report/pages.py": "one list of sections a page",
     "bench/tiling.py": "grids and stitching",
     "data/fetch.py": "one downloader",
-    "reference/checkpoint_io.py": "one reader and writer",
 }
 """Files of more than 400 lines, and what keeps each in one piece."""
 MOST_LINES = 400
