@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from bench.errors import UserError
 
@@ -46,14 +47,14 @@ class About:
     """Names by label index."""
     palette: tuple[tuple[int, int, int], ...]
     """RGB by label index, for display."""
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
     """Classes that exist as labels but that no mean counts (DeepGlobe's `unknown`)."""
-    rare: tuple[str, ...]
+    rare: tuple[str, ...] = ()
     """Classes that a second mean leaves out, while their pixels still count against others: too
     rare to learn, or the background of two classes."""
-    splits: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Image ids by split; empty for a source whose images carry their split."""
-    credit: str
+    credit: str = ""
     """Sources and limits, shown beside every result."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
     """Upper bounds of mIoU on test, 0..1, by what limits it; only for synthetic data, where they can
@@ -67,8 +68,7 @@ class About:
     ) -> "About":
         """From (name, colour) of each class; `more`: other fields that are not empty."""
         names, colours = zip(*classes, strict=True)
-        fields = {"ignored": (), "rare": (), "splits": {}, **more}
-        return cls(classes=names, palette=colours, credit=credit, **fields)
+        return cls(names, colours, credit=credit, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +86,8 @@ class Dataset(About):
             )
         return list(self.splits[split])
 
-    def arrays(
-        self, id: str, window: tuple[int, int, int, int] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """One image and its label, or a window of both, in memory.
-
-        Args:
-            window: (top, left, height, width) in px, inside the image; only this part is read from
-                the disk.
+    def arrays(self, id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """One image and its label, in memory.
 
         Returns:
             image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
@@ -101,28 +95,14 @@ class Dataset(About):
         Raises:
             UserError: a file is missing or damaged, or the label does not fit the image or the
                 classes.
-            ValueError: the window leaves the image.
         """
-        image, label = self._arrays(id)
-        if window is not None:
-            top, left, height, width = window
-            inside = top >= 0 and left >= 0 and height > 0 and width > 0
-            if not inside or top + height > label.shape[0] or left + width > label.shape[1]:
-                raise ValueError(f"{window} leaves an image of {label.shape} px")
-            place = np.s_[..., top : top + height, left : left + width]
-            image, label = image[place], label[place]
-        image, label = np.array(image), np.array(label)
+        image, label = map(np.array, self._arrays(id))
         check_values(label, len(self.classes), self._file("labels", id))
         return image, label
 
-    def read(
-        self, id: str, window: tuple[int, int, int, int] | None = None
-    ) -> "tuple[Tensor, Tensor]":
+    def read(self, id: str) -> "tuple[Tensor, Tensor]":
         """As `arrays`, as tensors."""
-        import torch
-
-        image, label = self.arrays(id, window)
-        return torch.from_numpy(image), torch.from_numpy(label)
+        return _tensors(*self.arrays(id))
 
     def mapped(self, id: str) -> "tuple[Tensor, Tensor]":
         """As `read`, but memory-mapped: only pixels that are used are read from the disk, for
@@ -130,10 +110,7 @@ class Dataset(About):
 
         Values are not checked (`prepare` has done that). Writing to the tensors does not change the
         file. The mapping ends with the last tensor that uses it."""
-        import torch
-
-        image, label = self._arrays(id)
-        return torch.from_numpy(image), torch.from_numpy(label)
+        return _tensors(*self._arrays(id))
 
     def _file(self, folder: str, id: str) -> Path:
         return self.root / folder / f"{id}.npy"
@@ -163,6 +140,12 @@ class Dataset(About):
         if array.dtype != np.uint8:
             raise UserError(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
         return array
+
+
+def _tensors(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> "tuple[Tensor, Tensor]":
+    import torch
+
+    return torch.from_numpy(image), torch.from_numpy(label)
 
 
 def check_sizes(image: tuple[int, ...], label: tuple[int, ...], path: Path) -> None:
@@ -199,14 +182,4 @@ def open_folder(folder: Path) -> Dataset:
         raise UserError(
             f"{path} is damaged ({error}): run `dvc repro prepare@{folder.name}`."
         ) from None
-    return Dataset(
-        name=values["name"],
-        root=folder,
-        classes=tuple(values["classes"]),
-        palette=tuple((r, g, b) for r, g, b in values["palette"]),
-        ignored=tuple(values["ignored"]),
-        rare=tuple(values["rare"]),
-        splits={split: tuple(ids) for split, ids in values["splits"].items()},
-        credit=values["credit"],
-        ceilings=values.get("ceilings", {}),  # absent in older prepared data
-    )
+    return TypeAdapter(Dataset).validate_python({**values, "root": folder})

@@ -24,22 +24,6 @@ def tiny(tmp_path: Path) -> Dataset:
     return open_folder(write_dataset(tmp_path))
 
 
-@pytest.mark.parametrize("window", [(0, 0, 70, 90), (3, 5, 20, 30), (69, 89, 1, 1)])
-def test_a_window_is_cut_from_the_whole(tiny: Dataset, window: tuple[int, int, int, int]) -> None:
-    top, left, height, width = window
-    image, label = tiny.read("a")
-    part, part_label = tiny.read("a", window)
-    assert torch.equal(part, image[:, top : top + height, left : left + width])
-    assert torch.equal(part_label, label[top : top + height, left : left + width])
-    assert part.is_contiguous()
-
-
-@pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, 0, 71, 5), (0, 86, 5, 5), (0, 0, 0, 5)])
-def test_a_window_that_leaves_the_image(tiny: Dataset, window: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="leaves an image of"):
-        tiny.read("a", window)
-
-
 def test_what_is_mapped_is_what_is_read_and_the_file_is_safe(tiny: Dataset) -> None:
     for one, other in zip(tiny.read("a"), tiny.mapped("a"), strict=True):
         assert torch.equal(one, other)
@@ -88,7 +72,8 @@ def test_patches_come_twenty_times_as_fast_as_by_decoding(tmp_path: Path) -> Non
             pixels[top : top + PATCH, left : left + PATCH].clone()
 
     def read(top: int, left: int) -> None:
-        dataset.read("0", (top, left, PATCH, PATCH))
+        for pixels in dataset.mapped("0"):
+            pixels[..., top : top + PATCH, left : left + PATCH].clone()
 
     rates = {}
     for name, get, count in (("decode", decode, 4), ("read", read, 100)):
@@ -113,12 +98,11 @@ import psutil
 from data.dataset import open_folder
 dataset = open_folder(Path({str(tmp_path / "data/prepared/big")!r}))
 resident = lambda: psutil.Process().memory_info().rss
-dataset.read("0", (0, 0, 8, 8))
+dataset.mapped("0")[0][:, :8, :8].clone()
 begun, patches, wholes = resident(), [], []
 for i in range(40):
-    dataset.read(str(i % 8), (45 * i, 40 * i, {PATCH}, {PATCH}))
-    image, label = dataset.mapped(str(i % 8))
-    image[:, 45 * i : 45 * i + {PATCH}, :{PATCH}].clone()
+    for pixels in dataset.mapped(str(i % 8)):
+        pixels[..., 45 * i : 45 * i + {PATCH}, 40 * i : 40 * i + {PATCH}].clone()
     patches.append(resident() - begun)
 for i in range(8):
     image, label = dataset.mapped(str(i))
