@@ -3,6 +3,7 @@
 From Kaggle with the user's own token, or from an archive or a folder that the user has put into
 data/raw/NAME: `train/ID_sat.jpg` with `train/ID_mask.png`, or the same in `land-train/`."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -32,19 +33,13 @@ TOLERANCE = 127
 """The challenge's own rule: a channel of a mask is on from 128."""
 COMMIT = "7b7bdee196e368a1f3a32c54b984915f8e397275"
 LISTS = {
-    "train": Published(
-        "train.txt", "f97752260ccd392c81534c46c911c039ee5bcdb4821196c0ba824306b897dcf1", 454
-    ),
-    "val": Published(
-        "crossvali.txt", "c6d42561abdf32c7692393522de5c3fb2e0575aecbb63052e3cf6bc97a48d260", 207
-    ),
-    "test": Published(
-        "test.txt", "d35ae7fb5102c934b9005c81ed3604afa14c357ca796ddb71a8ad6f31e47ae46", 142
-    ),
+    "train": Published(454, "f97752260ccd392c81534c46c911c039ee5bcdb4821196c0ba824306b897dcf1"),
+    "val": Published(207, "c6d42561abdf32c7692393522de5c3fb2e0575aecbb63052e3cf6bc97a48d260"),
+    "test": Published(142, "d35ae7fb5102c934b9005c81ed3604afa14c357ca796ddb71a8ad6f31e47ae46"),
 }
 """The splits of GLNet, as published beside its code at COMMIT."""
-FOLDERS = ("train", "land-train")
-SIDE_PX = 2448
+WANTED = re.compile(r"(.*/)?(land-)?train/[^/]*(_sat\.jpg|_mask\.png)").fullmatch
+"""Members of an archive that are needed: labelled images, not those of the other folders."""
 LARGEST_BYTES = 8 * 2**30
 CREDIT = (
     "DeepGlobe 2018 land cover challenge (arXiv 1805.06561). Split: GLNet's published lists "
@@ -60,7 +55,7 @@ class Settings:
     kaggle: str = "balraj98/deepglobe-land-cover-classification-dataset"
     kaggle_url: str = URL
     lists_url: str = f"https://raw.githubusercontent.com/VITA-Group/GLNet/{COMMIT}"
-    side_px: Annotated[int, Field(ge=1)] = SIDE_PX
+    side_px: Annotated[int, Field(ge=1)] = 2448
     """Images of another size are refused."""
     patience: Patience = Patience(connections=2, block_bytes=64 * 2**20)
     """Every block is a question to Kaggle, which counts them."""
@@ -81,10 +76,10 @@ def download(settings: Settings, raw: Path) -> None:
     fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
     if _folder(raw) is None:
         if archive := archive_in(raw):
-            unpack(archive, raw / "unpacked", _wanted, LARGEST_BYTES)
+            unpack(archive, raw / "unpacked", WANTED, LARGEST_BYTES)
         else:
             fetched = _from_kaggle(settings, raw, workshop)
-            unpack_fetched(fetched, raw / "unpacked", _wanted, LARGEST_BYTES)
+            unpack_fetched(fetched, raw / "unpacked", WANTED, LARGEST_BYTES)
     survey(settings, raw).sound()
 
 
@@ -99,23 +94,17 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
 
 def survey(settings: Settings, raw: Path) -> Survey:
     """The images of the published lists, and which of them are missing."""
-    rule = by_colours([colour for _, colour in CLASSES], tolerance=TOLERANCE)
     divided = published(LISTS, raw, "_sat.jpg")
     folder = _folder(raw)
     if folder is None:
-        raise UserError(f"{raw} holds no {' or '.join(FOLDERS)} folder: run `dvc repro download`.")
+        raise UserError(f"{raw} holds no train or land-train folder: run `dvc repro download`.")
+    rule = by_colours([colour for _, colour in CLASSES], tolerance=TOLERANCE)
     return survey_published(divided, folder, ("{}_sat.jpg", "{}_mask.png"), rule, settings.side_px)
 
 
 def _folder(raw: Path) -> Path | None:
     """The folder of the labelled images, wherever the archive was unpacked."""
-    return find_folder(raw, FOLDERS, lambda folder: any(folder.glob("*_mask.png")))
-
-
-def _wanted(name: str) -> bool:
-    """Members of an archive that are needed: labelled images, not those of the other folders."""
-    folder, _, file = name.rpartition("/")
-    return folder.rpartition("/")[2] in FOLDERS and file.endswith(("_sat.jpg", "_mask.png"))
+    return find_folder(raw, "train/*_mask.png", "land-train/*_mask.png")
 
 
 def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
@@ -126,11 +115,10 @@ def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
             "KAGGLE_KEY or save your account's kaggle.json in ~/.kaggle, or put the data set's zip "
             f"file or its train folder into {raw}."
         )
-    hint = (
-        f"open the page of {settings.kaggle} on Kaggle with your account, accept its terms, and "
-        "check the token"
-    )
     remote = Remote(
-        f"{settings.kaggle_url.rstrip('/')}/{settings.kaggle}", "deepglobe.zip", hint=hint
+        f"{settings.kaggle_url.rstrip('/')}/{settings.kaggle}",
+        "deepglobe.zip",
+        hint=f"open the page of {settings.kaggle} on Kaggle with your account, accept its terms, "
+        "and check the token",
     )
     return fetch(remote, workshop, workshop, settings.patience, auth)

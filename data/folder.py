@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
 from data.dataset import UNLABELLED, About, Pair
-from data.labels import FORMATS, UNKNOWN, Colour, Entry, Rule, Survey, by_colours, by_ids
-from data.splits import NAMES, Splits, own
+from data.labels import FORMATS, UNKNOWN, Colour, Rule, Survey, by_colours, by_ids, survey_by_id
+from data.splits import Splits, own
 
 Number = Annotated[int, Field(ge=0, lt=2**16)]
 _STRICT = ConfigDict(extra="forbid")
@@ -98,25 +98,16 @@ def survey(settings: Settings, raw: Path) -> Survey:
     Raises:
         UserError: a folder is missing or empty, or the settings contradict themselves.
     """
-    rule = _rule(settings)
     problems: list[str] = []
     notes: list[str] = []
     images = _files(raw / "images", settings.image_suffix, problems, notes)
     labels = _files(raw / "labels", settings.label_suffix, problems, notes)
-    for id in sorted(images.keys() - labels.keys()):
-        problems.append(f"{images[id]} has no label in {raw / 'labels'}.")
-    for id in sorted(labels.keys() - images.keys()):
-        problems.append(f"{labels[id]} has no image in {raw / 'images'}.")
-    both = sorted(images.keys() & labels.keys())
+    both = images.keys() & labels.keys()
     divided, wrong = own(settings.splits, both, raw)
-    problems += wrong
-    left_out = len(both) - sum(map(len, divided.values()))
-    if left_out:
+    found = survey_by_id(divided, images, labels, _rule(settings))
+    if left_out := len(both) - len(found.entries):
         notes.append(f"{left_out} images are in no split and are left out.")
-    entries = [
-        Entry(split, id, images[id], labels[id], rule) for split in NAMES for id in divided[split]
-    ]
-    return Survey(entries, problems, tuple(notes))
+    return Survey(found.entries, problems + found.problems + wrong, notes)
 
 
 def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 From Inria's 7z archive in five volumes, or from volumes or an unpacked `AerialImageDataset` that
 the user has put into data/raw/NAME. The 180 tiles without labels are never unpacked."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,9 @@ CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 )
 COMMIT = "6fdb0c02f22efbf267781857c9ee7f7ebc951974"
 LISTS = {
-    "train": Published(
-        "train.txt", "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7", 126
-    ),
-    "val": Published(
-        "crossvali.txt", "38f1c83954dbb227d393f0c116728da64ce0a80f68403ec421b8b777a9ba0847", 27
-    ),
-    "test": Published(
-        "test.txt", "977265ea075a0935838e174a45ef47b09a446a4eaa31da7e08fe7aa29425ea27", 27
-    ),
+    "train": Published(126, "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7"),
+    "val": Published(27, "38f1c83954dbb227d393f0c116728da64ce0a80f68403ec421b8b777a9ba0847"),
+    "test": Published(27, "977265ea075a0935838e174a45ef47b09a446a4eaa31da7e08fe7aa29425ea27"),
 }
 """The splits of FCtL, as published beside its code at COMMIT; GLNet's own are not."""
 VOLUMES = {
@@ -49,7 +44,8 @@ VOLUMES = {
     )
 }
 """SHA-256 by name, as another project's downloads of them had; Inria gives none."""
-SIDE_PX = 5000
+TILES = re.compile(r"(.*/)?train/(images|gt)/[^/]+\.tif").fullmatch
+"""Members of the inner archive that are needed: labelled tiles and their labels."""
 LARGEST_BYTES = 60 * 2**30
 CREDIT = (
     "Inria Aerial Image Labeling (doi:10.1109/IGARSS.2017.8127684). Split: FCtL's published lists "
@@ -66,7 +62,7 @@ class Settings:
 
     url: str = "https://files.inria.fr/aerialimagelabeling"
     lists_url: str = f"https://raw.githubusercontent.com/liqiokkk/FCtL/{COMMIT}/txt_1"
-    side_px: Annotated[int, Field(ge=1)] = SIDE_PX
+    side_px: Annotated[int, Field(ge=1)] = 5000
     """Tiles of another size are refused."""
     patience: Patience = USUAL
 
@@ -115,33 +111,24 @@ def survey(settings: Settings, raw: Path) -> Survey:
     folder = _folder(raw)
     if folder is None:
         raise UserError(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
-    rule, names = by_ids({0: 0, 255: 1}), ("images/{}.tif", "gt/{}.tif")
-    return survey_published(divided, folder, names, rule, settings.side_px)
+    names = ("images/{}.tif", "gt/{}.tif")
+    return survey_published(divided, folder, names, by_ids({0: 0, 255: 1}), settings.side_px)
 
 
 def _folder(raw: Path) -> Path | None:
     """The folder `train` with images/ and gt/, wherever the archive was unpacked."""
-
-    def holds_both(folder: Path) -> bool:
-        return (folder / "images").is_dir() and (folder / "gt").is_dir()
-
-    return find_folder(raw, ("train",), holds_both)
+    return find_folder(raw, "train/gt")
 
 
 def _unpack(archive: Path, raw: Path, workshop: Path) -> None:
     """The 7z holds one zip, which holds the tiles; users may also provide the zip."""
     if archive.suffix.lower() == ".zip":
-        unpack(archive, raw / "unpacked", _is_tile, LARGEST_BYTES)
+        unpack(archive, raw / "unpacked", TILES, LARGEST_BYTES)
         return
     inner = workshop / "inner"
     unpack(archive, inner, lambda name: name.lower().endswith(".zip"), LARGEST_BYTES)
     zips = [path for path in sorted(inner.rglob("*")) if path.is_file()]
     if len(zips) != 1:
         raise UserError(f"{archive} holds {len(zips)} zip files where one is expected.")
-    unpack(zips[0], raw / "unpacked", _is_tile, LARGEST_BYTES)
+    unpack(zips[0], raw / "unpacked", TILES, LARGEST_BYTES)
     shutil.rmtree(inner)
-
-
-def _is_tile(name: str) -> bool:
-    """A labelled tile, or a tile's label."""
-    return name.endswith(".tif") and name.rpartition("/")[0].endswith(("train/images", "train/gt"))

@@ -15,8 +15,8 @@ from pydantic import ConfigDict
 from bench.errors import UserError
 from data.dataset import About, Pair
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
-from data.labels import Entry, Survey, by_ids
-from data.splits import NAMES, drawn
+from data.labels import Survey, by_ids, survey_by_id
+from data.splits import drawn
 from data.unpack import unpack, unpack_fetched
 
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -79,10 +79,7 @@ def download(settings: Settings, raw: Path) -> None:
         if _files(raw, part):
             continue
         archive = raw / f"{part.name}.zip"
-
-        def wanted(name: str, part: Part = part) -> bool:
-            return re.fullmatch(part.pattern, name.rpartition("/")[2]) is not None
-
+        wanted = re.compile(f"(.*/)?{part.pattern}").fullmatch
         if archive.exists():
             unpack(archive, raw / part.name, wanted, LARGEST_BYTES)
             continue
@@ -112,16 +109,11 @@ def survey(settings: Settings, raw: Path) -> Survey:
     if not images or not labels:
         missing = PARTS[0].name if not images else PARTS[1].name
         raise UserError(f"{raw} holds no {missing}: run `dvc repro download`.")
-    problems = [f"{images[id]} has no mask." for id in sorted(images.keys() - labels.keys())]
-    problems += [f"{labels[id]} has no image." for id in sorted(labels.keys() - images.keys())]
-    if len(images) != IMAGES:
-        problems.append(f"{raw} holds {len(images)} images where {IMAGES} are expected.")
-    rule = by_ids({0: 0, 255: 1})
     divided = drawn(images.keys() & labels.keys(), SHARES, settings.seed)
-    entries = [
-        Entry(split, id, images[id], labels[id], rule) for split in NAMES for id in divided[split]
-    ]
-    return Survey(entries, problems)
+    found = survey_by_id(divided, images, labels, by_ids({0: 0, 255: 1}))
+    if len(images) != IMAGES:
+        found.problems.append(f"{raw} holds {len(images)} images where {IMAGES} are expected.")
+    return found
 
 
 def _files(raw: Path, part: Part) -> dict[str, Path]:

@@ -8,7 +8,7 @@ their EXIF tag says, as image viewers do."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +63,7 @@ class Survey:
     entries: list[Entry]
     problems: list[str]
     """Each a sentence; any of them keeps the data set from being prepared."""
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
     """Warnings."""
     square_px: int | None = None
     """Side of all images, in data sets where they are squares of one size."""
@@ -87,6 +87,31 @@ class Survey:
                     ": it is from another or a changed copy."
                 )
             yield pair
+
+
+def survey_by_id(
+    divided: Mapping[str, Iterable[str]],
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    rule: Rule,
+) -> Survey:
+    """The images of each split with their labels, and which have no label or no image.
+
+    Args:
+        divided: ids by split, each of an image and a label.
+        images, labels: files by id.
+    """
+    problems = [
+        f"{files[id]} has no {what} in {next(iter(others.values())).parent}."
+        for files, others, what in ((images, labels, "label"), (labels, images, "image"))
+        for id in sorted(files.keys() - others.keys())
+    ]
+    entries = [
+        Entry(split, id, images[id], labels[id], rule)
+        for split, ids in divided.items()
+        for id in ids
+    ]
+    return Survey(entries, problems)
 
 
 def survey_published(

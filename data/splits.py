@@ -1,7 +1,7 @@
 """Splits of images: from published lists, from user-provided lists, or drawn by a seed."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,8 @@ from bench.files import file_sha256
 from data.fetch import Patience, Remote, fetch
 
 NAMES = ("train", "val", "test")
+PUBLISHED = {"train": "train.txt", "val": "crossvali.txt", "test": "test.txt"}
+"""Files of published lists, as GLNet's authors called theirs."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -33,9 +35,8 @@ class Splits:
 class Published:
     """A published list of images and its checksum."""
 
-    file: str
-    sha256: str
     images: int
+    sha256: str
 
 
 def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
@@ -109,9 +110,10 @@ def fetch_published(
     lists: Mapping[str, Published], url: str, raw: Path, workshop: Path, patience: Patience
 ) -> None:
     """Published lists into `raw`/splits; those that are there and right are left alone."""
-    for one in lists.values():
-        hint = f"put the published list at {raw / 'splits' / one.file}"
-        remote = Remote(f"{url.rstrip('/')}/{one.file}", one.file, None, one.sha256, hint)
+    for split, one in lists.items():
+        file = PUBLISHED[split]
+        hint = f"put the published list at {raw / 'splits' / file}"
+        remote = Remote(f"{url.rstrip('/')}/{file}", file, None, one.sha256, hint)
         fetch(remote, raw / "splits", workshop, patience)
 
 
@@ -123,8 +125,8 @@ def published(lists: Mapping[str, Published], raw: Path, suffix: str) -> dict[st
     """
     divided = {}
     for name, one in lists.items():
-        path = raw / "splits" / one.file
-        lines: Sequence[str] = read_list(path)
+        path = raw / "splits" / PUBLISHED[name]
+        lines = read_list(path)
         if file_sha256(path) != one.sha256 or len(lines) != one.images:
             raise UserError(f"{path} is not the list expected (SHA-256): run `dvc repro download`.")
         divided[name] = [line.removesuffix(suffix) for line in lines]

@@ -41,7 +41,7 @@ DAMAGED = (
     py7zr.exceptions.ArchiveError,
     py7zr.exceptions.PasswordRequired,
 )
-Wanted = Callable[[str], bool]
+Wanted = Callable[[str], object]
 
 
 class Member(NamedTuple):
@@ -71,14 +71,12 @@ def archive_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def find_folder(root: Path, names: Sequence[str], test: Callable[[Path], bool]) -> Path | None:
-    """The first folder of one of these names, at most two levels below `root`, that passes a
-    test."""
+def find_folder(root: Path, *patterns: str) -> Path | None:
+    """The folder of the first path, at most two folders below `root`, that matches a pattern."""
     for above in ("", "*/", "*/*/"):
-        for name in names:
-            for folder in sorted(root.glob(f"{above}{name}")):
-                if test(folder):
-                    return folder
+        for pattern in patterns:
+            for path in sorted(root.glob(above + pattern)):
+                return path.parent
     return None
 
 
