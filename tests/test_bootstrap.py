@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import metrics
-from bench.report import bootstrap
+from bench.report import bootstrap, findings
 from bench.report.bootstrap import Difference, Sample
 
 
@@ -138,8 +138,8 @@ def test_a_record_with_several_seeds_is_as_the_seeds_joined() -> None:
 
 
 def test_what_intervals_cannot_say_is_said() -> None:
-    assert bootstrap.limits([]) == ""
-    few = bootstrap.limits([TWO])
+    assert findings.limits([]) == ""
+    few = findings.limits([TWO])
     assert "2 test scenes" in few
     assert "too short" in few
     assert "one seed" in few
@@ -147,7 +147,7 @@ def test_what_intervals_cannot_say_is_said() -> None:
     enough = replace(
         many, scenes=tuple(map(str, range(16))), matrices=np.repeat(many.matrices, 2, axis=1)
     )
-    said = bootstrap.limits([enough])
+    said = findings.limits([enough])
     assert "as many seeds" in said
     assert "too short" not in said
     assert "one seed" not in said

@@ -51,7 +51,7 @@ def test_the_record_of_both_paths_is_a_table_of_two_lines(
     found = record.read(record.RESULTS / "fast" / "test-machine.json")
     section = collapsed_head_section(found)
     frame = section.rows
-    assert set(section.show.split()) < set(frame.columns)
+    assert set(section.columns) < set(frame.columns)
     assert list(frame.columns[:4]) == ["path", "height_px", "width_px", "threads"]
     assert list(frame.path) == ["plain", "collapsed"]
     plain, collapsed = frame.to_dict("records")

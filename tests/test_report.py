@@ -22,13 +22,12 @@ from bench.config import Suite, read_suite
 from bench.errors import UserError
 from bench.metrics import confusion
 from bench.record import Record
-from bench.report import bootstrap, evaluations, findings, style
+from bench.report import bootstrap, evaluations, findings, memory, style
 from bench.report import runs as all_runs
 from bench.report.__main__ import KEPT, report
 from bench.report.bootstrap import Pairs, Sample
 from bench.report.figures import label_placement, thumbnails
 from bench.report.load_records import load_records, published
-from bench.report.published import predicted_section
 from data.dataset import open_dataset
 
 MIB = 2**20
@@ -400,12 +399,12 @@ def test_the_paper_beside_the_prediction() -> None:
         "half": ("unet", "whole", "UNet / global", 5507 * MIB // 2),
         "alone": ("fpn", "patch", None, 10 * MIB),
     }
-    frame = predicted_section(predicted_record(runs)).rows.set_index("run")
+    frame = memory.predicted_section(predicted_record(runs)).rows.set_index("run")
     assert frame.published_bytes["half"] == 5507 * MIB
     assert frame.ratio["half"] == pytest.approx(0.5)
     assert frame.published_miou["half"] == pytest.approx(0.384)
     assert pd.isna(frame.ratio["alone"])
-    assert predicted_section(None).rows.empty
+    assert memory.predicted_section(None).rows.empty
 
 
 def test_published_numbers_are_those_seen_in_a_source() -> None:

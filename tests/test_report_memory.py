@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.config import read_suite
 from bench.record import Record
-from bench.report import evaluations, findings, memory, published
+from bench.report import evaluations, findings, memory
 from bench.report import runs as all_runs
 from bench.report.bootstrap import Pairs
 from bench.report.figures import charts, curves
@@ -71,7 +71,7 @@ def test_predicted_against_allocated(inputs: Inputs) -> None:
         ["unet-patch", "inference", 35, 30, "cpu", 40, 50, 0.8],
         ["unet", "train", 7, 9, "cpu", 6, 5, 1.2],
     ]
-    assert section.findings(frame) == [
+    assert section.findings == [
         "3 comparisons, median error 20.00 %, at most 20.00 % (unet-patch, inference)."
     ]
 
@@ -197,14 +197,14 @@ def test_what_explains_the_papers_figures_is_reported() -> None:
         "variants": [{"network": "unet", "choice": {"width": 32}, **reported}],
     }
     predicted = recorded("predict", {"published": found})
-    section = published.explained_section(predicted)
+    section = memory.explained_section(predicted)
     frame = section.rows
     assert frame.iloc[0].to_dict() == {k: v for k, v in row.items() if k != "left_out_error"}
-    said = " ".join(section.findings(frame))
+    said = " ".join(section.findings)
     assert "1078 MiB + 1.009 × reserved + 0.000 ×" in said
     assert "Rank correlation of modelled and published 0.75; median error" in said
     assert "unet with width 32 (16.0 %, rank 0.75)" in said
-    nothing = published.explained_section(None)
+    nothing = memory.explained_section(None)
     assert nothing.rows.empty
-    assert nothing.findings(nothing.rows) == []
+    assert not nothing.findings
     assert charts.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"

@@ -8,10 +8,9 @@ import pytest
 
 from bench.config import ModelConfig, RunConfig, Training
 from bench.record import Record
-from bench.report import bootstrap, evaluations, figures
+from bench.report import bootstrap, evaluations, figures, findings
 from bench.report import runs as all_runs
 from bench.report.load_records import Entry
-from bench.report.several_seeds import ceilings, seeds_section, sentences
 
 
 def entry(name: str, strategy: str, seed: int, ceilings: dict[str, float], **spec: Any) -> Entry:
@@ -50,13 +49,13 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group() -> None:
     assert found[1].mean == pytest.approx(0.75)
     half = 4.303 * 0.05 / 3**0.5
     assert found[1].interval == pytest.approx((0.75 - half, 0.75 + half))
-    assert ceilings(ENTRIES) == LIMITS
+    assert all_runs.ceilings(ENTRIES) == LIMITS
     unevaluated = {name: value for name, value in MIOUS.items() if "local" not in name}
     assert [g.name for g in evaluations.groups(ENTRIES, unevaluated)] == ["collaborative", "apart"]
 
 
 def test_what_is_said_is_worked_out() -> None:
-    said = sentences(evaluations.groups(ENTRIES, MIOUS), LIMITS)
+    said = findings.seed_sentences(evaluations.groups(ENTRIES, MIOUS), LIMITS)
     assert said == [
         "collaborative: 75.0 % mIoU, mean of 3 seeds; 40.0 points above local.",
         "collaborative passes the limit of: one patch.",
@@ -64,7 +63,7 @@ def test_what_is_said_is_worked_out() -> None:
         "sharing adds 20.0 points.",
     ]
     worse = {**MIOUS, **{f"collaborative-seed{n}": (0.3,) for n in range(3)}}
-    said = sentences(evaluations.groups(ENTRIES, worse), LIMITS)
+    said = findings.seed_sentences(evaluations.groups(ENTRIES, worse), LIMITS)
     assert said[0].endswith("5.0 points below local.")
     assert "sharing adds nothing. This is a property of the architecture" in said[-1]
 
@@ -77,7 +76,7 @@ def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
     )
     written = {text.get_text() for text in axes.texts}
     assert {"75.0", "55.0", "one patch 42.0", "everything 90.0"} <= written
-    assert len(seeds_section("drawn", found, LIMITS).rows) == 3
+    assert len(all_runs.seeds_section("drawn", found, LIMITS).rows) == 3
 
 
 def test_a_line_with_several_seeds_is_a_group_by_itself() -> None:

@@ -11,10 +11,11 @@ from bench.config import ModelConfig, RunConfig, Training, read_suite
 from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_runs
 from bench.pipeline.predict_uhr_methods import predict
 from bench.record import Record
-from bench.report import bootstrap, uhr_methods
+from bench.report import bootstrap, memory
+from bench.report import published as papers
 from bench.report import runs as all_runs
-from bench.report.load_records import Entry, published
-from bench.report.uhr_methods import KNOWN, memory_section, verdict
+from bench.report.load_records import UHR_ROWS, Entry, published
+from bench.report.memory import verdict
 
 MIB = 2**20
 EASY, HARD = [[9, 1], [1, 9]], [[6, 4], [4, 6]]
@@ -65,7 +66,7 @@ def test_every_method_of_the_suite_is_predicted_and_its_row_is_there() -> None:
         methods = {suite.models[run.model].method for name, run in there.items() if name in own}
         assert methods == {line.method for line in suite.models.values()}
         assert {run.published for run in there.values() if run.published} <= rows
-    assert rows >= set(KNOWN.values())
+    assert rows >= set(UHR_ROWS.values())
 
 
 def test_released_idle_weights_are_a_prediction_of_their_own(
@@ -120,17 +121,17 @@ def test_predicted_memory_meets_the_row_of_its_data_set() -> None:
     }  # fmt: skip
     rows = [{**row, "dataset": "DeepGlobe"}, {**row, "dataset": "Inria Aerial"}]
     rows.append({**rows[1], "method": "pointrend", "published": "PointRend / whole"})
-    found = memory_section(Record("successors", "x", {}, {"rows": rows}, {})).rows
+    found = memory.uhr_section(Record("successors", "x", {}, {"rows": rows}, {})).rows
     assert found.published_bytes[0] == 1948 * MIB
     assert found.published_bytes[1] == 4680 * MIB
     assert pd.isna(found.published_bytes[2])
     assert found.verdict[0] == "within 5%"
-    assert memory_section(None).rows.empty
+    assert memory.uhr_section(None).rows.empty
 
 
 def test_one_line_a_run_with_both_protocols_of_latency() -> None:
     entries = [entry("fpn", "baselines", "whole", [EASY]), GLNET, ISDNET, FCTL]
-    found = uhr_methods.runs_section(entries, all_runs.runs(entries)).rows.set_index("run")
+    found = papers.uhr_section(entries, all_runs.runs(entries)).rows.set_index("run")
     assert list(found.index) == ["glnet", "fctl", "isdnet"], "best first, plain rivals left out"
     assert found.miou["glnet"] == pytest.approx(9 / 11)
     assert found.low["fctl"] < found.miou["fctl"] < found.high["fctl"]
@@ -146,16 +147,17 @@ def test_one_line_a_run_with_both_protocols_of_latency() -> None:
 
 def test_a_ranking_survives_is_reversed_or_cannot_be_decided() -> None:
     # Published: FCtL 73.5, ISDNet 73.3, GLNet 71.6. Here GLNet is best everywhere, ISDNet worst.
-    found = uhr_methods.ranking_section([GLNET, RELEASED, ISDNET, FCTL]).rows
+    section = papers.ranking_section([GLNET, RELEASED, ISDNET, FCTL])
+    found = section.rows
     verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
     assert verdicts == {
         ("ISDNet", "GLNet G<->L"): "is reversed",
         ("FCtL", "GLNet G<->L"): "is reversed",
         ("FCtL", "ISDNet"): "survives",
     }
-    same = uhr_methods.ranking_section([GLNET, entry("i", "isdnet", "whole", [EASY] * 12)]).rows
+    same = papers.ranking_section([GLNET, entry("i", "isdnet", "whole", [EASY] * 12)]).rows
     assert list(same.verdict) == ["cannot be decided"]
-    said = uhr_methods.ranking_sentences(found)
+    said = section.findings
     assert said[0] == (
         "Of 3 published rankings of two methods, on tiny 1 survive, 2 are reversed, and 0 cannot be "
         "decided on these scenes."
@@ -165,14 +167,15 @@ def test_a_ranking_survives_is_reversed_or_cannot_be_decided() -> None:
 
 def test_a_run_below_the_baseline_is_left_out_of_rankings() -> None:
     baseline = entry("colour", "colour", "whole", [HARD] * 12)
-    found = uhr_methods.ranking_section([baseline, GLNET, ISDNET, FCTL]).rows
+    section = papers.ranking_section([baseline, GLNET, ISDNET, FCTL])
+    found = section.rows
     verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
     assert verdicts == {
-        ("ISDNet", "GLNet G<->L"): uhr_methods.UNTRAINED,
+        ("ISDNet", "GLNet G<->L"): papers.UNTRAINED,
         ("FCtL", "GLNet G<->L"): "is reversed",
-        ("FCtL", "ISDNet"): uhr_methods.UNTRAINED,
+        ("FCtL", "ISDNet"): papers.UNTRAINED,
     }
-    said = uhr_methods.ranking_sentences(found)
+    said = section.findings
     assert said[1].startswith("2 are left out")
 
 
@@ -180,30 +183,29 @@ def test_one_class_everywhere_is_below_the_baseline() -> None:
     same = entry("i", "isdnet", "whole", [[[10, 0], [10, 0]]] * 12)
     assert bootstrap.one_answer(bootstrap.of_entry(same)) == pytest.approx(0.25)
     assert bootstrap.one_answer(bootstrap.of_entry(GLNET)) == pytest.approx(0.25)
-    found = uhr_methods.ranking_section([GLNET, same, FCTL]).rows
+    found = papers.ranking_section([GLNET, same, FCTL]).rows
     verdicts = {(row.better, row.worse): row.verdict for row in found.itertuples()}
-    assert (
-        verdicts[("ISDNet", "GLNet G<->L")] == verdicts[("FCtL", "ISDNet")] == uhr_methods.UNTRAINED
-    )
+    assert verdicts[("ISDNet", "GLNet G<->L")] == verdicts[("FCtL", "ISDNet")] == papers.UNTRAINED
     assert verdicts[("FCtL", "GLNet G<->L")] == "is reversed"
 
 
 def test_released_and_corrected_are_compared_where_they_differ_in_nothing_else() -> None:
-    found = uhr_methods.released_section([GLNET, ISDNET, RELEASED, FCTL]).rows
+    entries = [GLNET, ISDNET, RELEASED, FCTL]
+    section = papers.released_section(entries, all_runs.runs(entries))
+    found = section.rows
     (row,) = found.to_dict("records")
     assert (row["corrected"], row["released"]) == ("isdnet", "isdnet-r")
     assert row["points"] == pytest.approx(100 * (9 / 11 - 6 / 14))
     assert row["verdict"] == "better"
     assert (row["memory_ratio"], row["latency_ratio"]) == (2, 3)
-    said = uhr_methods.released_sentences(found)
-    assert said == [
+    assert section.findings == [
         "isdnet-r against isdnet: +39.0 points of mIoU (better), 2.00 times the memory, "
         "3.00 times the time."
     ]
 
 
 def test_what_is_not_run_again_says_what_is_missing_and_no_more_is_left() -> None:
-    found = uhr_methods.unspecified_section().rows
+    found = papers.unspecified_section().rows
     numbers = published()
     own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
     assert set(found.method) == set(own.method)

@@ -12,10 +12,9 @@ from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import figures
 from bench.report.load_records import Inputs, load_records
-from bench.report.overview import write_overview
-from bench.report.pages import Content, collect, drawings, pages
+from bench.report.pages import Content, collect, drawings, pages, summary
 from bench.report.runs import run_metrics
-from bench.report.site import Site, write_assets, write_page
+from bench.report.site import Site, write_assets, write_overview, write_page
 
 REPORT, SITE = Path("report"), Path("site")
 KEPT = {
@@ -68,7 +67,7 @@ def _write_pages(site: Site, content: Content) -> None:
             )
     for page in pages(content, scenes):
         write_page(site, page, content.target)
-    write_overview(site.folder, content)
+    write_overview(site, summary(content))
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ twice is hard for both. Of a model with several seeds a draw takes as many seeds
 and averages over them; two runs of the same trained networks meet the same draws of seeds, others
 independent ones.
 
-The interval holds the middle 95 % of 10,000 draws. What it does not cover: `limits`.
+The interval holds the middle 95 % of 10,000 draws. What it does not cover: `findings.limits`.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -30,7 +30,7 @@ LEVEL = 0.95
 """Share of the draws that lie inside an interval."""
 SEED = 0
 FEW_SCENES = 10
-"""With fewer an interval is too short, which `limits` says."""
+"""With fewer an interval is too short, which `findings.limits` says."""
 Shares = NDArray[np.float64]
 """0..1, or NaN where nothing counts."""
 Definition = Mapping[str, Any]
@@ -234,27 +234,6 @@ def differences(
     ]
 
 
-def limits(samples: Collection[Sample]) -> str:
-    """What the intervals of these runs mean, and what they do not cover; empty without a run."""
-    if not samples:
-        return ""
-    scenes = sorted({len(one.scenes) for one in samples})
-    seeds = sorted({len(one.matrices) for one in samples})
-    said = (
-        f"Intervals hold the middle {100 * LEVEL:.0f} % of {DRAWS:,} draws of "
-        f"{_range(scenes, 'test scene')} with replacement, the same draws for every run"
-    )
-    said += ", and of as many seeds where a model has several. " if seeds[-1] > 1 else ". "
-    if scenes[0] < FEW_SCENES:
-        said += (
-            f"They do not cover unlike scenes, and with {scenes[0]} scenes they are too short: "
-            "they miss the true mean more often than once in twenty (docs/statistics.md). "
-        )
-    if seeds[0] == 1:
-        said += "With one seed a model says nothing of the variation between trainings. "
-    return said + "Among many pairs, one in twenty without a difference shows one by chance."
-
-
 def _mious(one: Sample, matrices: metrics.Matrix, definition: Definition | None) -> Shares:
     return metrics.mious(matrices, one.classes, one.ignored, **(definition or {}))
 
@@ -296,8 +275,3 @@ def _middle(draws: Shares) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _range(numbers: Sequence[int], what: str) -> str:
-    words = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"{words} {what}{'' if numbers == [1] else 's'}"

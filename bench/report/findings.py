@@ -1,8 +1,8 @@
 """What the numbers say, in sentences that are worked out from them; a negative result is said as
-plainly as a positive one."""
+plainly as a positive one. The sentences themselves are in sections.yaml."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,31 +10,23 @@ import pandas as pd
 
 from bench import metrics
 from bench.record import Record
-from bench.report import bootstrap, style
-from bench.report.bootstrap import Difference, Pairs
-from bench.report.evaluations import GATE, baseline_miou, front, matrix, stated
+from bench.report import bootstrap, section
+from bench.report.bootstrap import Pairs, Sample
+from bench.report.evaluations import (
+    GATE,
+    ONE_VIEW,
+    Group,
+    baseline_miou,
+    front,
+    matrix,
+    stated,
+)
 from bench.report.load_records import BASELINE, Entry
-from bench.report.section import Finding, percent_points, spaced
+from bench.report.section import Finding, descriptions, sentences
+from bench.report.style import percent, size, spaced
 
-NAMED = 5
-"""Runs that a sentence names; the table of pairs has them all."""
-_FACTS = {
-    "commit": "commit",
-    "dirty": "uncommitted changes",
-    "machine": "machine",
-    "system": "system",
-    "processor": "processor",
-    "cores": "cores",
-    "device": "device",
-    "device_name": "GPU",
-    "driver": "driver",
-    "cuda": "CUDA",
-    "cudnn": "cuDNN",
-    "threads": "torch threads",
-    "seed": "seed",
-    "python": "Python",
-    "data_sha256": "prepared data, SHA-256",
-}
+CHANCE = 0.02
+"""mIoU by which two trainings of one model may well differ."""
 
 
 def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
@@ -42,52 +34,122 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
     the interval of their difference says so.
 
     Args:
-        frame: the table of all runs, of one data set.
+        frame: `runs` of one data set.
         meter: the column of memory.
         pairs: of the same runs.
     """
-    trained = frame[(frame.network != BASELINE) & frame.miou.notna()]
+    evaluated = frame[frame.miou.notna()]
+    trained = evaluated[evaluated.network != BASELINE]
     if trained.empty:
         return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
-    best = _most(trained)
-    ranked = trained.sort_values("miou", ascending=False, kind="stable").run
-    near = [run for run in ranked if (one := pairs.between(best.run, run)) and not one.significant]
-    text = f"{best.run}: {_point(best, meter)}."
-    if near:
-        named = ", ".join(near[:NAMED]) + (" ..." if len(near) > NAMED else "")
-        text += f" The data show no difference to {len(near)} of the others: {named}."
-    return [
-        *_glnet(trained, meter, baseline_miou(frame), pairs),
-        Finding("Most accurate", text),
-        *_gate(frame, trained, meter),
-        *_baseline(frame, trained, pairs),
-        *([Finding("Uncertainty", bootstrap.limits(pairs.samples))] if pairs.samples else []),
-        *_unfinished(frame),
-    ]
+    baseline, best = baseline_miou(frame), _most(trained)
+    differences = [(run, pairs.between(best.run, run)) for run in _ranked(trained).run]
+    passed = trained.share_of_best >= GATE
+    useful = trained[passed & trained[meter].notna() & (trained.miou > (baseline or 0))]
+    own = evaluated.run[evaluated.network == BASELINE]
+    against = [pairs.between(run, own.iloc[0]) for run in trained.run if len(own)]
+    verdicts = [one.verdict for one in against if one]
+    return section.findings(
+        "summary",
+        **_glnet(trained, meter, baseline, pairs),
+        best=_point(best, meter),
+        near=[run for run, one in differences if one and not one.significant],
+        least=None
+        if useful.empty
+        else _point(useful.sort_values(meter, kind="stable").iloc[0], meter),
+        gate=GATE,
+        missed=trained.run[~passed].tolist(),
+        trained=len(trained),
+        baseline=baseline,
+        beat=verdicts.count("beats"),
+        beaten=verdicts.count("is beaten by"),
+        limits=limits(pairs.samples),
+        unfinished=frame[frame.status != "ok"].to_dict("records"),
+        runs=len(frame),
+    )
+
+
+def _glnet(
+    trained: pd.DataFrame, meter: str, baseline: float | None, pairs: Pairs
+) -> dict[str, Any]:
+    """GLNet against its rivals, on accuracy, on the front, and against its own branches."""
+    said: dict[str, Any] = dict.fromkeys(("own", "wins", "cost", "on_front", "pays", "joined"))
+    ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
+    if ours.empty or rivals.empty:
+        return said
+    own, rival = _most(ours), _most(rivals)
+    won, choices = pairs.between(own.run, rival.run), front(trained, meter, baseline)
+    if pd.notna(own[meter]) and pd.notna(rival[meter]):
+        said["cost"] = f"{float(own[meter]) / float(rival[meter]):.2g}"
+    said |= {
+        "own": _apart(own, rival, pairs),
+        "wins": "wins" if won and won.low > 0 else "does not win",
+        "on_front": [run for run in ours.run if run in choices],
+    }
+    together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
+    alone = ours[ours.strategy.isin(ONE_VIEW)]
+    if len(together) and len(alone):
+        both, single = _most(together), _most(alone)
+        gain = pairs.between(both.run, single.run)
+        said |= {"joined": _apart(both, single, pairs), "pays": "makes no significant difference"}
+        if gain and gain.significant:
+            said["pays"] = "pays" if gain.value > 0 else "costs accuracy"
+    return said
 
 
 def baseline_finding(
     name: str, entries: Sequence[Entry], frame: pd.DataFrame
-) -> tuple[str, list[Finding]]:
+) -> tuple[dict[str, Any], list[Finding]]:
     """Trained runs of one data set whose test mIoU is not above the baseline's, worst first, and
-    what their confusion matrices say about it: a sentence, and a line a run."""
-    least = baseline_miou(frame)
-    if least is None:
-        return f"There is no baseline for {name}: nearest class-mean colour was not evaluated.", []
-    miou = frame.set_index("run").miou
+    what their confusion matrices say about it: values for a text, and a line a run."""
+    least, miou = baseline_miou(frame), frame.set_index("run").miou
     below = [
         entry
-        for entry in entries
-        if entry.evaluation and entry.network != BASELINE and miou[entry.name] <= least
+        for entry in sorted(entries, key=lambda entry: float(miou[entry.name]))
+        if least is not None
+        and entry.evaluation
+        and entry.network != BASELINE
+        and miou[entry.name] <= least
     ]
-    if not below:
-        text = f"On {name} every evaluated run lies above nearest class-mean colour, which reaches"
-        return f"{text} {style.percent(least)} % mIoU.", []
-    text = f"Nearest class-mean colour reaches {style.percent(least)} % mIoU on {name}. "
-    return f"{text}These trained runs are not above it:", [
-        Finding(entry.name, f"{style.percent(miou[entry.name])} %; {_why(entry)}.")
-        for entry in sorted(below, key=lambda entry: float(miou[entry.name]))
-    ]
+    lines = [Finding(entry.name, _why(entry, miou[entry.name])) for entry in below]
+    return {"least": least, "below": below, "dataset": name}, lines
+
+
+def limits(samples: Collection[Sample]) -> str:
+    """What the intervals of these runs mean, and what they do not cover; empty without a run."""
+    if not samples:
+        return ""
+    said = sentences(
+        "limits",
+        level=bootstrap.LEVEL,
+        draws=f"{bootstrap.DRAWS:,}",
+        scenes=sorted({len(one.scenes) for one in samples}),
+        few=bootstrap.FEW_SCENES,
+        seeds=sorted({len(one.matrices) for one in samples}),
+    )
+    return " ".join(said)
+
+
+def seed_sentences(found: Sequence[Group], ceilings: Mapping[str, float]) -> list[str]:
+    """What groups of seeds say of GLNet's mechanism.
+
+    Args:
+        ceilings: mIoU 0..1 that cannot be passed, by what limits it.
+    """
+    own = [group for group in found if group.network == "glnet"]
+    single = [group for group in own if group.strategy in ONE_VIEW]
+    both = [group for group in own if group.strategy not in ONE_VIEW and group.feature_sharing]
+    said = []
+    for group in both:
+        passed = [name for name, limit in ceilings.items() if group.mean > limit]
+        said += sentences("several_seeds", group=group, single=single, passed=passed)
+    for group in both:
+        for other in own:
+            if other.strategy == group.strategy and not other.feature_sharing:
+                gain = group.mean - other.mean
+                values = {"group": group, "other": other, "gain": gain, "chance": CHANCE}
+                said += sentences("feature_sharing", **values)
+    return said
 
 
 def reservations(entries: Sequence[Entry]) -> list[Finding]:
@@ -113,11 +175,10 @@ def where(frame: pd.DataFrame, records: Iterable[Record]) -> str:
 
 def machine(records: Iterable[Record]) -> str:
     """The machine of the measurements, for a caption: its name in the suite, processor, threads."""
-    found = [record.provenance for record in records if record.stage == "measure"]
     named = {
         f"{fact.get('machine', 'unnamed')} ({fact.get('processor', 'processor unknown')}, "
         f"{fact.get('cores', '?')} cores, {fact.get('threads', '?')} threads)"
-        for fact in found
+        for fact in (record.provenance for record in records if record.stage == "measure")
     }
     return "; ".join(sorted(named)) or "no machine yet"
 
@@ -138,150 +199,56 @@ def definitions(entries: Sequence[Entry]) -> dict[str, str]:
 
 def provenance(records: Iterable[Record]) -> list[Finding]:
     """What the records' provenances say; where they disagree, every value and how often."""
+    facts = descriptions()["facts"]
     known: dict[str, list[str]] = {}
     for found in (record.provenance for record in records):
-        facts: Mapping[str, Any] = {
-            name: found[key] for key, name in _FACTS.items() if key in found
-        }
-        for name, value in {**facts, **dict(sorted(found.get("versions", {}).items()))}.items():
+        own = {name: found[key] for key, name in facts.items() if key in found}
+        for name, value in {**own, **found.get("versions", {})}.items():
             text = ("no", "yes")[value] if isinstance(value, bool) else str(value)
             known.setdefault(name, []).append(text)
-    own = [name for name in _FACTS.values() if name in known]
-    order = [*own, *sorted(set(known) - set(own))]
-    return [Finding(name, _distinct(known[name])) for name in order]
-
-
-def _glnet(trained: pd.DataFrame, meter: str, least: float | None, pairs: Pairs) -> list[Finding]:
-    """GLNet against its rivals, on accuracy, on the front, and against its own branches."""
-    ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
-    if ours.empty or rivals.empty:
-        return []
-    own, rival = _most(ours), _most(rivals)
-    cost = ""
-    if pd.notna(own[meter]) and pd.notna(rival[meter]):
-        cost = f"; it takes {float(own[meter]) / float(rival[meter]):.2g} times the rival's memory"
-    one = pairs.between(own.run, rival.run)
-    wins = "wins" if one and one.low > 0 else "does not win"
-    choices = front(trained, meter, least)
-    on_it = ", ".join(str(run) for run in ours.run if run in choices)
-    places = (
-        f"On the Pareto front: {on_it}." if on_it else "None of its runs is on the Pareto front."
-    )
-    text = f"GLNet {wins} on accuracy; its best run against the best rival: "
-    found = [Finding("GLNet", f"{text}{_apart(own, rival, pairs)}{cost}. {places}")]
-    together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
-    alone = ours[ours.strategy.isin(["global", "local"])]
-    if len(together) and len(alone):
-        both, single = _most(together), _most(alone)
-        difference = pairs.between(both.run, single.run)
-        pays = "makes no significant difference"
-        if difference is not None and difference.significant:
-            pays = "pays" if difference.value > 0 else "costs accuracy"
-        text = f"Joining its branches {pays} here, against the better of them alone: "
-        found.append(Finding("Its branches", f"{text}{_apart(both, single, pairs)}."))
-    return found
-
-
-def _gate(frame: pd.DataFrame, trained: pd.DataFrame, meter: str) -> list[Finding]:
-    """The run that takes least memory of those that pass, and those that do not pass."""
-    share = f"{100 * GATE:.0f} % of the best mIoU"
-    useful = trained[(trained.share_of_best >= GATE) & trained[meter].notna()]
-    useful = useful[useful.miou > (baseline_miou(frame) or 0)]
-    found = []
-    if not useful.empty:
-        least = useful.sort_values(meter, kind="stable").iloc[0]
-        text = f"of those that reach {share}, {least.run}: {_point(least, meter)}."
-        found.append(Finding("Least memory", text))
-    missed = [str(run) for run in trained[trained.share_of_best < GATE].run]
-    text = f"{len(missed)} of {len(trained)} trained runs miss {share}: {', '.join(missed)}."
-    if not missed:
-        text = f"All {len(trained)} trained runs reach {share}."
-    return [*found, Finding("Quality gate", text)]
-
-
-def _baseline(frame: pd.DataFrame, trained: pd.DataFrame, pairs: Pairs) -> list[Finding]:
-    """How many trained runs beat the baseline, and how many it beats."""
-    least = baseline_miou(frame)
-    if least is None:
-        return []
-    own = str(frame[(frame.network == BASELINE) & frame.miou.notna()].run.iloc[0])
-    found = [pairs.between(str(run), own) for run in trained.run]
-    counted = Counter(one.verdict if one else None for one in found)
-    rest = len(trained) - counted["beats"] - counted["is beaten by"]
-    text = (
-        f"{style.percent(least)} % mIoU by nearest class-mean colour, which looks at one pixel at "
-        f"a time. Of {len(trained)} trained runs {counted['beats']} beat it, "
-        f"{counted['is beaten by']} are beaten by it, and for {rest} the data show no difference."
-    )
-    return [Finding("Baseline", text)]
-
-
-def _unfinished(frame: pd.DataFrame) -> list[Finding]:
-    rest = frame[frame.status != "ok"]
-    listed = ", ".join(f"{row.run} ({row.status})" for _, row in rest.iterrows())
-    text = f"{len(rest)} of {len(frame)} runs: {listed}."
-    return [Finding("Not complete", text)] if len(rest) else []
-
-
-def sentence(one: Difference) -> str:
-    """Which run is better, if the data show it; without a full stop."""
-    if not one.significant:
-        return (
-            f"the data show no difference between {one.first} and {one.second}: "
-            f"{percent_points(one.value)} points of mIoU ({_interval(one)})"
-        )
-    better = one if one.value > 0 else one.turned()
-    return (
-        f"{better.first} beats {better.second} by {100 * better.value:.1f} points of mIoU "
-        f"({_interval(better)})"
-    )
-
-
-def _interval(one: Difference) -> str:
-    """In points."""
-    low, high = percent_points(one.low), percent_points(one.high)
-    return f"{100 * bootstrap.LEVEL:.0f} % CI {low} to {high}"
+    names = [name for name in facts.values() if name in known]
+    names += sorted(known.keys() - facts.values())
+    return [Finding(name, _distinct(known[name])) for name in names]
 
 
 def _apart(own: Any, other: Any, pairs: Pairs) -> str:
+    """Which of two runs is better, if the data show it; without a full stop."""
     found = pairs.between(own.run, other.run)
-    if found is not None:
-        return sentence(found)
-    return (
-        f"{own.run} lies {percent_points(own.miou - other.miou)} points of mIoU from {other.run}, "
-        "which says little without the same scenes for both"
-    )
+    if found is None:
+        return sentences("no_difference", own=own, other=other)[0]
+    better = found.turned() if found.verdict == "is beaten by" else found
+    return sentences("difference", one=better, level=bootstrap.LEVEL)[0]
+
+
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Most accurate first."""
+    return frame.sort_values("miou", ascending=False, kind="stable")
 
 
 def _most(frame: pd.DataFrame) -> Any:
     """The most accurate row."""
-    return frame.sort_values("miou", ascending=False, kind="stable").iloc[0]
+    return _ranked(frame).iloc[0]
 
 
 def _point(row: Any, meter: str) -> str:
-    memory = f" at {style.size(row[meter])}" if pd.notna(row[meter]) else ""
-    return f"{style.percent(row.miou)} % mIoU{memory}"
+    memory = f" at {size(row[meter])}" if pd.notna(row[meter]) else ""
+    return f"{row.run}: {percent(row.miou)} % mIoU{memory}"
 
 
-def _why(entry: Entry) -> str:
+def _why(entry: Entry, miou: float) -> str:
     """Which classes a run never predicts, and which one it predicts too often."""
     names = [spaced(name) for name in entry.evaluation["classes"]]
     counts = matrix(entry, "test")[:-1]
-    total = max(1, int(counts.sum()))
-    truth, said = counts.sum(1) / total, counts.sum(0) / total
-    never = [
-        f"{name} ({style.percent(share)} % of the pixels)"
-        for name, share, times in zip(names, truth, said, strict=True)
-        if times == 0 and share > 0
-    ]
+    truth, said = (counts.sum(axis) / max(1, int(counts.sum())) for axis in (1, 0))
     most = int(np.argmax(said - truth))
-    text = f"never predicts {', '.join(never)}" if never else "predicts every class"
-    if said[most] > truth[most]:
-        text += (
-            f"; predicts {names[most]} for {style.percent(said[most])} % of the pixels where "
-            f"{style.percent(truth[most])} % are"
-        )
-    return text
+    return sentences(
+        "below_baseline",
+        miou=miou,
+        never=[(names[k], truth[k]) for k in np.flatnonzero((said == 0) & (truth > 0))],
+        most=names[most],
+        said=said[most],
+        truth=truth[most],
+    )[0]
 
 
 def _distinct(values: Sequence[str]) -> str:

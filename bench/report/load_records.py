@@ -1,6 +1,7 @@
 """Which records of a suite there are; a missing one is a fact to report, not an error."""
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,16 @@ from bench.record import Record
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
 MB = 2**20
 """The paper read gpustat, whose MB are MiB."""
+UHR_ROWS = {
+    ("glnet", "collaborative"): "GLNet G<->L / collaborative",
+    ("fctl", "contexts"): "FCtL / contexts",
+    ("isdnet", "whole"): "ISDNet / whole",
+    ("magnet", "progressive"): "MagNet / progressive",
+    ("magnet", "fast"): "MagNet-Fast / fast",
+    ("pointrend", "whole"): "PointRend / whole",
+    ("cascadepsp", "cascade"): "CascadePSP / cascade",
+}
+"""(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"
 """The network that any trained one should beat: nearest class-mean colour."""
 _WORST_FIRST = ("failed", "oom", "missing", "ok")
@@ -146,6 +157,11 @@ def values(found: Record | None) -> Mapping[str, Any]:
     return found.values if found and found.status == "ok" else {}
 
 
+def median(values: Sequence[float] | None) -> float | None:
+    """None without values."""
+    return statistics.median(values) if values else None
+
+
 @cache
 def published(path: Path = PUBLISHED) -> pd.DataFrame:
     """Published numbers that were seen in a source, with `key` METHOD / inference, `miou` 0..1 and
@@ -162,6 +178,11 @@ def published(path: Path = PUBLISHED) -> pd.DataFrame:
 def published_rows() -> dict[str, Any]:
     """METHOD / inference -> the published row of that key."""
     return {str(row.key): row for row in published().itertuples()}
+
+
+def published_key(method: str, strategy: str) -> str:
+    """The row that the papers of an ultra-high-resolution method print of DeepGlobe, or empty."""
+    return UHR_ROWS.get((method_name(method), strategy), "")
 
 
 def _read(path: Path) -> Record | None:

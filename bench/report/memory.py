@@ -1,7 +1,6 @@
-"""Predicted memory: against allocators, over the size of an image, on real GPUs, and of GLNet's
-collapsed head."""
+"""Memory, predicted without a GPU: beside what papers print and what allocators report, over the size
+of an image, on real GPUs, and of GLNet's collapsed head."""
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,13 +10,23 @@ import pandas as pd
 
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
-from bench.report import figures, style
+from bench.report import figures
 from bench.report.figures.curves import QUANTITIES
-from bench.report.load_records import Inputs, method_name, published_rows, values
-from bench.report.section import Section, image, section, table
+from bench.report.load_records import (
+    MB,
+    Inputs,
+    median,
+    method_name,
+    published_key,
+    published_rows,
+    values,
+)
+from bench.report.section import Section, section, sentences, table
 
 INFERENCE = "inference"
 WITHIN = 0.02
+CLOSE = (0.05, 0.15)
+"""Shares of the published memory that a prediction may be off by."""
 PATHS = ("plain", "collapsed")
 ROUNDING = 0.01
 """Of a quantity: a smaller change is no growth."""
@@ -26,56 +35,96 @@ CONSTANT = 0.05
 Line = Mapping[str, int]
 
 
+def predicted_section(predicted: Record | None) -> Section:
+    """One line a run of the paper's suite, largest first; `ratio` = predicted / published, empty
+    where the paper prints no memory."""
+    found, known = values(predicted), published_rows()
+    rows = []
+    for name, one in found.get("runs", {}).items():
+        row = {
+            **one,
+            "run": name,
+            "predicted_bytes": one["device_bytes"],
+            "predicted_host_bytes": one["host_bytes"],
+        }
+        theirs = known.get(one["published"])
+        if theirs is not None and (theirs.paper, theirs.dataset) == ("GLNet", "DeepGlobe"):
+            row |= {"published_miou": theirs.miou, "confidence": theirs.confidence}
+            if pd.notna(theirs.bytes):
+                ratio = one["device_bytes"] / theirs.bytes
+                row |= {"published_bytes": theirs.bytes, "ratio": ratio}
+        rows.append(row)
+    frame = table("predicted", rows).sort_values(
+        ["predicted_bytes", "run"], ascending=[False, True], ignore_index=True
+    )
+    size = (found.get("height_px", 0), found.get("width_px", 0))
+    return section(
+        "predicted",
+        frame,
+        draw=partial(figures.charts.paper_memory, frame, size) if rows else None,
+        fill={"size": size, "definition": found.get("definition", "")},
+    )
+
+
+def explained_section(predicted: Record | None) -> Section:
+    """One line a memory figure that the paper prints, in MiB: `predicted_mb` the tensors alone,
+    `modelled_mb` everything, by the model fitted to all rows, `ratio` = modelled / published."""
+    found = predicted.values.get("published", {}) if predicted else {}
+    frame = table("paper_memory", found.get("rows", []))
+    return section(
+        "paper_memory",
+        frame,
+        draw=partial(figures.charts.paper_model, frame) if len(frame) else None,
+        findings=sentences("paper_memory", **found) if found else (),
+    )
+
+
 def allocator_section(inputs: Inputs) -> Section:
     """Predicted memory beside what the device's allocator reports: one line a measured run and
     image size, then one a training phase, in the suite's order; `ratio` predicted / allocated."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in inputs.entries:
-        if entry.measurement:
-            found, predicted = entry.measurement, entry.meters["predicted"]
+        if found := entry.measurement:
+            predicted, common = entry.meters["predicted"], {"run": entry.name, "phase": INFERENCE}
             whole = {
-                "height_px": found["height_px"],
-                "width_px": found["width_px"],
                 "predicted_bytes": predicted.get("told_bytes")
                 or predicted.get("allocated_bytes")
                 or predicted["bytes"],
                 "booked_bytes": entry.meters["allocated"]["bytes"],
             }
-            common = {"run": entry.name, "phase": INFERENCE, "device": found["device"]}
-            rows += [{**common, **size} for size in (whole, found.get("part")) if size]
+            rows.append({**found, **whole, **common})
+            if found.get("part"):
+                rows.append({**found["part"], **common, "device": found["device"]})
     steps = values(inputs.steps)
     rows += [
         {**found, "run": model, "phase": phase, "device": steps["device"]}
         for model, phases in steps.get("models", {}).items()
         for phase, found in phases.items()
     ]
-    rows = [{**row, "allocated_bytes": row["booked_bytes"]} for row in rows]  # key of the records
-    frame = table(rows, "run phase height_px width_px device predicted_bytes allocated_bytes ratio")
+    # The records call what was allocated `booked`.
+    frame = table("prediction", ({**row, "allocated_bytes": row["booked_bytes"]} for row in rows))
     frame["ratio"] = (frame.predicted_bytes / frame.allocated_bytes).astype(float)
-    return section("prediction", rows=frame, show=" ".join(frame.columns), findings=_errors)
+    off = 100 * (frame.ratio - 1).abs()
+    said = []
+    if len(frame):
+        worst = frame.iloc[int(off.argmax())]
+        errors = {"median": off.median(), "most": off.max(), "worst": worst}
+        said = sentences("prediction", count=len(frame), **errors)
+    return section("prediction", frame, findings=said)
 
 
 def growth_sections(predicted: Record | None) -> list[Section]:
     """How memory and operations grow with the image: the fits, and (a file alone) the points."""
     points = growth_points(predicted)
-    laws = growth_laws(points)
-    columns = {}
+    columns: dict[str, Any] = {"run": None}
     for name, (heading, unit) in QUANTITIES.items():
         of = heading.split(" ")[0] if unit == "B" else ""
         columns[name] = (heading, lambda v: f"{law(v)} ({abs(v):.2f})")
-        columns[f"{name}_a_pixel"] = (
-            f"{of} {unit} a pixel".strip(),
-            lambda v: f"{max(v, 0):,.0f}",
-        )
-    drawn = image("growth", partial(figures.curves.growth, points))
-    fits = section(
-        "growth_law",
-        rows=laws,
-        show=" ".join(laws.columns),
-        columns=columns,
-        figures=(drawn,) if len(points) else (),
-    )
-    return [fits, Section("growth", "Growth, points", rows=points, kinds=("csv",))]
+        slope = (f"{of} {unit} a pixel".strip(), lambda v: f"{max(v, 0):,.0f}")
+        columns[f"{name}_a_pixel"] = slope
+    drawn = partial(figures.curves.growth, points) if len(points) else None
+    laws = section("growth_law", growth_laws(points), columns, drawn)
+    return [laws, section("growth", points)]
 
 
 def growth_points(predicted: Record | None) -> pd.DataFrame:
@@ -90,8 +139,7 @@ def growth_points(predicted: Record | None) -> pd.DataFrame:
             known = "flops" in line
             found = line if known else _extrapolated(done[-2], done[-1], line)
             rows.append({"run": run, **found, "worked_out": known})
-    names = "run side_px patches device_bytes reserved_bytes host_bytes flops worked_out"
-    return table(rows, names)
+    return table("growth", rows)
 
 
 def growth_laws(points: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +172,7 @@ def collapsed_head_section(record: Record | None) -> Section:
     rows = []
     for side, paths in (record.values["sides"] if record else {}).items():
         for path in PATHS:  # a record has its keys in the order of the alphabet
-            done, predicted = paths[path]["repetitions"], paths[path]["predicted"]
+            done, predicted = pd.DataFrame(paths[path]["repetitions"]), paths[path]["predicted"]
             rows.append(
                 {
                     "path": path,
@@ -132,22 +180,15 @@ def collapsed_head_section(record: Record | None) -> Section:
                     "width_px": int(side),
                     "threads": record and record.provenance["threads"],
                     "flops": predicted["flops"],
-                    "wall_s": statistics.median(each["wall_s"] for each in done),
-                    "network_s": statistics.median(each["network_s"] for each in done),
-                    "peak_rss_bytes": max(each["peak_rss_bytes"] for each in done),
+                    "wall_s": done.wall_s.median(),
+                    "network_s": done.network_s.median(),
+                    "peak_rss_bytes": done.peak_rss_bytes.max(),
                     "predicted_bytes": predicted["device_bytes"],
                     "predicted_weights_bytes": predicted["weights_bytes"],
                     "labels_equal_share": paths[path]["labels_equal_share"],
                 }
             )
-    return section(
-        "collapsed_head",
-        rows=table(
-            rows,
-            "path height_px width_px threads flops wall_s network_s peak_rss_bytes "
-            "predicted_bytes predicted_weights_bytes labels_equal_share",
-        ),
-    )
+    return section("collapsed_head", rows)
 
 
 def gpu_section(
@@ -170,16 +211,9 @@ def gpu_section(
     }
     for name, run in values(predicted).get("runs", {}).items():
         known["DeepGlobe", name, ""] = run
-    frame = table(
-        (line for record in records for line in _on_gpu(record, known)),
-        "card dataset run done method strategy side_px status tensors_bytes predicted_bytes "
-        "allocated_bytes ratio predicted_reserved_bytes reserved_bytes nvml_bytes beside_bytes "
-        "published_bytes wall_s forward_s",
-    )
-    drawn = image("on_card", partial(figures.charts.on_gpu, frame))
-    return section(
-        "on_card", rows=frame, figures=(drawn,) if len(frame) else (), findings=gpu_sentences
-    )
+    frame = table("on_card", (line for record in records for line in _on_gpu(record, known)))
+    drawn = partial(figures.charts.on_gpu, frame) if len(frame) else None
+    return section("on_card", frame, draw=drawn, findings=gpu_sentences(frame))
 
 
 def gpu_sentences(frame: pd.DataFrame) -> list[str]:
@@ -189,42 +223,85 @@ def gpu_sentences(frame: pd.DataFrame) -> list[str]:
         return []
     off = (known.ratio - 1).abs()
     bare = (known.tensors_bytes / known.allocated_bytes - 1).abs()
-    found = [
-        f"Of {len(known)} predictions {int((off <= WITHIN).sum())} are within {WITHIN:.0%} of what "
-        f"torch's allocator reports; of the tensors alone {int((bare <= WITHIN).sum())} would be."
-    ]
-    far = known[off > WITHIN]
-    if len(far):
-        named = ", ".join(
-            f"{run} ({style.size(size)}, {ratio:.2f} of it predicted)"
-            for run, size, ratio in zip(far.run, far.allocated_bytes, far.ratio, strict=True)
+    return sentences(
+        "on_card",
+        count=len(known),
+        limit=f"{WITHIN:.0%}",
+        within=(off <= WITHIN).sum(),
+        bare=(bare <= WITHIN).sum(),
+        far=known[off > WITHIN].to_dict("records"),
+        beside=frame.beside_bytes.dropna(),
+    )
+
+
+def uhr_section(predicted: Record | None) -> Section:
+    """One line a method, a variant and an image size: predicted and published memory, their ratio,
+    and a verdict.
+
+    Args:
+        predicted: the record of the stage that predicts the ultra-high-resolution methods.
+    """
+    found, known, rows = values(predicted), published_rows(), []
+    for row in found.get("rows", []):
+        key = row["published"] or published_key(row["method"], row["strategy"])
+        if row["dataset"] != "DeepGlobe":
+            method, _, inference = key.partition(" / ")
+            key = f"{method.split()[0]} on {row['dataset'].split()[0]} / {inference}"
+        theirs = known.get(key)
+        printed = None if theirs is None or pd.isna(theirs.bytes) else int(theirs.bytes)
+        rows.append(
+            {
+                **row,
+                "done": variant(row["done"]),
+                "predicted_bytes": row["device_bytes"],
+                "published_bytes": printed,
+                "ratio": row["device_bytes"] / printed if printed else None,
+                "verdict": verdict(row, printed),
+            }
         )
-        found.append(f"Not explained: {named}.")
-    beside = frame.beside_bytes.dropna()
-    if len(beside):
-        low, high = style.size(beside.min()), style.size(beside.max())
-        found.append(
-            f"Beside the allocator's segments the process takes {low} to {high}: the CUDA context "
-            "and the kernels that were loaded."
+    frame = table("uhr_memory", rows)
+    met = frame.verdict.astype(str).str.startswith("within").sum()
+    values_ = {"limit": f"{CLOSE[-1]:.0%}", "met": met, "count": frame.ratio.count()}
+    return section(
+        "uhr_memory",
+        frame,
+        fill={"definition": found.get("definition", "")},
+        findings=sentences("uhr_memory", **values_) if rows else (),
+    )
+
+
+def verdict(row: dict[str, Any], printed: int | None) -> str:
+    """Whether the tensors alone explain a published figure, and if not, what would have to be true.
+
+    Args:
+        row: of the record; printed: published bytes.
+    """
+    if printed is None:
+        return "none published"
+    predicted, weights = row["device_bytes"], row["weights_bytes"]
+    for share in CLOSE:
+        if abs(predicted / printed - 1) <= share:
+            return f"within {share:.0%}"
+    off = abs(predicted - printed) / MB
+    if predicted < printed:
+        rest = (printed - (row["reserved_bytes"] or predicted)) / MB
+        if rest <= 0:
+            return f"{off:.0f} MiB more, which is within what an allocator keeps reserved"
+        return (
+            f"{off:.0f} MiB more: {rest:.0f} MiB of context and workspace beside what is reserved"
         )
-    return found
+    reason = "a smaller patch or network"
+    if row["strategy"] == "whole" and printed > weights:
+        scale = ((printed - weights) / (predicted - weights)) ** 0.5
+        reason = f"an image of {scale:.2f} of these sides at most, or leaner maps"
+    elif weights >= printed:
+        reason = "fewer weights, which alone are more"
+    return f"{off:.0f} MiB less: {reason}"
 
 
 def variant(done: str) -> str:
     """A record's word for how a method is run, in the words of the report."""
     return {"as meant": "corrected"}.get(done, done)
-
-
-def _errors(frame: pd.DataFrame) -> list[str]:
-    """How far the ratios are from 1."""
-    if frame.empty:
-        return []
-    off = (frame.ratio - 1).abs()
-    worst = frame.iloc[int(off.argmax())]
-    return [
-        f"{len(frame)} comparisons, median error {100 * off.median():.2f} %, at most "
-        f"{100 * off.max():.2f} % ({worst.run}, {worst.phase})."
-    ]
 
 
 def _extrapolated(a: Line, b: Line, size: Line) -> dict[str, int]:
@@ -246,31 +323,28 @@ def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[
     printed = published_rows()
     name = str(record.provenance.get("device_name", record.name))
     for row in record.values["rows"]:
-        held = {meter: found["bytes"] for meter, found in row.get("meters", {}).items()}
+        held = {f"{meter}_bytes": one["bytes"] for meter, one in row.get("meters", {}).items()}
         predicted = known.get((row["dataset"], row["run"], row["done"]), {})
-        with_blas = {
-            key: predicted[f"tf32_{key}_bytes"] + blas_bytes(name)
-            for key in ("allocated", "reserved")
-            if predicted.get(f"tf32_{key}_bytes")
-        }
-        total = with_blas.get("allocated")
-        theirs = printed.get(row["published"]) if row["dataset"] == "DeepGlobe" else None
-        yield {
+        allocated, reserved = (
+            predicted[key] + blas_bytes(name) if predicted.get(key) else None
+            for key in ("tf32_allocated_bytes", "tf32_reserved_bytes")
+        )
+        line = {
             **row,
+            **held,
             "card": name,
             "method": method_name(row["method"]),
             "done": variant(row["done"]),
             "tensors_bytes": predicted.get("device_bytes"),
-            "predicted_bytes": total,
-            "allocated_bytes": held.get("allocated"),
-            "ratio": total / held["allocated"] if total and "allocated" in held else None,
-            "predicted_reserved_bytes": with_blas.get("reserved"),
-            "reserved_bytes": held.get("reserved"),
-            "nvml_bytes": held.get("nvml"),
-            "beside_bytes": held["nvml"] - held["reserved"] if "nvml" in held else None,
-            "published_bytes": None if theirs is None else theirs.bytes,
-            **{
-                key: statistics.median(row[key]) if row.get(key) else None
-                for key in ("wall_s", "forward_s")
-            },
+            "predicted_bytes": allocated,
+            "predicted_reserved_bytes": reserved,
+            "wall_s": median(row.get("wall_s")),
+            "forward_s": median(row.get("forward_s")),
         }
+        if allocated and "allocated_bytes" in held:
+            line["ratio"] = allocated / held["allocated_bytes"]
+        if "nvml_bytes" in held:
+            line["beside_bytes"] = held["nvml_bytes"] - held["reserved_bytes"]
+        if row["dataset"] == "DeepGlobe" and row["published"] in printed:
+            line["published_bytes"] = printed[row["published"]].bytes
+        yield line

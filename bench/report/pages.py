@@ -3,26 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from bench import metrics
 from bench.errors import UserError
-from bench.report import (
-    bootstrap,
-    evaluations,
-    figures,
-    findings,
-    memory,
-    published,
-    several_seeds,
-    style,
-    uhr_methods,
-)
-from bench.report import run_page as run
+from bench.report import bootstrap, evaluations, figures, findings, memory, published, run_page
 from bench.report import runs as all_runs
 from bench.report.load_records import Entry, Inputs
-from bench.report.section import Finding, Image, Link, Plot, Section, descriptions
+from bench.report.section import (
+    Finding,
+    Image,
+    Link,
+    Plot,
+    Section,
+    descriptions,
+    say,
+    section,
+)
 from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
 
@@ -31,7 +30,12 @@ SCENES = 8
 MEMORY = ("predicted", "paper_memory", "growth_law", "on_card", "collapsed_head", "prediction")
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
+DATASET = ("classes", "ablation", "latency", "pairs")
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"}
+IN_SUMMARY = 2
+"""Findings of each data set on the page above all suites; the first ones say most."""
+ScenePages = Mapping[str, Sequence[figures.scene_page.Page]]
+"""The pages of test scenes by data set."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,14 @@ class Content:
     @property
     def links(self) -> tuple[Link, ...]:
         """The suite's pages, in the order of the navigation."""
-        data = (Link(f"data: {one}", f"datasets/{one}.html") for one in self.inputs.datasets)
-        pages = (
-            Link(self.suite, "index.html"),
-            *data,
-            Link("memory", "memory.html"),
-            Link("ultra-high-resolution methods", "uhr_methods.html"),
-            Link("definitions and provenance", "about.html"),
-        )
-        return tuple(Link(one.text, f"{self.suite}/{one.target}") for one in pages)
+        pages = {
+            self.suite: "index",
+            **{f"data: {one}": f"datasets/{one}" for one in self.inputs.datasets},
+            "memory": "memory",
+            "ultra-high-resolution methods": "uhr_methods",
+            "definitions and provenance": "about",
+        }
+        return tuple(Link(text, f"{self.suite}/{page}.html") for text, page in pages.items())
 
 
 def collect(inputs: Inputs) -> Content:
@@ -117,17 +120,17 @@ def collect(inputs: Inputs) -> Content:
         all_runs.confusion_section(entries),
         all_runs.pairs_section(compared),
         published.verdict_section(entries, runs),
-        published.predicted_section(inputs.predicted),
-        published.explained_section(inputs.predicted),
+        memory.predicted_section(inputs.predicted),
+        memory.explained_section(inputs.predicted),
         *memory.growth_sections(inputs.predicted),
         memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods),
         memory.collapsed_head_section(inputs.collapsed_head),
         memory.allocator_section(inputs),
-        uhr_methods.runs_section(entries, runs),
-        uhr_methods.ranking_section(entries),
-        uhr_methods.released_section(entries),
-        uhr_methods.memory_section(inputs.uhr_methods),
-        uhr_methods.unspecified_section(),
+        published.uhr_section(entries, runs),
+        published.ranking_section(entries),
+        published.released_section(entries, runs),
+        memory.uhr_section(inputs.uhr_methods),
+        published.unspecified_section(),
         *(part.seeded for part in parts),
     ]
     where = findings.where(runs, inputs.records())
@@ -136,52 +139,80 @@ def collect(inputs: Inputs) -> Content:
 
 def drawings(content: Content) -> dict[str, figures.render.Drawing]:
     """What draws each static figure, by its name; what takes longest comes first."""
-    sections = [_training(content), _accuracy(content, {}), *content.tables.values()]
+    sections = [_training(content), _accuracy(content, ()), *content.tables.values()]
     sections += [_columns(content, part) for part in content.parts]
     found = [image for one in sections for image in one.figures if isinstance(image, Image)]
     return {one.name: one.draw for one in found if one.draw}
 
 
-def pages(content: Content, scenes: Mapping[str, Sequence[figures.scene_page.Page]]) -> list[Page]:
-    """All pages of the suite but those of scenes, its first page first.
+def summary(content: Content) -> dict[str, Any]:
+    """What the page above all suites shows of this one."""
+    first = content.parts[0]
+    found = [[o.topic, o.text] for part in content.parts for o in part.findings[:IN_SUMMARY]]
+    figure, alt = f"figure1a_{first.name}", "mIoU against peak memory, one point a run"
+    seeded = next((part.seeded for part in content.parts if part.seeded), None)
+    if seeded:  # several seeds are the headline where there are any
+        found = [["Several seeds", text] for text in seeded.findings[:IN_SUMMARY]]
+        figure, alt = seeded.name, "mIoU of several seeds"
+    return {
+        "name": content.suite,
+        "machine": content.inputs.suite.machine,
+        "datasets": content.inputs.datasets,
+        "runs": len(content.runs),
+        "figure": f"{figure}.svg",
+        "description": alt,
+        "findings": found,
+    }
 
-    Args:
-        scenes: the pages of scenes by data set.
-    """
-    tables, suite = content.tables, content.suite
-    kicker = f"suite {suite}"
+
+def pages(content: Content, scenes: ScenePages) -> list[Page]:
+    """All pages of the suite but those of scenes, its first page first."""
+    inputs, tables = content.inputs, content.tables
+    rows = content.runs.set_index("run", drop=False)
     return [
-        _home(content),
+        _page(content, "index", _home(content), machine=inputs.suite.machine),
         *(
-            Page(
-                f"{suite}/datasets/{part.name}.html",
-                part.name,
+            _page(
+                content,
+                f"datasets/{part.name}",
                 _of_dataset(content, part, scenes.get(part.name, ())),
-                f"{kicker} · data set",
-                lead=part.credit,
+                dataset=part.name,
+                credit=part.credit,
             )
             for part in content.parts
         ),
-        Page(
-            f"{suite}/memory.html",
-            "Memory",
-            [tables[name] for name in MEMORY],
-            kicker,
-            heading="Memory, predicted, published and measured",
-            lead="Memory predicted without a GPU: beside what the paper prints, over the size of an "
-            "image, and beside what allocators report.",
+        _page(content, "memory", [tables[name] for name in MEMORY]),
+        _page(content, "uhr_methods", [tables[name] for name in UHR_METHODS]),
+        _page(content, "about", _about(content)),
+        *(
+            replace(
+                _page(
+                    content,
+                    f"runs/{entry.name}",
+                    run_page.run_sections(inputs, entry, scenes.get(entry.dataset, ())),
+                    run=entry.name,
+                    network=entry.network,
+                    dataset=entry.dataset,
+                    model=entry.run.model,
+                    strategy=entry.run.strategy,
+                    published=entry.run.published,
+                ),
+                numbers=list(run_page.numbers(rows.loc[entry.name])),
+                warnings=[entry.reason] if entry.reason else [],
+            )
+            for entry in inputs.entries
         ),
-        Page(
-            f"{suite}/uhr_methods.html",
-            "Ultra-high-resolution methods",
-            [tables[name] for name in UHR_METHODS],
-            kicker,
-            lead="GLNet and the methods that followed it: the same images, split, metric and "
-            "meters for all.",
-        ),
-        _about(content),
-        *(_run(content, entry, scenes.get(entry.dataset, ())) for entry in content.inputs.entries),
     ]
+
+
+def _page(content: Content, path: str, sections: Sequence[Section], **fill: Any) -> Page:
+    """A page with the texts of sections.yaml; those of one kind are in a folder of that name."""
+    texts = descriptions()["pages"][path.partition("/")[0]]
+    said = {"kicker": "suite {{ suite }}", **texts}
+    filled: dict[str, Any] = {
+        key: say(text, suite=content.suite, **fill) for key, text in said.items()
+    }
+    return Page(f"{content.suite}/{path}.html", sections=sections, **filled)
 
 
 def _part(
@@ -191,7 +222,7 @@ def _part(
     order = list(own.run)
     ordered = sorted(entries, key=lambda entry: order.index(entry.name))
     mious = {one.name: evaluations.seed_mious(one) for one in ordered}
-    limits = several_seeds.ceilings(ordered)
+    limits = all_runs.ceilings(ordered)
     dataset, scenes, why = None, [], "there are no predictions here: run `dvc repro`"
     try:
         dataset = open_dataset(name)
@@ -205,214 +236,137 @@ def _part(
         entries=ordered,
         runs=own,
         findings=findings.summary(own, meter, compared),
-        seeded=several_seeds.seeds_section(name, evaluations.groups(ordered, mious), limits),
+        seeded=all_runs.seeds_section(name, evaluations.groups(ordered, mious), limits),
         dataset=dataset,
         scenes=scenes,
         no_images=why,
     )
 
 
-def _home(content: Content) -> Page:
+def _home(content: Content) -> list[Section]:
     tables, parts = content.tables, content.parts
-    path = f"{content.suite}/index.html"
-    interactive = {
-        part.name: figures.interactive.accuracy_memory(
+    seeded = [part.seeded for part in parts if part.seeded]
+    of = {part.name: f": {part.name}" if len(parts) > 1 else "" for part in parts}
+    plots = []
+    for number, part in enumerate(parts, 1):
+        drawn = figures.interactive.accuracy_memory(
             part.name,
             part.entries,
             content.runs,
             content.meter,
             content.where,
-            lambda name: at(path)(content.target(name)),
+            lambda run: at(f"{content.suite}/index.html")(content.target(run)),
         )
-        for part in parts
-    }
-    once = "Each model was trained once, with one seed: differences of a few points may be chance."
-    seeded = [part.seeded for part in parts if part.seeded]
-    several = len(parts) > 1
-    of = {part.name: f": {part.name}" if several else "" for part in parts}
-    return Page(
-        path,
-        content.suite,
-        [
-            *(
-                Section(
-                    "findings",
-                    f"Findings{of[part.name]}",
-                    facts=tuple(part.findings),
-                    note="" if seeded else once,
-                )
-                for part in parts
-            ),
-            *seeded,
-            _accuracy(content, interactive),
-            *(
-                replace(
-                    tables["runs"],
-                    title=f"All runs{of[part.name]}",
-                    rows=part.runs,
-                    facts=_failures(part),
-                )
-                for part in parts
-            ),
-            tables["published"],
-            _training(content),
-        ],
-        kicker=f"suite {content.suite} · machine {content.inputs.suite.machine}",
-        heading="Accuracy against memory",
-        lead=descriptions()["pages"]["lead"],
-    )
+        alt = f"mIoU against memory on {part.name}"
+        plots.append(Plot(f"figure-{number}", alt, drawn.content, drawn.menus, drawn.note))
+    return [
+        *(
+            section(
+                "findings_of", fill={"of": of[part.name], "seeded": seeded}, facts=part.findings
+            )
+            for part in parts
+        ),
+        *seeded,
+        _accuracy(content, plots),
+        *(
+            replace(
+                tables["runs"],
+                title=tables["runs"].title + of[part.name],
+                rows=part.runs,
+                facts=_failures(part),
+            )
+            for part in parts
+        ),
+        tables["published"],
+        _training(content),
+    ]
 
 
-def _accuracy(
-    content: Content, interactive: Mapping[str, figures.interactive.Interactive]
-) -> Section:
+def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
     """The main figure: interactive for each data set, and static."""
-    known = metrics.DEFINITIONS | findings.definitions(content.inputs.entries)
-    meter = content.meter.removesuffix("_bytes")
-    memory_is = (
-        f"Peak memory ({meter}): {known[meter]}; {content.where}. " if meter in known else ""
-    )
-    plots = tuple(
-        Plot(f"figure-{n}", f"mIoU against memory on {name}", one.content, one.menus, one.note)
-        for n, (name, one) in enumerate(interactive.items(), 1)
-    )
-    static = Image(
-        "accuracy_memory",
-        "mIoU against peak memory, one point a run",
-        "The same, static.",
-        partial(figures.charts.accuracy_memory, content.runs, content.meter, content.where),
-    )
-    return Section(
+    records, meter = content.inputs.records(), content.meter.removesuffix("_bytes")
+    return section(
         "figure",
-        "Accuracy against peak memory",
-        figures=(*plots, static),
-        note="A click on a point opens its run. Strong points are on the Pareto front, faded ones "
-        "are dominated. An open marker ran out of memory, at the memory of the device. Bars reach "
-        f"from the lowest to the highest seed. Below the dotted line a run misses "
-        f"{100 * evaluations.GATE:.0f} % of the best mIoU. mIoU: {known['miou']}. {memory_is}"
-        f"Machine: {findings.machine(content.inputs.records())}.",
+        draw=partial(figures.charts.accuracy_memory, content.runs, content.meter, content.where),
+        fill={
+            "gate": evaluations.GATE,
+            "known": metrics.DEFINITIONS | findings.definitions(content.inputs.entries),
+            "meter": meter,
+            "where": content.where,
+            "machine": findings.machine(records),
+        },
+        figures=tuple(plots),
         links=content.links[1:-3],
     )
 
 
 def _training(content: Content) -> Section:
-    done = [one for one in content.inputs.trainings.values() if one and one.status == "ok"]
+    records = content.inputs.trainings
+    done = [one for one in records.values() if one and one.status == "ok"]
     phases = [phase for one in done for phase in one.values["phases"].values()]
     minutes = sum(float(phase["seconds"]) for phase in phases) / 60
-    image = Image(
-        "training",
-        "Training loss by step, one panel a model",
-        "Loss of each optimiser step (thin) and its running mean (strong). Losses of different "
-        "phases sum different terms and cannot be compared. Training took "
-        f"{minutes:.1f} minutes in total.",
-        partial(figures.curves.training, content.inputs.trainings),
-        kinds=("svg", "png"),
-    )
-    return Section("training", "Training", figures=(image,))
+    draw = partial(figures.curves.training, records)
+    return section("trainings", draw=draw, fill={"minutes": f"{minutes:.1f}"})
 
 
-def _failures(part: DatasetPart) -> tuple[Finding, ...]:
+def _failures(part: DatasetPart) -> list[Finding]:
     failed = part.runs[part.runs.status != "ok"]
-    return (
-        *(Finding(str(row.run), str(row.reason)) for _, row in failed.iterrows()),
-        *findings.reservations(part.entries),
-    )
+    why = [Finding(*one) for one in zip(failed.run, failed.reason, strict=True)]
+    return [*why, *findings.reservations(part.entries)]
 
 
 def _columns(content: Content, part: DatasetPart) -> Section:
     """Figure 1 of the paper, at the width of a column."""
     own = content.runs[content.runs.dataset == part.name]
-    return Section(
-        "figures",
-        "Figures at column width",
-        figures=tuple(
-            Image(
-                f"figure1{letter}_{part.name}",
-                caption,
-                f"({letter}) {caption}.",
-                partial(figures.charts.figure1, letter, own, content.meter, content.where),
-            )
-            for letter, caption in figures.charts.FIGURE1_PANELS
-        ),
-        note="Shape and colour both mark the network. Hollow: the whole image at once, downsampled "
-        "or not; filled: patches; dark edge: patches with global context. Dotted: "
-        f"{100 * evaluations.GATE:.0f} % of the best mIoU.",
-    )
+    draw = partial(figures.charts.figure1, frame=own, meter=content.meter, where=content.where)
+    images = [
+        Image(f"figure1{letter}_{part.name}", alt, f"({letter}) {alt}.", partial(draw, letter))
+        for letter, alt in figures.charts.FIGURE1_PANELS
+    ]
+    return section("figures", figures=tuple(images), fill={"gate": evaluations.GATE})
 
 
 def _of_dataset(
     content: Content, part: DatasetPart, scenes: Sequence[figures.scene_page.Page]
 ) -> list[Section]:
-    names = ("classes", "ablation", "latency", "pairs")
-    classes, *others = (content.tables[name].of(part.name) for name in names)
+    classes, *others = (content.tables[name].of(part.name) for name in DATASET)
     rows = all_runs.by_accuracy(classes.rows) if len(classes.rows) else classes.rows
-    text, below = findings.baseline_finding(part.name, part.entries, part.runs)
+    values, below = findings.baseline_finding(part.name, part.entries, part.runs)
+    images = [
+        Image(
+            f"scenes/{one.name}",
+            f"{one.name}: image, label, and the prediction and errors of each run",
+            ", ".join(f"{tile.run} {tile.note}" for tile in one.tiles) + ".",
+            kinds=("png",),
+            legend=one.legend,
+        )
+        for one in part.scenes
+    ]
+    shown = {
+        "dataset": part.name,
+        "no_images": "" if images else part.no_images,
+        "error": figures.palette.ERROR,
+        "more": len(part.scene_ids) - len(images),
+    }
+    links = [Link(one.scene, one.target) for one in scenes]
     return [
         _columns(content, part),
         replace(classes, rows=rows),
         *others,
-        Section("baseline", "Runs below the baseline", note=text, facts=tuple(below)),
-        _thumbnails(part, scenes),
+        section("baseline", fill=values, facts=below),
+        section("scenes", fill=shown, figures=tuple(images), links=links),
     ]
 
 
-def _thumbnails(part: DatasetPart, scenes: Sequence[figures.scene_page.Page]) -> Section:
-    if not part.scenes:
-        return Section("scenes", "Test scenes", note=f"No images of {part.name}: {part.no_images}")
-    more = len(part.scene_ids) - len(part.scenes)
-    return Section(
-        "scenes",
-        "Test scenes",
-        figures=tuple(
-            Image(
-                f"scenes/{one.name}",
-                f"{one.name}: image, label, and the prediction and errors of each run",
-                ", ".join(f"{tile.run} {tile.note}" for tile in one.tiles) + ".",
-                kinds=("png",),
-                legend=one.legend,
-            )
-            for one in part.scenes
-        ),
-        note="Left of each pair the prediction, right its errors over the faded image "
-        f"({figures.palette.ERROR}); grey is unlabelled."
-        + (f" {more} more test scenes count in every number." if more else ""),
-        links=tuple(Link(one.scene, one.target) for one in scenes),
-    )
-
-
-def _run(content: Content, entry: Entry, scenes: Sequence[figures.scene_page.Page]) -> Page:
-    row = content.runs.set_index("run", drop=False).loc[entry.name]
-    answers = f" It reproduces {entry.run.published}." if entry.run.published else ""
-    return Page(
-        content.target(entry.name),
-        f"{entry.name} · {content.suite}",
-        run.run_sections(content.inputs, entry, scenes),
-        kicker=f"suite {content.suite} · run",
-        heading=entry.name,
-        lead=f"{style.network_name(entry.network)}, trained as {entry.run.model} on "
-        f"{entry.dataset}, inference strategy {entry.run.strategy}.{answers}",
-        numbers=list(run.numbers(row)),
-        warnings=[entry.reason] if entry.reason else [],
-    )
-
-
-def _about(content: Content) -> Page:
-    known = (
-        metrics.DEFINITIONS
-        | findings.definitions(content.inputs.entries)
-        | descriptions()["definitions"]
-    )
-    credits = (Finding(part.name, part.credit) for part in content.parts if part.credit)
-    definitions = (Finding(HEADINGS.get(name, name), text) for name, text in known.items())
-    facts = findings.provenance(content.inputs.records())
-    return Page(
-        f"{content.suite}/about.html",
-        "Definitions and provenance",
-        [
-            Section("definitions", "Definitions", facts=tuple(definitions)),
-            Section("provenance", "Provenance", facts=tuple(facts)),
-            Section("data", "Data and their limits", facts=tuple(credits)),
-            Section("again", "Reproduce", code=descriptions()["pages"]["reproduce"]),
-        ],
-        kicker=f"suite {content.suite}",
-    )
+def _about(content: Content) -> list[Section]:
+    inputs = content.inputs
+    known = metrics.DEFINITIONS | findings.definitions(inputs.entries)
+    known |= descriptions()["definitions"]
+    defined = [Finding(HEADINGS.get(name, name), text) for name, text in known.items()]
+    credits = [Finding(part.name, part.credit) for part in content.parts if part.credit]
+    return [
+        section("about/definitions", facts=defined),
+        section("provenance", facts=findings.provenance(inputs.records())),
+        section("about/data", facts=credits),
+        section("about/again"),
+    ]

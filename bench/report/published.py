@@ -1,22 +1,43 @@
-"""Published beside ours: the verdict on each run, and predicted memory beside the paper's."""
+"""Ours beside what papers print: the verdict on each run, and the ultra-high-resolution methods under
+one protocol: which published ranking survives, and what the quirks of the released codes change."""
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.errors import UserError
-from bench.record import Record
-from bench.report import figures
-from bench.report.load_records import Entry, published_rows, values
-from bench.report.section import Section, image, section, table
+from bench.report import bootstrap, figures
+from bench.report.bootstrap import Difference, of_entry
+from bench.report.findings import limits
+from bench.report.load_records import (
+    BASELINE,
+    Entry,
+    median,
+    method_name,
+    published,
+    published_key,
+    published_rows,
+)
+from bench.report.section import Section, section, sentences, table
 
+UNSPECIFIED = Path(__file__).resolve().parents[1] / "unspecified.csv"
 POINTS = (0.5, 1.0, 2.0)
 """mIoU is reproduced within the first of these that holds; beyond the last it is not. A plot can be
 read to about 0.3 points, and no paper seen gives its spread over seeds."""
 SHARES = (0.05, 0.15)
 """The same for memory, as a share of what is published."""
+VARIANTS = ("glnet", "isdnet", "fctl", "magnet")
+"""Methods that can be run as released or corrected."""
+SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
+UNTRAINED = "is left out: one is no better than the baseline"
+"""A run that is not above nearest class-mean colour, or hardly above one class everywhere, says
+nothing of its method."""
+HARDLY = 0.01
+"""Of mIoU."""
 
 
 def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
@@ -32,8 +53,7 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     Raises:
         UserError: a run names a row that bench/published.csv does not have.
     """
-    known, own = published_rows(), {row.run: row for _, row in runs.iterrows()}
-    lines = []
+    known, own, lines = published_rows(), runs.set_index("run"), []
     for entry in entries:
         key = entry.run.published
         if key is not None and key not in known:
@@ -42,97 +62,159 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
                 "no such METHOD / inference, or only a recalled one."
             )
         if key is not None:
-            lines.append(_verdicts(entry, known[key], own[entry.name]))
-    frame = table(
-        lines,
-        "run network published dataset confidence published_miou miou definition "
-        "difference_points verdict published_bytes nvml_bytes memory_ratio memory_verdict",
-    )
-    drawn = image("published", partial(figures.charts.published, frame))
-    return section(
-        "published", rows=frame, figures=(drawn,) if frame.published_bytes.notna().any() else ()
-    )
+            lines.append(_verdicts(entry, known[key], own.loc[entry.name]))
+    frame = table("published", lines)
+    drawn = partial(figures.charts.published, frame)
+    return section("published", frame, draw=drawn if frame.published_bytes.notna().any() else None)
 
 
-def predicted_section(predicted: Record | None) -> Section:
-    """One line a run of the paper's suite, largest first; `ratio` = predicted / published, empty
-    where the paper prints no memory."""
-    found, known = values(predicted), published_rows()
-    rows = []
-    for name, one in found.get("runs", {}).items():
-        row = known.get(one["published"])
-        rows.append(
-            {
-                **{key: one[key] for key in ("network", "strategy", "published", "at")},
-                "run": name,
-                "predicted_bytes": one["device_bytes"],
-                "predicted_host_bytes": one["host_bytes"],
-                "weights_bytes": one["weights_bytes"],
-            }
-        )
-        if row is not None and (row.paper, row.dataset) == ("GLNet", "DeepGlobe"):
-            rows[-1] |= {"published_miou": row.miou, "confidence": row.confidence}
-            if pd.notna(row.bytes):
-                ratio = one["device_bytes"] / row.bytes
-                rows[-1] |= {"published_bytes": row.bytes, "ratio": ratio}
-    frame = table(
-        rows,
-        "run network strategy published predicted_bytes predicted_host_bytes weights_bytes "
-        "published_bytes ratio published_miou confidence at",
-    ).sort_values(["predicted_bytes", "run"], ascending=[False, True], ignore_index=True)
-    size = (found.get("height_px", 0), found.get("width_px", 0))
-    drawn = image(
-        "paper_memory",
-        partial(figures.charts.paper_memory, frame, size),
-        {"size": size, "definition": found.get("definition", "")},
-    )
-    return section("predicted", rows=frame, figures=(drawn,) if len(frame) else ())
-
-
-def explained_section(predicted: Record | None) -> Section:
-    """One line a memory figure that the paper prints, in MiB: `predicted_mb` the tensors alone,
-    `modelled_mb` everything, by the model fitted to all rows, `ratio` = modelled / published."""
-    found = predicted.values.get("published", {}) if predicted else {}
-    frame = table(
-        found.get("rows", []),
-        "row network strategy input_px published_mb predicted_mb modelled_mb ratio note",
-    )
-    drawn = image("paper_model", partial(figures.charts.paper_model, frame))
-    return section(
-        "paper_memory",
-        rows=frame,
-        figures=(drawn,) if len(frame) else (),
-        findings=lambda rows: model_sentences(found),
-    )
-
-
-def model_sentences(found: Any) -> list[str]:
-    """The model in sentences: its numbers, how far it reaches, and what each variant changes.
+def uhr_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
+    """One line a run of an ultra-high-resolution method, best first: mIoU on test with its
+    interval, memory by every meter, latency by our protocol and by theirs, and what is published of
+    it on DeepGlobe.
 
     Args:
-        found: `published` of the record of the stage `predict`, or empty.
+        runs: the table of all runs.
     """
-    if not found:
-        return []
-    fit, rows = found["fit"], found["summary"]
-    variants = [
-        f"{one['network']} with {', '.join(f'{k} {v}' for k, v in one['choice'].items())} "
-        f"({100 * one['median_left_out_error']:.1f} %, rank {one['rank_correlation']:.2f})"
-        for one in found["variants"]
-    ]
-    return [
-        f"Published = {fit['context_mb']:.0f} MiB + {fit['holding']:.3f} × reserved + "
-        f"{fit['workspace']:.3f} × the unfolded input of the largest convolution: three numbers "
-        f"fitted to all {rows['rows']:.0f} rows at once.",
-        f"Rank correlation of modelled and published {rows['rank_correlation']:.2f}; median "
-        f"error of a row left out of the fit {100 * rows['median_left_out_error']:.1f} "
-        f"%; {100 * rows['explained']:.0f} % of the rows are explained within 15 %.",
-        f"Other variants, and the same two figures: {'; '.join(variants)}.",
-    ]
+    known, own, rows = published_rows(), runs.set_index("run", drop=False), []
+    for entry in filter(is_uhr, entries):
+        row, forward = own.loc[entry.name], median(entry.measurement.get("forward_s"))
+        theirs = known.get(_published_key(entry))
+        line = {
+            **row,
+            "method": row.network,
+            "done": done(entry),
+            "low": row.miou_low,
+            "high": row.miou_high,
+            "fps": 1 / row.latency_s if row.latency_s else None,
+            "forward_s": forward,
+            "forward_fps": 1 / forward if forward else None,
+        }
+        if theirs is not None:
+            line |= {
+                f"published_{name}": getattr(theirs, name) for name in ("miou", "bytes", "fps")
+            }
+        rows.append(line)
+    frame = table("uhr_methods", rows).sort_values(
+        ["dataset", "miou"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+    evaluated = [of_entry(one) for one in entries if is_uhr(one) and one.evaluation]
+    return section("uhr_methods", frame, fill={"limits": limits(evaluated)})
+
+
+def ranking_section(entries: Sequence[Entry]) -> Section:
+    """Every pair of methods that papers rank on DeepGlobe, and what is left of it here: points of
+    mIoU with the paired interval of their difference."""
+    points = {key: row.miou_percent for key, row in published_rows().items()}
+    baselines = {
+        entry.dataset: bootstrap.miou(of_entry(entry))
+        for entry in entries
+        if entry.network == BASELINE and entry.evaluation
+    }
+    flagships: dict[tuple[str, str], Entry] = {}  # the first run of each that is not as released
+    for entry in entries:
+        if _published_key(entry) and entry.evaluation and "released" not in done(entry):
+            flagships.setdefault((entry.dataset, _published_key(entry)), entry)
+    rows = []
+    for one, other in combinations(flagships.items(), 2):
+        # Of two that are published as equal there is no ranking.
+        (worse, second), (better, first) = sorted((other, one), key=lambda pair: points[pair[0][1]])
+        samples = of_entry(first), of_entry(second)
+        same = better[0] == worse[0] and bootstrap.comparable(*samples)
+        gap = points[better[1]] - points[worse[1]]
+        if not same or not gap:
+            continue
+        found = bootstrap.difference(*samples)
+        least = max(baselines.get(better[0], 0.0), bootstrap.one_answer(samples[0]) + HARDLY)
+        trained = min(map(bootstrap.miou, samples)) > least
+        survival = {"beats": SURVIVES, "is beaten by": TURNED}.get(found.verdict, UNKNOWN)
+        rows.append(
+            {
+                "dataset": better[0],
+                "better": better[1].partition(" / ")[0],
+                "worse": worse[1].partition(" / ")[0],
+                "published_points": gap,
+                **_in_points(found),
+                "verdict": survival if trained else UNTRAINED,
+            }
+        )
+    frame, said = table("ranking", rows), []
+    for name, own in frame.groupby("dataset"):
+        counts = own.verdict.value_counts()
+        numbers = {
+            "survive": counts.get(SURVIVES, 0),
+            "reversed": counts.get(TURNED, 0),
+            "unknown": counts.get(UNKNOWN, 0),
+            "untrained": counts.get(UNTRAINED, 0),
+        }
+        said += sentences("ranking", dataset=name, count=len(own), **numbers)
+        for row in own[own.verdict == TURNED].to_dict("records"):
+            said += sentences("reversed", **{str(key): one for key, one in row.items()})
+    return section("ranking", frame, findings=said)
+
+
+def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
+    """What the quirks of a released code cost or bring: one line a pair of runs that differ in
+    nothing else.
+
+    Args:
+        runs: the table of all runs.
+    """
+    cost = runs.set_index("run")[["allocated_bytes", "latency_s"]].astype(float)
+    corrected = {_but_official(e): e for e in entries if is_uhr(e) and done(e) == "corrected"}
+    rows, said = [], []
+    for entry in entries:
+        other = corrected.get(_but_official(entry))
+        if "released" not in done(entry) or other is None:
+            continue
+        memory, latency = cost.loc[entry.name] / cost.loc[other.name]
+        line = {
+            "dataset": entry.dataset,
+            "corrected": other.name,
+            "released": entry.name,
+            "memory_ratio": memory,
+            "latency_ratio": latency,
+        }
+        known = []
+        if entry.evaluation and other.evaluation:
+            found = bootstrap.difference(of_entry(entry), of_entry(other))
+            verdicts = {"beats": "better", "is beaten by": "worse"}
+            line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, "no difference")}
+            known.append(f"{line['points']:+.1f} points of mIoU ({line['verdict']})")
+        ratios = ((memory, "memory"), (latency, "time"))
+        known += [f"{ratio:.2f} times the {what}" for ratio, what in ratios if pd.notna(ratio)]
+        rows.append(line)
+        if known:
+            said.append(f"{entry.name} against {other.name}: {', '.join(known)}.")
+    return section("released", rows, findings=said)
+
+
+def unspecified_section() -> Section:
+    """Methods that nothing public specifies well enough to be run: what is published of them on
+    DeepGlobe, and what is missing."""
+    numbers = published()
+    own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
+    frame = pd.read_csv(UNSPECIFIED).merge(own, on="method", how="left", validate="1:1")
+    return section("unspecified", frame[["method", "miou", "bytes", "fps", "missing"]])
+
+
+def is_uhr(entry: Entry) -> bool:
+    """Whether a run is of a method for ultra-high resolution, not of a generic baseline."""
+    return method_name(entry.model.method) != "generic"
+
+
+def done(entry: Entry) -> str:
+    """`as released`, `corrected`, or empty where a method does not tell them apart."""
+    official = {**entry.model.spec, **entry.run.overrides}.get("official", False)
+    if official:
+        return "as released" if official is True else "in part as released"
+    return "corrected" if method_name(entry.model.method) in VARIANTS else ""
 
 
 def _verdicts(entry: Entry, theirs: Any, ours: Any) -> dict[str, Any]:
     definition = "stated" if entry.run.metric else "official"
+    known = pd.notna(theirs.bytes)
+    failures = {"oom": "not reproduced: out of memory", "failed": "failed"}
     line: dict[str, Any] = {
         "run": entry.name,
         "network": entry.network,
@@ -140,11 +222,9 @@ def _verdicts(entry: Entry, theirs: Any, ours: Any) -> dict[str, Any]:
         "dataset": theirs.dataset,
         "confidence": theirs.confidence,
         "published_miou": theirs.miou,
-        "verdict": {"oom": "not reproduced: out of memory", "failed": "failed"}.get(
-            entry.status, "not run"
-        ),
+        "verdict": failures.get(entry.status, "not run"),
         "published_bytes": theirs.bytes,
-        "memory_verdict": "none published" if pd.isna(theirs.bytes) else "not run",
+        "memory_verdict": "not run" if known else "none published",
     }
     if theirs.dataset.lower() != entry.dataset.lower():
         return line | {"verdict": "another data set", "memory_verdict": "another data set"}
@@ -154,11 +234,11 @@ def _verdicts(entry: Entry, theirs: Any, ours: Any) -> dict[str, Any]:
         line |= {"miou": miou, "difference_points": points}
         line["definition"] = "as stated" if definition == "stated" else definition
         line["verdict"] = _closest(abs(points), POINTS, "{:.1f} points")
-    if pd.notna(theirs.bytes) and pd.notna(ours.nvml_bytes):
+    if known and pd.notna(ours.nvml_bytes):
         ratio = ours.nvml_bytes / theirs.bytes
         line |= {"nvml_bytes": ours.nvml_bytes, "memory_ratio": ratio}
         line["memory_verdict"] = _closest(abs(ratio - 1), SHARES, "{:.0%}")
-    elif pd.notna(theirs.bytes) and entry.measurement:
+    elif known and entry.measurement:
         line["memory_verdict"] = "not measured on a GPU"
     return line
 
@@ -167,3 +247,20 @@ def _closest(distance: float, limits: Sequence[float], form: str) -> str:
     """The closest limit that holds."""
     held = [limit for limit in limits if distance <= limit]
     return f"reproduced within {form.format(held[0])}" if held else "not reproduced"
+
+
+def _published_key(entry: Entry) -> str:
+    return published_key(entry.model.method, entry.run.strategy)
+
+
+def _in_points(found: Difference) -> dict[str, float]:
+    ends = {"points": found.value, "low_points": found.low, "high_points": found.high}
+    return {name: 100 * share for name, share in ends.items()}
+
+
+def _but_official(entry: Entry) -> str:
+    """What two runs share that differ in `official` alone."""
+    spec = {**entry.model.spec, **entry.run.overrides}
+    spec.pop("official", None)
+    parts = (entry.dataset, entry.model.method, entry.run.strategy, entry.model.seed)
+    return repr((parts, sorted(spec.items(), key=lambda pair: pair[0])))

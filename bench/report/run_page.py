@@ -1,19 +1,18 @@
 """All that the records of one run say, and the commands that make them again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 import pandas as pd
 
-from bench import metrics
 from bench.record import Record
 from bench.report import bootstrap, figures, findings, style
-from bench.report.evaluations import matrix
+from bench.report.evaluations import matrix, scene_miou
 from bench.report.load_records import Entry, Inputs
-from bench.report.section import Finding, Form, Link, Plot, Section, spaced
-
-NOT_EVALUATED = "This run has not been evaluated."
+from bench.report.runs import heat
+from bench.report.section import Finding, Link, Plot, Section, section
+from bench.report.style import Form
 
 
 def run_sections(
@@ -26,17 +25,25 @@ def run_sections(
     """
     trained = inputs.trainings.get(entry.run.model)
     records = [found for found in (trained, entry.evaluated, entry.measured) if found]
+    commits = {str(one.provenance.get("commit", "")) for one in records} - {""}
     splits = [s for s in ("test", "val") if entry.evaluation.get("splits", {}).get(s)]
+    settings = {**asdict(entry.run), "model": {"name": entry.run.model, **asdict(entry.model)}}
+    again = {
+        "commit": commits.pop() if len(commits) == 1 else "",
+        "suite": inputs.suite.suite,
+        "model": entry.run.model,
+        "run": entry.name,
+    }
     return [
         _classes(entry),
         *(_confusion(entry, split) for split in splits),
-        _scenes(entry, pages),
+        _scenes(entry, splits, pages),
         _training(entry, trained),
         *_memory(entry),
         _latency(entry),
-        Section("settings", "Settings", facts=tuple(_flat("", _settings(entry)))),
-        Section("provenance", "Provenance", facts=tuple(findings.provenance(records))),
-        Section("again", "Reproduce", code="\n".join(_commands(inputs, entry, records))),
+        section("run/settings", facts=list(_flat("", settings))),
+        section("provenance", facts=findings.provenance(records)),
+        section("run/again", fill=again),
     ]
 
 
@@ -46,106 +53,65 @@ def numbers(row: Any) -> Iterator[Finding]:
     Args:
         row: the run's line of the table of all runs.
     """
-    known: dict[str, tuple[Any, str, Form]] = {
-        "mIoU on test": (row.miou, "{} %", style.percent),
-        "of the best run’s": (row.share_of_best, "{} %", style.percent),
-        "latency": (row.latency_s, "{}", style.duration),
-        "parameters": (row.parameters, "{}", style.count),
-    }
-    for meter in ("predicted", "allocated", "nvml"):  # the last that is known
-        if pd.notna(row[f"{meter}_bytes"]):
-            known["peak memory"] = (row[f"{meter}_bytes"], f"{{}} ({meter})", style.size)
-    for what, (value, text, form) in known.items():
-        if pd.notna(value):
-            yield Finding(what, text.format(form(value)))
-
-
-def _section(name: str, title: str, rows: Sequence[Any], show: str, **more: Any) -> Section:
-    """A table without files."""
-    frame = pd.DataFrame(list(rows), columns=show.split())
-    return Section(name, title, rows=frame, show=show, kinds=(), **more)
+    known: list[tuple[str, str, Form, str]] = [
+        ("mIoU on test", "miou", style.percent, " %"),
+        ("of the best run’s", "share_of_best", style.percent, " %"),
+        ("latency", "latency_s", style.duration, ""),
+        ("parameters", "parameters", style.count, ""),
+    ]
+    meters = [one for one in ("nvml", "allocated", "predicted") if pd.notna(row[f"{one}_bytes"])]
+    known += [("peak memory", f"{one}_bytes", style.size, f" ({one})") for one in meters[:1]]
+    for what, name, form, unit in known:
+        if pd.notna(row[name]):
+            yield Finding(what, form(row[name]) + unit)
 
 
 def _classes(entry: Entry) -> Section:
-    found = {}
-    rows, plots, limits = [], [], ""
-    if entry.evaluation:
-        one = bootstrap.of_entry(entry)
-        known = bootstrap.class_intervals(one)
-        found = {k: (v.value, v.low, v.high) for k, v in known.items() if pd.notna(v.value)}
-        counts = matrix(entry, "test")[:-1].sum(1)
-        rows = [
-            (name, *found.get(name, (None,) * 3), pixels / max(1, counts.sum()))
-            for name, pixels in zip(entry.evaluation["classes"], counts, strict=True)
-        ]
-        limits = bootstrap.limits([one])
-    if found:
-        drawn = figures.curves.class_intervals(entry.evaluation["classes"], found)
-        plots = [Plot("drawn-intervals", "IoU by class with 95 % CI over scenes", drawn)]
-    return _section(
-        "classes",
-        "IoU by class",
-        rows,
-        "class iou low high share",
-        columns={"class": ("class", spaced), "iou": ("IoU %", style.percent),
-                 "share": ("of the pixels %", style.percent)},
-        figures=tuple(plots),
-        note=limits,
-        empty=NOT_EVALUATED,
-    )  # fmt: skip
+    if not entry.evaluation:
+        return section("run/classes", fill={"limits": ""})
+    one, names = bootstrap.of_entry(entry), entry.evaluation["classes"]
+    intervals = bootstrap.class_intervals(one).items()
+    found = {name: astuple(each) for name, each in intervals if pd.notna(each.value)}
+    counts = matrix(entry, "test")[:-1].sum(1)
+    shares = counts / max(1, counts.sum())
+    unknown = (None, None, None)
+    drawn = figures.curves.class_intervals(names, found) if found else {}
+    plot = Plot("drawn-intervals", "IoU by class with 95 % CI over scenes", drawn)
+    return section(
+        "run/classes",
+        [(n, *found.get(n, unknown), share) for n, share in zip(names, shares, strict=True)],
+        figures=(plot,) if found else (),
+        fill={"limits": findings.limits([one])},
+    )
 
 
 def _confusion(entry: Entry, split: str) -> Section:
     """Pixels by true class (lines) and predicted class (columns), as shares of the line."""
     names = list(entry.evaluation["classes"])
-    counts = matrix(entry, split)[:-1]
-    rows = [
-        (name, *(line / line.sum() if line.sum() else line * float("nan")), line.sum())
-        for name, line in zip(names, counts, strict=True)
+    counts = pd.DataFrame(matrix(entry, split)[:-1], columns=names)
+    pixels = counts.sum(axis=1)
+    shares = counts.div(pixels.where(pixels > 0), axis=0)
+    shares.insert(0, "truth", names)
+    columns = {
+        "truth": ("true \\ predicted", "spaced"),
+        **{name: (style.spaced(name), "percent") for name in names},
+        "pixels": ("pixels", "commas"),
+    }
+    frame = shares.assign(pixels=pixels)
+    return section("run/confusion", frame, columns, fill={"split": split}, look=heat(names))
+
+
+def _scenes(
+    entry: Entry, splits: Sequence[str], pages: Sequence[figures.scene_page.Page]
+) -> Section:
+    scenes = [(one, split) for split in splits for one in entry.evaluation["splits"][split]]
+    rows = [(scene, split, scene_miou(entry, scene, split)) for scene, split in scenes]
+    links = [
+        Link(f"{one.scene} beside the label", one.showing("label", entry.name))
+        for one in pages
+        if entry.name in one.mious
     ]
-    frame = pd.DataFrame(rows, columns=["truth", *names, "pixels"])
-
-    def look(name: str, row: Any) -> dict[str, Any]:
-        share = row[name]
-        heat = name in names and pd.notna(share)
-        return {"kind": "number heat", "heat": float(share)} if heat else {}
-
-    shares = {name: (spaced(name), style.percent) for name in names}
-    return Section(
-        f"confusion-{split}",
-        f"Confusion matrix, {split}",
-        rows=frame,
-        show=" ".join(frame.columns),
-        columns={
-            **shares,
-            "truth": ("true \\ predicted", spaced),
-            "pixels": ("pixels", "{:,}".format),
-        },
-        look=look,
-        note="Per cent of the pixels of the true class. Unlabelled pixels are left out.",
-        kinds=(),
-    )
-
-
-def _scenes(entry: Entry, pages: Sequence[figures.scene_page.Page]) -> Section:
-    values = entry.evaluation
-    rows = [
-        (scene, split, metrics.miou(metrics.total([found]), values["classes"], values["ignored"]))
-        for split in ("test", "val")
-        for scene, found in values.get("splits", {}).get(split, {}).items()
-    ]
-    return _section(
-        "scenes",
-        "mIoU by scene",
-        rows,
-        "scene split miou",
-        links=tuple(
-            Link(f"{one.scene} beside the label", one.showing("label", entry.name))
-            for one in pages
-            if entry.name in one.mious
-        ),
-        empty=NOT_EVALUATED,
-    )
+    return section("run/scenes", rows, links=links)
 
 
 def _training(entry: Entry, trained: Record | None) -> Section:
@@ -157,20 +123,8 @@ def _training(entry: Entry, trained: Record | None) -> Section:
         cost = found.get("parameters"), found.get("seconds")
         rows.append((name, steps, schedule.batch, schedule.learning_rate, *cost))
     drawn = figures.curves.training_curves(trained)
-    return _section(
-        "training",
-        "Training",
-        rows,
-        "phase steps images_a_step learning_rate parameters took_s",
-        columns={
-            "learning_rate": ("learning rate", "{:g}".format),
-            "parameters": ("trained parameters", style.count),
-        },
-        figures=(Plot("drawn-training", "Training loss by step", drawn),) if drawn else (),
-        note="Loss of each optimiser step (thin) and its running mean (strong). Losses of different "
-        "phases sum different terms and cannot be compared.",
-        empty="There is no curve: the model is fitted in one step, or there is no record.",
-    )
+    plots = (Plot("drawn-training", "Training loss by step", drawn),) if drawn else ()
+    return section("run/training", rows, figures=plots)
 
 
 def _memory(entry: Entry) -> list[Section]:
@@ -181,37 +135,22 @@ def _memory(entry: Entry) -> list[Section]:
     if course and course["events"]:
         drawn = figures.curves.memory_timeline(course, place)
         plots = (Plot("drawn-memory", "Memory over time by category", drawn),)
-    note = "".join(f"{name}: {one['definition']}. " for name, one in entry.meters.items())
-    if entry.measurement:
-        found = entry.measurement
-        size = f"{found['height_px']} × {found['width_px']} px"
-        note += f"Measured on {size}, scene {found['scene']}, device {found['device']}."
+    meters = [
+        (name, one["bytes"], " · ".join(filter(None, (one.get("at"), one.get("module")))))
+        for name, one in entry.meters.items()
+    ]
+    sizes = sorted(((size, name) for name, size in parts.items() if size), key=lambda one: -one[0])
     total = sum(parts.values())
-    sizes = sorted(((n, size, size / total) for n, size in parts.items() if size),
-                   key=lambda part: -part[1])  # fmt: skip
     return [
-        _section(
-            "memory",
-            "Memory",
-            [
-                (name, one["bytes"], " · ".join(filter(None, (one.get("at"), one.get("module")))))
-                for name, one in entry.meters.items()
-            ],
-            "meter peak_bytes at",
-            columns={"at": ("at", lambda text: text or style.NOTHING)},
+        section(
+            "run/memory",
+            meters,
             figures=plots,
-            findings=lambda rows: [f"Peak at {place}."] if place else [],
-            note=note,
-            facts=tuple(findings.reservations([entry])),
-            empty="The memory of this run has not been measured.",
+            findings=[f"Peak at {place}."] if place else (),
+            facts=findings.reservations([entry]),
+            fill={"meters": entry.meters, "found": entry.measurement},
         ),
-        _section(
-            "parts",
-            "Alive at the predicted peak",
-            sizes,
-            "category size_bytes share",
-            columns={"share": ("share %", style.percent)},
-        ),
+        section("run/parts", [(name, size, size / total) for size, name in sizes]),
     ]
 
 
@@ -222,12 +161,8 @@ def _latency(entry: Entry) -> Section:
         for name, text in (("latency", "one prediction"), ("network", "the network alone"))
         if found.get(f"{name}_s")
     ]
-    note = f"{found['latency_definition']}." if facts else ""
-    return Section("latency", "Latency", facts=tuple(facts), note=note, empty="Not timed.")
-
-
-def _settings(entry: Entry) -> dict[str, Any]:
-    return {**asdict(entry.run), "model": {"name": entry.run.model, **asdict(entry.model)}}
+    timed = found["latency_definition"] if facts else ""
+    return section("run/latency", fill={"timed": timed}, facts=facts)
 
 
 def _flat(before: str, values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -238,17 +173,3 @@ def _flat(before: str, values: Mapping[str, Any]) -> Iterator[Finding]:
         elif value not in (None, {}, (), []):
             listed = isinstance(value, list | tuple)
             yield Finding(before + name, ", ".join(map(str, value)) if listed else str(value))
-
-
-def _commands(inputs: Inputs, entry: Entry, records: Sequence[Record]) -> Iterator[str]:
-    commits = {str(one.provenance.get("commit", "")) for one in records} - {""}
-    if len(commits) == 1:
-        yield f"git checkout {commits.pop()}  # the code that its records were made with"
-    for command, what in (
-        (f"cp suites/{inputs.suite.suite}.yaml params.yaml", "its suite"),
-        (f"dvc repro train@{entry.run.model}", "data and training"),
-        (f"python -m bench.pipeline.evaluate {entry.name}", "its labels"),
-        (f"python -m bench.pipeline.measure {entry.name}", "its memory and latency"),
-        (f"glnet-bench estimate {entry.name}", "its memory, without data or a GPU"),
-    ):
-        yield f"{command:58}  # {what}"

@@ -3,31 +3,33 @@ one setting changes."""
 
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench import metrics
-from bench.report import bootstrap, figures, style
-from bench.report.evaluations import accuracies, matrices, matrix, shares_of_best
-from bench.report.load_records import BASELINE, Entry
-from bench.report.section import Section, section, spaced, table
-
-METERS = ("predicted", "allocated", "rss", "nvml", "reserved")
+from bench.report import bootstrap, figures
+from bench.report.evaluations import (
+    ONE_VIEW,
+    Group,
+    accuracies,
+    matrices,
+    matrix,
+    shares_of_best,
+)
+from bench.report.findings import limits, seed_sentences
+from bench.report.load_records import BASELINE, Entry, median
+from bench.report.section import Section, section, table
+from bench.report.style import NOTHING, spaced
 
 
 def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
-    frame = table(
-        [{**_about(one), **_accuracy(one), **_cost(one)} for one in entries],
-        "dataset run network strategy status miou miou_official predicted_bytes allocated_bytes "
-        "rss_bytes nvml_bytes latency_s reserved_bytes predicted_host_bytes megapixels_per_s "
-        "parameters accuracy miou_low miou_high seeds miou_without_rare miou_val miou_stated "
-        "share_of_best latency_spread_s network_s flops room_bytes device height_px width_px "
-        "encoder reason",
-    )
+    frame = table("runs", ({**_about(one), **_accuracy(one), **_cost(one)} for one in entries))
     frame["share_of_best"] = shares_of_best(frame)
     return frame
 
@@ -51,74 +53,69 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
         best = {"kind": "number best"} if name == "miou" and row[name] == tops.get(name) else {}
         return {**best, "bar": float(row[name]) / float(tops[name])} if known else best
 
-    return section("runs", rows=frame, look=look)
+    return section("runs", frame, look=look)
+
+
+def heat(names: Collection[str]) -> Callable[[str, Any], dict[str, Any]]:
+    """What draws the shares of these columns as a heat map."""
+
+    def look(name: str, row: Any) -> dict[str, Any]:
+        known = name in names and pd.notna(row[name])
+        return {"kind": "number heat", "heat": float(row[name])} if known else {}
+
+    return look
 
 
 def classes_section(entries: Sequence[Entry]) -> Section:
     """IoU by class on test, 0..1, one line an evaluated run; a class that a data set does not have
     or count is empty."""
-    rows: list[dict[str, Any]] = []
+    rows, means = [], ["miou", "miou_without_rare"]
     for entry in entries:
         if entry.evaluation:
-            values, means = entry.evaluation, accuracies(entry, "test")
+            classes, ignored = entry.evaluation["classes"], entry.evaluation["ignored"]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # a class that no seed knows
-                each = np.nanmean(
-                    metrics.iou(matrices(entry, "test"), values["classes"], values["ignored"]), 0
-                )
-            counted = dict(zip(values["classes"], each, strict=True))
+                each = np.nanmean(metrics.iou(matrices(entry, "test"), classes, ignored), 0)
+            counted = pd.Series(each, classes).drop(ignored)
+            own = accuracies(entry, "test")
             rows.append(
                 {"dataset": entry.dataset, "run": entry.name}
-                | {key: means[key] for key in ("miou", "miou_without_rare")}
-                | {key: iou for key, iou in counted.items() if key not in values["ignored"]}
+                | {name: own[name] for name in means}
+                | counted.to_dict()
             )
-    frame = pd.DataFrame(rows)
-    frame = frame if rows else table([], "dataset run miou miou_without_rare")
-    rare = {name for one in entries for name in one.evaluation.get("rare", ())}
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["dataset", "run", *means])
     names = list(frame.columns[4:])
-    headings = {name: spaced(name) + (" (rare)" if name in rare else "") for name in names}
-
-    def look(name: str, row: Any) -> dict[str, Any]:
-        if name in names and pd.notna(row[name]):
-            return {"kind": "number heat", "heat": float(row[name])}
-        return {"kind": "number mean"} if name.startswith("miou") else {}
-
+    rare = {name for one in entries for name in one.evaluation.get("rare", ())}
+    heated = heat(names)
     return section(
         "classes",
-        rows=frame,
-        show=" ".join(frame.columns[1:]),
-        columns={name: (text, style.percent) for name, text in headings.items()}
-        | {"miou_without_rare": ("without rare", style.percent)},
-        look=look,
+        frame,
+        {"run": None, "miou": None, "miou_without_rare": ["without rare", "percent"]}
+        | {name: [spaced(name) + " (rare)" * (name in rare), "percent"] for name in names},
+        look=lambda name, row: {"kind": "number mean"} if name in means else heated(name, row),
     )
 
 
 def confusion_section(entries: Sequence[Entry]) -> Section:
     """One line a run, true class and predicted class: the share of the true class's pixels, 0..1,
     over all scenes of test and all seeds; a class without pixels has no line."""
-    rows = [
-        (entry.name, truth, predicted, int(n) / int(counts.sum()))
-        for entry in entries
-        if entry.evaluation
-        for truth, counts in zip(
-            entry.evaluation["classes"], matrix(entry, "test")[:-1], strict=True
-        )
-        for predicted, n in zip(entry.evaluation["classes"], counts, strict=True)
-        if counts.sum()
-    ]
-    frame = pd.DataFrame(rows, columns=["run", "truth", "predicted", "share"])
-    return Section("confusion", "Confusion", rows=frame, kinds=("csv",))
+    rows = []
+    for entry in (one for one in entries if one.evaluation):
+        names = entry.evaluation["classes"]
+        for truth, counts in zip(names, matrix(entry, "test")[:-1].tolist(), strict=True):
+            if total := sum(counts):
+                pairs = zip(names, counts, strict=True)
+                rows += [(entry.name, truth, predicted, n / total) for predicted, n in pairs]
+    return section("confusion", rows)
 
 
 def latency_section(entries: Sequence[Entry]) -> Section:
     """One line a run whose latency was measured, fastest first: median and range of its
     repetitions, the network's share, and what that comes to a pixel and an operation."""
-    frame = table(
-        (_latency(one) for one in entries if one.measurement.get("latency_s")),
-        "dataset run strategy height_px width_px repetitions latency_s fastest_s slowest_s "
-        "network_s outside_share megapixels_per_s flops flops_per_s",
-    ).sort_values(["dataset", "latency_s"], kind="stable", ignore_index=True)
-    return section("latency", rows=frame)
+    timed = (one for one in entries if one.measurement.get("latency_s"))
+    frame = table("latency", ({**_about(one), **_cost(one)} for one in timed))
+    by = ["dataset", "latency_s"]
+    return section("latency", frame.sort_values(by, kind="stable", ignore_index=True))
 
 
 def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) -> Section:
@@ -128,61 +125,19 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
         frame: `runs` of the same entries.
         meter: its column that memory is taken from.
     """
-    known = frame[(frame.network != BASELINE) & frame.miou.notna()].set_index("run", drop=False)
+    known = frame[(frame.network != BASELINE) & frame.miou.notna()]
     settings = {one.name: settings_of(one) for one in entries}
-    rows: list[dict[str, Any]] = []
-    for _, group in known.groupby(["dataset", "network"], sort=False):
-        said = dict(zip(group.run, differences([settings[n] for n in group.run]), strict=True))
-        own = group.sort_values("miou", ascending=False, kind="stable")
-        best = own.iloc[0]
-        rows += [
-            {
-                **row[["dataset", "network", "run", "miou", "latency_s"]],
-                "settings": said[row.run],
-                "difference_points": 100 * (row.miou - best.miou),
-                "memory_bytes": row[meter],
-                "memory_ratio": None
-                if pd.isna(row[meter]) or pd.isna(best[meter])
-                else float(row[meter]) / float(best[meter]),
-            }
-            for _, row in own.iterrows()
-            if len(own) > 1
-        ]
-    return section(
-        "ablation",
-        rows=table(
-            rows,
-            "dataset network run settings miou difference_points memory_bytes memory_ratio "
-            "latency_s",
-        ),
-    )
-
-
-def pairs_section(by_dataset: Mapping[str, bootstrap.Pairs]) -> Section:
-    """One line a pair of runs of a data set, shares 0..1."""
     rows = []
-    for dataset, pairs in by_dataset.items():
-        of = {one.run: one.matrices for one in pairs.samples}
-        rows += [
-            {
-                "dataset": dataset,
-                "first": first,
-                "second": second,
-                "difference": one.value,
-                "low": one.low,
-                "high": one.high,
-                "verdict": f"{first} {one.verdict} {second}",
-                "scenes": of[first].shape[1],
-                "seeds": f"{len(of[first])} and {len(of[second])}",
-            }
-            for (first, second), one in pairs.found.items()
-        ]
-    samples = [one for pairs in by_dataset.values() for one in pairs.samples]
-    return section(
-        "pairs",
-        rows=table(rows, "dataset first second difference low high verdict scenes seeds"),
-        fill={"limits": bootstrap.limits(samples)},
-    )
+    for _, group in known.groupby(["dataset", "network"], sort=False):
+        if len(group) > 1:
+            said = differences([settings[run] for run in group.run])
+            own = by_accuracy(group.assign(settings=said, memory_bytes=group[meter]))
+            memory = own.memory_bytes.astype(float)
+            rows += own.assign(
+                difference_points=100 * (own.miou - own.miou.iloc[0]),
+                memory_ratio=memory / memory.iloc[0],
+            ).to_dict("records")
+    return section("ablation", rows)
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -193,6 +148,62 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join(f"{name} {_in_words(one[name])}" for name in differing if name in one)
         for one in settings
     ]
+
+
+def pairs_section(by_dataset: Mapping[str, bootstrap.Pairs]) -> Section:
+    """One line a pair of runs of a data set, shares 0..1."""
+    rows = []
+    for dataset, pairs in by_dataset.items():
+        of = {one.run: one.matrices for one in pairs.samples}
+        rows += [
+            asdict(one)
+            | {
+                "dataset": dataset,
+                "difference": one.value,
+                "verdict": f"{one.first} {one.verdict} {one.second}",
+                "scenes": of[one.first].shape[1],
+                "seeds": f"{len(of[one.first])} and {len(of[one.second])}",
+            }
+            for one in pairs.found.values()
+        ]
+    samples = [one for pairs in by_dataset.values() for one in pairs.samples]
+    return section("pairs", rows, fill={"limits": limits(samples)})
+
+
+def seeds_section(dataset: str, found: Sequence[Group], ceilings: Mapping[str, float]) -> Section:
+    """One line a group of seeds, shares 0..1.
+
+    Args:
+        ceilings: mIoU 0..1 that cannot be passed, by what limits it.
+    """
+    rows = [
+        {
+            "runs": one.name,
+            "strategy": one.strategy,
+            "feature_sharing": NOTHING
+            if one.strategy in ONE_VIEW
+            else ("no", "yes")[one.feature_sharing],
+            "seeds": len(one.mious),
+            "mean": one.mean,
+            "from": one.interval[0],
+            "to": one.interval[1],
+            "lowest": min(one.mious),
+            "highest": max(one.mious),
+        }
+        for one in found
+    ]
+    return section(
+        "seeds",
+        rows,
+        draw=partial(figures.curves.seeds, found, ceilings) if found else None,
+        fill={"dataset": dataset, "limits": ceilings},
+        findings=seed_sentences(found, ceilings),
+    )
+
+
+def ceilings(entries: Iterable[Entry]) -> dict[str, float]:
+    """What the data set of these runs states as limits: mIoU 0..1 by what limits it."""
+    return next((dict(e.evaluation.get("ceilings", {})) for e in entries if e.evaluation), {})
 
 
 def settings_of(entry: Entry) -> dict[str, Any]:
@@ -263,31 +274,26 @@ def _cost(entry: Entry) -> dict[str, Any]:
     if not values:  # what the process reported before its end
         values = entry.measured.values if entry.measured else {}
     named = ("parameters", "flops", "device", "room_bytes", "height_px", "width_px")
-    seconds, alone = values.get("latency_s"), values.get("network_s")
-    latency = statistics.median(seconds) if seconds else None
+    found: dict[str, Any] = {name: values.get(name) for name in named}
+    found |= {f"{name}_bytes": one["bytes"] for name, one in entry.meters.items()}
+    found["predicted_host_bytes"] = entry.meters.get("predicted", {}).get("host_bytes")
+    seconds = values.get("latency_s")
+    if not seconds:
+        return found
+    latency, alone = statistics.median(seconds), median(values.get("network_s"))
     pixels = values.get("height_px", 0) * values.get("width_px", 0)
-    return {
-        **{f"{name}_bytes": entry.meters[name]["bytes"] for name in METERS if name in entry.meters},
-        "predicted_host_bytes": entry.meters.get("predicted", {}).get("host_bytes"),
+    return found | {
         "latency_s": latency,
-        "latency_spread_s": max(seconds) - min(seconds) if seconds and len(seconds) > 1 else None,
-        "network_s": statistics.median(alone) if alone else None,
-        "megapixels_per_s": pixels / 1e6 / latency if latency else None,
-        **{name: values.get(name) for name in named},
-    }
-
-
-def _latency(entry: Entry) -> dict[str, Any]:
-    values, cost = entry.measurement, _cost(entry)
-    latency, alone, flops = cost["latency_s"], cost["network_s"], cost["flops"]
-    return _about(entry) | cost | {
-        "repetitions": len(values["latency_s"]),
-        "fastest_s": min(values["latency_s"]),
-        "slowest_s": max(values["latency_s"]),
+        "repetitions": len(seconds),
+        "fastest_s": min(seconds),
+        "slowest_s": max(seconds),
+        "latency_spread_s": max(seconds) - min(seconds) if len(seconds) > 1 else None,
+        "network_s": alone,
         # Two clocks in two rounds: where next to nothing is outside, their noise can pass it.
         "outside_share": max(0.0, 1 - alone / latency) if alone else None,
-        "flops_per_s": flops / latency if flops else None,
-    }  # fmt: skip
+        "megapixels_per_s": pixels / 1e6 / latency,
+        "flops_per_s": found["flops"] / latency if found["flops"] else None,
+    }
 
 
 def _in_words(value: Any) -> str:

@@ -1,24 +1,31 @@
 """A table, its figures and what they say, as data: one `Section`, named once. From it come the table
-of a page, the CSV, Markdown and LaTeX files, and the caption."""
+of a page, the CSV, Markdown and LaTeX files, and the caption. sections.yaml has the texts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
 from bench.report import style
+from bench.report.style import FORMS, Form
 
-Form = Callable[[Any], str]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Target = Callable[[str], str]
 """Run -> its page, as a path below site/, or empty if there is none."""
-SPECIFICATIONS = Path(__file__).parent / "sections.yaml"
+Column = tuple[str, Form]
+"""Heading, and how a value reads."""
+DESCRIPTIONS = Path(__file__).parent / "sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
+_UNITS = {"bytes": "size", "s": "duration", "points": "signed", "ratio": "hundredths",
+          "share": "percent", "fps": "rate", "parameters": "count"}  # fmt: skip
 _SHARES = ("miou", "low", "high", "published_miou", "accuracy")
 _INTEGERS = ("flops", "parameters", "seeds", "repetitions")
 
@@ -38,7 +45,7 @@ class Image:
     name: str
     alt: str
     caption: str = ""
-    draw: Callable[[], Figure] | None = None
+    draw: "Callable[[], Figure] | None" = None
     """None: another module writes the files."""
     kinds: tuple[str, ...] = ("svg", "pdf", "png")
     legend: tuple[tuple[str, str], ...] = ()
@@ -93,27 +100,25 @@ class Section:
     title: str
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Raw values: shares 0..1, bytes, seconds."""
-    show: str = ""
-    """Names of the columns that people read, in order, separated by spaces."""
-    columns: Mapping[str, tuple[str, Form]] = field(default_factory=dict)
-    """Column -> (heading, how a value reads), where the name does not say it."""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """What people read of the rows, in order."""
     caption: str = ""
     note: str = ""
     figures: tuple[Image | Plot, ...] = ()
-    findings: Callable[[pd.DataFrame], Sequence[str]] = lambda rows: ()
+    findings: Sequence[str] = ()
     """Sentences worked out from the rows."""
-    facts: tuple[Finding, ...] = ()
-    links: tuple[Link, ...] = ()
+    facts: Sequence[Finding] = ()
+    links: Sequence[Link] = ()
     code: str = ""
     look: Callable[[str, Any], Mapping[str, Any]] = lambda name, row: {}
     """(column, row) -> fields of its `Cell`."""
     empty: str = ""
     """What a page says where there is no row; if this is empty too, it leaves the section out."""
-    kinds: tuple[str, ...] = ("csv", "md", "tex")
+    kinds: Sequence[str] = ("csv", "md", "tex")
     """Files of the table."""
 
     def __bool__(self) -> bool:
-        parts = (self.figures, self.facts, self.code, self.note and not self.show, self.links)
+        parts = (self.figures, self.facts, self.code, self.note and not self.columns, self.links)
         return bool(len(self.rows) or any(parts))
 
     def of(self, dataset: str) -> "Section":
@@ -122,14 +127,10 @@ class Section:
         return replace(self, rows=own.dropna(axis="columns", how="all"))
 
     @property
-    def shown(self) -> dict[str, tuple[str, Form]]:
-        """Column -> (heading, form), of those in which something is known."""
-        known = [name for name in self.show.split() if name in self.rows]
-        return {
-            name: self.columns.get(name) or default_column(name)
-            for name in known
-            if self.rows[name].notna().any()
-        }
+    def shown(self) -> dict[str, Column]:
+        """The columns in which something is known."""
+        known = self.rows.columns[self.rows.notna().any()]
+        return {name: column for name, column in self.columns.items() if name in known}
 
     def head(self) -> list[Cell]:
         """The headings."""
@@ -158,7 +159,7 @@ class Section:
         """Extension -> content: CSV in full precision, Markdown, and LaTeX with booktabs."""
         found = {"csv": self.rows.to_csv(index=False, lineterminator="\n")}
         if "md" in self.kinds:
-            sides = ["left" if "left" in self._kind(name) else "right" for name in self.shown]
+            sides = ["left" if "left" in cell.kind else "right" for cell in self.head()]
             texts = pd.DataFrame(
                 {text: self.rows[name].map(form) for name, (text, form) in self.shown.items()},
                 dtype=object,
@@ -181,93 +182,108 @@ class Section:
         return ("left words" if name in WORDY else "left") if text else "number"
 
 
-def section(name: str, fill: Mapping[str, Any] | None = None, **more: Any) -> Section:
+def section(
+    name: str,
+    rows: pd.DataFrame | Iterable[Any] = (),
+    columns: Mapping[str, Any] | None = None,
+    draw: "Callable[[], Figure] | None" = None,
+    fill: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Section:
     """The section that sections.yaml describes under this name.
 
     Args:
-        fill: values for the {braces} of its texts.
-        more: fields of `Section`, its rows for instance.
+        name: in sections.yaml; in a page and for files what follows a slash.
+        rows: a frame, or what `table` takes.
+        columns: those that people read, where the description does not know them.
+        draw: of the figure that it describes; None: without it.
+        fill: values for its texts.
+        more: fields of `Section`.
     """
-    described = {**descriptions()[name], "columns": {}}
-    for column, given in (descriptions()[name].get("columns") or {}).items():
-        heading, form = given if isinstance(given, list) else (given, None)
-        default = default_column(column)
-        described["columns"][column] = (heading or default[0], FORMS[form] if form else default[1])
-    texts = {
-        key: described[key].format(**(fill or {})) for key in ("note", "empty") if key in described
-    }
-    show = " ".join(described["columns"])
-    return Section(name, **{"show": show, **described, **texts, **more})
+    described = {"name": name.rpartition("/")[2], **descriptions()[name]}
+    figure, fill = described.pop("figure", None), fill or {}
+    frame = rows if isinstance(rows, pd.DataFrame) else table(name, rows)
+    columns = described.pop("columns", {}) if columns is None else columns
+    described.pop("table", None)
+    fields = {**_filled(described, fill), "rows": frame, "columns": _columns(columns), **more}
+    if draw:
+        image = Image(**_filled(figure, fill), draw=draw)
+        fields["figures"] = (*fields.get("figures", ()), image)
+    return Section(**fields)
 
 
-def image(name: str, draw: Callable[[], Figure], fill: Mapping[str, Any] | None = None) -> Image:
-    """The static figure that sections.yaml describes under this name."""
-    alt, caption = (descriptions()["figures"][name][key] for key in ("alt", "caption"))
-    return Image(name, alt, caption.format(**(fill or {})), draw)
+def table(name: str, rows: Iterable[Any] = ()) -> pd.DataFrame:
+    """Rows as a frame with the columns that sections.yaml gives this table, `columns` where it has
+    no `table`; bytes, pixels and counts are whole numbers that may be missing.
+
+    Args:
+        rows: mappings, or values in the order of the columns.
+    """
+    described = descriptions()[name]
+    names = described["table"].split() if "table" in described else [*described.get("columns", ())]
+    frame = pd.DataFrame(list(rows), columns=names)
+    whole = [one for one in names if one.endswith(("_bytes", "_px")) or one in _INTEGERS]
+    return frame.astype({one: "Int64" for one in whole if _is_whole(frame[one])})
+
+
+def sentences(name: str, **values: Any) -> list[str]:
+    """The sentences of sections.yaml under this name; those that come out empty are left out."""
+    found = (say(text, **values) for text in descriptions()["sentences"][name])
+    return [text for text in found if text]
+
+
+def findings(name: str, **values: Any) -> list[Finding]:
+    """The same as lines of a summary, by their topics."""
+    found = {topic: say(text, **values) for topic, text in descriptions()["findings"][name].items()}
+    return [Finding(topic, text) for topic, text in found.items() if text]
+
+
+def say(text: str, **values: Any) -> str:
+    """A text of sections.yaml, which is a Jinja template; the names of `FORMS` are its filters."""
+    return _environment().from_string(text).render(**values).strip()
 
 
 @cache
 def descriptions() -> dict[str, Any]:
     """Texts of the report, from sections.yaml."""
-    found: dict[str, Any] = YAML(typ="safe").load(SPECIFICATIONS)
+    found: dict[str, Any] = YAML(typ="safe").load(DESCRIPTIONS)
     return found
 
 
-def table(rows: Iterable[Mapping[str, Any]], names: str) -> pd.DataFrame:
-    """Rows as a frame with these columns, separated by spaces; bytes, pixels and counts are whole
-    numbers that may be missing."""
-    columns = names.split()
-    frame = pd.DataFrame(list(rows), columns=columns)
-    whole = [name for name in columns if name.endswith(("_bytes", "_px")) or name in _INTEGERS]
-    return frame.astype({name: "Int64" for name in whole if _is_whole(frame[name])})
+@cache
+def _environment() -> Environment:
+    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - no HTML
+    environment.filters |= FORMS
+    return environment
 
 
-def default_column(name: str) -> tuple[str, Form]:
+def _filled(described: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its texts filled in."""
+    return {k: say(one, **values) if isinstance(one, str) else one for k, one in described.items()}
+
+
+def _columns(given: Mapping[str, Any]) -> dict[str, Column]:
+    """Heading and form of each column, where they are not given by its name."""
+    found = {}
+    for name, about in given.items():
+        heading, form = about if isinstance(about, list | tuple) else (about, None)
+        usual = _default_column(name)
+        form = FORMS[form] if isinstance(form, str) else form
+        found[name] = heading or usual[0], form or usual[1]
+    return found
+
+
+def _default_column(name: str) -> Column:
     """Heading and form of a column by its name and the unit that it ends in."""
-    forms: Mapping[str, Form] = {
-        "bytes": style.size,
-        "s": style.duration,
-        "points": signed,
-        "ratio": optional("{:.2f}".format),
-        "share": style.percent,
-        "fps": rate,
-        "parameters": style.count,
-    }
     base, _, unit = name.rpartition("_")
     if name in _SHARES or unit == "miou":
         heading = name.replace("miou", "mIoU").replace("_", " ")
         return {"low": "95 % CI from", "high": "to"}.get(name, f"{heading} %"), style.percent
+    form = FORMS[_UNITS.get(unit or base, "text")]
     if base in ("low", "high"):
-        return default_column(base)[0], forms[unit]
+        return _default_column(base)[0], form
     heading = (base if unit in ("bytes", "s") else name).replace("_", " ")
-    return heading.replace("fps", "FPS"), forms.get(unit or base, optional(str))
-
-
-def optional(form: Form) -> Form:
-    """The same, with a dash for what is unknown."""
-    return lambda value: style.NOTHING if pd.isna(value) else form(value)
-
-
-def signed(points: Any) -> str:
-    """`+1.2`."""
-    return style.NOTHING if pd.isna(points) else f"{points:+.1f}"
-
-
-def percent_points(share: Any) -> str:
-    """A difference of shares as signed per cent points."""
-    return signed(100 * share)
-
-
-def rate(value: Any) -> str:
-    """Three digits."""
-    if pd.isna(value):
-        return style.NOTHING
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
-
-
-def spaced(name: Any) -> str:
-    """A class as people write it."""
-    return str(name).replace("_", " ")
+    return heading.replace("fps", "FPS"), form
 
 
 def _is_whole(values: pd.Series) -> bool:
@@ -281,27 +297,3 @@ def _order(value: Any) -> float | str | None:
     if isinstance(value, str):
         return None
     return "" if pd.isna(value) else float(value)
-
-
-FORMS: Mapping[str, Form] = {
-    "percent": style.percent,
-    "exact percent": optional(lambda v: f"{100 * v:.4f} %"),
-    "percent points": percent_points,
-    "signed": signed,
-    "size": style.size,
-    "duration": style.duration,
-    "count": style.count,
-    "rate": rate,
-    "giga": optional(lambda v: rate(v / 1e9)),
-    "tera": optional(lambda v: f"{v / 1e12:.2f}"),
-    "whole": optional("{:.0f}".format),
-    "tenths": optional("{:.1f}".format),
-    "ratio": optional("{:.2f}".format),
-    "exact ratio": optional("{:.3f}".format),
-    "times": optional("{:.2f} ×".format),
-    "commas": "{:,}".format,
-    "network": style.network_name,
-    "spaced": spaced,
-    "printed": optional(lambda v: {"figure": "read off a plot", "exact": "printed"}[v]),
-}
-"""How values read, by the names that sections.yaml uses."""

@@ -7,7 +7,7 @@ neither fetches nor imports from disk."""
 import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bench.report.section import Finding, Link, Plot, Section, Target
 _HERE = Path(__file__).parent
 ASSETS = "assets"
 """Folder of a suite that its pages take style and scripts from."""
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,16 @@ def write_page(site: Site, page: Page, target: Target) -> None:
         folder=site.suite,
         target=target,
     )
+
+
+def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
+    """Write the suite's summary beside its pages, and the page above all suites from the summaries
+    that there are: it knows all that have been built, whichever is active now."""
+    text = json.dumps(summary, indent=1, sort_keys=True)
+    write_text(site.folder / site.suite / SUMMARY, text + "\n")
+    suites = [json.loads(path.read_text()) for path in sorted(site.folder.glob(f"*/{SUMMARY}"))]
+    links = tuple(Link(one["name"], f"{one['name']}/index.html") for one in suites)
+    replace(site, links=links).write("index.html", "overview.html.j2", suites=suites)
 
 
 def at(page: str) -> Callable[[str], str]:
