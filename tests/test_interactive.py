@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import write_suite
 from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, write_measurement
@@ -15,10 +16,8 @@ from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import evaluations
 from bench.report import runs as all_runs
-from bench.report.figures import curves, interactive, palette
-from bench.report.figures.charts import _VIEWS, view
-from bench.report.figures.interactive import Interactive
-from bench.report.figures.scatter import FILLS
+from bench.report.figures import accuracy, curves, palette
+from bench.report.figures.accuracy import VIEWS, Interactive
 from bench.report.load_records import Entry, load_records
 from bench.report.site import at, data
 
@@ -43,7 +42,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
     runs = all_runs.runs(entries)
-    return interactive.accuracy_memory(
+    return accuracy.with_menus(
         dataset, entries, runs, "allocated_bytes", "on a desk", lambda run: f"runs/{run}.html"
     )
 
@@ -59,14 +58,11 @@ def test_every_choice_is_a_figure(entries: list[Entry]) -> None:
         for meter in ("allocated", "predicted", "rss")
         for definition in ("miou", "miou_official", "miou_without_rare")
     }
-    known = {menu.name: [o.value for o in menu.options if o.known] for menu in found.menus}
+    known = {menu.name: sorted(menu.known) for menu in found.menus}
     assert known["meter"] == ["allocated", "predicted", "rss"]
     assert known["split"] == ["test"]
-    assert [o.value for menu in found.menus for o in menu.options if o.chosen] == [
-        "allocated",
-        "test",
-        "miou",
-    ]
+    assert [menu.chosen for menu in found.menus] == ["allocated", "test", "miou"]
+    assert all(menu.known < menu.texts.keys() for menu in found.menus)
     figure = traces(found.content["variants"]["allocated|test|miou"])
     assert figure["U-Net"]["x"] == [40 * MIB]
     assert figure["U-Net"]["y"] == pytest.approx([100 * (2 / 6 + 0) / 2], abs=1e-3)
@@ -141,7 +137,8 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
 def test_a_shape_is_a_network_in_black_and_white() -> None:
     assert len({*palette.network_markers(["glnet", "unet", "unknown", "another"]).values()}) == 4
     own = None  # the colour of the network
-    hollow, full, both = (FILLS[_VIEWS[view(s)]] for s in ("whole", "patch", "collaborative"))
+    rows = pd.DataFrame({"network": "glnet", "strategy": ["whole", "patch", "collaborative"]})
+    hollow, full, both = (palette.FILLS[VIEWS[view]] for view in accuracy.looks(rows)["view"])
     assert hollow[0] == "white"
     assert full[0] is own
     assert both[1] is not own

@@ -26,7 +26,7 @@ from bench.report import bootstrap, evaluations, findings, memory, style
 from bench.report import runs as all_runs
 from bench.report.__main__ import KEPT, report
 from bench.report.bootstrap import Pairs, Sample
-from bench.report.figures import label_placement, thumbnails
+from bench.report.figures import chart, static, thumbnails
 from bench.report.load_records import load_records, published
 from data.dataset import open_dataset
 
@@ -474,7 +474,7 @@ def test_labels_cover_neither_one_another_nor_a_point() -> None:
     axes.set_ylim(-3, 5)
     axes.figure.draw_without_rendering()
     points = [(x, y) for _, x, y in rows]
-    label_placement.place(axes, [label_placement.Label(x, y, text) for text, x, y in rows], points)
+    static.place_labels(axes, chart.marks(pd.DataFrame(rows, columns=["label", "x", "y"])), points)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(rows)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

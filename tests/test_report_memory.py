@@ -12,7 +12,7 @@ from bench.record import Record
 from bench.report import evaluations, findings, memory
 from bench.report import runs as all_runs
 from bench.report.bootstrap import Pairs
-from bench.report.figures import charts, curves
+from bench.report.figures import accuracy, charts
 from bench.report.load_records import Entry, Inputs
 from bench.tiling import grid
 
@@ -135,7 +135,7 @@ def test_what_ran_out_of_memory_stands_open_at_all_that_the_device_has() -> None
     frame = runs(good=0.46, lost=0.50)
     frame.loc[1, ["allocated_bytes", "status"]] = [None, "oom"]
     frame["allocated_bytes"] = frame.allocated_bytes.astype("Int64")
-    drawn = marks(charts.accuracy_memory(frame, "allocated_bytes", "measured"))
+    drawn = marks(accuracy.accuracy_memory(frame, "allocated_bytes", "measured"))
     assert sorted(drawn) == [(2**20, False), (24 * GIB, True)]
 
 
@@ -163,11 +163,11 @@ def test_growth_is_drawn_on_by_pixels_and_patches(patch: int) -> None:
         assert frame[name].tolist()[2:] == pytest.approx([size[name] for size in beyond], rel=1e-6)
     assert frame.device_bytes.tolist()[2:] == [known[-1]["device_bytes"]] * 2
     slopes = memory.growth_laws(frame).iloc[0]
-    said = [memory.law(slopes[name]) for name in curves.QUANTITIES]
+    said = [memory.law(slopes[name]) for name in charts.QUANTITIES]
     assert said == ["O(1)", "O(pixels)", "pixels^0.95" if patch == 300 else "O(pixels)"]
     assert slopes.host_bytes_a_pixel == pytest.approx(10, rel=0.01)
     assert memory.law(0.5) == "pixels^0.50"
-    assert len(curves.growth(frame).axes) == 3
+    assert len(charts.growth(frame).axes) == 3
     assert memory.growth_points(None).empty
 
 

@@ -70,7 +70,7 @@ def test_what_is_said_is_worked_out() -> None:
 
 def test_the_figure_shows_every_seed_and_every_ceiling() -> None:
     found = evaluations.groups(ENTRIES, MIOUS)
-    axes = figures.curves.seeds(found, LIMITS).axes[0]
+    axes = figures.charts.seeds(found, LIMITS).axes[0]
     assert sorted(x for dots in axes.collections for x, _ in dots.get_offsets()) == sorted(
         100 * MIOUS[e.name][0] for e in ENTRIES if e.name != "once"
     )

@@ -39,7 +39,7 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
     for stale in (own, *(kept / name for name in ("tables", "metrics", "figures"))):
         shutil.rmtree(stale, ignore_errors=True)
     site = Site(site_folder, content.suite, content.links)
-    with figures.render.written(drawings(content), own / "figures"):
+    with figures.static.written(drawings(content), own / "figures"):
         for name, section in content.tables.items():
             for kind, text in section.files().items() if len(section.rows) else ():
                 for place in (own, kept) if kind == "csv" else (own,):

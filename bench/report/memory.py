@@ -11,7 +11,7 @@ import pandas as pd
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
 from bench.report import figures
-from bench.report.figures.curves import QUANTITIES
+from bench.report.figures.charts import QUANTITIES
 from bench.report.load_records import (
     MB,
     Inputs,
@@ -122,7 +122,7 @@ def growth_sections(predicted: Record | None) -> list[Section]:
         columns[name] = (heading, lambda v: f"{law(v)} ({abs(v):.2f})")
         slope = (f"{of} {unit} a pixel".strip(), lambda v: f"{max(v, 0):,.0f}")
         columns[f"{name}_a_pixel"] = slope
-    drawn = partial(figures.curves.growth, points) if len(points) else None
+    drawn = partial(figures.charts.growth, points) if len(points) else None
     laws = section("growth_law", growth_laws(points), columns, drawn)
     return [laws, section("growth", points)]
 

@@ -137,12 +137,12 @@ def collect(inputs: Inputs) -> Content:
     return Content(inputs, runs, meter, where, {one.name: one for one in tables}, parts)
 
 
-def drawings(content: Content) -> dict[str, figures.render.Drawing]:
-    """What draws each static figure, by its name; what takes longest comes first."""
+def drawings(content: Content) -> list[figures.static.Drawing]:
+    """What draws each static figure; what takes longest comes first."""
     sections = [_training(content), _accuracy(content, ()), *content.tables.values()]
     sections += [_columns(content, part) for part in content.parts]
     found = [image for one in sections for image in one.figures if isinstance(image, Image)]
-    return {one.name: one.draw for one in found if one.draw}
+    return [(one.name, one.draw, one.kinds) for one in found if one.draw]
 
 
 def summary(content: Content) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _home(content: Content) -> list[Section]:
     of = {part.name: f": {part.name}" if len(parts) > 1 else "" for part in parts}
     plots = []
     for number, part in enumerate(parts, 1):
-        drawn = figures.interactive.accuracy_memory(
+        drawn = figures.accuracy.with_menus(
             part.name,
             part.entries,
             content.runs,
@@ -287,7 +287,7 @@ def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
     records, meter = content.inputs.records(), content.meter.removesuffix("_bytes")
     return section(
         "figure",
-        draw=partial(figures.charts.accuracy_memory, content.runs, content.meter, content.where),
+        draw=partial(figures.accuracy.accuracy_memory, content.runs, content.meter, content.where),
         fill={
             "gate": evaluations.GATE,
             "known": metrics.DEFINITIONS | findings.definitions(content.inputs.entries),
@@ -318,10 +318,10 @@ def _failures(part: DatasetPart) -> list[Finding]:
 def _columns(content: Content, part: DatasetPart) -> Section:
     """Figure 1 of the paper, at the width of a column."""
     own = content.runs[content.runs.dataset == part.name]
-    draw = partial(figures.charts.figure1, frame=own, meter=content.meter, where=content.where)
+    draw = partial(figures.accuracy.figure1, frame=own, meter=content.meter, where=content.where)
     images = [
         Image(f"figure1{letter}_{part.name}", alt, f"({letter}) {alt}.", partial(draw, letter))
-        for letter, alt in figures.charts.FIGURE1_PANELS
+        for letter, alt in figures.accuracy.FIGURE1_PANELS
     ]
     return section("figures", figures=tuple(images), fill={"gate": evaluations.GATE})
 

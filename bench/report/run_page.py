@@ -75,7 +75,7 @@ def _classes(entry: Entry) -> Section:
     counts = matrix(entry, "test")[:-1].sum(1)
     shares = counts / max(1, counts.sum())
     unknown = (None, None, None)
-    drawn = figures.curves.class_intervals(names, found) if found else {}
+    drawn = figures.charts.class_intervals(names, found) if found else {}
     plot = Plot("drawn-intervals", "IoU by class with 95 % CI over scenes", drawn)
     return section(
         "run/classes",

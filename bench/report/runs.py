@@ -195,7 +195,7 @@ def seeds_section(dataset: str, found: Sequence[Group], ceilings: Mapping[str, f
     return section(
         "seeds",
         rows,
-        draw=partial(figures.curves.seeds, found, ceilings) if found else None,
+        draw=partial(figures.charts.seeds, found, ceilings) if found else None,
         fill={"dataset": dataset, "limits": ceilings},
         findings=seed_sentences(found, ceilings),
     )

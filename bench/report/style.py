@@ -7,29 +7,32 @@ import pandas as pd
 
 Form = Callable[[Any], str]
 NETWORKS = {
-    "glnet": "GLNet",
-    "unet": "U-Net",
-    "unet2015": "U-Net of 2015",
-    "fcn8s": "FCN-8s",
-    "segnet": "SegNet",
-    "enet": "ENet",
-    "icnet": "ICNet",
-    "fpn": "FPN",
-    "pspnet": "PSPNet",
-    "deeplabv3plus": "DeepLabv3+",
-    "colour": "nearest class-mean colour",
-    "isdnet": "ISDNet",
-    "fctl": "FCtL",
-    "magnet": "MagNet",
-    "pointrend": "our PointRend",
-    "cascadepsp": "our CascadePSP",
+    "glnet": ("GLNet", "#d55e00", "*"),
+    "unet": ("U-Net", "#0072b2", "o"),
+    "fpn": ("FPN", "#56b4e9", "v"),
+    "pspnet": ("PSPNet", "#009e73", "D"),
+    "deeplabv3plus": ("DeepLabv3+", "#cc79a7", "P"),
+    "unet2015": ("U-Net of 2015", "#332288", "s"),
+    "fcn8s": ("FCN-8s", "#e69f00", "^"),
+    "segnet": ("SegNet", "#8c6d31", "X"),
+    "enet": ("ENet", "#999933", "<"),
+    "icnet": ("ICNet", "#882255", ">"),
+    "isdnet": ("ISDNet", "#117733", "d"),
+    "fctl": ("FCtL", "#aa4499", "8"),
+    "magnet": ("MagNet", "#661100", "H"),
+    "pointrend": ("our PointRend", "#6699cc", "p"),
+    "cascadepsp": ("our CascadePSP", "#888888", "h"),
+    "colour": ("nearest class-mean colour", "#6b7480", "o"),
 }
+"""Name as papers spell it, colour, marker of matplotlib. The colours of the first networks are those
+of Okabe and Ito, which colour-blind readers can tell apart. A marker carries the same information,
+so that a black-and-white print works."""
 NOTHING = "–"
 
 
 def network_name(network: str) -> str:
     """As papers spell it."""
-    return NETWORKS.get(network, network)
+    return NETWORKS[network][0] if network in NETWORKS else network
 
 
 def spaced(name: Any) -> str:

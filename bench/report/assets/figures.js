@@ -1,12 +1,45 @@
 "use strict";
 // Draws the figures of a page with plotly.js. What is drawn was made by the report, whole: a figure `{data, layout}`, or
-// several under the values of menus. Here a figure is only looked up, and a click on a point opens its run's page.
+// several under the values of menus. Here a figure is only looked up and gets the common template, and a click on a point opens
+// its run's page.
 (() => {
   const CONFIG = {
     displaylogo: false,
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     responsive: true,
     toImageButtonOptions: { format: "svg" },
+  };
+  const INK = "#1c2430", GREY = "#6b7480", WHITE = "#ffffff"; // as in figures/palette.py
+  const FONT = {
+    family: 'Inter, "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif',
+    size: 13,
+    color: INK,
+  };
+  const AXIS = {
+    title: { standoff: 10, font: { size: 13 } },
+    gridcolor: "#e8ebee",
+    linecolor: GREY,
+    showline: true,
+    tickcolor: GREY,
+    ticks: "outside",
+    zeroline: false,
+    automargin: true,
+  };
+  const ERRORS = { thickness: 1.5, width: 5 };
+  const TEMPLATE = {
+    layout: {
+      font: FONT,
+      margin: { l: 56, r: 16, t: 28, b: 48 },
+      paper_bgcolor: WHITE,
+      plot_bgcolor: WHITE,
+      hovermode: "closest",
+      hoverlabel: { align: "left", bgcolor: WHITE, bordercolor: GREY, font: { ...FONT, size: 12 } },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
+      xaxis: AXIS,
+      yaxis: AXIS,
+      shapedefaults: { type: "line", layer: "below", label: { textposition: "end", font: { size: 11 } } },
+    },
+    data: { scatter: [{ textposition: "top center", textfont: { size: 11 }, error_x: ERRORS, error_y: ERRORS }] },
   };
 
   function withHover(figure, hover) {
@@ -21,7 +54,7 @@
 
   function show(place, content, figure) {
     const { data, layout } = withHover(figure, content.hover);
-    Plotly.react(place, data, layout, CONFIG);
+    Plotly.react(place, data, { template: TEMPLATE, ...layout }, CONFIG);
     place.dataset.drawn = "yes";
   }
 

@@ -1,26 +1,17 @@
 """Figures of the report: static files, interactive figures, thumbnails and pages of test scenes.
 
-`chart.py` defines what a figure shows as rows of data; `scatter.py` draws it with matplotlib and
-`plotly_traces.py` for the browser. `charts.py` and `curves.py` hold the figures themselves."""
+`chart.py` defines what a figure shows as rows of data; `static.py` draws it with matplotlib and
+`interactive.py` makes it for the browser. `accuracy.py`, `charts.py` and `curves.py` hold the
+figures themselves, `scene_page.py` and `thumbnails.py` images of test scenes."""
 
 from bench.report.figures import (
+    accuracy,
     charts,
     curves,
-    interactive,
     palette,
-    plotly_layout,
-    render,
     scene_page,
+    static,
     thumbnails,
 )
 
-__all__ = [
-    "charts",
-    "curves",
-    "interactive",
-    "palette",
-    "plotly_layout",
-    "render",
-    "scene_page",
-    "thumbnails",
-]
+__all__ = ["accuracy", "charts", "curves", "palette", "scene_page", "static", "thumbnails"]

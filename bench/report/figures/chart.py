@@ -1,6 +1,6 @@
 """What a figure shows, as data: rows of points, two axes, reference lines and a legend.
 
-`scatter.py` draws a chart with matplotlib, `plotly_traces.py` makes an interactive figure of the
+`static.py` draws a chart with matplotlib, `interactive.py` makes a figure for plotly.js of the
 same chart."""
 
 import math
@@ -23,7 +23,7 @@ _COLUMNS: Mapping[str, Any] = {
     "high": math.nan,
     "colour": GREY,
     "marker": "o",  # of matplotlib; "": only a corner of a joining line
-    "fill": "full",  # of scatter.FILLS
+    "fill": "full",  # of palette.FILLS
     "size_pt": 8.7,
     "label": "",
     "bold": False,
@@ -34,6 +34,19 @@ _COLUMNS: Mapping[str, Any] = {
     "hover": "",
     "layer": 3,  # 1: behind all lines
 }
+
+
+def marks(frame: Any, **columns: Any) -> pd.DataFrame:
+    """Rows of a chart; columns that are not given take their defaults."""
+    frame = pd.DataFrame(frame).assign(**columns)
+    missing = {name: value for name, value in _COLUMNS.items() if name not in frame}
+    filled: pd.DataFrame = frame.assign(**missing)
+    return filled
+
+
+def each(points: pd.DataFrame) -> Iterator[Any]:
+    """Rows as named tuples, of columns that type checkers do not know."""
+    yield from points.itertuples()
 
 
 @dataclass(frozen=True)
@@ -66,9 +79,10 @@ class Chart:
     y: Axis
     points: pd.DataFrame
     """`marks`."""
-    keys: pd.DataFrame
+    keys: pd.DataFrame = field(default_factory=lambda: marks([]))
     """Legend: `marks` with a label and no place."""
     lines: tuple[Line, ...] = ()
+    """Upright ones first."""
     front: tuple[tuple[float, float], ...] = ()
     """Points of the Pareto front, cheapest first."""
     note: str = ""
@@ -83,20 +97,6 @@ class Chart:
     def steps(self) -> tuple[tuple[float, float], ...]:
         """The front up to the end of the x axis."""
         return (*self.front, (self.x.high, self.front[-1][1])) if self.front else ()
-
-
-def marks(frame: Any, **columns: Any) -> pd.DataFrame:
-    """Rows of a chart; columns that are not given take their defaults."""
-    frame = pd.DataFrame(frame).assign(**columns)
-    filled: pd.DataFrame = frame.assign(
-        **{name: _COLUMNS[name] for name in _COLUMNS if name not in frame}
-    )
-    return filled
-
-
-def each(points: pd.DataFrame) -> Iterator[Any]:
-    """Rows as named tuples."""
-    yield from points.itertuples()
 
 
 def keys(points: pd.DataFrame, by: str, *looks: str, heading: str = "") -> pd.DataFrame:
@@ -116,7 +116,7 @@ def memory_axis(title: str, values: Iterable[float], log: bool | None = None) ->
         ticks = [tick for tick in whole if left <= tick <= right]
         if len(ticks) < 5:
             ticks = [t for k in whole for t in (k, 1.5 * k) if left <= t <= right]
-        return Axis(title, left, right, True, named(ticks[:: math.ceil(len(ticks) / 9) or 1]))
+        return Axis(title, left, right, True, _sizes(ticks[:: math.ceil(len(ticks) / 9) or 1]))
     margin = 0.08 * (high - low) or 0.1 * high
     return linear_memory_axis(title, low - margin, high + margin)
 
@@ -125,28 +125,14 @@ def linear_memory_axis(title: str, left: float, right: float) -> Axis:
     """Bytes from `left` to `right`, with round numbers of MiB or GiB."""
     unit = GIB if right > 4 * GIB else MIB
     ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(left / unit, right / unit)
-    return Axis(
-        title, left, right, ticks=named(t * unit for t in ticks if left <= t * unit <= right)
-    )
-
-
-def named(ticks: Iterable[float]) -> dict[float, str]:
-    """Byte counts with their texts."""
-    return {float(tick): short_size(tick) for tick in ticks}
-
-
-def short_size(value: float) -> str:
-    """Bytes as a round number of the largest unit in which it is a multiple of a quarter."""
-    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if value >= 2**power and value * 4 % 2**power == 0:
-            return f"{value / 2**power:g} {unit}"
-    return f"{value / MIB:g} MiB" if value else "0"
+    sizes = [tick * unit for tick in ticks if left <= tick * unit <= right]
+    return Axis(title, left, right, ticks=_sizes(sizes))
 
 
 def percent_axis(title: str, values: Iterable[float], margin: float = 0.1) -> Axis:
     """Percentages, with a margin relative to their range and never beyond 0..100."""
-    known = [float(value) for value in values if not pd.isna(value)]
-    low, high = (min(known), max(known)) if known else (0.0, 100.0)
+    known = [float(value) for value in values if not pd.isna(value)] or [0.0, 100.0]
+    low, high = min(known), max(known)
     pad = margin * (high - low) or 5.0
     return Axis(title, max(0.0, low - pad), min(100.0, high + pad))
 
@@ -155,3 +141,16 @@ def rows_axis(title: str, names: Iterable[str], above: float = 0.0) -> Axis:
     """One row a name, the first one at the bottom."""
     ticks = {float(place): name for place, name in enumerate(names)}
     return Axis(title, -0.7, max(3, len(ticks)) - 0.3 + above, ticks=ticks)
+
+
+def _sizes(ticks: Iterable[float]) -> dict[float, str]:
+    """Bytes with their texts: round numbers of the largest unit in which they are a multiple of a
+    quarter."""
+    texts = {}
+    for tick in map(float, ticks):
+        units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
+        power, unit = next(
+            (one for one in units if tick >= 2 ** one[0] and tick * 4 % 2 ** one[0] == 0), units[-1]
+        )
+        texts[tick] = f"{tick / 2**power:g} {unit}" if tick else "0"
+    return texts

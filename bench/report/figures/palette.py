@@ -1,7 +1,6 @@
 """Colours and markers of all figures: the same network and strategy look the same everywhere.
 
-The colours of the first networks are those of Okabe and Ito, which colour-blind readers can tell
-apart. A marker's shape carries the same information, so that a black-and-white print works."""
+Those of networks are in `bench/report/style.py`, beside their names."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,28 +8,12 @@ from typing import Any
 
 import matplotlib as mpl
 
+from bench.report import style
+
 INK, GREY, PALE = "#1c2430", "#6b7480", "#d9dde2"
 ERROR, BLUE, PUBLISHED = "#d55e00", "#0072b2", "#c3c8ce"
 PHASES = (BLUE, ERROR, "#009e73", "#cc79a7")
 """Colours of training phases, in order."""
-_NETWORKS = {
-    "glnet": (ERROR, "*"),
-    "unet": (BLUE, "o"),
-    "fpn": ("#56b4e9", "v"),
-    "pspnet": ("#009e73", "D"),
-    "deeplabv3plus": ("#cc79a7", "P"),
-    "unet2015": ("#332288", "s"),
-    "fcn8s": ("#e69f00", "^"),
-    "segnet": ("#8c6d31", "X"),
-    "enet": ("#999933", "<"),
-    "icnet": ("#882255", ">"),
-    "isdnet": ("#117733", "d"),
-    "fctl": ("#aa4499", "8"),
-    "magnet": ("#661100", "H"),
-    "pointrend": ("#6699cc", "p"),
-    "cascadepsp": ("#888888", "h"),
-    "colour": (GREY, "o"),
-}
 _STRATEGIES = {
     "downsample": "v",
     "patch": "s",
@@ -46,24 +29,37 @@ _STRATEGIES = {
     "cascade": "8",
     "base": ">",
 }
-_HERE = Path(__file__).parent
-RC: Any = dict(mpl.rc_params_from_file(_HERE / "report.mplstyle", use_default_template=False))
+FILLS: Mapping[str, tuple[str | None, str | None, float, float]] = {
+    "full": (None, "white", 0.6, 1.0),
+    "solid": (None, None, 1.0, 1.0),
+    "strong": (None, INK, 0.9, 1.0),
+    "faded": (None, "white", 0.6, 0.55),
+    "hollow": ("white", None, 1.5, 1.0),
+    "ring": ("none", None, 1.6, 1.0),
+}
+"""Face and edge of a marker (None: the colour of the point), width of the edge, opacity."""
+
+
+def _settings(name: str) -> Any:
+    path = Path(__file__).with_name(f"{name}.mplstyle")
+    return dict(mpl.rc_params_from_file(path, use_default_template=False))
+
+
+RC = _settings("report")
 """matplotlib's settings of all figures."""
-COLUMN_RC: Any = RC | dict(
-    mpl.rc_params_from_file(_HERE / "column.mplstyle", use_default_template=False)
-)
+COLUMN_RC = RC | _settings("column")
 """The same at the width of a paper's column."""
 
 
 def colours(networks: Iterable[str]) -> dict[str, str]:
     """A colour a network; unknown networks take spare ones in alphabetical order."""
-    own = {name: colour for name, (colour, _) in _NETWORKS.items()}
+    own = {name: colour for name, (_, colour, _) in style.NETWORKS.items()}
     return _assign(networks, own, ("#000000", "#44aa99", "#ddcc77", "#7f7f7f"))
 
 
 def network_markers(networks: Iterable[str]) -> dict[str, str]:
     """A matplotlib marker a network, for figures without a shape a strategy."""
-    own = {name: marker for name, (_, marker) in _NETWORKS.items()}
+    own = {name: marker for name, (_, _, marker) in style.NETWORKS.items()}
     return _assign(networks, own, ("$+$", "$x$", "$=$", "$o$"))
 
 

@@ -1,0 +1,277 @@
+"""Charts as static figures, drawn with matplotlib, and the files of figures."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from bench.files import write_bytes
+from bench.report.figures.chart import Axis, Chart, each
+from bench.report.figures.palette import FILLS, GREY, INK, RC
+
+Drawing = tuple[str, Callable[[], Figure], Sequence[str]]
+"""The name of a figure, what draws it, and the kinds of its files."""
+DASHES: Mapping[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": (0, (1, 1.5))}
+_SCALE = {"*": 1.6, "P": 1.2, "X": 1.2}  # such markers look smaller than others
+_FRONT: Mapping[str, Any] = {"color": INK, "lw": 1, "alpha": 0.55}
+_PNG_DPI = 200
+_NO_DATES: Mapping[str, dict[str, None]] = {
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "png": {"Software": None},
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+}
+# Places of a label around its point, in degrees: the right is preferred.
+_ANGLES = (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 202, 338, 67, 113, 247, 293)
+_RADII_PT = (9, 15, 24, 36, 52, 70, 90, 115, 145)
+_MARKER_PT = 6.0
+Boxes = NDArray[np.float64]
+"""(N, 4): left, bottom, right, top in pixels."""
+
+
+def figure(
+    charts: Sequence[Chart],
+    size_in: tuple[float, float],
+    columns: int = 1,
+    legend: Mapping[str, Any] | None = None,
+    rc: Any = RC,
+) -> Figure:
+    """Charts in rows of `columns`, with one legend for all; `legend`: arguments of
+    `Figure.legend`."""
+    with mpl.rc_context(rc):
+        drawn = Figure(figsize=size_in, layout="constrained")
+        panels = drawn.subplots(-(-len(charts) // columns), columns, squeeze=False).flat
+        for axes, chart in zip(panels, charts, strict=True):
+            _draw(axes, chart)
+        _legend(drawn, charts, **(legend or {}))
+        if any((chart.points.label != "").any() for chart in charts):
+            drawn.draw_without_rendering()  # labels are placed in the final layout
+            for axes, chart in zip(drawn.axes, charts, strict=True):
+                shown = chart.points[chart.points.marker != ""]
+                place_labels(axes, chart.points, shown[["x", "y"]], _along(chart.steps))
+    return drawn
+
+
+def place_labels(
+    axes: Axes, points: pd.DataFrame, markers: ArrayLike, soft: ArrayLike = ()
+) -> None:
+    """Draw each label at the free place nearest to its point, with a leader line if that is far:
+    greedily, bold ones first.
+
+    The figure must have its final layout: call `Figure.draw_without_rendering` first.
+
+    Args:
+        points: `marks`; those without a label are left out.
+        markers: places that no label may cover, in data coordinates.
+        soft: places that labels should avoid, for instance along a line.
+    """
+    scale = axes.figure.dpi / 72  # pixels a point
+
+    def pixels(places: ArrayLike) -> NDArray[np.float64]:
+        return np.asarray(axes.transData.transform(np.reshape(places, (-1, 2))))
+
+    taken = _boxes(pixels(markers), _MARKER_PT * scale)
+    avoided = _boxes(pixels(soft), 0)
+    inner = axes.get_window_extent().padded(-2 * scale).extents
+    texts: Boxes = np.empty((0, 4))
+    angles = np.radians(np.tile(_ANGLES, len(_RADII_PT)))
+    radii = np.repeat(_RADII_PT, len(_ANGLES)).astype(float)
+    directions = np.stack([np.cos(angles), np.sin(angles)], 1)  # (K, 2)
+    named = points[points.label != ""].sort_values("bold", ascending=False, kind="stable")
+    for row in each(named):
+        at = pixels([(row.x, row.y)])
+        font: dict[str, Any] = {"fontsize": 8, "fontweight": "bold" if row.bold else "normal"}
+        text = axes.text(0, 0, row.label, **font)
+        half = np.array(text.get_window_extent().size) / 2
+        text.remove()
+        offsets = (radii[:, None] * scale + half) * directions
+        boxes = _boxes(at + offsets, half)
+        foreign = taken[~_overlap(_boxes(at, 0), taken)[0]]
+        # Leader lines as 11 places between the point and the middle of the text.
+        steps = at + offsets[:, None] * (np.arange(2, 13)[:, None] / 12)  # (K, 11, 2)
+        crossed = [_overlap(_boxes(step, 0), np.r_[foreign, texts]) for step in steps]
+        cost = (
+            radii
+            + 1000 * _overlap(boxes, np.r_[taken, texts], 2 * scale).sum(1)
+            + 1000 * ((boxes[:, :2] < inner[:2]) | (boxes[:, 2:] > inner[2:])).any(1)
+            + 30 * np.array([hits.any(0).sum() for hits in crossed])
+            + 15 * _overlap(boxes, foreign, 5 * scale).sum(1)  # whose label would it be?
+            + 4 * _overlap(boxes, avoided, 2 * scale).sum(1)
+        )
+        best = int(cost.argmin())
+        far = not _overlap(boxes[best, None], _boxes(at, (_MARKER_PT + 9) * scale)).any()
+        axes.annotate(
+            row.label,
+            (row.x, row.y),
+            tuple(offsets[best] / scale),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=INK,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 5} if far else None,
+            zorder=6,
+            **font,
+        )
+        texts = np.r_[texts, boxes[best, None]]
+
+
+def render(drawn: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
+    """Kind -> file content, the same bytes for the same figure; `kinds`: svg, png, pdf."""
+    files = {}
+    with mpl.rc_context(RC):
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine(None)  # the layout is done; each file would repeat it
+        for kind in kinds:
+            buffer = io.BytesIO()
+            drawn.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=_NO_DATES[kind])
+            files[kind] = buffer.getvalue()
+    return files
+
+
+@contextmanager
+def written(drawings: Sequence[Drawing], folder: Path) -> Iterator[None]:
+    """Draw figures in other processes while the block runs; their files exist at its end."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["matplotlib.figure", "pandas"])
+    with ProcessPoolExecutor(mp_context=context) as pool:
+        # An absolute path, for the processes do not start in the current folder.
+        running = [pool.submit(_write, folder.resolve(), *one) for one in drawings]
+        yield
+        for one in running:
+            one.result()
+
+
+def _write(folder: Path, name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> None:
+    for kind, content in render(draw(), kinds).items():
+        write_bytes(folder / f"{name}.{kind}", content)
+
+
+def _draw(axes: Axes, chart: Chart) -> None:
+    """Draw everything but the labels and the legend; the title of the y axis stands on top."""
+    _scale(axes, "x", chart.x)
+    _scale(axes, "y", chart.y)
+    axes.set_xlabel(chart.x.title)
+    axes.set_title(chart.y.title, fontweight="bold", pad=10)
+    axes.set_title(chart.note, loc="right", color=GREY, pad=10)
+    if chart.diagonal is not None:
+        ends = np.array([chart.x.low, chart.x.high])
+        axes.plot(ends, ends, color=GREY, lw=1, ls=DASHES["dash"], zorder=1)
+        if chart.diagonal:
+            lower, upper = (1 - chart.diagonal) * ends, (1 + chart.diagonal) * ends
+            axes.fill_between(ends, lower, upper, color="#eef2f6", lw=0, zorder=0)
+    for number, line in enumerate(chart.lines):
+        draw = axes.axvline if line.upright else axes.axhline
+        draw(line.at, color=line.colour, lw=1, ls=DASHES[line.dash], zorder=1)
+        if line.upright:
+            left = line.at > (chart.x.low + chart.x.high) / 2  # which side has more space
+            axes.annotate(
+                line.text,
+                (line.at, 1),
+                (-4 if left else 4, -2 - 12 * number),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="top",
+                fontsize=0.9 * mpl.rcParams["font.size"],
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+    if chart.front:
+        axes.plot(*zip(*chart.steps, strict=True), drawstyle="steps-post", zorder=2, **_FRONT)
+    for _, own in _joined(chart):
+        colour = chart.join_colour or own.colour.iloc[0]
+        dash = DASHES[own.dash.iloc[0]]
+        axes.plot(own.x, own.y, color=colour, lw=chart.join_width, ls=dash, zorder=2)
+    for row in each(chart.points[chart.points.marker != ""]):
+        face, edge, width, alpha, size = _paint(row)
+        look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": width, "alpha": alpha}
+        axes.scatter(row.x, row.y, size**2, marker=row.marker, zorder=row.layer, **look)
+
+
+def _joined(chart: Chart) -> Any:
+    """(name, points) of each joining line."""
+    return chart.points[chart.points["join"] != ""].groupby("join", sort=False)
+
+
+def _paint(row: Any) -> tuple[str, str, float, float, float]:
+    """Face, edge, width of the edge, opacity and size in points of a marker."""
+    face, edge, width, alpha = FILLS[row.fill]
+    size = row.size_pt * _SCALE.get(row.marker, 1)
+    return face or row.colour, edge or row.colour, width, alpha, size
+
+
+def _scale(axes: Axes, name: str, axis: Axis) -> None:
+    if axis.log:
+        axes.set(**{f"{name}scale": "log"})
+    axes.set(**{f"{name}lim": (axis.low, axis.high)})
+    if axis.ticks:
+        axes.set(**{f"{name}ticks": list(axis.ticks), f"{name}ticklabels": axis.ticks.values()})
+        axes.minorticks_off()
+
+
+def _along(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Places along a line of steps, first to the right, then upward."""
+    return [
+        (x0 + (x1 - x0) * i / 40, y0 + (y1 - y0) * j / 20)
+        for (x0, y0), (x1, y1) in itertools.pairwise(steps)
+        for i, j in [*((i, 0) for i in range(41)), *((40, j) for j in range(21))]
+    ]
+
+
+def _boxes(centres: NDArray[np.float64], half: Any) -> Boxes:
+    return np.concatenate([centres - half, centres + half], 1)
+
+
+def _overlap(a: Boxes, b: Boxes, pad: float = 0.0) -> NDArray[np.bool_]:
+    """Whether box i of `a`, enlarged by `pad`, meets box j of `b`: (len(a), len(b))."""
+    a = a[:, None] + pad * np.array([-1, -1, 1, 1])
+    apart = (a[..., :2] > b[:, 2:]) | (a[..., 2:] < b[:, :2])
+    return np.asarray(~apart.any(-1))
+
+
+def _legend(drawn: Figure, charts: Sequence[Chart], ncols: int = 1, **where: Any) -> None:
+    """One legend for all charts; with two columns the last heading starts the second."""
+    handles = [*{one.get_label(): one for chart in charts for one in _handles(chart)}.values()]
+    headings = [number for number, one in enumerate(handles) if one.get_gid() == "heading"]
+    if ncols == 2 and len(headings) == 2:
+        missing = len(handles) - 2 * headings[1]
+        blank = Line2D([], [], ls="", label=" ")
+        handles[headings[1] : headings[1]] = [blank] * missing
+        handles += [blank] * -missing
+    if handles:
+        names = drawn.legend(handles=handles, ncols=ncols, **where).get_texts()
+        for text, handle in zip(names, handles, strict=True):
+            text.set_fontweight("bold" if handle.get_gid() == "heading" else "normal")
+
+
+def _handles(chart: Chart) -> list[Line2D]:
+    """Legend: the chart's keys, its front, and lines that carry no text of their own."""
+    found = []
+    for row in each(chart.keys):
+        face, edge, width, alpha, size = _paint(row)
+        handle = Line2D([], [], ls="", marker=row.marker, label=row.label, alpha=alpha)
+        handle.set(markerfacecolor=face, markeredgecolor=edge, markeredgewidth=width)
+        handle.set(markersize=size, gid="heading" if row.bold else None)
+        found.append(handle)
+    if chart.join_colour is None and not len(chart.keys):
+        for name, own in _joined(chart):
+            look = own.iloc[0]
+            found.append(Line2D([], [], color=look.colour, ls=DASHES[look.dash], label=str(name)))
+    if chart.front:
+        found.append(Line2D([], [], label="Pareto front", **_FRONT))
+    return found + [
+        Line2D([], [], color=line.colour, lw=1, ls=DASHES[line.dash], label=line.text)
+        for line in chart.lines
+        if not line.upright
+    ]
