@@ -278,13 +278,13 @@ def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
     """The source of the data set `name`.
 
     Returns:
-        its module under data/ (with `Settings`, `about`, `download` and `pairs`), its checked
-        settings, and the folder of its raw files.
+        its module under data/ (with `Settings`, `about`, `download`, and either `survey` or
+        `pairs`), its checked settings, and the folder of its raw files.
     """
     line = pick(suite.datasets, name, "data set")
     found = line.source.isidentifier() and importlib.util.find_spec(f"data.{line.source}")
     module = importlib.import_module(f"data.{line.source}") if found else None
-    if module is None or not hasattr(module, "pairs"):
+    if module is None or not hasattr(module, "about"):
         raise UserError(
             f"params.yaml: datasets.{name}.source is {line.source!r}, but there is no such source "
             "under data/."

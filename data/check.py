@@ -64,7 +64,7 @@ def table(about: About, found: Findings) -> str:
     lines = [f"{'split':14}" + "".join(f"{split:>14}" for split in splits)]
     members = {s: [c for c in found.checked.values() if c["split"] == s] for s in splits}
     lines.append(f"{'images':14}" + "".join(f"{len(members[s]):14,}" for s in splits))
-    pixels = shares(about, found.checked)
+    pixels = shares(found.checked)
     for name in (*about.classes, "unlabelled"):
         row = [100 * pixels[s][name] / max(sum(pixels[s].values()), 1) for s in splits]
         lines.append(f"{name[:13]:14}" + "".join(f"{share:12.2f} %" for share in row))

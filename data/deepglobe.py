@@ -4,7 +4,6 @@ From Kaggle with the user's own token, or from an archive or a folder that the u
 data/raw/NAME: `train/ID_sat.jpg` with `train/ID_mask.png`, or the same in `land-train/`."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
-from data.dataset import About, Pair
+from data.dataset import About
 from data.fetch import Patience, Remote, fetch, workshop_of
 from data.kaggle import URL, credentials
 from data.labels import Survey, by_colours, survey_published
@@ -81,15 +80,6 @@ def download(settings: Settings, raw: Path) -> None:
             fetched = _from_kaggle(settings, raw, workshop)
             unpack_fetched(fetched, raw / "unpacked", WANTED, LARGEST_BYTES)
     survey(settings, raw).sound()
-
-
-def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """Every labelled image of every split.
-
-    Raises:
-        UserError: an image or a list is missing or not the one expected.
-    """
-    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:

@@ -21,7 +21,6 @@ import pydantic
 import requests
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field
-from requests.auth import AuthBase
 from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
@@ -31,6 +30,8 @@ from bench.files import file_sha256, write_text
 
 PIECE_BYTES = 2**16
 """What an interruption can lose of a block."""
+Auth = Callable[[requests.PreparedRequest], requests.PreparedRequest]
+"""Adds credentials to a request."""
 HTML = (b"<!doctype html", b"<html")
 REFUSALS = {
     401: "wants to know who asks",
@@ -100,7 +101,7 @@ def fetch(
     folder: Path,
     workshop: Path,
     patience: Patience = USUAL,
-    auth: AuthBase | None = None,
+    auth: Auth | None = None,
 ) -> Path:
     """Fetch a file into `folder`; one of the known size and SHA-256 is kept.
 
@@ -169,7 +170,7 @@ class _Download:
     remote: Remote
     part: Path
     patience: Patience
-    auth: AuthBase | None
+    auth: Auth | None
     total: int = 0
     validator: str | None = None
     done: set[int] = field(default_factory=set)

@@ -3,7 +3,6 @@
 An image and its label have one name, but for the suffixes that the settings name; what a label's
 colours or numbers mean is said class by class."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +10,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
-from data.dataset import UNLABELLED, About, Pair
+from data.dataset import UNLABELLED, About
 from data.labels import FORMATS, UNKNOWN, Colour, Rule, Survey, by_colours, by_ids, survey_by_id
 from data.splits import Splits, own
 
@@ -85,11 +84,6 @@ def download(settings: Settings, raw: Path) -> None:
     """Nothing to fetch: an error says which files are missing."""
     about(settings)
     survey(settings, raw).sound()
-
-
-def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """Every image of every split with its label."""
-    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:

@@ -5,7 +5,6 @@ the user has put into data/raw/NAME. The 180 tiles without labels are never unpa
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
-from data.dataset import About, Pair
+from data.dataset import About
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
 from data.labels import Survey, by_ids, survey_published
 from data.splits import Published, fetch_published, published
@@ -94,15 +93,6 @@ def download(settings: Settings, raw: Path) -> None:
             for volume in volumes:
                 volume.unlink()
     survey(settings, raw).sound()
-
-
-def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """Every labelled tile of every split.
-
-    Raises:
-        UserError: a tile or a list is missing or not the one expected.
-    """
-    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:

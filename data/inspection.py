@@ -33,7 +33,7 @@ def facts(pair: Pair, about: About) -> dict[str, Any]:
     }
 
 
-def shares(about: About, checked: Facts) -> dict[str, dict[str, int]]:
+def shares(checked: Facts) -> dict[str, dict[str, int]]:
     """Pixels of each class, by split."""
     found: dict[str, Counter[str]] = {}
     for check in checked.values():
@@ -41,12 +41,12 @@ def shares(about: About, checked: Facts) -> dict[str, dict[str, int]]:
     return {split: dict(pixels) for split, pixels in found.items()}
 
 
-def summary(about: About, checked: Facts) -> str:
+def summary(checked: Facts) -> str:
     """CSV with pixels and share of each class, by split."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "class", "pixels", "share"])
-    for split, pixels in shares(about, checked).items():
+    for split, pixels in shares(checked).items():
         total = max(sum(pixels.values()), 1)
         for name, count in pixels.items():
             writer.writerow([split, name, count, count / total])
@@ -76,7 +76,7 @@ def other_warnings(about: About, checked: Facts) -> list[str]:
             found.append(f"{other} and {id} (both {check['split']}) are one image.")
         if check["pixels"]["unlabelled"] == check["height_px"] * check["width_px"]:
             found.append(f"{id} ({check['split']}) has no labelled pixel.")
-    for split, pixels in shares(about, checked).items():
+    for split, pixels in shares(checked).items():
         for name, count in pixels.items():
             if not count and name != "unlabelled" and name not in about.ignored:
                 found.append(f"The class {name} does not occur in {split}.")

@@ -5,7 +5,6 @@ has put into data/raw/NAME. Which image was in which split of the GLNet paper wa
 the split here is drawn by a seed."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pydantic
 from pydantic import ConfigDict
 
 from bench.errors import UserError
-from data.dataset import About, Pair
+from data.dataset import About
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
 from data.labels import Survey, by_ids, survey_by_id
 from data.splits import drawn
@@ -95,11 +94,6 @@ def download(settings: Settings, raw: Path) -> None:
         fetched = fetch(remote, workshop, workshop, settings.patience)
         unpack_fetched(fetched, raw / part.name, wanted, LARGEST_BYTES)
     survey(settings, raw).sound()
-
-
-def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
-    """Every image of every split with its mask."""
-    return survey(settings, raw).pairs()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:

@@ -8,26 +8,16 @@ import os
 import stat
 from pathlib import Path
 
-import requests
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests import PreparedRequest
+from requests.auth import HTTPBasicAuth
 
 from bench.errors import UserError
+from data.fetch import Auth
 
 URL = "https://www.kaggle.com/api/v1/datasets/download"
 
 
-class _Bearer(AuthBase):
-    """A token of the newer kind; never shown."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def credentials() -> AuthBase | None:
+def credentials() -> Auth | None:
     """The user's own: KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or kaggle.json in
     KAGGLE_CONFIG_DIR or ~/.kaggle; None where there are none.
 
@@ -35,7 +25,12 @@ def credentials() -> AuthBase | None:
         UserError: kaggle.json is damaged; its content is never printed.
     """
     if token := os.environ.get("KAGGLE_API_TOKEN"):
-        return _Bearer(token)
+
+        def bearer(request: PreparedRequest) -> PreparedRequest:
+            request.headers["Authorization"] = f"Bearer {token}"
+            return request
+
+        return bearer
     user, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
     if user and key:
         return HTTPBasicAuth(user, key)

@@ -99,19 +99,15 @@ class Scene:
 def about(settings: Settings) -> About:
     """The description of the data set, with the upper bounds of the test split."""
     check(settings)
-    twins = _twins(settings)
+    scenes = [draw(settings, "test", number) for number in range(settings.test_twins)]
     return About.of(
         CLASSES,
         CREDIT,
         splits={
-            split: tuple(
-                id for number in range(count) for id in (_id(split, number), _twin(split, number))
-            )
-            for split, count in twins.items()
+            split: tuple(id for number in numbers for id in _ids(split, number))
+            for split, numbers in _scenes(settings).items()
         },
-        ceilings=upper_bounds(
-            [draw(settings, "test", number) for number in range(twins["test"])], settings
-        ),
+        ceilings=upper_bounds(scenes, settings),
     )
 
 
@@ -124,11 +120,11 @@ def download(settings: Settings, raw: Path) -> None:
 def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     """Every scene and, after it, its twin."""
     check(settings)
-    for split, count in _twins(settings).items():
-        for number in range(count):
+    for split, numbers in _scenes(settings).items():
+        for number in numbers:
             scene = draw(settings, split, number)
-            yield Pair(split, _id(split, number), image_of(scene), label_of(scene))
-            yield Pair(split, _twin(split, number), image_of(scene, True), label_of(scene, True))
+            for id, twin in zip(_ids(split, number), (False, True), strict=True):
+                yield Pair(split, id, image_of(scene, twin), label_of(scene, twin))
 
 
 def check(settings: Settings) -> None:
@@ -230,10 +226,8 @@ def _one_patch(scenes: Sequence[Scene], boxes: Sequence[Box]) -> float:
     labelled, known = np.zeros(2), np.zeros(2)  # pixels of ground and of line
     for scene in scenes:
         shown = shows_beacon(scene, boxes)
-        for kind in (0, 1):
-            pixels = (scene.line == kind) & ~scene.beacon
-            labelled[kind] += pixels.sum()
-            known[kind] += (pixels & shown).sum()
+        labelled += np.bincount(scene.line[~scene.beacon], minlength=2)
+        known += np.bincount(scene.line[~scene.beacon & shown], minlength=2)
     right = (labelled + known) / 2
     return _mean_iou(right, labelled, labelled)
 
@@ -270,16 +264,14 @@ def best_guess(pixels: NDArray[np.float64], lines: NDArray[np.float64]) -> float
 
 def _labels_at_a_quarter(scenes: Sequence[Scene]) -> float:
     right, truth, guessed = np.zeros(2), np.zeros(2), np.zeros(2)
+    centres = np.s_[BLOCK_PX // 2 :: BLOCK_PX, BLOCK_PX // 2 :: BLOCK_PX]
+    block = np.ones((BLOCK_PX, BLOCK_PX), np.uint8)
     for scene in scenes:
-        found = classes_of(scene)
-        centre = BLOCK_PX // 2
-        block = np.ones((BLOCK_PX, BLOCK_PX), np.uint8)
-        cells = np.kron(found[centre::BLOCK_PX, centre::BLOCK_PX], block)
-        for kind in (0, 1):
-            of_kind = (found // 2 == kind) & ~scene.beacon
-            truth[kind] += of_kind.sum()
-            guessed[kind] += ((cells // 2 == kind) & ~scene.beacon).sum()
-            right[kind] += (of_kind & (cells == found)).sum()
+        found = classes_of(scene)[~scene.beacon]
+        cells = np.kron(classes_of(scene)[centres], block)[~scene.beacon]
+        truth += np.bincount(found // 2, minlength=2)
+        guessed += np.bincount(cells // 2, minlength=2)
+        right += np.bincount(found[cells == found] // 2, minlength=2)
     return _mean_iou(right, truth, guessed)
 
 
@@ -353,14 +345,11 @@ def _boxes(settings: Settings) -> list[Box]:
     return grid(settings.size_px, settings.size_px, settings.patch_px, settings.overlap_px)
 
 
-def _twins(settings: Settings) -> dict[str, int]:
-    counts = (settings.train_twins, settings.val_twins, settings.test_twins)
-    return dict(zip(SPLITS, counts, strict=True))
+def _scenes(settings: Settings) -> dict[str, range]:
+    """Numbers of the scenes, by split."""
+    return {split: range(getattr(settings, f"{split}_twins")) for split in SPLITS}
 
 
-def _id(split: str, number: int) -> str:
-    return f"{split}{number:03}"
-
-
-def _twin(split: str, number: int) -> str:
-    return f"{split}{number:03}-twin"
+def _ids(split: str, number: int) -> tuple[str, str]:
+    """Of a scene and of its twin."""
+    return f"{split}{number:03}", f"{split}{number:03}-twin"

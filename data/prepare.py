@@ -15,15 +15,7 @@ import numpy as np
 
 from bench.errors import UserError
 from bench.files import file_sha256
-from data.dataset import (
-    PREPARED,
-    About,
-    Dataset,
-    Pair,
-    check_sizes,
-    check_values,
-    open_folder,
-)
+from data.dataset import PREPARED, About, Dataset, Pair, check_sizes, check_values, open_folder
 from data.inspection import facts, leaks, other_warnings, summary
 
 
@@ -63,7 +55,7 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         }
         _write_json(working / "dataset.json", values)
         _write_json(working / "checks.json", checks)
-        (working / "summary.csv").write_text(summary(about, checks))
+        (working / "summary.csv").write_text(summary(checks))
         written = open_folder(working)
         for split in written.splits:
             for id in written.ids(split):
@@ -72,9 +64,8 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         if final.exists():
             final.rename(replaced)
         working.rename(final)
-    except BaseException:
+    finally:
         shutil.rmtree(working, ignore_errors=True)
-        raise
     shutil.rmtree(replaced, ignore_errors=True)
     for sentence in values["warnings"]:
         print(f"warning: {sentence}")

@@ -62,7 +62,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepared(given: folder.Settings, raw: Path) -> Any:
     folder.download(given, raw)
-    return prepare.prepare("mine", folder.about(given), folder.pairs(given, raw), {})
+    return prepare.prepare("mine", folder.about(given), folder.survey(given, raw).pairs(), {})
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def put(folder: Path, files: dict[str, bytes]) -> None:
 
 def prepared(module: Any, settings: Any, raw: Path) -> Dataset:
     module.download(settings, raw)
-    pairs = module.pairs(settings, raw)
+    pairs = module.survey(settings, raw).pairs()
     return prepare.prepare("set", module.about(settings), pairs, {})
 
 
@@ -254,7 +254,7 @@ def test_a_list_that_is_not_the_published_one(
     deepglobe.download(globe, raw)
     (raw / "splits/test.txt").write_text("100000_sat.jpg\n")
     with pytest.raises(UserError, match=r"test.txt is not the list expected \(SHA-256\)"):
-        next(deepglobe.pairs(globe, raw))
+        deepglobe.survey(globe, raw)
 
 
 def test_without_a_token_three_ways_are_told(globe: deepglobe.Settings, raw: Path) -> None:

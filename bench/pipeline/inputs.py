@@ -29,9 +29,11 @@ def prepare_dataset(name: str) -> None:
     """Convert one data set to the prepared format."""
     source, settings, raw = open_source(read_suite(), name)
     about = source.about(settings)
+    of_files = hasattr(source, "survey")
+    pairs = source.survey(settings, raw).pairs() if of_files else source.pairs(settings, raw)
     count = sum(map(len, about.splits.values()))
-    pairs = cli.with_progress(source.pairs(settings, raw), count, name, "image")
-    dataset = prepare(name, about, pairs, asdict(settings))
+    shown = cli.with_progress(pairs, count, name, "image")
+    dataset = prepare(name, about, shown, asdict(settings))
     print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
 
 
