@@ -18,10 +18,7 @@ from data.labels import Survey, by_ids, survey_published
 from data.splits import Published, fetch_published, published
 from data.unpack import archive_in, find_folder, unpack
 
-CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
-    ("background", (0, 0, 0)),
-    ("building", (255, 255, 255)),
-)
+CLASSES = (("background", (0, 0, 0)), ("building", (255, 255, 255)))
 COMMIT = "6fdb0c02f22efbf267781857c9ee7f7ebc951974"
 LISTS = {
     "train": Published(126, "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7"),

