@@ -26,7 +26,7 @@ from bench.report import bootstrap, evaluations, findings, memory, style
 from bench.report import runs as all_runs
 from bench.report.__main__ import KEPT, report
 from bench.report.bootstrap import Pairs, Sample
-from bench.report.figures import chart, static, thumbnails
+from bench.report.figures import chart, scenes, static
 from bench.report.load_records import load_records, published
 from data.dataset import open_dataset
 
@@ -391,7 +391,7 @@ def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
     path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)
     with pytest.raises(UserError, match=r"fpn-patch/d\.png does not fit the label of d"):
-        thumbnails.scene(open_dataset("tiny"), "d", load_records(suite).entries)
+        scenes.sheet(open_dataset("tiny"), "d", load_records(suite).entries)
 
 
 def test_the_paper_beside_the_prediction() -> None:

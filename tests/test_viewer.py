@@ -21,10 +21,18 @@ from playwright.sync_api import Page as BrowserPage
 from test_report import predict_scenes, suite_lines, write_evaluation
 
 from bench.config import read_suite
-from bench.report.figures import image_tiles, palette, scene_page
-from bench.report.figures.image_tiles import encoded, pyramid, tiles
-from bench.report.figures.scene_page import Page
-from bench.report.figures.thumbnails import NEITHER, RIGHT, WRONG, errors
+from bench.report.figures import palette, scenes
+from bench.report.figures.scenes import (
+    NEITHER,
+    RIGHT,
+    WRONG,
+    Page,
+    encoded,
+    errors,
+    pyramid,
+    tiles,
+    write_image,
+)
 from bench.report.load_records import load_records
 from bench.report.site import Site, write_assets
 from bench.tiling import grid, shrink_image
@@ -50,7 +58,7 @@ def write_pages(root: Path) -> list[Page]:
     inputs = load_records(read_suite())
     site = Site(root / "report", "tiny")
     write_assets(site.folder / "tiny")
-    return scene_page.write(site, inputs, open_dataset("tiny"), SPLITS["test"])
+    return scenes.write_pages(site, inputs, open_dataset("tiny"), SPLITS["test"])
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +71,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Page]]:
 
 
 def test_a_pyramid_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(image_tiles, "TILE_PX", 4)
-    monkeypatch.setattr(image_tiles, "WHOLE_PX", 8)
+    monkeypatch.setattr(scenes, "TILE_PX", 4)
+    monkeypatch.setattr(scenes, "WHOLE_PX", 8)
     numbers = np.arange(70, dtype=np.uint8).reshape(7, 10)  # 10 x 7 -> 5 x 4 -> 3 x 2
     small, middle, large = pyramid(numbers)
     assert (small.shape, middle.shape, large.shape) == ((2, 3), (4, 5), (7, 10))
@@ -78,15 +86,16 @@ def test_a_pyramid_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert cut[-1] == (2, 1, (3, 2))
 
     colours = [(n, n, n, 255) for n in range(70)]
-    layer = image_tiles.write(tmp_path, "a b/run", numbers, colours)
-    assert (layer.path, layer.ending, layer.levels, layer.tile_px) == ("a%20b/run", "png", 3, 4)
+    layer = write_image(tmp_path, "a b/run", numbers, colours)
+    place = {"path": "a%20b/run", "ending": "png", "width": 10, "height": 7}
+    assert layer == {**place, "levels": 3, "tile_px": 4}
     found = {str(path.relative_to(tmp_path / "a b/run")) for path in tmp_path.rglob("*.png")}
     assert found == {"0/0_0.png"} | {f"1/{x}_0.png" for x in (0, 1)} | {
         f"2/{x}_{y}.png" for x in range(3) for y in range(2)
     }
     corner = np.asarray(Image.open(tmp_path / "a b/run/2/2_1.png"))
     assert corner.tolist() == large[4:, 8:].tolist()
-    assert image_tiles.write(tmp_path, "small", numbers[:, :8], colours).levels == 1
+    assert write_image(tmp_path, "small", numbers[:, :8], colours)["levels"] == 1
 
 
 def test_colours_and_opacities_are_those_that_are_asked_for() -> None:
@@ -147,7 +156,9 @@ def test_the_same_records_give_the_same_bytes(pages: list[Page]) -> None:
     stale = folder / SCENE / "run-of-yesterday.png"
     stale.touch()
     inputs = load_records(read_suite())
-    scene_page.write(Site(folder.parents[1], "tiny"), inputs, open_dataset("tiny"), SPLITS["test"])
+    scenes.write_pages(
+        Site(folder.parents[1], "tiny"), inputs, open_dataset("tiny"), SPLITS["test"]
+    )
     after = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert before == after
 
@@ -313,12 +324,12 @@ def test_menus_errors_and_what_was_given(open_page: Opened) -> None:
 def test_tiles_join(
     chromium: Browser, pages: list[Page], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(image_tiles, "WHOLE_PX", 40)
-    monkeypatch.setattr(image_tiles, "TILE_PX", 32)
+    monkeypatch.setattr(scenes, "WHOLE_PX", 40)
+    monkeypatch.setattr(scenes, "TILE_PX", 32)
     site = Site(tmp_path, "tiny")
     write_assets(site.folder / "tiny")
     dataset = open_dataset("tiny")
-    page = scene_page.write(site, load_records(read_suite()), dataset, [SCENE])[0]
+    page = scenes.write_pages(site, load_records(read_suite()), dataset, [SCENE])[0]
     assert embedded(page)["label"]["levels"] == 3
     truth = dataset.read(SCENE)[1].numpy()
     with opened(chromium, page.path, "left=label&right=image") as shown:

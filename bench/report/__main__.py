@@ -60,9 +60,9 @@ def _write_pages(site: Site, content: Content) -> None:
     for part in content.parts:
         for one in part.scenes:
             place = site.folder / content.suite / f"figures/scenes/{one.name}.png"
-            write_bytes(place, figures.thumbnails.sheet(one))
+            write_bytes(place, one.png)
         if part.dataset:
-            scenes[part.name] = figures.scene_page.write(
+            scenes[part.name] = figures.scenes.write_pages(
                 site, content.inputs, part.dataset, part.scene_ids
             )
     for page in pages(content, scenes):

@@ -11,7 +11,6 @@ import pandas as pd
 from bench.memory.gpu_overhead import blas_bytes
 from bench.record import Record
 from bench.report import figures
-from bench.report.figures.charts import QUANTITIES
 from bench.report.load_records import (
     MB,
     Inputs,
@@ -117,7 +116,7 @@ def growth_sections(predicted: Record | None) -> list[Section]:
     """How memory and operations grow with the image: the fits, and (a file alone) the points."""
     points = growth_points(predicted)
     columns: dict[str, Any] = {"run": None}
-    for name, (heading, unit) in QUANTITIES.items():
+    for name, (heading, unit) in figures.charts.QUANTITIES.items():
         of = heading.split(" ")[0] if unit == "B" else ""
         columns[name] = (heading, lambda v: f"{law(v)} ({abs(v):.2f})")
         slope = (f"{of} {unit} a pixel".strip(), lambda v: f"{max(v, 0):,.0f}")
@@ -151,7 +150,7 @@ def growth_laws(points: pd.DataFrame) -> pd.DataFrame:
         own = own.iloc[-max(2, (len(own) + 1) // 2) :]
         pixels = own.side_px.to_numpy(float) ** 2
         row: dict[str, Any] = {"run": run}
-        for name in QUANTITIES:
+        for name in figures.charts.QUANTITIES:
             found = own[name].to_numpy(float)
             row[name] = float(np.polyfit(np.log(pixels), np.log(found), 1)[0])
             row[f"{name}_a_pixel"] = float(np.polyfit(pixels, found, 1)[0])

@@ -34,7 +34,7 @@ DATASET = ("classes", "ablation", "latency", "pairs")
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"}
 IN_SUMMARY = 2
 """Findings of each data set on the page above all suites; the first ones say most."""
-ScenePages = Mapping[str, Sequence[figures.scene_page.Page]]
+ScenePages = Mapping[str, Sequence[figures.scenes.Page]]
 """The pages of test scenes by data set."""
 
 
@@ -51,7 +51,7 @@ class DatasetPart:
     seeded: Section
     dataset: Dataset | None
     """None where its images are not here."""
-    scenes: list[figures.thumbnails.Scene]
+    scenes: list[figures.scenes.Sheet]
     """Of its first test scenes, where images and predictions are here."""
     no_images: str
     """Why no scene can be shown, or empty."""
@@ -230,7 +230,7 @@ def _part(
         why = str(error)
     if dataset and any(entry.predictions.is_dir() for entry in ordered):
         ids = dataset.ids("test")[:SCENES]
-        scenes = [figures.thumbnails.scene(dataset, id, ordered) for id in ids]
+        scenes = [figures.scenes.sheet(dataset, id, ordered) for id in ids]
     return DatasetPart(
         name=name,
         entries=ordered,
@@ -327,7 +327,7 @@ def _columns(content: Content, part: DatasetPart) -> Section:
 
 
 def _of_dataset(
-    content: Content, part: DatasetPart, scenes: Sequence[figures.scene_page.Page]
+    content: Content, part: DatasetPart, scenes: Sequence[figures.scenes.Page]
 ) -> list[Section]:
     classes, *others = (content.tables[name].of(part.name) for name in DATASET)
     rows = all_runs.by_accuracy(classes.rows) if len(classes.rows) else classes.rows
@@ -336,7 +336,7 @@ def _of_dataset(
         Image(
             f"scenes/{one.name}",
             f"{one.name}: image, label, and the prediction and errors of each run",
-            ", ".join(f"{tile.run} {tile.note}" for tile in one.tiles) + ".",
+            one.caption,
             kinds=("png",),
             legend=one.legend,
         )

@@ -16,7 +16,7 @@ from bench.report.style import Form
 
 
 def run_sections(
-    inputs: Inputs, entry: Entry, pages: Sequence[figures.scene_page.Page]
+    inputs: Inputs, entry: Entry, pages: Sequence[figures.scenes.Page]
 ) -> list[Section]:
     """The sections of a run's page.
 
@@ -101,9 +101,7 @@ def _confusion(entry: Entry, split: str) -> Section:
     return section("run/confusion", frame, columns, fill={"split": split}, look=heat(names))
 
 
-def _scenes(
-    entry: Entry, splits: Sequence[str], pages: Sequence[figures.scene_page.Page]
-) -> Section:
+def _scenes(entry: Entry, splits: Sequence[str], pages: Sequence[figures.scenes.Page]) -> Section:
     scenes = [(one, split) for split in splits for one in entry.evaluation["splits"][split]]
     rows = [(scene, split, scene_miou(entry, scene, split)) for scene, split in scenes]
     links = [

@@ -2,16 +2,15 @@
 
 `chart.py` defines what a figure shows as rows of data; `static.py` draws it with matplotlib and
 `interactive.py` makes it for the browser. `accuracy.py`, `charts.py` and `curves.py` hold the
-figures themselves, `scene_page.py` and `thumbnails.py` images of test scenes."""
+figures themselves, `scenes.py` images of test scenes."""
 
 from bench.report.figures import (
     accuracy,
     charts,
     curves,
     palette,
-    scene_page,
+    scenes,
     static,
-    thumbnails,
 )
 
-__all__ = ["accuracy", "charts", "curves", "palette", "scene_page", "static", "thumbnails"]
+__all__ = ["accuracy", "charts", "curves", "palette", "scenes", "static"]

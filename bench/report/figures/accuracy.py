@@ -3,7 +3,6 @@ with menus for the meter, the split and the definition of mIoU."""
 
 import html
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,15 +43,18 @@ _METERS = {
     "predicted": "predicted without a device (predicted)",
     "rss": "resident in the host (rss)",
 }
-_SPLITS = {"test": "test", "val": "val"}
+_SPLITS = ("test", "val")
 _DEFINITIONS = {
     "miou": "mIoU",
     "miou_official": "official: as GLNet’s code counts",
     "miou_without_rare": "without rare classes",
     "miou_stated": "as stated by the run",
 }
-_MENUS = (("meter", "memory", _METERS), ("split", "split", _SPLITS),
-          ("definition", "accuracy", _DEFINITIONS))  # fmt: skip
+_MENUS: Sequence[tuple[str, str, Mapping[str, str]]] = (
+    ("meter", "memory", _METERS),
+    ("split", "split", dict(zip(_SPLITS, _SPLITS, strict=True))),
+    ("definition", "accuracy", _DEFINITIONS),
+)
 
 
 @dataclass(frozen=True)
@@ -270,16 +272,18 @@ def with_menus(
     runs = runs.set_index("run", drop=False).loc[[entry.name for entry in entries]]
     theirs = published_points(dataset)
     for split in _SPLITS:
-        by_run = {entry.name: evaluations.accuracies_by_seed(entry, split) for entry in entries}
+        by_run = {
+            entry.name: pd.DataFrame(evaluations.accuracies_by_seed(entry, split))
+            for entry in entries
+        }
         for definition, text in _DEFINITIONS.items():
             shares = {
-                run: [
-                    share for one in found if not math.isnan(share := one.get(definition, math.nan))
-                ]
+                run: found[definition].dropna().tolist() if definition in found else []
                 for run, found in by_run.items()
             }
+            accuracy = _over_seeds(runs.run.map(shares))
             for name, meter_text in _METERS.items():
-                own = _rows(runs, runs[f"{name}_bytes"], shares)
+                own = runs.assign(bytes=runs[f"{name}_bytes"], **accuracy)
                 if own.bytes.isna().all() or own.miou.isna().all():
                     continue
                 title = f"peak memory, {meter_text}"
@@ -308,17 +312,15 @@ def with_menus(
     return Interactive(tuple(menus), content)
 
 
-def _rows(
-    runs: pd.DataFrame, sizes: pd.Series, shares: Mapping[str, Sequence[float]]
-) -> pd.DataFrame:
-    """Rows for `accuracy_chart`: the mean over seeds, from the lowest to the highest seed."""
-    each = runs.run.map(shares)
-    return runs.assign(
-        bytes=sizes,
-        miou=[sum(one) / len(one) if one else math.nan for one in each],
-        low=[100 * min(one) if len(one) > 1 else math.nan for one in each],
-        high=[100 * max(one) if len(one) > 1 else math.nan for one in each],
-    )
+def _over_seeds(shares: pd.Series) -> dict[str, pd.Series]:
+    """Columns of `accuracy_chart`: the mean over seeds, and in per cent the lowest and the highest
+    of several."""
+    known, several = shares[shares.map(len) > 0], shares[shares.map(len) > 1]
+    return {
+        "miou": known.map(lambda one: sum(one) / len(one)).astype(float),
+        "low": 100 * several.map(min).astype(float),
+        "high": 100 * several.map(max).astype(float),
+    }
 
 
 def _with_seeds(chart: Chart, groups: Sequence[evaluations.Group]) -> Chart:

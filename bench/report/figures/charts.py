@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -32,6 +33,7 @@ QUANTITIES = {
 }
 """Columns of `growth.points`: (heading, unit)."""
 _BELOW = {"loc": "outside lower center", "ncols": 4}
+_PUBLISHED: Any = {"fill": "ring", "marker": "D", "layer": 4}
 _GROWTH = (*palette.PHASES, "#e69f00", "#56b4e9", "#332288", "#882255", "#117733", "#8c6d31")
 
 
@@ -51,14 +53,8 @@ def paper_memory(frame: pd.DataFrame, size: tuple[int, int]) -> Figure:
         label=rows.text.where(ours >= theirs, ""),
         kind="predicted here: tensors",
     )
-    published = rows.assign(
-        x=theirs,
-        fill="ring",
-        marker="D",
-        label=rows.text.where(ours < theirs, ""),
-        kind="published: gpustat, process",
-        layer=4,
-    )
+    label = rows.text.where(ours < theirs, "")
+    published = rows.assign(x=theirs, label=label, kind="published: gpustat, process", **_PUBLISHED)
     points = pd.concat([predicted, published])
     chart = Chart(
         linear_memory_axis("peak memory of one prediction", 0, 1.1 * max([GIB, *points.x])),
@@ -138,11 +134,9 @@ def published(frame: pd.DataFrame) -> Figure:
         x=rows.published_bytes.astype(float),
         y=100 * rows.published_miou,
         label=rows.network.map(style.network_name).where(named, ""),
-        fill="ring",
-        marker="D",
         dash="dash",
         kind="published",
-        layer=4,
+        **_PUBLISHED,
     )
     ours = rows.assign(
         x=rows.nvml_bytes.astype(float),
