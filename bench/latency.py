@@ -20,7 +20,7 @@ from torch import nn
 from bench.config import Suite
 from bench.errors import UserError
 from bench.parallel import Report
-from bench.run import open_run, set_up
+from bench.run import open_run, set_up, wait
 
 Part = Literal["end-to-end", "network-alone", "forward-alone"]
 DEFINITIONS: dict[Part, str] = {
@@ -104,23 +104,6 @@ class NetworkClock:
 
 network_clock = NetworkClock()
 """The timer of the benchmarks of `network-alone`: pytest-benchmark uses one timer per case."""
-
-
-@contextlib.contextmanager
-def clock(device: torch.device) -> Iterator[list[float]]:
-    """Seconds of a block, appended to the list at its end; waits for the device on both sides."""
-    seconds: list[float] = []
-    wait(device)
-    start = time.perf_counter()
-    yield seconds
-    wait(device)
-    seconds.append(time.perf_counter() - start)
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has finished all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def time_prediction(

@@ -55,23 +55,32 @@ def total(matrices: Collection[Any]) -> Matrix:
 
 
 def iou(
-    matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()
+    matrix: Matrix,
+    classes: Sequence[str],
+    ignored: Collection[str] = (),
+    unlabelled: Unlabelled = "left-out",
 ) -> NDArray[np.float64]:
     """Intersection over union of each class, 0..1; NaN for ignored classes and those that do not
     occur.
 
-    Pixels whose true label is unlabelled or ignored do not count. A counted pixel that is predicted
-    as an ignored class is a false negative of its true class.
+    A counted pixel that is predicted as an ignored class is a false negative of its true class.
 
     Args:
         matrix: (..., K + 1, K), one or many.
+        unlabelled: whether pixels whose true label is unlabelled or ignored are left out or count
+            as `false-positives` of whatever is predicted there.
 
     Returns:
         (..., K).
     """
     keep = np.array([name not in ignored for name in classes])
-    counted = np.where(keep[:, None], matrix[..., :-1, :], 0)
-    return _ratios(counted, keep)
+    labelled = matrix[..., :-1, :]
+    predicted = matrix
+    if unlabelled == "left-out":
+        labelled = predicted = np.where(keep[:, None], labelled, 0)
+    inside = np.diagonal(labelled, axis1=-2, axis2=-1).astype(np.float64)
+    union = predicted.sum(-2) + labelled.sum(-1) - inside
+    return _shares(inside, union, keep & (union > 0))
 
 
 def miou(
@@ -103,15 +112,13 @@ def mious(
     absent: Absent = "left-out",
 ) -> NDArray[np.float64]:
     """`miou` of many matrices (..., K + 1, K) at once -> (...)."""
-    each = iou(matrices, classes, ignored) if unlabelled == "left-out" else _of_all_pixels(matrices)
+    each = iou(matrices, classes, ignored, unlabelled)
     chosen = each[..., [name not in ignored and name not in leave_out for name in classes]]
     if absent == "zero":
         chosen = np.nan_to_num(chosen)
     known = ~np.isnan(chosen)
-    total, number = np.where(known, chosen, 0.0).sum(-1), known.sum(-1)
-    means: NDArray[np.float64] = np.full(number.shape, np.nan)
-    np.divide(total, number, out=means, where=number > 0)
-    return means
+    number = known.sum(-1)
+    return _shares(np.where(known, chosen, 0.0).sum(-1), number, number > 0)
 
 
 def miou_official(matrix: Matrix, classes: Sequence[str], ignored: Collection[str] = ()) -> float:
@@ -141,20 +148,10 @@ def accuracy(matrix: Matrix) -> float:
     return float(np.trace(matrix[:-1]) / labelled) if labelled else float("nan")
 
 
-def _of_all_pixels(matrix: Matrix) -> NDArray[np.float64]:
-    """IoU of each class; predictions on unlabelled and ignored pixels count as false positives."""
-    labelled = matrix[..., :-1, :]
-    inside = np.diagonal(labelled, axis1=-2, axis2=-1).astype(np.float64)
-    union = matrix.sum(-2) + labelled.sum(-1) - inside
-    each: NDArray[np.float64] = np.full(inside.shape, np.nan)
-    np.divide(inside, union, out=each, where=union > 0)
-    return each
-
-
-def _ratios(counted: Matrix, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
-    inside = np.diagonal(counted, axis1=-2, axis2=-1).astype(np.float64)
-    union = counted.sum(-2) + counted.sum(-1) - inside
-    known = keep & (union > 0)
-    ratios: NDArray[np.float64] = np.full(inside.shape, np.nan)
-    np.divide(inside, union, out=ratios, where=known)
-    return ratios
+def _shares(
+    part: NDArray[np.float64], whole: NDArray[Any], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """`part / whole`; NaN where it is not known."""
+    shares: NDArray[np.float64] = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=shares, where=known)
+    return shares

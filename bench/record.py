@@ -87,9 +87,9 @@ def parse(text: str, origin: str, mend: str) -> Record:
         UserError: it is not JSON, or of another schema version.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_hook=_with_current_method)
         if values["schema"] == 1:
-            values = {**_with_current_methods(values), "schema": SCHEMA}
+            values["schema"] = SCHEMA
         if values["schema"] != SCHEMA:
             raise UserError(
                 f"{origin} has schema {values['schema']}, this code reads {SCHEMA}: {mend}."
@@ -99,18 +99,11 @@ def parse(text: str, origin: str, mend: str) -> Record:
         raise UserError(f"{origin} is no record ({error}): {mend}.") from None
 
 
-def _with_current_methods(value: Any) -> Any:
-    """A record's content with the current name of every `method`."""
-    if isinstance(value, list):
-        return [_with_current_methods(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: current_method(inner)
-        if key == "method" and isinstance(inner, str)
-        else _with_current_methods(inner)
-        for key, inner in value.items()
-    }
+def _with_current_method(values: dict[str, Any]) -> dict[str, Any]:
+    """A table of a record with the current name of its `method`, where it has one."""
+    if isinstance(method := values.get("method"), str):
+        values["method"] = current_method(method)
+    return values
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Models and runs of a suite with all names resolved, for evaluation, measurement and prediction."""
 
+import contextlib
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench import metrics
 from bench.config import (
     Compute,
     ModelConfig,
@@ -61,6 +64,27 @@ class Model:
     def build(self) -> nn.Module:
         """The network with random weights."""
         return self.method.build(self.spec, self.classes)
+
+    def by(self, strategy: str) -> "Run":
+        """A run of the model by one of its method's strategies."""
+        return Run(self.name, RunConfig(self.name, strategy), self)
+
+    def miou(self, matrices: Collection[metrics.Matrix]) -> float:
+        """mIoU, 0..1, of the confusion matrices (K + 1, K) of some scenes of its data set."""
+        return metrics.miou(metrics.total(matrices), self.dataset.classes, self.dataset.ignored)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a network predicts of one scene."""
+
+    id: str
+    labels: Tensor
+    """(H, W) uint8, on the host."""
+    matrix: metrics.Matrix
+    """(K + 1, K), as `metrics.confusion` counts."""
+    seconds: float
+    """From host to host."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,16 @@ class Run:
         with torch.inference_mode():
             return self.strategy.predict(network, image, self.spec)
 
+    def scenes(self, network: nn.Module, split: str) -> Iterator[Scene]:
+        """Predict every scene of a split, one after another."""
+        device = next(iter(network.state_dict().values())).device
+        for id in self.dataset.ids(split):
+            image, truth = self.dataset.read(id)
+            with clock(device) as took:
+                labels = self.predict(network, image)
+            counted = metrics.confusion(truth.numpy(), labels.numpy(), self.model.classes)
+            yield Scene(id, labels, counted, took[0])
+
 
 def open_model(suite: Suite, name: str) -> Model:
     """The model `name` of the table `models`.
@@ -174,8 +208,7 @@ def resolve(
 def run_of(method: str, strategy: str, spec: Any, classes: int) -> Run:
     """A run of a method with the given spec, outside any suite, with random weights."""
     model = ModelConfig("", method, "", asdict(spec), Training(phases={}))
-    config = RunConfig(method, strategy)
-    return Run(method, config, Model(method, model, spec, classes))
+    return Model(method, model, spec, classes).by(strategy)
 
 
 def set_up(compute: Compute) -> torch.device:
@@ -198,6 +231,23 @@ def device_facts(device: torch.device, compute: Compute) -> dict[str, Any]:
         facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+@contextlib.contextmanager
+def clock(device: torch.device) -> Iterator[list[float]]:
+    """Seconds of a block, appended to the list at its end; waits for the device on both sides."""
+    seconds: list[float] = []
+    wait(device)
+    start = time.perf_counter()
+    yield seconds
+    wait(device)
+    seconds.append(time.perf_counter() - start)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has finished all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:

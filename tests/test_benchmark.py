@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from bench import latency
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.latency import clock
-from bench.run import Run, open_run, set_up
+from bench.run import Run, clock, open_run, set_up
 
 NOISE_PX = (720, 720)
 BRIEF_PX = (180, 200)

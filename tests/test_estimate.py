@@ -12,7 +12,16 @@ from test_contract import CLASSES, made
 
 from bench.__main__ import main
 from bench.commands import estimate
-from bench.commands.estimate import MIB, Question, answer, fit, largest, lowered, needs, varied
+from bench.commands.estimate import MIB, fit
+from bench.commands.question import (
+    Question,
+    answer,
+    find,
+    largest,
+    lowered,
+    needs,
+    varied,
+)
 from bench.config import parse_bytes
 from bench.errors import UserError
 from bench.memory import bytes_of, predict_memory, record_cpu_allocations, tensors_of
@@ -26,7 +35,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def question(name: str = "enet", strategy: str = "patch", **changes: Any) -> Question:
-    model, config = estimate.find(name, None, strategy)
+    model, config = find(name, None, strategy)
     run = resolve(name, config, model, {"size_px": 64, "overlap_px": 8}, estimate.CLASSES)
     return Question(run, **{"size": (128, 160), "device": "cpu", "batch": 2, **changes})
 
@@ -57,7 +66,7 @@ def test_nothing_fits_and_all_fits() -> None:
 
 
 def test_the_colours_means_are_counted_by_hand() -> None:
-    model, config = estimate.find("colour", None, "whole")
+    model, config = find("colour", None, "whole")
     run = resolve("colour", config, model, classes=estimate.CLASSES)
     (found,) = answer(Question(run, size=(64, 96), device="cpu"))
     predicted = found.prediction

@@ -12,9 +12,9 @@ import bench.experiments.collapsed_head
 from bench import record
 from bench.config import read_suite
 from bench.experiments.collapsed_head import PATHS, STRATEGY, work
-from bench.latency import clock, time_prediction
+from bench.latency import time_prediction
 from bench.report.memory import collapsed_head_section
-from bench.run import run_of, set_up
+from bench.run import clock, run_of, set_up
 from glnet.spec import Spec
 
 PATCHES = {"global_px": 252, "patch_px": 252, "overlap_px": 25, "sub_batch": 1}

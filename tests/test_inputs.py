@@ -50,7 +50,6 @@ EXEMPT = {
     ("prepare", "data/kaggle.py"): "as above",
     ("prepare", "data/packages.py"): "as above",
     ("prepare", "data/unpack.py"): "as above",
-    ("evaluate", "bench/latency.py"): "its stopwatch alone",
 }
 """(stage, pattern) of modules that one stage imports and does not declare, and why."""
 

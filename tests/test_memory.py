@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.latency import clock
 from bench.memory import PeakResident, Tracker, tensors_of
+from bench.run import clock
 
 MIB = 2**20
 

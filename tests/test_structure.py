@@ -28,7 +28,6 @@ LAYERS = (
 
 LONG = {
     "baselines/isdnet/model.py": "one network",
-    "bench/commands/estimate.py": "one command",
     "bench/tiling.py": "grids and stitching",
     "data/fetch.py": "one downloader",
 }

@@ -15,7 +15,7 @@ from bench import record
 from bench.config import ModelConfig, read_suite, strict
 from bench.errors import UserError
 from bench.method import load
-from bench.pipeline import validation
+from bench.pipeline import progress as validation
 from bench.pipeline.train import train
 from bench.run import Model, open_model
 
@@ -63,7 +63,7 @@ def test_the_best_weights_are_kept(
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr(validation, "look", look)
+    monkeypatch.setattr("bench.pipeline.train.look", look)
     kept = torch.load(train(read_suite(), "small"), weights_only=True)
     equal = [all(torch.equal(kept[key], state[key]) for key in kept) for state in seen]
     assert equal == [False, True, False, False, False]
@@ -84,7 +84,7 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
         return true(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "look", killed)
+        patch.setattr("bench.pipeline.train.look", killed)
         with pytest.raises(KeyboardInterrupt):
             train(suite, "small")
     resumed = torch.load(train(suite, "small"), weights_only=True)

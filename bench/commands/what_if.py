@@ -1,33 +1,16 @@
 """`glnet-bench what-if RUN KEY=VALUE ...`: what one setting of a method changes, all else equal."""
 
 import argparse
+import math
 import statistics
-import time
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
-from bench import cli, metrics
+from bench import cli
 from bench.config import Split, Suite, parse_setting, read_suite
 from bench.memory import predict_memory
-from bench.run import Run, open_run, set_up
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trained network predicts of a split with one setting."""
-
-    labels: list[NDArray[Any]]
-    """(H, W) uint8 an image."""
-    miou: float
-    """0..1."""
-    seconds: list[float]
-    """An image, from host to host."""
-    device_bytes: int
-    """Predicted for the largest image."""
+from bench.run import Scene, open_run, set_up
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -58,47 +41,25 @@ def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Spli
     # All of them first: a typo need not wait for the others' work.
     varied = [run, *(run.varied(**{key: value}) for key, value in changes)]
     labels = ["as it is", *(f"{key}={value}" for key, value in changes)]
+    device = set_up(suite.compute)
     rows: list[dict[str, Any]] = []
-    before: Outcome | None = None
+    before: list[Scene] = []
     for label, one in zip(labels, varied, strict=True):
-        after = outcome(one, set_up(suite.compute), split, f"{name} · {label}")
+        scenes = one.scenes(one.network(device), split)
+        count = len(run.dataset.ids(split))
+        after = list(cli.with_progress(scenes, count, f"{name} · {label}", "image"))
         before = before or after
-        pairs = list(zip(before.labels, after.labels, strict=True))
-        differing = sum(int((one != other).sum()) for one, other in pairs)
+        pairs = [(old.labels, new.labels) for old, new in zip(before, after, strict=True)]
+        differing = sum(int((old != new).sum()) for old, new in pairs)
+        height, width = max((scene.labels.shape for scene in after), key=math.prod)
+        predicted = predict_memory(one, (height, width), device.type)
         rows.append(
             {
                 "setting": label,
-                "labels changed %": 100 * differing / sum(one.size for one, _ in pairs),
-                f"mIoU {split} %": 100 * after.miou,
-                "s an image": statistics.median(after.seconds),
-                "predicted device MiB": after.device_bytes / 2**20,
+                "labels changed %": 100 * differing / sum(old.numel() for old, _ in pairs),
+                f"mIoU {split} %": 100 * one.model.miou([scene.matrix for scene in after]),
+                "s an image": statistics.median(scene.seconds for scene in after),
+                "predicted device MiB": predicted.device_bytes / 2**20,
             }
         )
     return pd.DataFrame(rows).round(4)
-
-
-def outcome(run: Run, device: torch.device, split: Split, title: str) -> Outcome:
-    """Evaluate one run on one split."""
-    network, dataset = run.network(device), run.dataset
-    ids = dataset.ids(split)
-    labels, seconds, matrices = [], [], []
-    largest = (0, 0)
-    bar = cli.progress(len(ids), title, "image")
-    for id in ids:
-        image, truth = dataset.read(id)
-        begun = time.perf_counter()
-        found = run.predict(network, image)  # ends on the host, so that nothing is still running
-        seconds.append(time.perf_counter() - begun)
-        labels.append(found.numpy())
-        matrices.append(metrics.confusion(truth.numpy(), found.numpy(), len(dataset.classes)))
-        size = (image.shape[-2], image.shape[-1])
-        largest = max(largest, size, key=lambda side: side[0] * side[1])
-        bar.update()
-    bar.close()
-    predicted = predict_memory(run, largest, device.type)
-    return Outcome(
-        labels,
-        metrics.miou(metrics.total(matrices), dataset.classes, dataset.ignored),
-        seconds,
-        predicted.device_bytes,
-    )

@@ -9,15 +9,20 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from bench import cli, record
 from bench.config import ModelConfig, RunConfig, Suite, Training, read_suite
 from bench.errors import UserError
+from bench.experiments.noise import noise
+from bench.latency import NetworkClock
+from bench.memory import PeakResident, predict_memory
 from bench.parallel import Report, run_isolated
-
-if TYPE_CHECKING:
-    from bench.run import Run
+from bench.run import Run, clock, device_facts, resolve, set_up, wait
 
 STRATEGY = "collaborative"
 PATHS = ("plain", "collapsed")
@@ -45,23 +50,27 @@ def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]
         UserError: a prediction failed, out of memory included.
     """
     found: dict[str, dict[str, Any]] = {path: {"repetitions": []} for path in PATHS}
-    labels: dict[str, bytes] = {}
-    bar = cli.progress(rounds * len(PATHS), f"{side_px} px", "prediction")
-    for _ in range(rounds):
-        for path in PATHS:
-            outcome = run_isolated(
-                _predict, suite, path, side_px, settings, limit_s=LIMIT_S, preload=PRELOAD
-            )
-            if outcome.status != "ok":
-                raise UserError(f"The {path} path at {side_px} px: {outcome.reason}.")
-            labels[path] = outcome.reported.pop("labels")
-            found[path]["repetitions"].append(outcome.reported)
-            bar.update()
-    bar.close()
+    labels: dict[str, NDArray[np.uint8]] = {}
+    turns = rounds * PATHS
+    for path in cli.with_progress(turns, len(turns), f"{side_px} px", "prediction"):
+        outcome = run_isolated(
+            _predict, suite, path, side_px, settings, limit_s=LIMIT_S, preload=PRELOAD
+        )
+        if outcome.status != "ok":
+            raise UserError(f"The {path} path at {side_px} px: {outcome.reason}.")
+        labels[path] = outcome.reported.pop("labels")
+        found[path]["repetitions"].append(outcome.reported)
     for path in PATHS:
-        found[path]["labels_equal_share"] = _equal_share(labels["plain"], labels[path])
-        found[path]["labels_px"] = [labels[path].count(bytes([one])) for one in range(CLASSES)]
-        found[path]["predicted"] = _predicted(path, side_px, settings)
+        predicted = predict_memory(_run(path, settings), (side_px, side_px), "cuda")
+        found[path] |= {
+            "labels_equal_share": float((labels["plain"] == labels[path]).mean()),
+            "labels_px": np.bincount(labels[path].ravel(), minlength=CLASSES).tolist(),
+            "predicted": {
+                "flops": predicted.flops,
+                "device_bytes": predicted.device_bytes,
+                "weights_bytes": predicted.weights_bytes,
+            },
+        }
     return found
 
 
@@ -69,13 +78,6 @@ def _predict(
     report: Report, suite: Suite, path: str, side_px: int, settings: Mapping[str, Any]
 ) -> None:
     """In a fresh process: one prediction."""
-    import torch
-
-    from bench.experiments.noise import noise
-    from bench.latency import NetworkClock, clock, wait
-    from bench.memory import PeakResident
-    from bench.run import device_facts, set_up
-
     device, run = set_up(suite.compute), _run(path, settings)
     with PeakResident() as resident:
         torch.manual_seed(SEED)
@@ -95,35 +97,15 @@ def _predict(
             "processor_s": worked,
             "peak_rss_bytes": resident.peak_bytes,
             "base_rss_bytes": resident.base_bytes,
-            "labels": labels.numpy().tobytes(),
+            "labels": labels.numpy(),
             "device": device_facts(device, suite.compute),
         }
     )
 
 
-def _predicted(path: str, side_px: int, settings: Mapping[str, Any]) -> dict[str, int]:
-    from bench.memory import predict_memory
-
-    found = predict_memory(_run(path, settings), (side_px, side_px), "cuda")
-    return {
-        "flops": found.flops,
-        "device_bytes": found.device_bytes,
-        "weights_bytes": found.weights_bytes,
-    }
-
-
-def _run(path: str, settings: Mapping[str, Any]) -> "Run":
-    from bench.run import resolve
-
+def _run(path: str, settings: Mapping[str, Any]) -> Run:
     model = ModelConfig("", "glnet", "", {**settings, "head": path}, Training(phases={}))
     return resolve(path, RunConfig(path, STRATEGY), model, classes=CLASSES)
-
-
-def _equal_share(one: bytes, other: bytes) -> float:
-    import numpy as np
-
-    equal = np.frombuffer(one, np.uint8) == np.frombuffer(other, np.uint8)
-    return float(equal.mean())
 
 
 def work(arguments: argparse.Namespace) -> None:

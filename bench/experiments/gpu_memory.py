@@ -11,19 +11,25 @@ Few machines have such a GPU, so that this is not a stage of the pipeline: commi
 import argparse
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import cli, record
 from bench.config import Compute, read_suite
-from bench.errors import UserError
-from bench.memory import Case
+from bench.errors import UserError, out_of_memory
+from bench.experiments.noise import noise
+from bench.latency import THEIR_SCALE
+from bench.memory import DEFINITIONS, Case, measure_first_on_gpu
 from bench.memory.paper_memory import paper_cases
 from bench.memory.published_settings import PLACES, uhr_cases
 from bench.parallel import Report, run_isolated
+from bench.run import clock, device_facts, set_up
 
 FOLDER = record.RESULTS / "card"
 PRELOAD = ("bench.memory", "bench.experiments.noise", "segmentation_models_pytorch")
@@ -62,10 +68,6 @@ def measure(case: Case, compute: Compute) -> dict[str, Any]:
 
 def _measure(report: Report, case: Case, compute: Compute) -> None:
     """In a fresh process."""
-    from bench.experiments.noise import noise
-    from bench.memory import DEFINITIONS, measure_first_on_gpu
-    from bench.run import device_facts, set_up
-
     device = set_up(compute)
 
     def first() -> Any:
@@ -98,14 +100,8 @@ def time_all(
 
 def _time(report: Report, found: Mapping[str, Case], compute: Compute) -> None:
     """In a fresh process: reports seconds by key."""
-    import torch
-
-    from bench.errors import out_of_memory
-    from bench.run import set_up
-
     device = set_up(compute)
-    bar = cli.progress(len(found), "time", "run")
-    for key, case in found.items():
+    for key, case in cli.with_progress(found.items(), len(found), "time", "run"):
         try:
             report({key: _seconds(case, device)})
         except Exception as error:  # the next one may fit
@@ -113,16 +109,9 @@ def _time(report: Report, found: Mapping[str, Case], compute: Compute) -> None:
                 raise
             report({key: {"reason": str(error).split("\n", 1)[0]}})
         torch.cuda.empty_cache()
-        bar.update()
-    bar.close()
 
 
-def _seconds(case: Case, device: Any) -> dict[str, Any]:
-    import torch
-
-    from bench.experiments.noise import noise
-    from bench.latency import THEIR_SCALE
-
+def _seconds(case: Case, device: torch.device) -> dict[str, Any]:
     run = case.run
     with torch.device(device):  # random weights are drawn faster there
         network = run.build().to(device)
@@ -140,10 +129,8 @@ def _seconds(case: Case, device: Any) -> dict[str, Any]:
     return seconds
 
 
-def _repeated(work: Any, device: Any) -> list[float]:
+def _repeated(work: Callable[[], Any], device: torch.device) -> list[float]:
     """Seconds of each repetition, after one for warm-up."""
-    from bench.latency import clock
-
     work()
     seconds: list[float] = []
     while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
@@ -155,8 +142,6 @@ def _repeated(work: Any, device: Any) -> list[float]:
 
 def work(arguments: argparse.Namespace) -> None:
     """Measure the memory and time of the published settings on this machine's GPU."""
-    import torch
-
     suite = read_suite()
     compute = replace(suite.compute, device="cuda")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -165,7 +150,9 @@ def work(arguments: argparse.Namespace) -> None:
             "torch sees no CUDA device here: what is predicted without one is in "
             f"{record.RESULTS}/predict.json and {record.RESULTS}/successors.json."
         )
-    chosen = {case.key: case for case in published_cases() if _wanted(case, arguments.only)}
+    chosen = {
+        case.key: case for case in published_cases() if re.search(arguments.only or "", case.key)
+    }
     if not chosen:
         raise UserError(f"No run matches {arguments.only!r}: leave --only out to see them all.")
     path = FOLDER / f"{arguments.machine or suite.machine}.json"
@@ -200,21 +187,10 @@ def measure_all(
     chosen: Mapping[str, Case], compute: Compute, jobs: int
 ) -> dict[str, dict[str, Any]]:
     """Memory of every case by key, in `jobs` processes at once."""
-    bar = cli.progress(len(chosen), "measure", "run")
-
-    def one(case: Case) -> dict[str, Any]:
-        row = measure(case, compute)
-        bar.update()
-        return row
-
     with ThreadPoolExecutor(jobs) as pool:
-        rows = list(pool.map(one, chosen.values()))
-    bar.close()
-    return dict(zip(chosen, rows, strict=True))
-
-
-def _wanted(case: Case, only: str | None) -> bool:
-    return only is None or re.search(only, case.key) is not None
+        rows = pool.map(partial(measure, compute=compute), chosen.values())
+        rows = cli.with_progress(rows, len(chosen), "measure", "run")
+        return dict(zip(chosen, rows, strict=True))
 
 
 def _about(case: Case) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from importlib import metadata
@@ -37,7 +36,7 @@ def stale(suite: Suite, stage: str) -> list[str]:
         if path.stem not in suite.runs:
             path.unlink()
             shutil.rmtree(_predicted_labels(suite, path.stem), ignore_errors=True)
-    return [name for name in suite.runs if not _holds(suite, stage, name)]
+    return [name for name in suite.runs if not _is_fresh(suite, stage, name)]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +58,7 @@ def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]
     return [name for name in names if name in left]
 
 
-def _holds(suite: Suite, stage: str, name: str) -> bool:
+def _is_fresh(suite: Suite, stage: str, name: str) -> bool:
     try:
         return _state_path(suite, stage, name).read_text().strip() == _state(suite, stage, name)
     except FileNotFoundError:
@@ -85,7 +84,7 @@ def _state(suite: Suite, stage: str, name: str) -> str:
         "splits": suite.splits,
         "versions": {library: metadata.version(library) for library in record.VERSIONS},
         "code": {str(file): code_sha256(file) for file in code_of(stage, model.method)},
-        "files": _sums([*needs, *made]),
+        "files": {str(file): file_sha256(file) for file in [*needs, *made]},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -109,10 +108,6 @@ def code_of(stage: str, method: str) -> tuple[Path, ...]:
 def _method_of(file: Path) -> Path | None:
     """The folder of the method that a file belongs to: the one with a spec.py."""
     return next((folder for folder in file.parents if (folder / "spec.py").is_file()), None)
-
-
-def _sums(files: Iterable[Path]) -> dict[str, str]:
-    return {str(file): file_sha256(file) for file in sorted(files)}
 
 
 def _state_path(suite: Suite, stage: str, name: str) -> Path:

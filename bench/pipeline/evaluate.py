@@ -4,20 +4,17 @@ A model with several seeds has matrices of all seeds, and labels of the first.""
 
 import argparse
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from bench import cli, record
-from bench.config import Split, Suite, read_suite
+from bench.config import Suite, read_suite
 from bench.errors import out_of_memory
 from bench.files import file_sha256, write_bytes
-from bench.latency import clock
-from bench.metrics import confusion
 from bench.parallel import parallel_map
 from bench.pipeline import cache
 from bench.run import Run, device_facts, open_run, set_up
@@ -45,14 +42,16 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
         images = sum(len(dataset.ids(split)) for split in suite.splits)
         bar = cli.progress(images * len(seeds), run.name, "image", silent=silent)
         for seed in seeds:
-            counted = _count(run, suite.splits, run.network(device, seed), device)
-            for split, id, prediction, matrix, took in counted:
-                by_seed.setdefault(seed, {name: {} for name in suite.splits})[split][id] = matrix
-                if seed == seeds[0]:
-                    seconds[id] = took
-                    if split == "test":
-                        _write_labels(labels / f"{id}.png", prediction, dataset.palette)
-                bar.update()
+            network = run.network(device, seed)
+            by_seed[seed] = {split: {} for split in suite.splits}
+            for split, matrices in by_seed[seed].items():
+                for scene in run.scenes(network, split):
+                    matrices[scene.id] = scene.matrix.tolist()
+                    if seed == seeds[0]:
+                        seconds[scene.id] = scene.seconds
+                        if split == "test":
+                            _write_labels(labels / f"{scene.id}.png", scene.labels, dataset.palette)
+                    bar.update()
         bar.close()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -85,19 +84,6 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             **device_facts(device, suite.compute),
         ),
     )
-
-
-def _count(
-    run: Run, splits: Sequence[Split], network: torch.nn.Module, device: torch.device
-) -> Iterator[tuple[Split, str, Tensor, list[list[int]], float]]:
-    """(split, scene, predicted labels, confusion matrix, seconds) of every scene."""
-    for split in splits:
-        for id in run.dataset.ids(split):
-            image, label = run.dataset.read(id)
-            with clock(device) as took:
-                prediction = run.predict(network, image)
-            matrix = confusion(label.numpy(), prediction.numpy(), len(run.dataset.classes))
-            yield split, id, prediction, matrix.tolist(), took[0]
 
 
 def _write_labels(path: Path, prediction: Tensor, palette: Sequence[tuple[int, int, int]]) -> None:

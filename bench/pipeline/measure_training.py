@@ -4,7 +4,6 @@ tensors and measured by the device's allocator.
 The record shows the memory of training, and how accurate `predict_training` is."""
 
 import argparse
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,12 +88,8 @@ def work(arguments: argparse.Namespace) -> None:
     suite = read_suite()
     device = set_up(suite.compute)
     _warm_up(device)
-    found: dict[str, Mapping[str, Any]] = {}
-    bar = cli.progress(len(suite.models), "measure training steps", "model")
-    for name in suite.models:
-        found[name] = measure_steps(open_model(suite, name), device)
-        bar.update()
-    bar.close()
+    names = cli.with_progress(suite.models, len(suite.models), "measure training steps", "model")
+    found = {name: measure_steps(open_model(suite, name), device) for name in names}
     path = record.path_of(suite.suite, "steps", suite.machine)
     record.write(
         path,

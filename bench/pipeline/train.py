@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from bench import cli
@@ -27,10 +26,9 @@ from bench.errors import UserError
 from bench.files import code_sha256, file_sha256
 from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
-from bench.pipeline import validation
 from bench.pipeline.cache import code_of
-from bench.pipeline.training_results import TrainingResult, write_results
-from bench.run import Model, load_checkpoint, open_model, save, set_up
+from bench.pipeline.progress import Progress, TrainingResult, look, settled, write_results
+from bench.run import Model, load_checkpoint, open_model, set_up
 from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
 PARTIAL = CHECKPOINTS / "partial"
@@ -56,66 +54,6 @@ class Views(torch.utils.data.Dataset[View]):
         return torch.Generator().manual_seed(
             _seed(self.model.config.seed, self.phase, purpose, number)
         )
-
-
-class Progress:
-    """The progress of a training, on disk and in memory."""
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        """Reads `path` if its fingerprint is the same; otherwise training starts anew."""
-        self.path, self.fingerprint = path, fingerprint
-        self.phase, self.step = 0, 0
-        self.history: list[tuple[str, int, float, float]] = []
-        """(phase, step, loss, learning rate) of every step done."""
-        self.seconds: dict[str, float] = {}
-        self.waiting_s: dict[str, float] = {}
-        """Of these, waiting for views that were not ready."""
-        self.looks: list[validation.Look] = []
-        self.best: dict[str, torch.Tensor] | None = None
-        """All weights at the phase's best look."""
-        self.restored: dict[str, Any] | None = None
-        if path.exists():
-            state: dict[str, Any] = load_checkpoint(path)
-            if state["fingerprint"] == fingerprint:
-                self.restored = state
-                self.phase, self.step = state["phase"], state["step"]
-                self.history = [tuple(row) for row in state["history"]]
-                self.seconds = state["seconds"]
-                self.waiting_s = state["waiting_s"]
-                self.looks = [tuple(row) for row in state["looks"]]
-                self.best = state["best"]
-
-    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Write all state that the next step depends on, atomically; only rank 0 writes."""
-        if distributed.rank() > 0:
-            return
-        state = {
-            "fingerprint": self.fingerprint,
-            "phase": self.phase,
-            "step": self.step,
-            "history": self.history,
-            "seconds": self.seconds,
-            "waiting_s": self.waiting_s,
-            "looks": self.looks,
-            "best": self.best,
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict() if optimizer else None,
-        }
-        save(self.path, state)
-
-    def looked(self, phase: str, miou: float, network: nn.Module) -> None:
-        """Record a validation; keeps the weights of the best one."""
-        self.looks.append((phase, self.step, miou))
-        if validation.best(self.looks, phase) == len(self.looks) - 1:
-            self.best = {key: value.cpu().clone() for key, value in network.state_dict().items()}
-
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Restore the state that `save` wrote."""
-        assert self.restored is not None
-        network.load_state_dict(self.restored["network"])
-        if optimizer:
-            optimizer.load_state_dict(self.restored["optimizer"])
-        self.restored = None
 
 
 def train(suite: Suite, name: str) -> Path:
@@ -179,13 +117,14 @@ def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
             autocast=fabric.autocast,
         )
         batches = _batches(model, phase, progress.step, suite.compute.workers)
+        for spent in (progress.seconds, progress.waiting_s):
+            spent.setdefault(phase.name, 0.0)
         views = map(fabric.to_device, _waited_for(batches, phase.name, progress))
         _train_phase(model, training, views, progress)
         progress.phase, progress.step = number + 1, 0
         progress.save(network, None)
 
-    if progress.restored:  # killed between the last step and here
-        progress.restore(network, None)
+    progress.restore(network, None)  # if it was killed between the last step and here
     network.to(memory_format=torch.contiguous_format)
     return TrainingResult(
         weights={key: value.cpu() for key, value in network.state_dict().items()},
@@ -193,10 +132,7 @@ def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
             phase.name: sum(p.numel() for module in phase.trains for p in module.parameters())
             for phase in phases
         },
-        seconds=progress.seconds,
-        waiting_s=progress.waiting_s,
-        history=progress.history,
-        looks=progress.looks if config.training.validate_every else None,
+        progress=progress,
     )
 
 
@@ -206,8 +142,7 @@ def _train_phase(
     """Run the remaining steps of a phase, with regular checkpoints."""
     config, network, phase = model.config.training, training.network, training.phase
     schedule = config.phases[phase.name]
-    if progress.restored:
-        progress.restore(network, training.optimizer if progress.step else None)
+    progress.restore(network, training.optimizer if progress.step else None)
     if progress.step == 0:
         phase.begin()
 
@@ -232,21 +167,20 @@ def _train_phase(
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if every and (progress.step % every == 0 or progress.step == schedule.steps):
-            score = validation.look(model, network, phase)
+            score = look(model, network, phase)
             progress.looked(phase.name, distributed.mean_of(score, network), network)
-            if validation.settled(progress.looks, phase.name, config.patience):
+            if settled(progress.looks, phase.name, config.patience):
                 break
         if progress.step % config.checkpoint_every == 0 and progress.step < schedule.steps:
             now = time.perf_counter()
-            progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + now - begun
+            progress.seconds[phase.name] += now - begun
             begun = now
             progress.save(network, training.optimizer)
     bar.close()
     if progress.best is not None:
         network.load_state_dict(progress.best)
         progress.best = None
-    spent = time.perf_counter() - begun
-    progress.seconds[phase.name] = progress.seconds.get(phase.name, 0.0) + spent
+    progress.seconds[phase.name] += time.perf_counter() - begun
 
 
 def _waited_for(
@@ -259,7 +193,7 @@ def _waited_for(
         waited = time.perf_counter() - begun
         if batch is None:
             return
-        progress.waiting_s[phase] = progress.waiting_s.get(phase, 0.0) + waited
+        progress.waiting_s[phase] += waited
         yield batch
 
 

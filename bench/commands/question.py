@@ -1,0 +1,258 @@
+"""Questions about memory: a run and the conditions to predict it for, and the answers."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from bench import record
+from bench.config import PARAMS, ModelConfig, RunConfig, Schedule, Suite, Training, read_suite
+from bench.errors import UserError
+from bench.memory import (
+    Prediction,
+    Trace,
+    blas_bytes,
+    gpu_overhead_of,
+    has_tf32,
+    trace_memory,
+    trace_training,
+)
+from bench.method import Method
+from bench.run import Run, resolve
+
+PAPER = Path("suites/deepglobe.yaml")
+CLASSES = 7
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTITIES = {
+    "image": (32, 32768, " px"),
+    "patch": (32, 8192, " px"),
+    "sub_batch": (1, 1024, ""),
+    "batch": (1, 512, ""),
+}
+"""What a search can look for: step, upper limit and unit. Sides are multiples of the encoders'
+stride, to which networks pad."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A run, and the conditions to predict its memory for."""
+
+    run: Run
+    size: tuple[int, int]
+    """(H, W) of the image in pixels."""
+    training: bool = False
+    precision: str = "fp32"
+    device: str = "cuda"
+    gpu: str = ""
+    """The GPU's name."""
+    batch: int | None = None
+    """Images per training step; None: the model's own."""
+
+    @property
+    def title(self) -> str:
+        """Run and strategy."""
+        return f"{self.run.name} {self.run.config.strategy}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predicted memory of one image, or of a step of one phase."""
+
+    phase: str
+    trace: Trace
+    reserved_bytes: int | None
+    """None on the CPU, whose allocator does not cache."""
+    shown_bytes: int
+    """On a GPU the process total: reserved, context and workspaces; on the CPU the tensors."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """The figures at the peak."""
+        return self.trace.prediction
+
+    @property
+    def module(self) -> str:
+        """The module at the peak."""
+        return self.prediction.module or "outside of all modules"
+
+
+def find(name: str, path: Path | None, strategy: str | None) -> tuple[ModelConfig, RunConfig]:
+    """The model and run of a name: a run of the suite, else a network at the paper's settings.
+
+    Raises:
+        UserError: there is neither; the message lists close matches.
+    """
+    rivals = importlib.import_module("baselines.generic.spec").Network
+    networks = {*get_args(rivals), "glnet"}
+    places = [path] if path else [PAPER] if name in networks else [PARAMS, PAPER]
+    lines = [
+        (key, suite.models[run.model], run)
+        for suite in (read_suite(place) for place in places if path or place.exists())
+        for key, run in suite.runs.items()
+    ]
+    if not (name in networks and strategy):
+        for key, model, run in lines:
+            if key == name:
+                return model, replace(run, strategy=strategy or run.strategy)
+    if name in networks:
+        return _network(name, [(model, run) for _, model, run in lines], strategy)
+    known = sorted({*networks, *(key for key, _, _ in lines)})
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}."
+    raise UserError(f"There is no method or run {name!r}; {hint}")
+
+
+def _network(
+    name: str, lines: Sequence[tuple[ModelConfig, RunConfig]], strategy: str | None
+) -> tuple[ModelConfig, RunConfig]:
+    """A network as a suite's lines have it, with the strategy, else at default settings."""
+    glnet = name == "glnet"
+    wanted = strategy or ("collaborative" if glnet else "patch")
+    own = [
+        (model, run)
+        for model, run in lines
+        if name in (model.spec.get("network"), model.method.rpartition("/")[2])
+        and model.spec.get("encoder") != "mobilenet_v2"
+    ]
+    if own:
+        model, run = next((line for line in own if line[1].strategy == wanted), own[0])
+        return model, replace(run, strategy=wanted)
+    phases = ("global", "global-to-local", "local-to-global") if glnet else ("train",)
+    schedule = Schedule(steps=1, learning_rate=1e-4, batch=6)
+    training = Training(phases=dict.fromkeys(phases, schedule))
+    spec = {} if glnet else {"network": name, "train_on": "patch"}
+    method = "glnet" if glnet else "baselines/generic"
+    return ModelConfig("", method, "", spec, training), RunConfig(name, wanted)
+
+
+def lowered(method: Method, precision: str, training: bool) -> Method:
+    """The method in another precision.
+
+    In inference weights have that type, and inputs of layers with weights are cast to it. In
+    training the forward pass is autocast, as in `bench.pipeline.train`; weights stay float32."""
+    dtype = PRECISIONS[precision]
+    if dtype == torch.float32:
+        return method
+
+    def cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept = next(module.parameters(recurse=False)).dtype
+        return tuple(
+            one.to(kept) if isinstance(one, torch.Tensor) and one.is_floating_point() else one
+            for one in args
+        )
+
+    def build(spec: Any, classes: int) -> nn.Module:
+        network = method.build(spec, classes).to(dtype)
+        for module in network.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_pre_hook(cast)
+        return network
+
+    def backward(network: Any, views: Any, *rest: Any) -> float:
+        # The step is traced on fake CPU tensors, whatever device they represent.
+        with torch.autocast("cpu", dtype=dtype):
+            return method.backward(network, views, *rest)
+
+    return replace(method, backward=backward) if training else replace(method, build=build)
+
+
+def answer(question: Question) -> list[Answer]:
+    """One answer for inference, or one for each phase of training."""
+    run, device = question.run, question.device
+    method = lowered(run.method, question.precision, question.training)
+    model = replace(run.model, given_method=method)
+    if question.training:
+        phases = model.config.training.phases
+        batch = {name: question.batch or schedule.batch for name, schedule in phases.items()}
+        traces = trace_training(model, question.size, batch, device)
+    else:
+        traces = {"inference": trace_memory(replace(run, model=model), question.size, device)}
+    tf32 = device == "cuda" and has_tf32(question.gpu)
+    overhead = known_overhead(question.gpu)
+    handles = (2 if question.training else 1) * blas_bytes(question.gpu)
+    found = []
+    for phase, trace in traces.items():
+        one = trace.prediction
+        reserved, shown = one.tf32_reserved_bytes if tf32 else one.reserved_bytes, one.device_bytes
+        if reserved is not None:
+            reserved += handles
+            shown = reserved + overhead.context_bytes + overhead.workspace_bytes
+        found.append(Answer(phase, trace, reserved, shown))
+    return found
+
+
+def known_overhead(name: str) -> Any:
+    """The memory overhead of the GPU `name`: from this project's records, else assumed."""
+    found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
+    return gpu_overhead_of(name, [one.values for one in found if one.status == "ok"])
+
+
+def runs_of(suite: Suite, training: bool, settings: Mapping[str, Any], classes: int) -> list[Run]:
+    """All runs of a suite; for training one run per model."""
+    runs = suite.runs
+    if training:
+        runs = {run.model: run for run in reversed(suite.runs.values())}
+    return [
+        resolve(name, run, suite.models[run.model], settings, classes) for name, run in runs.items()
+    ]
+
+
+def needs(question: Question) -> int:
+    """Bytes that must fit: the process total on a GPU; in training that of the largest phase."""
+    return max(one.shown_bytes for one in answer(question))
+
+
+def varied(question: Question, of: str, value: int) -> Question:
+    """The question with another value of one quantity.
+
+    Raises:
+        UserError: the run has no such quantity.
+    """
+    if of == "image":
+        return replace(question, size=(value, value))
+    if of == "batch":
+        if not question.training:
+            raise UserError("A batch is of training: ask with --phase training.")
+        return replace(question, batch=value)
+    run = question.run
+    own = ("patch_px", "size_px") if of == "patch" else (of,)
+    key = next((name for name in own if hasattr(run.spec, name)), None)
+    cut = run.config.strategy not in ("downsample", "whole", "global")
+    if key is None or (not cut and not question.training):
+        raise UserError(
+            f"{run.name} with strategy {run.config.strategy} has no {of}: "
+            "take a strategy that cuts patches."
+        )
+    return replace(question, run=run.varied(**{key: value}))
+
+
+def largest(
+    bytes_at: Callable[[int], int], budget: int, first: int, most: int
+) -> tuple[int, int, int | None]:
+    """The largest integer from `first` to `most` whose bytes are within the budget, its bytes, and
+    those of the next one (None past `most`); (0, bytes of `first`, None) if nothing fits.
+
+    Doubles until a value does not fit, then alternates between linear interpolation and bisection,
+    because bytes grow almost linearly."""
+    at = cache(bytes_at)
+    if at(first) > budget:
+        return 0, at(first), None
+    below = above = first
+    while at(above) <= budget:
+        below = above
+        if above >= most:
+            return below, at(below), None
+        above = min(2 * above, most)
+    straight = True
+    while above - below > 1:
+        share = (budget - at(below)) / (at(above) - at(below)) if straight else 0.5
+        middle = min(max(below + round(share * (above - below)), below + 1), above - 1)
+        straight = not straight
+        below, above = (middle, above) if at(middle) <= budget else (below, middle)
+    return below, at(below), at(above)
