@@ -8,14 +8,13 @@ method needs no change of this file."""
 
 import importlib
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -315,22 +314,18 @@ def parse_setting(text: str) -> tuple[str, Any]:
     raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
 
 
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
 def parse_bytes(text: str, option: str) -> int:
     """`2GiB`, `512 MiB` -> bytes; `option` is its name for the error message.
 
     Raises:
         UserError: it has another form.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if not found or found[2] not in UNITS or not float(found[1]):
+    try:
+        return TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(text.strip())
+    except ValidationError:
         raise UserError(
             f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB."
-        )
-    return int(float(found[1]) * UNITS[found[2]])
+        ) from None
 
 
 def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:

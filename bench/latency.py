@@ -135,9 +135,8 @@ def time_prediction(
     rounds = max(least, min(most, int(ENOUGH_S / warm_s)))
     wait(device)
     both = part == "end-to-end" and at_once(device)
-    if part != "network-alone" and not both:
-        return benchmark.pedantic(waited, rounds=rounds)
-    with network_clock.watching(network, device):
+    watched = part == "network-alone" or both
+    with network_clock.watching(network, device) if watched else contextlib.nullcontext():
         result = benchmark.pedantic(waited, rounds=rounds)
     if both:
         benchmark.extra_info[NETWORK] = network_s

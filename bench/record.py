@@ -128,8 +128,8 @@ def provenance(**more: Any) -> dict[str, Any]:
 def other_seeds(found: Mapping[int, Any]) -> dict[str, dict[str, Any]]:
     """The entry of a record for all seeds but the first, whose results are stored like those of a
     model with one seed; empty without further seeds."""
-    _, *others = found
-    return {"other_seeds": {str(seed): found[seed] for seed in others}} if others else {}
+    others = {str(seed): one for seed, one in list(found.items())[1:]}
+    return {"other_seeds": others} if others else {}
 
 
 def _is_a_suite(params: Path) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ("glnet", "baselines", "reference", "bench", "data")
 MIB = 2**20
@@ -35,14 +37,10 @@ def names(folder: str) -> list[str]:
 def class_ious(found: Any, split: str = "test") -> list[float]:
     """IoU of each class in the sum of a split's confusion matrices; unlabelled pixels, the last
     row, are left out."""
-    scenes = list(found["splits"][split].values())
-    classes = range(len(found["classes"]))
-    sums = [[sum(scene[i][j] for scene in scenes) for j in classes] for i in classes]
-    ious = []
-    for i in classes:
-        union = sum(sums[i]) + sum(row[i] for row in sums) - sums[i][i]
-        ious += [sums[i][i] / union] if union else []
-    return ious
+    pixels = np.sum(list(found["splits"][split].values()), axis=0)[:-1]
+    both = np.diagonal(pixels)
+    union = pixels.sum(0) + pixels.sum(1) - both
+    return list(both[union > 0] / union[union > 0])
 
 
 def miou(suite: str, run: str) -> float:
@@ -149,37 +147,32 @@ def mosaic() -> str:
 # The diagram of folders
 
 
-def group_of(path: Path) -> str:
-    """The node of a module or folder: all of `baselines` is one, and so is all of `reference`,
-    since a rule of the layout makes their imports alike."""
-    folder = path.parent if path.suffix == ".py" else path
-    return folder.parts[0] if folder.parts[0] in ("baselines", "reference") else folder.as_posix()
+def modules() -> dict[str, Path]:
+    """Every module, by name -> its file relative to the root; a package is its `__init__`."""
+    paths = [path.relative_to(ROOT) for top in TOP for path in (ROOT / top).rglob("*.py")]
+    return {".".join(p.with_suffix("").parts).removesuffix(".__init__"): p for p in sorted(paths)}
 
 
-def target_of(name: str) -> Path | None:
-    """The file or folder of a dotted name of ours; of `package.function` the package."""
-    path = Path(*name.split("."))
-    if path.parts[0] not in TOP:
-        return None
-    for candidate in (path.with_suffix(".py"), path, path.parent.with_suffix(".py"), path.parent):
-        if (ROOT / candidate).exists():
-            return candidate
-    return None
+def folder_of(path: Path) -> str:
+    """The node of a module: all of `baselines` is one, and so is all of `reference`, since a rule
+    of the layout makes their imports alike."""
+    alike = path.parts[0] in ("baselines", "reference")
+    return path.parts[0] if alike else path.parent.as_posix()
 
 
 def folder_imports() -> dict[str, set[str]]:
     """Importing folder -> imported folders, imports inside of functions included."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for path in sorted(path for top in TOP for path in (ROOT / top).rglob("*.py")):
-        source = group_of(path.relative_to(ROOT))
+    folders = {name: folder_of(path) for name, path in modules().items()}
+    found: dict[str, set[str]] = {folder: set() for folder in folders.values()}
+    for name, path in modules().items():
         dotted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.Import):
                 dotted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                dotted |= {f"{node.module}.{alias.name}" for alias in node.names}
-        targets = {group_of(target) for target in map(target_of, dotted) if target is not None}
-        found[source] |= targets - {source}
+                dotted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        own = folders[name]
+        found[own] |= {folders[other] for other in dotted & folders.keys()} - {own}
     return found
 
 

@@ -131,11 +131,16 @@ def test_what_is_printed(repository: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert up_row.miou_difference == pytest.approx(75 / 125 - 70 / 130)
 
 
-def test_folders_of_a_project_of_results_and_of_a_suite_are_the_same(repository: Path) -> None:
+def test_folders_of_a_project_of_results_and_of_a_suite_are_the_same(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree("results/s", "elsewhere/t")
     for name in (".", "results", "results/s", "HEAD", "HEAD:results", "HEAD:results/s"):
         (change, *_) = compare(open_side(name), open_side("elsewhere/t"))
         assert change.accuracy.verdict == "same"
+    with monkeypatch.context() as patch:
+        patch.chdir("results")
+        assert open_side("HEAD:s").suites == open_side("s").suites
     write(repository, measured("up", 10, [1.0]), suite="u", machine="laptop")
     for name in ("s", "u"):
         assert {c.suite for c in compare(open_side("."), open_side("."), name)} == {name}

@@ -136,7 +136,9 @@ def open_side(name: str) -> Side:
         place = Path(temporary, folder.name)  # of a suite's own folder the name is the suite's
         place.mkdir(exist_ok=True)
         if tree := _object(f"{commit}:./{folder}"):
-            with tarfile.open(fileobj=io.BytesIO(_git("archive", tree))) as archive:
+            top = _git("rev-parse", "--show-toplevel").decode().strip()
+            packed = _git("archive", tree, folder=top)  # elsewhere it takes that folder's part
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 archive.extractall(place, filter="data")
         return _side(name, f"commit {commit[:10]}", place)
 
@@ -176,9 +178,10 @@ def _object(name: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> bytes:
+def _git(*arguments: str, folder: str = ".") -> bytes:
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise UserError("git is not installed: compare two folders instead.") from None
     except subprocess.CalledProcessError as error:

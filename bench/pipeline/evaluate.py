@@ -56,7 +56,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        status, reason = "oom", str(error).split("\n", 1)[0]
+        status, reason, by_seed = "oom", str(error).split("\n", 1)[0], {}
         labels.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
     return record.Record(
         stage="evaluate",
@@ -70,8 +70,8 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             "ignored": list(dataset.ignored),
             "rare": list(dataset.rare),
             "ceilings": dict(dataset.ceilings),
-            "splits": by_seed[seeds[0]] if status == "ok" else {},
-            **(record.other_seeds(by_seed) if status == "ok" else {}),
+            "splits": by_seed.get(seeds[0], {}),
+            **record.other_seeds(by_seed),
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "
                 "(columns), at the image's own resolution"

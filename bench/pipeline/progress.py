@@ -197,10 +197,8 @@ def _draw_curves(folder: Path, model: ModelConfig, results: Mapping[int, Trainin
 
 def _remove_others(path: Path, wanted: set[Path]) -> None:
     """Remove checkpoints of other seeds at the path of a model."""
-    if path.is_file() and path not in wanted:
-        path.unlink()
-    if path.is_dir():
-        for old in set(path.iterdir()) - wanted:
+    for old in {path, *path.glob("*")} - wanted:
+        if old.is_file():
             old.unlink()
-        if path in wanted:
-            path.rmdir()
+    if path in wanted and path.is_dir():
+        path.rmdir()
