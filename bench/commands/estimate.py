@@ -152,7 +152,8 @@ def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
         columns[one.phase] = rows
     frame = pd.DataFrame(columns)
     frame = frame.loc[sorted(frame.index, key=lambda row: row.endswith("at the peak"))]
-    title = f"{question.title} {question.size[0]}x{question.size[1]} px"
+    run, (height, width) = question.run, question.size
+    title = f"{run.name} {run.config.strategy} {height}x{width} px"
     return frame.fillna("-").rename_axis(f"{title}, {question.precision}, {question.device}")
 
 

@@ -54,11 +54,6 @@ class Question:
     batch: int | None = None
     """Images per training step; None: the model's own."""
 
-    @property
-    def title(self) -> str:
-        """Run and strategy."""
-        return f"{self.run.name} {self.run.config.strategy}"
-
 
 @dataclass(frozen=True)
 class Answer:
