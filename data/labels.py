@@ -313,20 +313,16 @@ def _bits(path: Path, image: Image.Image) -> int:
 
 def _opaque(path: Path, image: Image.Image) -> Image.Image:
     """Without palette and alpha; refuses transparent pixels."""
-    if image.mode == "1":
-        return image.convert("L")
-    transparent = "transparency" in image.info
-    if image.mode == "P" or transparent:
-        image = image.convert("RGBA" if transparent else "RGB")
-    if image.mode not in ("RGBA", "LA", "PA"):
-        return image
-    hidden = np.array(image.getchannel("A")) < 255
-    if hidden.any():
-        raise UserError(
-            f"{path} has {_px(hidden)} that are transparent, the first at {_place(hidden)}: save "
-            "it without an alpha channel."
-        )
-    return image.convert("L" if image.mode == "LA" else "RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        hidden = np.array(image.getchannel("A")) < 255
+        if hidden.any():
+            raise UserError(
+                f"{path} has {_px(hidden)} that are transparent, the first at {_place(hidden)}: "
+                "save it without an alpha channel."
+            )
+    plain = {"1": "L", "P": "RGB", "RGBA": "RGB"}.get(image.mode)
+    return image.convert(plain) if plain else image
 
 
 def _px(mask: NDArray[np.bool_]) -> str:
