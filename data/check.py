@@ -42,8 +42,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
     for entry in entries:
         try:
             pair = entry.read() if isinstance(entry, Entry) else entry
-            where = entry.label if isinstance(entry, Entry) else Path(entry.id)
-            check_values(pair.label, len(about.classes), where)
+            check_values(pair.label, len(about.classes), Path(pair.id))
         except UserError as error:
             errors.append(str(error))
             continue

@@ -14,9 +14,9 @@ from bench.errors import UserError
 from data.dataset import About
 from data.fetch import Patience, Remote, fetch, workshop_of
 from data.kaggle import URL, credentials
-from data.labels import Survey, by_colours, survey_published
-from data.splits import Published, fetch_published, published
-from data.unpack import archive_in, find_folder, unpack, unpack_fetched
+from data.labels import Survey, by_colours
+from data.published import Published
+from data.unpack import archive_in, unpack, unpack_fetched
 
 # In the order of the official GLNet code.
 CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -31,11 +31,17 @@ CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 TOLERANCE = 127
 """The challenge's own rule: a channel of a mask is on from 128."""
 COMMIT = "7b7bdee196e368a1f3a32c54b984915f8e397275"
-LISTS = {
-    "train": Published(454, "f97752260ccd392c81534c46c911c039ee5bcdb4821196c0ba824306b897dcf1"),
-    "val": Published(207, "c6d42561abdf32c7692393522de5c3fb2e0575aecbb63052e3cf6bc97a48d260"),
-    "test": Published(142, "d35ae7fb5102c934b9005c81ed3604afa14c357ca796ddb71a8ad6f31e47ae46"),
-}
+PUBLISHED = Published(
+    {
+        "train": "f97752260ccd392c81534c46c911c039ee5bcdb4821196c0ba824306b897dcf1",  # 454 images
+        "val": "c6d42561abdf32c7692393522de5c3fb2e0575aecbb63052e3cf6bc97a48d260",  # 207 images
+        "test": "d35ae7fb5102c934b9005c81ed3604afa14c357ca796ddb71a8ad6f31e47ae46",  # 142 images
+    },
+    suffix="_sat.jpg",
+    patterns=("train/*_mask.png", "land-train/*_mask.png"),
+    image="{}_sat.jpg",
+    label="{}_mask.png",
+)
 """The splits of GLNet, as published beside its code at COMMIT."""
 WANTED = re.compile(r"(.*/)?(land-)?train/[^/]*(_sat\.jpg|_mask\.png)").fullmatch
 """Members of an archive that are needed: labelled images, not those of the other folders."""
@@ -72,8 +78,8 @@ def download(settings: Settings, raw: Path) -> None:
         UserError: there is neither an archive nor a token, or images are missing.
     """
     workshop = workshop_of(raw)
-    fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
-    if _folder(raw) is None:
+    PUBLISHED.fetch_lists(settings.lists_url, raw, settings.patience)
+    if PUBLISHED.folder(raw) is None:
         if archive := archive_in(raw):
             unpack(archive, raw / "unpacked", WANTED, LARGEST_BYTES)
         else:
@@ -84,17 +90,8 @@ def download(settings: Settings, raw: Path) -> None:
 
 def survey(settings: Settings, raw: Path) -> Survey:
     """The images of the published lists, and which of them are missing."""
-    divided = published(LISTS, raw, "_sat.jpg")
-    folder = _folder(raw)
-    if folder is None:
-        raise UserError(f"{raw} holds no train or land-train folder: run `dvc repro download`.")
     rule = by_colours([colour for _, colour in CLASSES], tolerance=TOLERANCE)
-    return survey_published(divided, folder, ("{}_sat.jpg", "{}_mask.png"), rule, settings.side_px)
-
-
-def _folder(raw: Path) -> Path | None:
-    """The folder of the labelled images, wherever the archive was unpacked."""
-    return find_folder(raw, "train/*_mask.png", "land-train/*_mask.png")
+    return PUBLISHED.survey(raw, rule, settings.side_px)
 
 
 def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:

@@ -14,32 +14,32 @@ from pydantic import ConfigDict, Field
 from bench.errors import UserError
 from data.dataset import About
 from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
-from data.labels import Survey, by_ids, survey_published
-from data.splits import Published, fetch_published, published
-from data.unpack import archive_in, find_folder, unpack
+from data.labels import Survey, by_ids
+from data.published import Published
+from data.unpack import archive_in, unpack
 
 CLASSES = (("background", (0, 0, 0)), ("building", (255, 255, 255)))
 COMMIT = "6fdb0c02f22efbf267781857c9ee7f7ebc951974"
-LISTS = {
-    "train": Published(126, "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7"),
-    "val": Published(27, "38f1c83954dbb227d393f0c116728da64ce0a80f68403ec421b8b777a9ba0847"),
-    "test": Published(27, "977265ea075a0935838e174a45ef47b09a446a4eaa31da7e08fe7aa29425ea27"),
-}
+PUBLISHED = Published(
+    {
+        "train": "18d394e269eee5108e0abc5e75091718f2267c419bd93e7b7a6e9c341ae5cbf7",  # 126 images
+        "val": "38f1c83954dbb227d393f0c116728da64ce0a80f68403ec421b8b777a9ba0847",  # 27 images
+        "test": "977265ea075a0935838e174a45ef47b09a446a4eaa31da7e08fe7aa29425ea27",  # 27 images
+    },
+    suffix="_sat.tif",
+    patterns=("train/gt",),
+    image="images/{}.tif",
+    label="gt/{}.tif",
+)
 """The splits of FCtL, as published beside its code at COMMIT; GLNet's own are not."""
-VOLUMES = {
-    f"aerialimagelabeling.7z.00{number}": sha256
-    for number, sha256 in enumerate(
-        (
-            "17a7d95c78e484328fd8fe5d5afa2b505e04b8db8fceb617819f3c935d1f39ec",
-            "b505cb223964b157823e88fbd5b0bd041afcbf39427af3ca1ce981ff9f61aff4",
-            "752916faa67be6fc6693f8559531598fa2798dc01b7d197263e911718038252e",
-            "b3893e78f92572455fc2c811af560a558d2a57f9b92eff62fa41399b607a6f44",
-            "a92eb20fdc9911c5ffe3afc514490b8f1e1e5b22301a6fc55d3b4e1624d8033f",
-        ),
-        start=1,
-    )
-}
-"""SHA-256 by name, as another project's downloads of them had; Inria gives none."""
+VOLUMES = (
+    "17a7d95c78e484328fd8fe5d5afa2b505e04b8db8fceb617819f3c935d1f39ec",
+    "b505cb223964b157823e88fbd5b0bd041afcbf39427af3ca1ce981ff9f61aff4",
+    "752916faa67be6fc6693f8559531598fa2798dc01b7d197263e911718038252e",
+    "b3893e78f92572455fc2c811af560a558d2a57f9b92eff62fa41399b607a6f44",
+    "a92eb20fdc9911c5ffe3afc514490b8f1e1e5b22301a6fc55d3b4e1624d8033f",
+)
+"""SHA-256 of each, as another project's downloads of them had; Inria gives none."""
 TILES = re.compile(r"(.*/)?train/(images|gt)/[^/]+\.tif").fullmatch
 """Members of the inner archive that are needed: labelled tiles and their labels."""
 LARGEST_BYTES = 60 * 2**30
@@ -75,13 +75,14 @@ def download(settings: Settings, raw: Path) -> None:
         UserError: a volume cannot be fetched or is not the one expected, or tiles are missing.
     """
     workshop = workshop_of(raw)
-    fetch_published(LISTS, settings.lists_url, raw, workshop, settings.patience)
-    if _folder(raw) is None:
+    PUBLISHED.fetch_lists(settings.lists_url, raw, settings.patience)
+    if PUBLISHED.folder(raw) is None:
         if archive := archive_in(raw):
             _unpack(archive, raw, workshop)
         else:
             volumes = []
-            for name, sha256 in VOLUMES.items():
+            for number, sha256 in enumerate(VOLUMES, start=1):
+                name = f"aerialimagelabeling.7z.{number:03}"
                 hint = f"get the volumes from the data set's page and put them into {raw}"
                 url = f"{settings.url.rstrip('/')}/{name}"
                 remote = Remote(url, name, None, sha256, hint)
@@ -94,17 +95,7 @@ def download(settings: Settings, raw: Path) -> None:
 
 def survey(settings: Settings, raw: Path) -> Survey:
     """The tiles of the published lists, and which of them are missing."""
-    divided = published(LISTS, raw, "_sat.tif")
-    folder = _folder(raw)
-    if folder is None:
-        raise UserError(f"{raw} holds no AerialImageDataset/train: run `dvc repro download`.")
-    names = ("images/{}.tif", "gt/{}.tif")
-    return survey_published(divided, folder, names, by_ids({0: 0, 255: 1}), settings.side_px)
-
-
-def _folder(raw: Path) -> Path | None:
-    """The folder `train` with images/ and gt/, wherever the archive was unpacked."""
-    return find_folder(raw, "train/gt")
+    return PUBLISHED.survey(raw, by_ids({0: 0, 255: 1}), settings.side_px)
 
 
 def _unpack(archive: Path, raw: Path, workshop: Path) -> None:

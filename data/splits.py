@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,8 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
-from bench.files import file_sha256
-from data.fetch import Patience, Remote, fetch
 
 NAMES = ("train", "val", "test")
-PUBLISHED = {"train": "train.txt", "val": "crossvali.txt", "test": "test.txt"}
-"""Files of published lists, as GLNet's authors called theirs."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,14 +24,6 @@ class Splits:
     test: Share | str | tuple[str, ...]
     seed: int = 0
     """Of shares: another seed, another draw."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published list of images and its checksum."""
-
-    images: int
-    sha256: str
 
 
 def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
@@ -104,30 +91,3 @@ def read_list(path: Path) -> list[str]:
         raise UserError(f"{path} is missing: it is to list images, one a line.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text file: it is to list images, one a line.") from None
-
-
-def fetch_published(
-    lists: Mapping[str, Published], url: str, raw: Path, workshop: Path, patience: Patience
-) -> None:
-    """Published lists into `raw`/splits; those that are there and right are left alone."""
-    for split, one in lists.items():
-        file = PUBLISHED[split]
-        hint = f"put the published list at {raw / 'splits' / file}"
-        remote = Remote(f"{url.rstrip('/')}/{file}", file, None, one.sha256, hint)
-        fetch(remote, raw / "splits", workshop, patience)
-
-
-def published(lists: Mapping[str, Published], raw: Path, suffix: str) -> dict[str, list[str]]:
-    """Ids by split from the lists in `raw`/splits, whose lines are an id and `suffix`.
-
-    Raises:
-        UserError: a list is missing, or not the published one.
-    """
-    divided = {}
-    for name, one in lists.items():
-        path = raw / "splits" / PUBLISHED[name]
-        lines = read_list(path)
-        if file_sha256(path) != one.sha256 or len(lines) != one.images:
-            raise UserError(f"{path} is not the list expected (SHA-256): run `dvc repro download`.")
-        divided[name] = [line.removesuffix(suffix) for line in lines]
-    return divided

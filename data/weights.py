@@ -57,8 +57,7 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
             f"The ImageNet weights of {encoder} could not be fetched from their hub "
             f"({type(error).__name__}): check the network, or set source to `none` in params.yaml."
         ) from None
-    state: dict[str, Any] = filled.state_dict()
-    return state
+    return dict(filled.state_dict())
 
 
 def _from_file(path: str | None) -> dict[str, Any]:
