@@ -33,8 +33,6 @@ FEW_SCENES = 10
 """With fewer an interval is too short, which `findings.limits` says."""
 Shares = NDArray[np.float64]
 """0..1, or NaN where nothing counts."""
-Definition = Mapping[str, Any]
-"""Arguments of `metrics.miou` after `ignored`; empty: ours."""
 Verdict = Literal["beats", "is beaten by", "is not distinguishable from"]
 
 
@@ -172,9 +170,9 @@ def comparable(first: Sample, second: Sample) -> bool:
     return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
-def miou(one: Sample, definition: Definition | None = None) -> float:
+def miou(one: Sample) -> float:
     """The result itself: mIoU over all scenes, 0..1, the mean over seeds."""
-    return float(_mious(one, one.matrices.sum(1), definition).mean())
+    return float(_mious(one, one.matrices.sum(1)).mean())
 
 
 def one_answer(one: Sample) -> float:
@@ -184,15 +182,15 @@ def one_answer(one: Sample) -> float:
     return max(miou(replace(one, matrices=counts * answer)) for answer in says)
 
 
-def mious(one: Sample, definition: Definition | None = None) -> Shares:
+def mious(one: Sample) -> Shares:
     """mIoU of every draw, (DRAWS,); the i-th is of the same scenes for every run of a data set."""
-    drawn = _mious(one, _drawn_matrices(one), definition)  # (seeds, DRAWS)
+    drawn = _mious(one, _drawn_matrices(one))  # (seeds, DRAWS)
     return _weighted(drawn, _drawn_seeds(one))
 
 
-def interval(one: Sample, definition: Definition | None = None) -> Interval:
+def interval(one: Sample) -> Interval:
     """mIoU of a run and how far it would move."""
-    return Interval(miou(one, definition), *_middle(mious(one, definition)))
+    return Interval(miou(one), *_middle(mious(one)))
 
 
 def class_intervals(one: Sample) -> dict[str, Interval]:
@@ -211,7 +209,7 @@ def class_intervals(one: Sample) -> dict[str, Interval]:
     }
 
 
-def difference(first: Sample, second: Sample, definition: Definition | None = None) -> Difference:
+def difference(first: Sample, second: Sample) -> Difference:
     """How far one run lies above another, and how far that would move.
 
     Raises:
@@ -219,14 +217,12 @@ def difference(first: Sample, second: Sample, definition: Definition | None = No
     """
     if not comparable(first, second):
         raise ValueError(f"{first.run} and {second.run} were evaluated on different scenes")
-    return differences([first, second], definition)[0]
+    return differences([first, second])[0]
 
 
-def differences(
-    samples: Sequence[Sample], definition: Definition | None = None
-) -> list[Difference]:
+def differences(samples: Sequence[Sample]) -> list[Difference]:
     """Every pair of comparable runs, in the order given."""
-    known = [(one, miou(one, definition), mious(one, definition)) for one in samples]
+    known = [(one, miou(one), mious(one)) for one in samples]
     return [
         Difference(a.run, b.run, value_a - value_b, *_middle(drawn_a - drawn_b))
         for (a, value_a, drawn_a), (b, value_b, drawn_b) in combinations(known, 2)
@@ -234,8 +230,8 @@ def differences(
     ]
 
 
-def _mious(one: Sample, matrices: metrics.Matrix, definition: Definition | None) -> Shares:
-    return metrics.mious(matrices, one.classes, one.ignored, **(definition or {}))
+def _mious(one: Sample, matrices: metrics.Matrix) -> Shares:
+    return metrics.mious(matrices, one.classes, one.ignored)
 
 
 def _drawn_matrices(one: Sample) -> metrics.Matrix:

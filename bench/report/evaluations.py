@@ -65,6 +65,14 @@ def matrix(entry: Entry, split: str) -> metrics.Matrix:
     return total
 
 
+def confusion(entry: Entry, split: str) -> pd.DataFrame:
+    """Pixels by true class (lines) and predicted class (columns), as shares of the line; NaN for a
+    class without pixels."""
+    names = list(entry.evaluation["classes"])
+    counts = pd.DataFrame(matrix(entry, split)[:-1], names, names)
+    return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+
+
 def stated(entry: Entry) -> dict[str, Any]:
     """The run's own definition of mIoU, as arguments of `metrics.miou`.
 

@@ -12,15 +12,7 @@ from bench import metrics
 from bench.record import Record
 from bench.report import bootstrap, section
 from bench.report.bootstrap import Pairs, Sample
-from bench.report.evaluations import (
-    GATE,
-    ONE_VIEW,
-    Group,
-    baseline_miou,
-    front,
-    matrix,
-    stated,
-)
+from bench.report.evaluations import GATE, ONE_VIEW, Group, baseline_miou, front, matrix, stated
 from bench.report.load_records import BASELINE, Entry
 from bench.report.section import Finding, descriptions, sentences
 from bench.report.style import percent, size, spaced

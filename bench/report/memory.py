@@ -16,6 +16,7 @@ from bench.report.load_records import (
     Inputs,
     median,
     method_name,
+    published,
     published_key,
     published_rows,
     values,
@@ -37,30 +38,23 @@ Line = Mapping[str, int]
 def predicted_section(predicted: Record | None) -> Section:
     """One line a run of the paper's suite, largest first; `ratio` = predicted / published, empty
     where the paper prints no memory."""
-    found, known = values(predicted), published_rows()
-    rows = []
-    for name, one in found.get("runs", {}).items():
-        row = {
-            **one,
-            "run": name,
-            "predicted_bytes": one["device_bytes"],
-            "predicted_host_bytes": one["host_bytes"],
-        }
-        theirs = known.get(one["published"])
-        if theirs is not None and (theirs.paper, theirs.dataset) == ("GLNet", "DeepGlobe"):
-            row |= {"published_miou": theirs.miou, "confidence": theirs.confidence}
-            if pd.notna(theirs.bytes):
-                ratio = one["device_bytes"] / theirs.bytes
-                row |= {"published_bytes": theirs.bytes, "ratio": ratio}
-        rows.append(row)
-    frame = table("predicted", rows).sort_values(
+    found, numbers = values(predicted), published()
+    theirs = numbers[(numbers.paper == "GLNet") & (numbers.dataset == "DeepGlobe")]
+    theirs = theirs.set_index("key")[["miou", "bytes", "confidence"]]
+    rows = pd.DataFrame([{"run": name, **one} for name, one in found.get("runs", {}).items()])
+    if len(rows):
+        names = {"device_bytes": "predicted_bytes", "host_bytes": "predicted_host_bytes"}
+        rows = rows.rename(columns=names).join(theirs.add_prefix("published_"), on="published")
+        rows["ratio"] = (rows.predicted_bytes / rows.published_bytes).astype(float)
+        rows["confidence"] = rows.published_confidence
+    frame = table("predicted", rows.to_dict("records")).sort_values(
         ["predicted_bytes", "run"], ascending=[False, True], ignore_index=True
     )
     size = (found.get("height_px", 0), found.get("width_px", 0))
     return section(
         "predicted",
         frame,
-        draw=partial(figures.charts.paper_memory, frame, size) if rows else None,
+        draw=partial(figures.charts.paper_memory, frame, size) if len(rows) else None,
         fill={"size": size, "definition": found.get("definition", "")},
     )
 
@@ -171,20 +165,19 @@ def collapsed_head_section(record: Record | None) -> Section:
     rows = []
     for side, paths in (record.values["sides"] if record else {}).items():
         for path in PATHS:  # a record has its keys in the order of the alphabet
-            done, predicted = pd.DataFrame(paths[path]["repetitions"]), paths[path]["predicted"]
+            one, done = paths[path], pd.DataFrame(paths[path]["repetitions"])
             rows.append(
                 {
+                    **one,
+                    **done[["wall_s", "network_s"]].median(),
                     "path": path,
                     "height_px": int(side),
                     "width_px": int(side),
                     "threads": record and record.provenance["threads"],
-                    "flops": predicted["flops"],
-                    "wall_s": done.wall_s.median(),
-                    "network_s": done.network_s.median(),
+                    "flops": one["predicted"]["flops"],
                     "peak_rss_bytes": done.peak_rss_bytes.max(),
-                    "predicted_bytes": predicted["device_bytes"],
-                    "predicted_weights_bytes": predicted["weights_bytes"],
-                    "labels_equal_share": paths[path]["labels_equal_share"],
+                    "predicted_bytes": one["predicted"]["device_bytes"],
+                    "predicted_weights_bytes": one["predicted"]["weights_bytes"],
                 }
             )
     return section("collapsed_head", rows)

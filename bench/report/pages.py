@@ -12,16 +12,7 @@ from bench.errors import UserError
 from bench.report import bootstrap, evaluations, figures, findings, memory, published, run_page
 from bench.report import runs as all_runs
 from bench.report.load_records import Entry, Inputs
-from bench.report.section import (
-    Finding,
-    Image,
-    Link,
-    Plot,
-    Section,
-    descriptions,
-    say,
-    section,
-)
+from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
 from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
 
@@ -167,52 +158,32 @@ def summary(content: Content) -> dict[str, Any]:
 
 def pages(content: Content, scenes: ScenePages) -> list[Page]:
     """All pages of the suite but those of scenes, its first page first."""
-    inputs, tables = content.inputs, content.tables
+    suite, tables = content.suite, content.tables
     rows = content.runs.set_index("run", drop=False)
-    return [
-        _page(content, "index", _home(content), machine=inputs.suite.machine),
-        *(
-            _page(
-                content,
-                f"datasets/{part.name}",
-                _of_dataset(content, part, scenes.get(part.name, ())),
-                dataset=part.name,
-                credit=part.credit,
-            )
-            for part in content.parts
-        ),
-        _page(content, "memory", [tables[name] for name in MEMORY]),
-        _page(content, "uhr_methods", [tables[name] for name in UHR_METHODS]),
-        _page(content, "about", _about(content)),
-        *(
-            replace(
-                _page(
-                    content,
-                    f"runs/{entry.name}",
-                    run_page.run_sections(inputs, entry, scenes.get(entry.dataset, ())),
-                    run=entry.name,
-                    network=entry.network,
-                    dataset=entry.dataset,
-                    model=entry.run.model,
-                    strategy=entry.run.strategy,
-                    published=entry.run.published,
-                ),
-                numbers=list(run_page.numbers(rows.loc[entry.name])),
-                warnings=[entry.reason] if entry.reason else [],
-            )
-            for entry in inputs.entries
-        ),
+
+    def page(path: str, sections: Sequence[Section], **fill: Any) -> Page:
+        """With the texts of sections.yaml; those of one kind are in a folder of that name."""
+        texts = {"kicker": f"suite {suite}", **descriptions()["pages"][path.partition("/")[0]]}
+        said: dict[str, Any] = {
+            key: say(text, content=content, **fill) for key, text in texts.items()
+        }
+        return Page(f"{suite}/{path}.html", sections, **said)
+
+    found = [page("index", _home(content))]
+    for part in content.parts:
+        own = _of_dataset(content, part, scenes.get(part.name, ()))
+        found.append(page(f"datasets/{part.name}", own, part=part))
+    found += [
+        page("memory", [tables[name] for name in MEMORY]),
+        page("uhr_methods", [tables[name] for name in UHR_METHODS]),
+        page("about", _about(content)),
     ]
-
-
-def _page(content: Content, path: str, sections: Sequence[Section], **fill: Any) -> Page:
-    """A page with the texts of sections.yaml; those of one kind are in a folder of that name."""
-    texts = descriptions()["pages"][path.partition("/")[0]]
-    said = {"kicker": "suite {{ suite }}", **texts}
-    filled: dict[str, Any] = {
-        key: say(text, suite=content.suite, **fill) for key, text in said.items()
-    }
-    return Page(f"{content.suite}/{path}.html", sections=sections, **filled)
+    for entry in content.inputs.entries:
+        own = run_page.run_sections(content.inputs, entry, scenes.get(entry.dataset, ()))
+        one = page(f"runs/{entry.name}", own, entry=entry)
+        numbers = list(run_page.numbers(rows.loc[entry.name]))
+        found.append(replace(one, numbers=numbers, warning=entry.reason))
+    return found
 
 
 def _part(

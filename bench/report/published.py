@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.errors import UserError
@@ -76,30 +77,23 @@ def uhr_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     Args:
         runs: the table of all runs.
     """
-    known, own, rows = published_rows(), runs.set_index("run", drop=False), []
-    for entry in filter(is_uhr, entries):
-        row, forward = own.loc[entry.name], median(entry.measurement.get("forward_s"))
-        theirs = known.get(_published_key(entry))
-        line = {
-            **row,
-            "method": row.network,
-            "done": done(entry),
-            "low": row.miou_low,
-            "high": row.miou_high,
-            "fps": 1 / row.latency_s if row.latency_s else None,
-            "forward_s": forward,
-            "forward_fps": 1 / forward if forward else None,
-        }
-        if theirs is not None:
-            line |= {
-                f"published_{name}": getattr(theirs, name) for name in ("miou", "bytes", "fps")
-            }
-        rows.append(line)
-    frame = table("uhr_methods", rows).sort_values(
-        ["dataset", "miou"], ascending=[True, False], kind="stable", ignore_index=True
-    )
-    evaluated = [of_entry(one) for one in entries if is_uhr(one) and one.evaluation]
-    return section("uhr_methods", frame, fill={"limits": limits(evaluated)})
+    own = [one for one in entries if is_uhr(one)]
+    theirs = published().query("dataset == 'DeepGlobe'").set_index("key")[["miou", "bytes", "fps"]]
+    frame = runs.set_index("run", drop=False).loc[[one.name for one in own]]
+    frame = frame.assign(
+        method=frame.network,
+        done=[done(one) for one in own],
+        low=frame.miou_low,
+        high=frame.miou_high,
+        fps=1 / frame.latency_s.astype(float),
+        forward_s=np.array([median(one.measurement.get("forward_s")) for one in own], float),
+        key=[_published_key(one) for one in own],
+    ).join(theirs.add_prefix("published_"), on="key")
+    frame["forward_fps"] = 1 / frame.forward_s
+    frame = frame.sort_values(["dataset", "miou"], ascending=[True, False], kind="stable")
+    evaluated = [of_entry(one) for one in own if one.evaluation]
+    rows = table("uhr_methods", frame.to_dict("records"))
+    return section("uhr_methods", rows, fill={"limits": limits(evaluated)})
 
 
 def ranking_section(entries: Sequence[Entry]) -> Section:

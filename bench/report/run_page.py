@@ -8,9 +8,8 @@ import pandas as pd
 
 from bench.record import Record
 from bench.report import bootstrap, figures, findings, style
-from bench.report.evaluations import matrix, scene_miou
+from bench.report.evaluations import confusion, matrix, scene_miou
 from bench.report.load_records import Entry, Inputs
-from bench.report.runs import heat
 from bench.report.section import Finding, Link, Plot, Section, section
 from bench.report.style import Form
 
@@ -26,14 +25,9 @@ def run_sections(
     trained = inputs.trainings.get(entry.run.model)
     records = [found for found in (trained, entry.evaluated, entry.measured) if found]
     commits = {str(one.provenance.get("commit", "")) for one in records} - {""}
+    commit = commits.pop() if len(commits) == 1 else ""
     splits = [s for s in ("test", "val") if entry.evaluation.get("splits", {}).get(s)]
     settings = {**asdict(entry.run), "model": {"name": entry.run.model, **asdict(entry.model)}}
-    again = {
-        "commit": commits.pop() if len(commits) == 1 else "",
-        "suite": inputs.suite.suite,
-        "model": entry.run.model,
-        "run": entry.name,
-    }
     return [
         _classes(entry),
         *(_confusion(entry, split) for split in splits),
@@ -43,7 +37,7 @@ def run_sections(
         _latency(entry),
         section("run/settings", facts=list(_flat("", settings))),
         section("provenance", facts=findings.provenance(records)),
-        section("run/again", fill=again),
+        section("run/again", fill={"suite": inputs.suite.suite, "entry": entry, "commit": commit}),
     ]
 
 
@@ -87,18 +81,14 @@ def _classes(entry: Entry) -> Section:
 
 def _confusion(entry: Entry, split: str) -> Section:
     """Pixels by true class (lines) and predicted class (columns), as shares of the line."""
-    names = list(entry.evaluation["classes"])
-    counts = pd.DataFrame(matrix(entry, split)[:-1], columns=names)
-    pixels = counts.sum(axis=1)
-    shares = counts.div(pixels.where(pixels > 0), axis=0)
-    shares.insert(0, "truth", names)
+    frame, names = confusion(entry, split), entry.evaluation["classes"]
+    frame = frame.assign(truth=names, pixels=matrix(entry, split)[:-1].sum(1))
     columns = {
         "truth": ("true \\ predicted", "spaced"),
         **{name: (style.spaced(name), "percent") for name in names},
         "pixels": ("pixels", "commas"),
     }
-    frame = shares.assign(pixels=pixels)
-    return section("run/confusion", frame, columns, fill={"split": split}, look=heat(names))
+    return section("run/confusion", frame, columns, fill={"split": split}, heat=names)
 
 
 def _scenes(entry: Entry, splits: Sequence[str], pages: Sequence[figures.scenes.Page]) -> Section:
@@ -146,7 +136,7 @@ def _memory(entry: Entry) -> list[Section]:
             figures=plots,
             findings=[f"Peak at {place}."] if place else (),
             facts=findings.reservations([entry]),
-            fill={"meters": entry.meters, "found": entry.measurement},
+            fill={"entry": entry},
         ),
         section("run/parts", [(name, size, size / total) for size, name in sizes]),
     ]

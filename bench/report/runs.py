@@ -2,13 +2,11 @@
 one setting changes."""
 
 import statistics
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench import metrics
@@ -17,6 +15,7 @@ from bench.report.evaluations import (
     ONE_VIEW,
     Group,
     accuracies,
+    confusion,
     matrices,
     matrix,
     shares_of_best,
@@ -56,16 +55,6 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
     return section("runs", frame, look=look)
 
 
-def heat(names: Collection[str]) -> Callable[[str, Any], dict[str, Any]]:
-    """What draws the shares of these columns as a heat map."""
-
-    def look(name: str, row: Any) -> dict[str, Any]:
-        known = name in names and pd.notna(row[name])
-        return {"kind": "number heat", "heat": float(row[name])} if known else {}
-
-    return look
-
-
 def classes_section(entries: Sequence[Entry]) -> Section:
     """IoU by class on test, 0..1, one line an evaluated run; a class that a data set does not have
     or count is empty."""
@@ -73,10 +62,8 @@ def classes_section(entries: Sequence[Entry]) -> Section:
     for entry in entries:
         if entry.evaluation:
             classes, ignored = entry.evaluation["classes"], entry.evaluation["ignored"]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # a class that no seed knows
-                each = np.nanmean(metrics.iou(matrices(entry, "test"), classes, ignored), 0)
-            counted = pd.Series(each, classes).drop(ignored)
+            by_seed = metrics.iou(matrices(entry, "test"), classes, ignored)
+            counted = pd.DataFrame(by_seed, columns=classes).mean().drop(ignored)
             own = accuracies(entry, "test")
             rows.append(
                 {"dataset": entry.dataset, "run": entry.name}
@@ -86,26 +73,26 @@ def classes_section(entries: Sequence[Entry]) -> Section:
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["dataset", "run", *means])
     names = list(frame.columns[4:])
     rare = {name for one in entries for name in one.evaluation.get("rare", ())}
-    heated = heat(names)
     return section(
         "classes",
         frame,
         {"run": None, "miou": None, "miou_without_rare": ["without rare", "percent"]}
         | {name: [spaced(name) + " (rare)" * (name in rare), "percent"] for name in names},
-        look=lambda name, row: {"kind": "number mean"} if name in means else heated(name, row),
+        heat=names,
+        look=lambda name, row: {"kind": "number mean"} if name in means else {},
     )
 
 
 def confusion_section(entries: Sequence[Entry]) -> Section:
     """One line a run, true class and predicted class: the share of the true class's pixels, 0..1,
     over all scenes of test and all seeds; a class without pixels has no line."""
-    rows = []
-    for entry in (one for one in entries if one.evaluation):
-        names = entry.evaluation["classes"]
-        for truth, counts in zip(names, matrix(entry, "test")[:-1].tolist(), strict=True):
-            if total := sum(counts):
-                pairs = zip(names, counts, strict=True)
-                rows += [(entry.name, truth, predicted, n / total) for predicted, n in pairs]
+    rows = [
+        (entry.name, truth, predicted, share)
+        for entry in entries
+        if entry.evaluation
+        for truth, shares in confusion(entry, "test").dropna().iterrows()
+        for predicted, share in shares.items()
+    ]
     return section("confusion", rows)
 
 
@@ -176,21 +163,12 @@ def seeds_section(dataset: str, found: Sequence[Group], ceilings: Mapping[str, f
     Args:
         ceilings: mIoU 0..1 that cannot be passed, by what limits it.
     """
+    sharing = [
+        NOTHING if g.strategy in ONE_VIEW else ("no", "yes")[g.feature_sharing] for g in found
+    ]
     rows = [
-        {
-            "runs": one.name,
-            "strategy": one.strategy,
-            "feature_sharing": NOTHING
-            if one.strategy in ONE_VIEW
-            else ("no", "yes")[one.feature_sharing],
-            "seeds": len(one.mious),
-            "mean": one.mean,
-            "from": one.interval[0],
-            "to": one.interval[1],
-            "lowest": min(one.mious),
-            "highest": max(one.mious),
-        }
-        for one in found
+        (g.name, g.strategy, shares, len(g.mious), g.mean, *g.interval, min(g.mious), max(g.mious))
+        for g, shares in zip(found, sharing, strict=True)
     ]
     return section(
         "seeds",

@@ -1,7 +1,7 @@
 """A table, its figures and what they say, as data: one `Section`, named once. From it come the table
 of a page, the CSV, Markdown and LaTeX files, and the caption. sections.yaml has the texts."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,9 +24,6 @@ Column = tuple[str, Form]
 DESCRIPTIONS = Path(__file__).parent / "sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
-_UNITS = {"bytes": "size", "s": "duration", "points": "signed", "ratio": "hundredths",
-          "share": "percent", "fps": "rate", "parameters": "count"}  # fmt: skip
-_SHARES = ("miou", "low", "high", "published_miou", "accuracy")
 _INTEGERS = ("flops", "parameters", "seeds", "repetitions")
 
 
@@ -110,6 +107,8 @@ class Section:
     facts: Sequence[Finding] = ()
     links: Sequence[Link] = ()
     code: str = ""
+    heat: Collection[str] = ()
+    """Columns of shares whose cells are darker the larger they are."""
     look: Callable[[str, Any], Mapping[str, Any]] = lambda name, row: {}
     """(column, row) -> fields of its `Cell`."""
     empty: str = ""
@@ -138,22 +137,18 @@ class Section:
 
     def cells(self, target: Target = lambda run: "") -> list[list[Cell]]:
         """The table as a page shows it; a value of the column `run` leads to the run's page."""
-        kinds = {name: self._kind(name) for name in self.shown}
-        return [
-            [
-                Cell(
-                    form(row[name]),
-                    **{
-                        "kind": kinds[name],
-                        "order": _order(row[name]),
-                        "target": target(str(row[name])) if name == "run" else "",
-                        **self.look(name, row),
-                    },
-                )
-                for name, (_, form) in self.shown.items()
-            ]
-            for _, row in self.rows.iterrows()
-        ]
+        columns = [(name, form, self._kind(name)) for name, (_, form) in self.shown.items()]
+
+        def cell(row: Any, name: str, form: Form, kind: str) -> Cell:
+            value = row[name]
+            fields = {"kind": kind, "order": _order(value)}
+            if name == "run":
+                fields["target"] = target(value)
+            if name in self.heat and pd.notna(value):
+                fields |= {"kind": "number heat", "heat": float(value)}
+            return Cell(form(value), **{**fields, **self.look(name, row)})
+
+        return [[cell(row, *one) for one in columns] for _, row in self.rows.iterrows()]
 
     def files(self) -> dict[str, str]:
         """Extension -> content: CSV in full precision, Markdown, and LaTeX with booktabs."""
@@ -263,27 +258,13 @@ def _filled(described: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
 
 
 def _columns(given: Mapping[str, Any]) -> dict[str, Column]:
-    """Heading and form of each column, where they are not given by its name."""
+    """Heading and form of each column: as given, as any table has it, or by its name."""
     found = {}
     for name, about in given.items():
-        heading, form = about if isinstance(about, list | tuple) else (about, None)
-        usual = _default_column(name)
-        form = FORMS[form] if isinstance(form, str) else form
-        found[name] = heading or usual[0], form or usual[1]
+        usual = descriptions()["columns"].get(name, (style.spaced(name), "text"))
+        heading, form = (about or usual[0], usual[1]) if isinstance(about, str | None) else about
+        found[name] = heading, FORMS[form] if isinstance(form, str) else form
     return found
-
-
-def _default_column(name: str) -> Column:
-    """Heading and form of a column by its name and the unit that it ends in."""
-    base, _, unit = name.rpartition("_")
-    if name in _SHARES or unit == "miou":
-        heading = name.replace("miou", "mIoU").replace("_", " ")
-        return {"low": "95 % CI from", "high": "to"}.get(name, f"{heading} %"), style.percent
-    form = FORMS[_UNITS.get(unit or base, "text")]
-    if base in ("low", "high"):
-        return _default_column(base)[0], form
-    heading = (base if unit in ("bytes", "s") else name).replace("_", " ")
-    return heading.replace("fps", "FPS"), form
 
 
 def _is_whole(values: pd.Series) -> bool:

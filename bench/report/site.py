@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from bench.files import write_bytes, write_text
@@ -53,14 +54,14 @@ class Page:
 
     path: str
     """Below site/."""
-    title: str
     sections: Sequence[Section]
+    title: str
     kicker: str = ""
     heading: str = ""
     """The title where it is empty."""
     lead: str = ""
     numbers: Sequence[Finding] = ()
-    warnings: Sequence[str] = ()
+    warning: str = ""
 
 
 def write_page(site: Site, page: Page, target: Target) -> None:
@@ -113,16 +114,13 @@ def write_assets(folder: Path) -> None:
 
 def data(values: Mapping[str, Any]) -> Markup:
     """Values for a script of the page, as JSON that no value can break out of."""
-    text = json.dumps(
+    return htmlsafe_json_dumps(
         values,
         allow_nan=False,
         separators=(",", ":"),
         sort_keys=True,
         default=lambda number: number.item(),  # of numpy
     )
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)  # noqa: S704 - escaped just above
 
 
 @cache
