@@ -59,13 +59,12 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
 
 def table(about: About, found: Findings) -> str:
     """Counts, sizes and class shares by split, then errors and warnings."""
-    splits = list(dict.fromkeys(check["split"] for check in found.checked.values()))
+    splits = shares(found.checked)
+    images = Counter(check["split"] for check in found.checked.values())
     lines = [f"{'split':14}" + "".join(f"{split:>14}" for split in splits)]
-    members = {s: [c for c in found.checked.values() if c["split"] == s] for s in splits}
-    lines.append(f"{'images':14}" + "".join(f"{len(members[s]):14,}" for s in splits))
-    pixels = shares(found.checked)
+    lines.append(f"{'images':14}" + "".join(f"{images[split]:14,}" for split in splits))
     for name in (*about.classes, "unlabelled"):
-        row = [100 * pixels[s][name] / max(sum(pixels[s].values()), 1) for s in splits]
+        row = [100 * pixels[name] / max(sum(pixels.values()), 1) for pixels in splits.values()]
         lines.append(f"{name[:13]:14}" + "".join(f"{share:12.2f} %" for share in row))
     sizes = Counter((c["height_px"], c["width_px"]) for c in found.checked.values())
     most = ", ".join(f"{n} of {h} x {w} px" for (h, w), n in sizes.most_common(5))

@@ -1,7 +1,8 @@
 """Splits of images: from published lists, from user-provided lists, or drawn by a seed."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Annotated
 
@@ -46,14 +47,11 @@ def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[
                 f"{len(order)} images leave none for the split {name} at a share of "
                 f"{shares[name]:g}: give lists instead, or more images."
             )
-    divided, begin = {}, 0
-    for name in NAMES:
-        divided[name] = sorted(order[begin : begin + counts[name]])
-        begin += counts[name]
-    return divided
+    rest = iter(order)
+    return {name: sorted(itertools.islice(rest, counts[name])) for name in NAMES}
 
 
-def own(splits: Splits, ids: Collection[str], raw: Path) -> tuple[dict[str, list[str]], list[str]]:
+def own(splits: Splits, ids: Set[str], raw: Path) -> tuple[dict[str, list[str]], list[str]]:
     """The splits that a user's settings ask for.
 
     Returns:
@@ -66,20 +64,19 @@ def own(splits: Splits, ids: Collection[str], raw: Path) -> tuple[dict[str, list
         return drawn(ids, shares, splits.seed), []
     if shares:
         raise UserError("The splits mix shares and lists: give three of one kind.")
-    lists, problems = {}, []
+    lists: dict[str, list[str]] = {name: [] for name in NAMES}
+    problems = []
     seen: dict[str, str] = {}
     for name, value in given.items():
         lines = read_list(raw / value) if isinstance(value, str) else value
-        known = set(ids)
         # A list may name files: a.png means a, unless there is an image called a.png.png.
-        names = [line if line in known else Path(line).stem for line in lines]
-        lists[name] = [id for id in dict.fromkeys(names) if id in known and id not in seen]
-        for id in dict.fromkeys(names):
-            if id not in known:
+        for id in dict.fromkeys(line if line in ids else Path(line).stem for line in lines):
+            if id not in ids:
                 problems.append(f"The split {name} lists {id}, but there is no such image.")
-            elif id in seen:
+            elif seen.setdefault(id, name) != name:
                 problems.append(f"{id} is in the splits {seen[id]} and {name}.")
-        seen |= dict.fromkeys(lists[name], name)
+            else:
+                lists[name].append(id)
     return lists, problems
 
 
