@@ -116,7 +116,8 @@ def memory_axis(title: str, values: Iterable[float], log: bool | None = None) ->
         ticks = [tick for tick in whole if left <= tick <= right]
         if len(ticks) < 5:
             ticks = [t for k in whole for t in (k, 1.5 * k) if left <= t <= right]
-        return Axis(title, left, right, True, _sizes(ticks[:: math.ceil(len(ticks) / 9) or 1]))
+        ticks = ticks[:: math.ceil(len(ticks) / 9) or 1]
+        return Axis(title, left, right, True, {tick: _size(tick) for tick in ticks})
     margin = 0.08 * (high - low) or 0.1 * high
     return linear_memory_axis(title, low - margin, high + margin)
 
@@ -125,8 +126,8 @@ def linear_memory_axis(title: str, left: float, right: float) -> Axis:
     """Bytes from `left` to `right`, with round numbers of MiB or GiB."""
     unit = GIB if right > 4 * GIB else MIB
     ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(left / unit, right / unit)
-    sizes = [tick * unit for tick in ticks if left <= tick * unit <= right]
-    return Axis(title, left, right, ticks=_sizes(sizes))
+    sizes = [float(tick * unit) for tick in ticks if left <= tick * unit <= right]
+    return Axis(title, left, right, ticks={size: _size(size) for size in sizes})
 
 
 def percent_axis(title: str, values: Iterable[float], margin: float = 0.1) -> Axis:
@@ -143,14 +144,9 @@ def rows_axis(title: str, names: Iterable[str], above: float = 0.0) -> Axis:
     return Axis(title, -0.7, max(3, len(ticks)) - 0.3 + above, ticks=ticks)
 
 
-def _sizes(ticks: Iterable[float]) -> dict[float, str]:
-    """Bytes with their texts: round numbers of the largest unit in which they are a multiple of a
-    quarter."""
-    texts = {}
-    for tick in map(float, ticks):
-        units = [(40, "TiB"), (30, "GiB"), (20, "MiB")]
-        power, unit = next(
-            (one for one in units if tick >= 2 ** one[0] and tick * 4 % 2 ** one[0] == 0), units[-1]
-        )
-        texts[tick] = f"{tick / 2**power:g} {unit}" if tick else "0"
-    return texts
+def _size(value: float) -> str:
+    """Bytes as a round number of the largest unit in which it is a multiple of a quarter."""
+    for power, unit in ((40, "TiB"), (30, "GiB")):
+        if value >= 2**power and value * 4 % 2**power == 0:
+            return f"{value / 2**power:g} {unit}"
+    return f"{value / MIB:g} MiB" if value else "0"

@@ -77,8 +77,7 @@ def paper_model(frame: pd.DataFrame) -> Figure:
     """
     points = marks(looks(frame), x=frame.published_mb * MIB, y=frame.modelled_mb * MIB)
     axes = "published: gpustat", "modelled: one model for all rows"
-    chart = _against(axes, points, legend(points), 0.15)
-    return _beside(replace(chart, note="band: within 15 %"))
+    return _against(axes, points, legend(points), diagonal=0.15, note="band: within 15 %")
 
 
 def on_gpu(frame: pd.DataFrame) -> Figure:
@@ -100,19 +99,15 @@ def on_gpu(frame: pd.DataFrame) -> Figure:
     points = pd.concat([tensors, copies])
     axes = "allocated on the GPU: torch.cuda.max_memory_allocated", "predicted without a GPU"
     entries = pd.concat([keys(points, "method", "colour"), keys(points, "kind", "fill")])
-    chart = _against(axes, points, entries, 0)
-    return _beside(replace(chart, join_colour=palette.PALE, join_width=2))
+    return _against(axes, points, entries, diagonal=0, join_colour=palette.PALE, join_width=2)
 
 
 def _against(
-    titles: tuple[str, str], points: pd.DataFrame, entries: pd.DataFrame, band: float
-) -> Chart:
-    """Two quantities of bytes, on the same axis."""
+    titles: tuple[str, str], points: pd.DataFrame, entries: pd.DataFrame, **more: Any
+) -> Figure:
+    """One quantity of bytes against another, on the same axis; `more`: fields of `Chart`."""
     axis = memory_axis(titles[0], [*points.x, *points.y], log=True)
-    return Chart(axis, replace(axis, title=titles[1]), points, entries, diagonal=band)
-
-
-def _beside(chart: Chart) -> Figure:
+    chart = Chart(axis, replace(axis, title=titles[1]), points, entries, **more)
     return static.figure([chart], (9, 6), legend={"loc": "outside right upper"})
 
 

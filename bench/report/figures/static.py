@@ -22,7 +22,7 @@ from bench.report.figures.chart import Axis, Chart, each
 from bench.report.figures.palette import FILLS, GREY, INK, RC
 
 Drawing = tuple[str, Callable[[], Figure], Sequence[str]]
-"""The name of a figure, what draws it, and the kinds of its files."""
+"""The name of a figure, what draws it, and the kinds of its files: svg, png, pdf."""
 DASHES: Mapping[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": (0, (1, 1.5))}
 _SCALE = {"*": 1.6, "P": 1.2, "X": 1.2}  # such markers look smaller than others
 _FRONT: Mapping[str, Any] = {"color": INK, "lw": 1, "alpha": 0.55}
@@ -127,19 +127,6 @@ def place_labels(
         texts = np.r_[texts, boxes[best, None]]
 
 
-def render(drawn: Figure, kinds: Sequence[str]) -> dict[str, bytes]:
-    """Kind -> file content, the same bytes for the same figure; `kinds`: svg, png, pdf."""
-    files = {}
-    with mpl.rc_context(RC):
-        drawn.draw_without_rendering()
-        drawn.set_layout_engine(None)  # the layout is done; each file would repeat it
-        for kind in kinds:
-            buffer = io.BytesIO()
-            drawn.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=_NO_DATES[kind])
-            files[kind] = buffer.getvalue()
-    return files
-
-
 @contextmanager
 def written(drawings: Sequence[Drawing], folder: Path) -> Iterator[None]:
     """Draw figures in other processes while the block runs; their files exist at its end."""
@@ -154,8 +141,15 @@ def written(drawings: Sequence[Drawing], folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> None:
-    for kind, content in render(draw(), kinds).items():
-        write_bytes(folder / f"{name}.{kind}", content)
+    """The same figure gives the same bytes."""
+    drawn = draw()
+    with mpl.rc_context(RC):
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine(None)  # the layout is done; each file would repeat it
+        for kind in kinds:
+            buffer = io.BytesIO()
+            drawn.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=_NO_DATES[kind])
+            write_bytes(folder / f"{name}.{kind}", buffer.getvalue())
 
 
 def _draw(axes: Axes, chart: Chart) -> None:
