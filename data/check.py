@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 
 from bench.errors import UserError
 from data.dataset import PREPARED, UNLABELLED, About, Pair, check_values
+from data.image_file import is_turned
 from data.inspection import Facts, facts, leaks, other_warnings, shares
-from data.labels import Entry, Survey, is_turned
+from data.labels import Entry, Survey
 
 THUMB_PX = 160
 SHOWN = 6
@@ -48,7 +49,7 @@ def look(about: About, entries: Iterable[Entry | Pair], survey: Survey | None = 
             continue
         if isinstance(entry, Entry):
             turned = [str(path) for path in (entry.image, entry.label) if is_turned(path)]
-            warnings += [f"{path} is turned as its EXIF tag says." for path in turned]
+            warnings += [f"{path} is turned as its orientation tag says." for path in turned]
         checked[pair.id] = facts(pair, about)
         shown = thumbs.setdefault(pair.split, [])
         if len(shown) < SHOWN:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from data.dataset import UNLABELLED, About, Pair
-from data.labels import read_image, read_numbers
+from data.image_file import read_numbers
 from data.packages import PackagedFile, fetch, require
 
 IMAGE = PackagedFile(
@@ -128,8 +128,9 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
     Raises:
         UserError: one of the maps is missing or not the one expected.
     """
-    image = Image.fromarray(read_image(require(IMAGE, raw)))
-    label = class_map()[read_numbers(require(LABEL, raw))]
+    # Pillow interpolates a JPEG's colours, GDAL repeats them: records rest on Pillow's pixels.
+    image = Image.open(require(IMAGE, raw)).convert("RGB")
+    label = class_map()[read_numbers(require(LABEL, raw))[0]]
     degrees, splits = LAYOUTS[settings.layout]
     side = degrees * settings.px_per_degree
     for split, boxes in splits.items():

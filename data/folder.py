@@ -11,10 +11,12 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
 from data.dataset import UNLABELLED, About
-from data.labels import FORMATS, UNKNOWN, Colour, Rule, Survey, by_colours, by_ids, survey_by_id
+from data.image_file import SUFFIXES
+from data.labels import UNKNOWN, Colour, Rule, Survey, by_colours, by_ids, survey_by_id
 from data.splits import Splits, own
 
-Number = Annotated[int, Field(ge=0, lt=2**16)]
+Number = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""That of a class, or nodata as geographic software writes it (-9999)."""
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -116,7 +118,7 @@ def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> 
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.suffix.lower() not in FORMATS or not path.stem.endswith(suffix):
+        if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(suffix):
             notes.append(f"{path} is left out: not a PNG, JPEG or TIFF called *{suffix}.")
             continue
         id = path.stem.removesuffix(suffix)

@@ -1,42 +1,30 @@
-"""Image decoding: image and label files become 8-bit arrays by explicit rules; files that a rule does
-not cover are refused, with the number of pixels concerned.
+"""Label decoding: colours or numbers become classes by explicit rules; a file with pixels that a rule does
+not cover is refused, with their number.
 
-Images: RGB is kept; grey becomes RGB; an opaque alpha channel is dropped. Labels by colour: a pixel
-has the class whose colour is at most `tolerance` grey levels away in every channel; ambiguous
-tolerances are refused. Labels by number: exactly the numbers that are listed. Both are rotated as
-their EXIF tag says, as image viewers do."""
+By colour, a pixel has the class whose colour is at most `tolerance` grey levels away in every channel;
+ambiguous tolerances are refused. By number, exactly the numbers that are listed are known. Hidden pixels
+(transparent, nodata) are unlabelled, of the image as of the label."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from bench.errors import UserError
 from data.dataset import UNLABELLED, Pair, check_sizes
+from data.image_file import check_places, inspect, read_image, read_numbers
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
 Rule = Callable[[Path], NDArray[np.uint8]]
 """A label file -> (H, W): 0..K-1 a class, 255 unlabelled."""
 
-LARGEST_PX = 2**30
-"""Images of more pixels are not decoded."""
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
 UNKNOWN = 254
 """In a rule's table: no class; also the largest number of classes."""
-_ORIENTATION, _BITS = 0x0112, 258  # tags of EXIF and TIFF
 
 
 @dataclass(frozen=True)
@@ -50,9 +38,12 @@ class Entry:
     rule: Rule
 
     def read(self) -> Pair:
-        """Decode both and check that their sizes agree."""
-        image, label = read_image(self.image), self.rule(self.label)
+        """Decode both and check that they fit; pixels that the image hides are unlabelled."""
+        check_places(self.image, self.label)
+        (image, hidden), label = read_image(self.image), self.rule(self.label)
         check_sizes(image.shape[:2], label.shape, self.label)
+        if hidden is not None:
+            label[hidden] = UNLABELLED
         return Pair(self.split, self.id, image, label)
 
 
@@ -80,10 +71,11 @@ class Survey:
         """Every image with its label; refuses images of another size than `square_px`."""
         for entry in self.sound():
             pair, side = entry.read(), self.square_px
-            if side and pair.label.shape != (side, side):
+            height, width = pair.label.shape
+            if side and (height, width) != (side, side):
                 raise UserError(
-                    f"{entry.image} is {' x '.join(map(str, pair.label.shape))} px, but this data "
-                    f"set has {side} x {side}: it is from another or a changed copy."
+                    f"{entry.image} is {height} x {width} px, but this data set has {side} x {side}"
+                    ": it is from another or a changed copy."
                 )
             yield pair
 
@@ -113,47 +105,31 @@ def survey_by_id(
     return Survey(entries, problems)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) uint8 RGB.
+def survey_published(
+    divided: Mapping[str, Iterable[str]],
+    folder: Path,
+    names: tuple[str, str],
+    rule: Rule,
+    square_px: int,
+) -> Survey:
+    """The images that published lists name, and which of their files are missing.
 
-    Raises:
-        UserError: it cannot be decoded to its end, is no PNG, JPEG or TIFF or another than its name
-            says, has more than 8 bits a channel, or transparent pixels, or other bands than grey or
-            RGB.
+    Args:
+        divided: ids by split.
+        names: of image and label below `folder`, with `{}` for the id.
     """
-    with _opened(path) as image:
-        image = _opaque(path, image)
-        if image.mode not in ("RGB", "L"):
-            raise UserError(
-                f"{path} has the bands {image.mode}: save it as 8-bit RGB or grey "
-                "(of more bands keep the three that are to be seen)."
-            )
-        return np.array(image.convert("RGB"))
-
-
-def read_numbers(path: Path) -> NDArray[Any]:
-    """A mask of numbers as (H, W), of up to 16 bits: grey levels, or the indices of a palette.
-
-    Raises:
-        UserError: as `read_image`; also a JPEG, or a mask of colours.
-    """
-    with _opened(path, deep=True) as image:
-        if FORMATS.get(path.suffix.lower()) == "JPEG":
-            raise UserError(f"{path} is a JPEG, which blurs the numbers of classes: use PNG.")
-        if image.mode in ("P", "1", "I", "I;16", "I;16B", "I;16L"):
-            return np.array(image)
-        image = _opaque(path, image)
-        if image.mode not in ("RGB", "L"):
-            raise UserError(f"{path} has the bands {image.mode} where numbers of classes are due.")
-        pixels = np.array(image)
-    if image.mode == "L":
-        return pixels
-    if not (pixels == pixels[..., :1]).all():
-        raise UserError(
-            f"{path} is an RGB mask where numbers are due: set `labels: colours` and give every "
-            "class its colour."
-        )
-    return pixels[..., 0]
+    entries = [
+        Entry(split, id, folder / names[0].format(id), folder / names[1].format(id), rule)
+        for split, ids in divided.items()
+        for id in ids
+    ]
+    missing = [
+        f"{path} is missing, which the published lists name."
+        for entry in entries
+        for path in (entry.image, entry.label)
+        if not path.is_file()
+    ]
+    return Survey(entries, missing, square_px=square_px)
 
 
 def by_colours(
@@ -185,8 +161,10 @@ def by_colours(
         table[r, g, b] = index
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        pixels = read_image(path)
+        pixels, hidden = read_image(path)
         label: NDArray[np.uint8] = table[pixels[..., 0], pixels[..., 1], pixels[..., 2]]
+        if hidden is not None:
+            label[hidden] = UNLABELLED
         wrong = label == UNKNOWN
         if wrong.any():
             colour = tuple(pixels[wrong][0].tolist())
@@ -207,16 +185,24 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
         ids: number in the file -> class index or 255; a 255 in the file is unlabelled unless it is
             listed.
     """
-    table = np.full(2**16, UNKNOWN, np.uint8)
-    for number, index in ({UNLABELLED: UNLABELLED} | dict(ids)).items():
-        table[number] = index
+    meaning = {UNLABELLED: UNLABELLED} | dict(ids)
+    known = np.array(sorted(meaning))
+    classes = np.array([meaning[number] for number in known.tolist()], np.uint8)
     numbers = ", ".join(map(str, sorted(ids)))
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        pixels = read_numbers(path)
-        outside = (pixels < 0) | (pixels >= len(table))
-        label: NDArray[np.uint8] = table[np.where(outside, 0, pixels)]
-        wrong = outside | (label == UNKNOWN)
+        nodata = inspect(path, numbers=True).nodata
+        if nodata is not None and ids.get(int(nodata), UNLABELLED) != UNLABELLED:
+            raise UserError(
+                f"{path} says that {int(nodata)} is nodata, and the settings make it a class: remove "
+                "the mark (`gdal_edit.py -unsetnodata`), or list the number as unlabelled."
+            )
+        pixels, hidden = read_numbers(path)
+        places = np.searchsorted(known, pixels).clip(max=len(known) - 1)
+        label: NDArray[np.uint8] = classes[places]
+        wrong = known[places] != pixels
+        if hidden is not None:
+            label[hidden], wrong = UNLABELLED, wrong & ~hidden
         if wrong.any():
             raise UserError(
                 f"{path} has {_px(wrong)} with a number that is no class, the first "
@@ -226,75 +212,6 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
         return label
 
     return rule
-
-
-def is_turned(path: Path) -> bool:
-    """Whether an image's EXIF tag rotates or mirrors it."""
-    with _opened(path, deep=True, turn=False) as image:
-        return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-
-
-@contextmanager
-def _opened(path: Path, deep: bool = False, turn: bool = True) -> Iterator[Image.Image]:
-    """The decoded image, upright; `deep` allows 16 bits a pixel."""
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        Image.MAX_IMAGE_PIXELS = None  # the limit below holds instead
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST_PX:
-                raise UserError(
-                    f"{path} says it has {image.width} x {image.height} px, more than "
-                    "can be held: cut it into tiles."
-                )
-            wanted = FORMATS.get(path.suffix.lower())
-            if image.format != wanted:
-                raise UserError(
-                    f"{path} is a {image.format} by its content, not a {wanted or 'known format'}"
-                    ": name it by what it is (PNG, JPEG and TIFF are read)."
-                )
-            if not deep and _bits(path, image) > 8:
-                raise UserError(
-                    f"{path} has {_bits(path, image)} bits a channel: save it with 8, scaled as "
-                    "it is to be seen."
-                )
-            image.load()
-            yield ImageOps.exif_transpose(image) if turn else image
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing.") from None
-    # Raised by Pillow for truncated and damaged files and for other kinds of files.
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
-        reason = " ".join(str(error).replace(str(path), "it").split())
-        raise UserError(
-            f"{path} cannot be decoded ({reason}): it is truncated, damaged or not an image; make "
-            "or get it again."
-        ) from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _bits(path: Path, image: Image.Image) -> int:
-    """Bits a channel, also where Pillow would silently drop some."""
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24]
-    if image.format == "TIFF":
-        tags: Any = image
-        return max(map(int, tags.tag_v2.get(_BITS, (1,))))
-    return 8
-
-
-def _opaque(path: Path, image: Image.Image) -> Image.Image:
-    """Without palette and alpha; refuses transparent pixels."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        hidden = np.array(image.getchannel("A")) < 255
-        if hidden.any():
-            raise UserError(
-                f"{path} has {_px(hidden)} that are transparent, the first at {_place(hidden)}: "
-                "save it without an alpha channel."
-            )
-    plain = {"1": "L", "P": "RGB", "RGBA": "RGB"}.get(image.mode)
-    return image.convert(plain) if plain else image
 
 
 def _px(mask: NDArray[np.bool_]) -> str:

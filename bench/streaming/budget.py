@@ -14,7 +14,8 @@ from bench.errors import UserError
 from bench.memory import predict_memory
 from bench.run import run_of
 from bench.streaming.job import Job
-from bench.streaming.raster import BLOCK_BYTES, CACHE_BYTES
+from bench.streaming.raster import BLOCK_BYTES
+from data.image_file import CACHE_BYTES
 
 GIB = 2**30
 PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26

@@ -23,6 +23,7 @@ from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
+from data.image_file import ImageFile
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def predict_file(
     this one is killed. The output gets its name when it is complete.
 
     Args:
-        image: PNG, JPEG or TIFF, see `bench.streaming.raster`.
+        image: PNG, JPEG or TIFF, see `data.image_file`.
         output: ends in .tif, .tiff or .png.
         max_memory_bytes: limit for this process and for the GPU.
         bands: red, green and blue, counted from 1.
@@ -76,7 +77,7 @@ def predict_file(
     """
     begun = time.perf_counter()
     driver = _check_output(image, output, cog)
-    source = raster.inspect(image, bands)
+    source = raster.inspect_large(image, bands)
     size = (source.height, source.width)
     device = set_up(job.compute)
     job, need, by_windows = choose(job, size, device.type, max_memory_bytes)
@@ -172,10 +173,10 @@ def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
         )
 
 
-def _unpacked(source: raster.Source, partial: Partial, silent: bool) -> tuple[Plane, Plane | None]:
+def _unpacked(source: ImageFile, partial: Partial, silent: bool) -> tuple[Plane, Plane | None]:
     size = (source.height, source.width)
     pixels = Plane(partial.folder / "pixels", *size, 3)
-    mask = Plane(partial.folder / "mask", *size) if source.masked else None
+    mask = Plane(partial.folder / "mask", *size) if source.hides else None
     if "pixels" not in partial.done:
         with contextlib.closing(_bar("reading", size, silent)) as bar:
             raster.unpack(source, pixels, mask, bar.update)

@@ -31,7 +31,7 @@ from bench.report.figures import palette
 from bench.report.load_records import Entry, Inputs
 from bench.report.site import Site
 from data.dataset import UNLABELLED, Dataset
-from data.labels import read_numbers
+from data.image_file import read_numbers
 
 if TYPE_CHECKING:  # imports torch, which must not delay the figures
     from bench.method import NetworkInput
@@ -130,7 +130,7 @@ def prediction(entry: Entry, name: str, truth: Pixels) -> Pixels | None:
     path = entry.predictions / f"{name}.png"
     if scene_miou(entry, name) is None or not path.is_file():
         return None
-    predicted = read_numbers(path)
+    predicted, _ = read_numbers(path)
     if predicted.shape != truth.shape:
         raise UserError(f"{path} does not fit the label of {name}: run `dvc repro`.")
     return predicted
