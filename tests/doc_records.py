@@ -11,6 +11,7 @@ import pandas as pd
 from conftest import ROOT
 
 from bench.streaming import budget, raster
+from data.image_file import CACHE_BYTES
 
 
 def load_generate() -> ModuleType:
@@ -204,6 +205,6 @@ def steps_on_h100() -> tuple[float, ...]:
 
 
 def streaming_limits() -> tuple[float, ...]:
-    fixed = (raster.CACHE_BYTES, raster.BLOCK_BYTES)
+    fixed = (CACHE_BYTES, raster.BLOCK_BYTES)
     sizes = (budget.PASSING_BYTES, *fixed, budget.PASSING_BYTES - sum(fixed))
     return tuple(size / MIB for size in sizes)

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.transform import Affine
 
 from bench.errors import UserError
-from data import labels
-from data.labels import Entry, Survey, by_colours, by_ids, is_turned, read_image
+from data import image_file
+from data.image_file import is_turned, read_image
+from data.labels import Entry, Survey, by_colours, by_ids
 
 RGB = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 INDEX = np.array([[0, 1, 2, 0, 1, 2]] * 4, np.uint8)
@@ -57,6 +60,13 @@ def with_alpha(pixels: np.ndarray, alpha: int) -> np.ndarray:
     return np.concatenate([pixels, full], -1)
 
 
+def seen(path: Path) -> np.ndarray:
+    """An image none of whose pixels is hidden."""
+    pixels, hidden = read_image(path)
+    assert hidden is None or not hidden.any()
+    return pixels
+
+
 # --- images -------------------------------------------------------------------------------------
 
 
@@ -65,7 +75,7 @@ def with_alpha(pixels: np.ndarray, alpha: int) -> np.ndarray:
     [("a.png", {}), ("a.tif", {}), ("a.TIFF", {}), ("a.tif", {"compression": "tiff_lzw"})],
 )
 def test_an_image_is_what_it_is(tmp_path: Path, name: str, more: dict[str, Any]) -> None:
-    assert np.array_equal(read_image(saved(tmp_path / name, IMAGE, **more)), IMAGE)
+    assert np.array_equal(seen(saved(tmp_path / name, IMAGE, **more)), IMAGE)
 
 
 def test_a_geotiff_is_read_without_its_place(tmp_path: Path) -> None:
@@ -75,16 +85,16 @@ def test_a_geotiff_is_read_without_its_place(tmp_path: Path) -> None:
     tags[33550] = (0.3, 0.3, 0.0)  # ModelPixelScale
     tags[33922] = (0.0, 0.0, 0.0, 5e5, 5e6, 0.0)  # ModelTiepoint
     path = saved(tmp_path / "a.tif", IMAGE, tiffinfo=tags)
-    assert np.array_equal(read_image(path), IMAGE)
+    assert np.array_equal(seen(path), IMAGE)
     mask = saved(tmp_path / "l.tif", np.where(INDEX == 1, 255, 0).astype(np.uint8), tiffinfo=tags)
     assert np.array_equal(by_ids({0: 0, 255: 1})(mask), INDEX == 1)
 
 
 def test_grey_becomes_rgb_and_opaque_alpha_goes(tmp_path: Path) -> None:
-    grey = read_image(saved(tmp_path / "g.png", IMAGE[..., 0]))
+    grey = seen(saved(tmp_path / "g.png", IMAGE[..., 0]))
     assert np.array_equal(grey, np.repeat(IMAGE[..., :1], 3, -1))
-    assert np.array_equal(read_image(saved(tmp_path / "a.png", with_alpha(IMAGE, 255))), IMAGE)
-    assert np.array_equal(read_image(saved(tmp_path / "p.png", palette(INDEX))), MASK)
+    assert np.array_equal(seen(saved(tmp_path / "a.png", with_alpha(IMAGE, 255))), IMAGE)
+    assert np.array_equal(seen(saved(tmp_path / "p.png", palette(INDEX))), MASK)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -94,7 +104,7 @@ def test_exif_turns_image_and_label_alike(tmp_path: Path, orientation: int) -> N
     turned = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
     image = saved(tmp_path / "a.png", IMAGE, exif=exif)
     label = saved(tmp_path / "l.png", MASK, exif=exif)
-    assert np.array_equal(read_image(image), np.rot90(IMAGE, turned))
+    assert np.array_equal(seen(image), np.rot90(IMAGE, turned))
     pair = Entry("train", "a", image, label, by_colours(RGB)).read()
     assert np.array_equal(pair.label, np.rot90(INDEX, turned))
     assert is_turned(image) == (orientation != 1)
@@ -120,25 +130,20 @@ def renamed(path: Path, name: str) -> Path:
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
 BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "16 bit RGB": (lambda p: png16(p / "a.png", IMAGE), "a.png has 16 bits a channel"),
-    "16 bit grey": (lambda p: png16(p / "a.png", INDEX), "a.png has 16 bits a channel"),
-    "16 bit TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.uint16)), "16 bits a channel"),
-    "float TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "32 bits a channel"),
-    "transparent": (
-        lambda p: saved(p / "a.png", with_alpha(IMAGE, 254)),
-        r"has 1 px \(4.17 %\) that are transparent, the first at row 0, column 1",
-    ),
-    "CMYK": (lambda p: saved(p / "a.jpg", Image.new("CMYK", (6, 4))), "has the bands CMYK"),
-    "cut PNG": (lambda p: cut(saved(p / "a.png", NOISE)), "cannot be decoded"),
+    "16 bit RGB": (lambda p: png16(p / "a.png", IMAGE), "a.png holds uint16"),
+    "16 bit grey": (lambda p: png16(p / "a.png", INDEX), "a.png holds uint16"),
+    "16 bit TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.uint16)), "holds uint16"),
+    "float TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "holds float32"),
+    "CMYK": (lambda p: saved(p / "a.jpg", Image.new("CMYK", (6, 4))), "has CMYK colours"),
+    "cut PNG": (lambda p: cut(saved(p / "a.png", NOISE)), "is cut off"),
     "cut JPEG": (lambda p: cut(saved(p / "a.jpg", NOISE)), "cannot be decoded"),
-    "cut TIFF": (lambda p: cut(saved(p / "a.tif", NOISE)), "cannot be decoded|missing"),
-    "mislabelled": (
-        lambda p: renamed(saved(p / "a.jpg", NOISE), "a.png"),
-        "is a JPEG by its content, not a PNG",
+    "cut TIFF": (lambda p: cut(saved(p / "a.tif", NOISE)), "cannot be decoded"),
+    "another format": (
+        lambda p: renamed(saved(p / "a.gif", INDEX), "a.png"),
+        "is no PNG, JPEG or TIFF",
     ),
-    "another format": (lambda p: renamed(saved(p / "a.gif", INDEX), "a.png"), "is a GIF by its"),
-    "text": (lambda p: [q := p / "a.png", q.write_text("a,b")][0], "cannot be decoded"),
-    "empty": (lambda p: [q := p / "a.png", q.touch()][0], "cannot be decoded"),
+    "text": (lambda p: [q := p / "a.png", q.write_text("a,b")][0], "is no PNG"),
+    "empty": (lambda p: [q := p / "a.png", q.touch()][0], "is no PNG"),
     "missing": (lambda p: p / "a.png", "a.png is missing"),
 }
 
@@ -147,19 +152,17 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_an_image_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     make, message = BAD_IMAGES[name]
     with pytest.raises(UserError, match=message) as refused:
-        read_image(make(tmp_path))
+        seen(make(tmp_path))
     assert "\n" not in str(refused.value)
 
 
 def test_a_picture_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", IMAGE)
-    before = Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(labels, "LARGEST_PX", 23)
+    monkeypatch.setattr(image_file, "LARGEST_PX", 23)
     with pytest.raises(UserError, match="says it has 6 x 4 px"):
-        read_image(path)
-    monkeypatch.setattr(labels, "LARGEST_PX", 24)
-    read_image(path)
-    assert before == Image.MAX_IMAGE_PIXELS
+        seen(path)
+    monkeypatch.setattr(image_file, "LARGEST_PX", 24)
+    seen(path)
 
 
 # --- labels by colour ---------------------------------------------------------------------------
@@ -255,12 +258,11 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "colours": (lambda p: saved(p / "a.png", MASK), "is an RGB mask where numbers are due: set"),
     "JPEG": (lambda p: saved(p / "a.jpg", INDEX), "is a JPEG, which blurs the numbers"),
-    "float": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "has the bands F"),
-    "transparent": (
-        lambda p: saved(p / "a.png", with_alpha(INDEX[..., None], 0)),
-        "that are transparent",
+    "fractions": (
+        lambda p: saved(p / "a.tif", INDEX.astype(np.float32) / 2),
+        "has fractions where numbers of classes are due",
     ),
-    "cut": (lambda p: cut(saved(p / "a.png", NOISE[..., 0])), "cannot be decoded"),
+    "cut": (lambda p: cut(saved(p / "a.png", NOISE[..., 0])), "is cut off"),
 }
 
 
@@ -270,6 +272,49 @@ def test_a_label_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         by_ids(IDS)(make(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def geotiff(path: Path, bands: np.ndarray, left: float = 0.0, **more: Any) -> Path:
+    """(C, H, W), `left` px to the right of a common place."""
+    count, height, width = bands.shape
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5 + 10 * left, 0, -10, 4e6), **more}
+    options = {"driver": "GTiff", "dtype": bands.dtype, "count": count, **place}
+    with rasterio.open(path, "w", height=height, width=width, **options) as file:
+        file.write(bands)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "float32", "float64"])
+def test_nodata_of_geographic_software_is_unlabelled(tmp_path: Path, kind: str) -> None:
+    numbers = INDEX.astype(kind)
+    numbers[0, 0] = -9999
+    path = geotiff(tmp_path / "a.tif", numbers[None], nodata=-9999)
+    wanted = INDEX.copy()
+    wanted[0, 0] = 255
+    assert np.array_equal(by_ids(IDS)(path), wanted)
+    assert np.array_equal(by_ids({**IDS, -9999: 255})(path), wanted)
+    with pytest.raises(UserError, match="says that -9999 is nodata, and the settings make it a"):
+        by_ids({**IDS, -9999: 3})(path)
+
+
+def test_a_label_that_lies_elsewhere_than_its_image(tmp_path: Path) -> None:
+    image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), photometric="rgb")
+    label = geotiff(tmp_path / "l.tif", INDEX[None], left=0.4)
+    assert np.array_equal(Entry("train", "a", image, label, by_ids(IDS)).read().label, INDEX)
+    label = geotiff(tmp_path / "l.tif", INDEX[None], left=3)
+    with pytest.raises(UserError, match=r"l\.tif begins 3\.0 px to the right of .*a\.tif"):
+        Entry("train", "a", image, label, by_ids(IDS)).read()
+
+
+def test_transparent_pixels_are_unlabelled(tmp_path: Path) -> None:
+    label = saved(tmp_path / "l.png", INDEX)
+    for alpha in (0, 1, 254):
+        image = saved(tmp_path / "a.png", with_alpha(IMAGE, alpha))
+        pair = Entry("train", "a", image, label, by_ids(IDS)).read()
+        assert np.array_equal(pair.image, IMAGE)
+        assert (pair.label[0, 1] == 255) == (alpha == 0)
+    label = saved(tmp_path / "l.png", with_alpha(INDEX[..., None], 0))
+    assert by_ids(IDS)(label)[0, 1] == 255
 
 
 def test_a_label_of_another_size(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 predict_file.py   from an image file to a label file; resumes an interrupted process
 job.py            a run of a suite, its weights, and the classes
 budget.py         predicted memory, and settings that fit a limit
-raster.py         PNG, JPEG and TIFF by windows, through GDAL
+raster.py         image files to planes, planes to label files
 image.py          an image on the disk, as strategies receive it (`bench.tiling.Large`)
 score_sums.py     sums of scores that become labels row by row
 planes.py         arrays in files
