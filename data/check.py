@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from bench.errors import UserError
 from data.dataset import PREPARED, UNLABELLED, About, Pair, check_values
-from data.image_file import is_turned
+from data.image_header import is_turned
 from data.inspection import Facts, facts, leaks, other_warnings, shares
 from data.labels import Entry, Survey
 

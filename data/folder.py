@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
 from data.dataset import UNLABELLED, About
-from data.image_file import SUFFIXES
+from data.image_header import SUFFIXES
 from data.labels import UNKNOWN, Colour, Rule, Survey, by_colours, by_ids, survey_by_id
 from data.splits import Splits, own
 

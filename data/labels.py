@@ -16,7 +16,8 @@ from pydantic import Field
 
 from bench.errors import UserError
 from data.dataset import UNLABELLED, Pair, check_sizes
-from data.image_file import check_places, inspect, read_image, read_numbers
+from data.image_file import read_image, read_numbers
+from data.image_header import check_places, inspect
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
@@ -71,11 +72,10 @@ class Survey:
         """Every image with its label; refuses images of another size than `square_px`."""
         for entry in self.sound():
             pair, side = entry.read(), self.square_px
-            height, width = pair.label.shape
-            if side and (height, width) != (side, side):
+            if side and pair.label.shape != (side, side):
                 raise UserError(
-                    f"{entry.image} is {height} x {width} px, but this data set has {side} x {side}"
-                    ": it is from another or a changed copy."
+                    f"{entry.image} is {' x '.join(map(str, pair.label.shape))} px, but this data "
+                    f"set has {side} x {side}: it is from another or a changed copy."
                 )
             yield pair
 
@@ -103,33 +103,6 @@ def survey_by_id(
         for id in ids
     ]
     return Survey(entries, problems)
-
-
-def survey_published(
-    divided: Mapping[str, Iterable[str]],
-    folder: Path,
-    names: tuple[str, str],
-    rule: Rule,
-    square_px: int,
-) -> Survey:
-    """The images that published lists name, and which of their files are missing.
-
-    Args:
-        divided: ids by split.
-        names: of image and label below `folder`, with `{}` for the id.
-    """
-    entries = [
-        Entry(split, id, folder / names[0].format(id), folder / names[1].format(id), rule)
-        for split, ids in divided.items()
-        for id in ids
-    ]
-    missing = [
-        f"{path} is missing, which the published lists name."
-        for entry in entries
-        for path in (entry.image, entry.label)
-        if not path.is_file()
-    ]
-    return Survey(entries, missing, square_px=square_px)
 
 
 def by_colours(

@@ -11,7 +11,7 @@ import pandas as pd
 from conftest import ROOT
 
 from bench.streaming import budget, raster
-from data.image_file import CACHE_BYTES
+from data.image_header import CACHE_BYTES
 
 
 def load_generate() -> ModuleType:

@@ -20,6 +20,7 @@ from bench.errors import UserError
 from bench.pipeline import inputs
 from data import check, folder, prepare
 from data.dataset import open_dataset
+from data.image_file import read_image
 from data.splits import drawn
 
 COLOURS = {"ground": (0, 0, 0), "house": (255, 0, 0), "water": (0, 0, 255)}
@@ -90,8 +91,8 @@ def test_two_folders_become_a_data_set(raw: Path, image: str, label: str) -> Non
 def test_a_jpeg_is_an_image_too(raw: Path) -> None:
     fill(raw, image=".jpg")
     dataset = prepared(settings(), raw)
-    with Image.open(raw / "images/a.jpg") as decoded:
-        assert np.array_equal(dataset.read("a")[0].permute(1, 2, 0).numpy(), np.array(decoded))
+    decoded, _ = read_image(raw / "images/a.jpg")
+    assert np.array_equal(dataset.read("a")[0].permute(1, 2, 0).numpy(), decoded)
 
 
 def test_shares_are_drawn_by_the_seed_alone() -> None:
@@ -325,10 +326,10 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     for message in (
         "error: data/raw/mine/images/a.png has no label",
-        "error: data/raw/mine/images/b.png cannot be decoded",
+        "error: data/raw/mine/images/b.png is no PNG, JPEG or TIFF",
         "error: data/raw/mine/labels/c.png has 96 px",
         "warning: data/raw/mine/images/notes.txt is left out",
-        "warning: data/raw/mine/images/d.png is turned as its EXIF tag says",
+        "warning: data/raw/mine/images/d.png is turned as its orientation tag says",
     ):
         assert message in out
 

@@ -18,7 +18,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from bench.errors import UserError
-from data.image_file import blocks, inspect, read_image, read_numbers
+from data.image_file import blocks, read_image, read_numbers
+from data.image_header import inspect
 
 COLOURS = {"red": ColorInterp.red, "green": ColorInterp.green, "blue": ColorInterp.blue}
 RNG = np.random.default_rng(0)

@@ -14,7 +14,8 @@ from rasterio.transform import Affine
 
 from bench.errors import UserError
 from data import image_file
-from data.image_file import is_turned, read_image
+from data.image_file import read_image
+from data.image_header import is_turned
 from data.labels import Entry, Survey, by_colours, by_ids
 
 RGB = ((0, 0, 0), (255, 0, 0), (0, 0, 255))

@@ -26,7 +26,8 @@ from bench.method import load
 from bench.parallel import Report, run_isolated
 from bench.streaming import Job, predict_file, raster
 from bench.streaming.planes import Plane
-from data.image_file import gdal, read_image
+from data.image_file import read_image
+from data.image_header import gdal
 from data.labels import Entry, by_ids
 
 PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))

@@ -22,7 +22,7 @@ from bench.files import write_text
 from bench.parallel import Report, run_isolated
 from bench.streaming import job, predict_file
 from bench.streaming.raster import TILE_PX
-from data.image_file import gdal
+from data.image_header import gdal
 
 SIDES_PX = (2048, 4096, 8192, 16384)
 LIMIT_S = 7200.0

@@ -15,7 +15,7 @@ from bench.memory import predict_memory
 from bench.run import run_of
 from bench.streaming.job import Job
 from bench.streaming.raster import BLOCK_BYTES
-from data.image_file import CACHE_BYTES
+from data.image_header import CACHE_BYTES
 
 GIB = 2**30
 PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26

@@ -23,7 +23,7 @@ from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
-from data.image_file import ImageFile
+from data.image_header import ImageFile
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def predict_file(
     this one is killed. The output gets its name when it is complete.
 
     Args:
-        image: PNG, JPEG or TIFF, see `data.image_file`.
+        image: PNG, JPEG or TIFF, see `data.image_header`.
         output: ends in .tif, .tiff or .png.
         max_memory_bytes: limit for this process and for the GPU.
         bands: red, green and blue, counted from 1.

@@ -12,7 +12,8 @@ from rasterio.windows import Window
 from bench.errors import UserError
 from bench.streaming.planes import Bytes, Plane
 from data.dataset import UNLABELLED
-from data.image_file import CHUNK_BYTES, MIB, ImageFile, blocks, first_line, gdal, inspect
+from data.image_file import CHUNK_BYTES, blocks
+from data.image_header import MIB, ImageFile, first_line, gdal, inspect
 
 WRITTEN = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
 COG = {"driver": "COG", "compress": "deflate", "overview_resampling": "mode"}
@@ -25,7 +26,7 @@ Advance = Callable[[int], None]
 
 
 def inspect_large(path: Path, bands: Sequence[int] = ()) -> ImageFile:
-    """As `data.image_file.inspect`; also refuses a file that cannot be decoded in small parts."""
+    """As `data.image_header.inspect`; also refuses a file that cannot be decoded in small parts."""
     image = inspect(path, bands)
     size = image.block[0] * image.block[1] * image.count
     if size > BLOCK_BYTES:
