@@ -1,6 +1,6 @@
 """The contract of a method, and loading a method by its name.
 
-A method is a package with four files. The harness uses only these names of them:
+A method is a package of four files. The harness uses only these names of them:
 
     spec.py       `Spec`: a frozen dataclass of all its settings; imports nothing heavy
                   `Strategy`: a Literal of the names of its strategies
@@ -9,50 +9,31 @@ A method is a package with four files. The harness uses only these names of them
     training.py   `phases(network, spec)`, `view(...)`, `backward(...)`
     inference.py  `STRATEGIES`: how an image of any size is processed
 
-and optionally a fifth, which the report draws, if the inputs depend on sizes alone:
-
-    inputs.py     `network_inputs(strategy, spec, height_px, width_px)`: the network's inputs
-
 One contract test covers every method and strategy.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Generator, Tensor, nn
 
 from bench.config import ModelConfig, RunConfig, strict
 from bench.errors import UserError
-from bench.tiling import Box, Large, Size
-
-View = dict[str, Tensor]
-"""What training sees of one image."""
-
+from bench.optim import Phase as Phase  # part of the contract
+from bench.optim import View as View
+from bench.tiling import Box, Image, Large, Size, labels_of, resize, summed_over_turnings
 
 ByWindows = Callable[[Any, Large, Any], None]
 """(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
+Inputs = Callable[[Any, int, int], "Sequence[NetworkInput]"]
+"""(spec, height and width of an image in px) -> what the network receives of it."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One phase of training, with its own optimiser."""
-
-    name: str
-    trains: tuple[nn.Module, ...]
-    """In train mode and moving; all else of the network stays frozen in eval mode."""
-    begin: Callable[[], None] = lambda: None
-    """Runs once before the first step: copy what an earlier phase has learnt."""
-    whole_batch: bool = False
-    """All images of a step pass `trains` in one forward, so that batch norm sees them together;
-    else they pass one after another. Says how several processes are to act as one; a loss over the
-    whole batch is told so too (`bench.optim.focal_loss`)."""
-    gradients: Literal["mean", "sum"] = "mean"
-    """How those of several processes join: as the loss is a mean or a sum over images."""
-    judged_by: str = ""
-    """The strategy whose mIoU on val says how far the phase has come."""
+def _nothing(spec: Any, height_px: int, width_px: int) -> "Sequence[NetworkInput]":
+    return ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class Strategy:
     on fake tensors. """
     parts: tuple[str, ...] | None = None
     """Children of the network that it needs; the others never reach the device. None: all."""
-    prepare: Callable[[nn.Module, Any], nn.Module] = lambda network, spec: network
+    prepare: Callable[[Any, Any], nn.Module] = lambda network, spec: network
     """(trained network in eval mode, spec) -> the one that `predict` is given. Happens once, when
     weights are loaded, and is not part of what is measured."""
     forward: Callable[[Any, Tensor, Any], Tensor] | None = None
@@ -76,6 +57,8 @@ class Strategy:
     by_windows: Callable[[Any], ByWindows | None] = lambda spec: None
     """(spec) -> how the strategy finds the same labels of an image that lies on the disk, whatever
     its size; None where it needs the image in memory."""
+    inputs: Inputs = _nothing
+    """For the report; inputs that depend on values are left out."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +67,9 @@ class Method:
 
     build: Callable[[Any, int], nn.Module]
     """(spec, number of classes) -> network with random weights; a UserError where there is none."""
-    start: Callable[[nn.Module, Mapping[str, Tensor]], None]
+    start: Callable[[Any, Mapping[str, Tensor]], None]
     """(network, encoder's state dict): start weights for every encoder in it."""
-    phases: Callable[[nn.Module, Any], list[Phase]]
+    phases: Callable[[Any, Any], list[Phase]]
     view: Callable[[Tensor, Tensor, Any, str, Generator], View]
     """(image (3, H, W) uint8, label (H, W) uint8, spec, phase, rng) -> view; runs in loader
     workers."""
@@ -117,6 +100,51 @@ class NetworkInput:
         """The whole image at one size."""
         return cls(what, (Box(0, 0, height_px, width_px),), input_px)
 
+    @classmethod
+    def patches(cls, boxes: Sequence[Box]) -> "NetworkInput":
+        """Patches of one size at the image's own resolution."""
+        return cls("patches", tuple(boxes), boxes[0][2:])
+
+
+def by_scores(
+    scores: Callable[[Any, Image, Any], Tensor],
+    parts: tuple[str, ...] | None = None,
+    windows: bool = True,
+    inputs: Inputs = _nothing,
+) -> Strategy:
+    """The strategy whose labels are the best of scores that are computed on the host, in memory or
+    by windows.
+
+    Args:
+        scores: (network, image, spec) -> scores (K, h, w) of any size, which are summed over the
+            spec's `test_time` augmentations and enlarged bilinearly; empty for an image on the disk
+            whose labels are written already.
+        parts, inputs: as in `Strategy`.
+        windows: whether `scores` takes images on the disk.
+    """
+
+    def predict(network: Any, image: Tensor, spec: Any) -> Tensor:
+        def score(turned: Tensor) -> Tensor:
+            return scores(network, turned, spec)
+
+        total = summed_over_turnings(image, getattr(spec, "test_time", ()), score)
+        return labels_of(resize(total[None], (image.shape[-2], image.shape[-1]))[0])
+
+    def by_windows(network: Any, image: Large, spec: Any) -> None:
+        found = scores(network, image, spec)
+        if found.numel():
+            image.enlarge(found, "bilinear")
+
+    return Strategy(
+        predict,
+        parts,
+        # Turned images would have to be in memory.
+        by_windows=lambda spec: (
+            by_windows if windows and not getattr(spec, "test_time", ()) else None
+        ),
+        inputs=inputs,
+    )
+
 
 def load(name: str) -> Method:
     """The method package `name`; imports torch and the networks, which takes seconds."""
@@ -124,41 +152,36 @@ def load(name: str) -> Method:
     model, training, inference = (
         importlib.import_module(f"{package}.{part}") for part in ("model", "training", "inference")
     )
+
+    # A model.py imports nothing of the harness: its errors become UserErrors here.
+    def build(spec: Any, classes: int) -> nn.Module:
+        try:
+            network: nn.Module = model.build(spec, classes)
+        except ValueError as error:
+            raise UserError(f"The network cannot be built: {error}") from None
+        except (KeyError, RuntimeError) as error:  # RuntimeError: timm has no such model
+            if not hasattr(spec, "encoder"):
+                raise
+            raise UserError(
+                "The network cannot be built: segmentation-models-pytorch has no encoder "
+                f"{spec.encoder!r}; its documentation lists them all."
+            ) from error
+        return network
+
+    def start(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+        try:
+            model.start(network, state)
+        except ValueError as error:
+            raise UserError(f"The network cannot take its start weights: {error}") from None
+
     return Method(
-        build=_refusing(model.build),
-        start=_refusing_start(model.start),
+        build=build,
+        start=start,
         phases=training.phases,
         view=training.view,
         backward=training.backward,
         strategies=inference.STRATEGIES,
     )
-
-
-def _refusing(build: Callable[[Any, int], nn.Module]) -> Callable[[Any, int], nn.Module]:
-    """`build` with UserErrors: a model.py imports nothing of the harness, and raises ValueError for
-    instance for an unknown encoder."""
-
-    def checked(spec: Any, classes: int) -> nn.Module:
-        try:
-            return build(spec, classes)
-        except ValueError as error:
-            raise UserError(f"The network cannot be built: {error}") from None
-
-    return checked
-
-
-def _refusing_start(
-    start: Callable[[nn.Module, Mapping[str, Tensor]], None],
-) -> Callable[[nn.Module, Mapping[str, Tensor]], None]:
-    """`start` with UserErrors, for start weights that do not fit the network."""
-
-    def checked(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        try:
-            start(network, state)
-        except ValueError as error:
-            raise UserError(f"The network cannot take its start weights: {error}") from None
-
-    return checked
 
 
 def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
@@ -170,16 +193,11 @@ def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
 
 def network_inputs(
     run: RunConfig, model: ModelConfig, height_px: int, width_px: int
-) -> tuple[NetworkInput, ...]:
-    """The network inputs of a run for an image size; empty if its method has no inputs.py. Does not
-    import the networks of smp, which takes seconds."""
-    spec = spec_of(run.model, model, run)
-    package = package_of(model.method)
-    if importlib.util.find_spec(f"{package}.inputs") is None:
-        return ()
-    module = importlib.import_module(f"{package}.inputs")
-    found: tuple[NetworkInput, ...] = module.network_inputs(run.strategy, spec, height_px, width_px)
-    return found
+) -> Sequence[NetworkInput]:
+    """The network inputs of a run for an image size; empty if its strategy does not describe
+    them."""
+    strategy = load(model.method).strategies[run.strategy]
+    return strategy.inputs(spec_of(run.model, model, run), height_px, width_px)
 
 
 def check_strategy(name: str, run: RunConfig, model: ModelConfig) -> None:

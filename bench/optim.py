@@ -1,7 +1,9 @@
-"""Optimisers, learning rates, losses and augmentation for all methods, so that methods do not differ
-in their training recipe."""
+"""What a method's training.py consists of: phases, views, losses and augmentation; and optimisers and
+learning rates, so that methods do not differ in their training recipe."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,8 +15,12 @@ from bench.parallel.distributed import size as process_count
 
 __all__ = [
     "UNLABELLED",
+    "Back",
     "PatchLosses",
+    "Phase",
+    "View",
     "adam",
+    "draw",
     "flip_and_turn",
     "focal_loss",
     "mean_over_processes",
@@ -24,10 +30,32 @@ __all__ = [
     "random_crop",
     "sgd",
     "stepped",
+    "uniform",
 ]
 UNLABELLED = 255
 Back = Callable[[Tensor], None]
 """Runs the backward pass of a loss."""
+View = dict[str, Tensor]
+"""What training sees of one image."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training, with its own optimiser."""
+
+    name: str
+    trains: tuple[nn.Module, ...]
+    """In train mode and moving; all else of the network stays frozen in eval mode."""
+    begin: Callable[[], None] = lambda: None
+    """Runs once before the first step: copy what an earlier phase has learnt."""
+    whole_batch: bool = False
+    """All images of a step pass `trains` in one forward, so that batch norm sees them together;
+    else they pass one after another. Says how several processes are to act as one; a loss over the
+    whole batch is told so too (`focal_loss`)."""
+    gradients: Literal["mean", "sum"] = "mean"
+    """How those of several processes join: as the loss is a mean or a sum over images."""
+    judged_by: str = ""
+    """The strategy whose mIoU on val says how far the phase has come."""
 
 
 def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam | None:
@@ -129,7 +157,7 @@ def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tupl
         image = F.pad(image, (0, across, 0, down))
         label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
         height, width = label.shape
-    top, left = _draw(height - side + 1, rng), _draw(width - side + 1, rng)
+    top, left = draw(height - side + 1, rng), draw(width - side + 1, rng)
     here = (..., slice(top, top + side), slice(left, left + side))
     return image[here].contiguous(), label[here].contiguous()
 
@@ -149,10 +177,10 @@ def flip_and_turn(
     """
     canvas = (image.shape[-2], image.shape[-1])
     for axis in (-1, -2):
-        if _draw(2, rng):
+        if draw(2, rng):
             image, label = image.flip(axis), label.flip(axis)
-    if _draw(2, rng):
-        quarters = 1 + _draw(3, rng)
+    if draw(2, rng):
+        quarters = 1 + draw(3, rng)
         image = torch.rot90(image, quarters, (-2, -1))
         label = torch.rot90(label, quarters, (-2, -1))
         if keep_canvas:
@@ -167,5 +195,11 @@ def _on_canvas(map: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(map, (across // 2, across - across // 2, down // 2, down - down // 2))
 
 
-def _draw(below: int, rng: Generator) -> int:
+def draw(below: int, rng: Generator) -> int:
+    """A random integer of 0 .. `below` - 1."""
     return int(torch.randint(below, (), generator=rng))
+
+
+def uniform(rng: Generator, low: float = 0, high: float = 1) -> float:
+    """A random number between `low` and `high`."""
+    return low + (high - low) * float(torch.rand((), generator=rng))

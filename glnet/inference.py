@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.method import ByWindows, Strategy
+from bench.method import ByWindows, Inputs, NetworkInput, Strategy
 from bench.tiling import (
     Box,
     Image,
@@ -226,30 +226,51 @@ def _sums(spec: Spec) -> torch.dtype | None:
     return torch.float64 if spec.quirk("float64-scores") else None
 
 
-def prepare(network: nn.Module, spec: Spec) -> nn.Module:
+def prepare(network: GLNet, spec: Spec) -> nn.Module:
     """The network that a strategy receives: with the heads that the spec selects."""
-    assert isinstance(network, GLNet)
     return collapse(network) if spec.head == "collapsed" else network
 
 
-def _strategy(scores: Scores, *parts: str) -> Strategy:
-    return Strategy(
-        by_labels(scores), parts, prepare, by_windows=lambda spec: by_windows(scores, spec)
-    )
+def _shrunk(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The image as the global branch receives it."""
+    return [NetworkInput.whole(height_px, width_px, spec.global_size)]
+
+
+def _patches(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The patches of the local branch."""
+    return [
+        NetworkInput.patches(grid(height_px, width_px, spec.patch_size, spec.overlap_px)),
+    ]
+
+
+def _both(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    return _shrunk(spec, height_px, width_px) + _patches(spec, height_px, width_px)
+
+
+def _strategy(scores: Scores, inputs: Inputs, *parts: str) -> Strategy:
+    def windows(spec: Spec) -> ByWindows | None:
+        return by_windows(scores, spec)
+
+    return Strategy(by_labels(scores), parts, prepare, by_windows=windows, inputs=inputs)
 
 
 STRATEGIES = {
-    "global": _strategy(scores_global, "global_branch"),
-    "local": _strategy(scores_local, "local_alone"),
+    "global": _strategy(scores_global, _shrunk, "global_branch"),
+    "local": _strategy(scores_local, _patches, "local_alone"),
     "global-to-local": _strategy(
-        scores_global_to_local, "global_branch", "local_branch", "aggregation"
+        scores_global_to_local, _both, "global_branch", "local_branch", "aggregation"
     ),
     "collaborative": _strategy(
         scores_collaborative,
+        _both,
         *("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
     ),
-    # Needs the global branch's labels at the image's own size: no windows.
+    # Needs the global branch's labels at the image's own size: no windows, and its patches depend
+    # on them.
     "coarse-to-fine": Strategy(
-        by_labels(scores_coarse_to_fine), ("global_branch", "local_branch", "aggregation"), prepare
+        by_labels(scores_coarse_to_fine),
+        ("global_branch", "local_branch", "aggregation"),
+        prepare,
+        inputs=_shrunk,
     ),
 }

@@ -133,8 +133,8 @@ class Branch(nn.Module):
 
     def __init__(self, spec: Spec, classes: int, receives: int) -> None:
         super().__init__()
-        self.encoder = _encoder(spec.encoder)
-        channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
+        self.encoder = smp.encoders.get_encoder(spec.encoder, weights=None)
+        channels = self.encoder.out_channels[: -LEVELS - 1 : -1]
         self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes, receives)
         if spec.fpn_std is not None:
             for module in self.fpn.modules():
@@ -223,8 +223,7 @@ def build(spec: Spec, classes: int) -> GLNet:
     """GLNet with random weights.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such encoder, or it lacks one of the four
-            maps.
+        KeyError or RuntimeError: segmentation-models-pytorch, or timm, has no such encoder.
     """
     return GLNet(spec, classes)
 
@@ -234,16 +233,6 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
     for branch in network.children():
         if isinstance(branch, Branch):
             branch.encoder.load_state_dict(encoder_state)
-
-
-def _encoder(name: str) -> nn.Module:
-    try:
-        encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)
-    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-        raise ValueError(
-            f"segmentation-models-pytorch has no encoder {name!r}; its documentation lists them."
-        ) from None
-    return encoder
 
 
 def _kind(received: SharedMaps, kind: int) -> Sequence[Tensor | None]:

@@ -3,16 +3,23 @@
 Branches that receive shared features use `glnet.fast.split_convolution`: the same losses and
 gradients."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.method import Phase, View
-from bench.optim import UNLABELLED, PatchLosses, flip_and_turn, focal_loss, process_count
+from bench.optim import (
+    UNLABELLED,
+    Back,
+    PatchLosses,
+    Phase,
+    View,
+    flip_and_turn,
+    focal_loss,
+    process_count,
+)
 from bench.tiling import (
     Box,
     bounding_box,
@@ -30,15 +37,13 @@ from glnet.inference import boxes_of, merger_of, shared_crops
 from glnet.model import GLNet
 from glnet.spec import Spec
 
-Back = Callable[[Tensor], None]
 Join = Literal["mean", "sum"]
 Kept = tuple[list[Tensor], list[Tensor]]
 """A patch's last maps, four levels, and those that it received, if any."""
 
 
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: GLNet, spec: Spec) -> list[Phase]:
     """The phases of the spec; each starts from the weights of the one before."""
-    assert isinstance(network, GLNet)
 
     def begin_local_to_global() -> None:
         # The receiving FPN has the same shapes in its classifier alone, which the official code
@@ -133,9 +138,8 @@ def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:
     return -(-size_px[0] // 4), -(-size_px[1] // 4)
 
 
-def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
+def backward(network: GLNet, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
-    assert isinstance(network, GLNet)
     if spec.quirk("equal-images") and len({tuple(view["size"].tolist()) for view in views}) > 1:
         raise UserError(
             "The official code crashes on a batch of images of different size: take "

@@ -22,11 +22,6 @@ from reference.keys import fctl_source
 
 MODES = {"1": "plain", "2": "medium", "3": "contexts"}
 """The released code's number of a mode -> our strategy; the DeepGlobe variant has the last."""
-SCORES = {
-    "plain": inference.scores_plain,
-    "medium": inference.scores_medium,
-    "contexts": inference.scores_contexts,
-}
 PHASES = {"1": "plain", "2": "medium", "3": "all"}
 PARTS = {
     "plain": ("plain",),
@@ -147,7 +142,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     _check_inputs(compare, golden, spec, image, label)
     found = patch_maps(golden, mode, spec, network)
     with torch.inference_mode():
-        found["scores"] = SCORES[mode](network, image, spec, replay.shrink).numpy()
+        found["scores"] = inference.scores(network, image, spec, mode, replay.shrink).numpy()
     for name in sorted(key.removeprefix(prefix) for key in stats if key.startswith(prefix)):
         if name not in found:
             compare.equal(f"{name} is not computed here", True, False)
@@ -179,7 +174,7 @@ def patch_maps(golden: Golden, mode: str, spec: Spec, network: Any) -> replay.Ar
         if mode == "plain":
             found["logits"] = network.plain(patch)
         elif mode == "medium":
-            found["logits"] = inference.medium_logits(network, patch, medium)
+            found["logits"] = inference.context_logits(network, "medium", patch, medium)
         else:
             around = [network.medium_vgg(medium).pool5, network.large_vgg(large).pool5]
             found["pool5_medium"], found["pool5_large"] = around

@@ -17,7 +17,6 @@ from glnet.fast.collapsed_head import collapse
 from glnet.fast.composed_convolution import (
     ComposedConvolution,
     UpsampledConvolution,
-    Winograd,
     inside,
     resizing,
     shrunk,
@@ -150,15 +149,6 @@ def test_a_chain_is_one_stencil_up_to_its_ring(
         for weight in chain:
             expected = nn.functional.conv2d(expected, weight, padding=1)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 8), (9, 6)], ids=str)
-def test_minimal_filtering_is_the_convolution(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    map = torch.randn(2, 5, *size, dtype=torch.float64)
-    weight, bias = torch.randn(4, 5, 3, 3, dtype=torch.float64), torch.randn(4).double()
-    expected = nn.functional.conv2d(map, weight, bias, padding=1)
-    assert torch.allclose(Winograd(weight, bias)(map), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("cells", "side"), [(127, 26), (64, 13), (21, 7), (20, 5)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FCTL, call_command
 
-from baselines.fctl.inference import STRATEGIES, contexts, scores_contexts
+from baselines.fctl.inference import STRATEGIES, contexts, scores
 from baselines.fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
 from baselines.fctl.spec import Spec
 from baselines.fctl.training import backward, phases, seen, view
@@ -149,14 +149,14 @@ def test_shares_are_bounded_because_a_sigmoid_comes_first() -> None:
 @pytest.mark.parametrize("variant", ["inria", "deepglobe"])
 def test_every_part_of_a_strategy_counts(variant: Any) -> None:
     network, spec = learnt(variant=variant)
-    before = scores_contexts(network, IMAGE, spec)
+    before = scores(network, IMAGE, spec, "contexts")
     for part in ("medium_vgg", "large_vgg", "local.blend.trans", "local.decoder.adapt3"):
         kept = {k: v.clone() for k, v in network.get_submodule(part).state_dict().items()}
         for parameter in network.get_submodule(part).parameters():
             parameter.mul_(1.5)
-        assert (scores_contexts(network, IMAGE, spec) - before).abs().max() > 1e-6, part
+        assert (scores(network, IMAGE, spec, "contexts") - before).abs().max() > 1e-6, part
         network.get_submodule(part).load_state_dict(kept)
-    assert torch.equal(scores_contexts(network, IMAGE, spec), before)
+    assert torch.equal(scores(network, IMAGE, spec, "contexts"), before)
 
 
 def test_turning_the_image_turns_the_labels() -> None:

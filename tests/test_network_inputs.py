@@ -1,4 +1,4 @@
-"""`network_inputs` describes the inputs that a network really receives."""
+"""A strategy's `inputs` describe the inputs that a network really receives."""
 
 from typing import Any, get_args
 
@@ -9,11 +9,10 @@ from test_contract import CASES, made, spec
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.fctl.inference import contexts
-from baselines.fctl.inputs import network_inputs as fctl_inputs
-from baselines.fctl.spec import Strategy
+from baselines.fctl import spec as fctl
+from baselines.fctl.inference import STRATEGIES, contexts
 from bench.config import ModelConfig, RunConfig, Training
-from bench.method import network_inputs
+from bench.method import Strategy, network_inputs
 from bench.tiling import shrink_image
 
 SIZE = (70, 90)
@@ -76,7 +75,7 @@ def test_a_network_gets_as_many_pictures_of_the_size_that_is_described(
 def test_every_strategy_of_fctl_is_described(variant: str) -> None:
     found = {
         strategy: list(described(strategy, "baselines/fctl", {**FCTL, "variant": variant}))
-        for strategy in get_args(Strategy)
+        for strategy in get_args(fctl.Strategy)
     }
     assert found["plain"] == ["patches"]
     assert found["medium"] == ["patches", "medium contexts"]
@@ -93,7 +92,7 @@ def test_every_strategy_of_fctl_is_described(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["inria", "deepglobe"])
 def test_context_windows_are_those_that_fctl_cuts(variant: str) -> None:
     settings = spec("baselines/fctl", variant)
-    patches, medium = fctl_inputs("medium", settings, *SIZE)
+    patches, medium = STRATEGIES["medium"].inputs(settings, *SIZE)
     far = 200  # black margins, so that a window can be cut by its coordinates
     padded = F.pad(IMAGE, (far, far, far, far))
     windows = [
@@ -104,6 +103,7 @@ def test_context_windows_are_those_that_fctl_cuts(variant: str) -> None:
     assert torch.equal(expected, contexts(IMAGE, patches.boxes, settings.medium))
 
 
-def test_a_method_without_inputs_describes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "inputs" in name else 1)
+def test_a_strategy_without_inputs_describes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Strategy(STRATEGIES["contexts"].predict)
+    monkeypatch.setitem(STRATEGIES, "contexts", bare)
     assert described("contexts", "baselines/fctl", {**FCTL, "variant": "inria"}) == {}

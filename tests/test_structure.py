@@ -61,7 +61,7 @@ def test_1_a_network_can_be_lifted_out(method: Path) -> None:
     """`model.py` knows torch, smp, timm and its own `spec.py` and networks, so that one can copy
     it."""
     own = {path for path in closure([method / "model.py"]) if has_code(path)}
-    others = {method / f"{name}.py" for name in ("training", "inference", "inputs")}
+    others = {method / f"{name}.py" for name in ("training", "inference")}
     assert [path for path in own if method_of(path) != method] == []
     assert own & others == set()
     assert [path for path in own if below(path, "glnet/fast")] == []

@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from bench.optim import draw, uniform
+
 CUT = 0.1
 """Share of a contour that is removed in one piece."""
 KEPT = 0.1
@@ -22,7 +24,7 @@ MOST = 200
 def damaged(mask: Tensor, rng: Generator) -> Tensor:
     """A mask (H, W) bool with coarse contours, dilated and eroded here and there at random."""
     seed = redrawn(mask, rng)
-    target = OVERLAP[0] + (OVERLAP[1] - OVERLAP[0]) * _uniform(rng)
+    target = uniform(rng, *OVERLAP)
     for _ in range(MOST):
         if overlap(seed, mask) <= target:
             break
@@ -44,7 +46,7 @@ def redrawn(mask: Tensor, rng: Generator) -> Tensor:
     drawn = np.zeros((height, width), dtype=bool)
     for line in contour_generator(z=inside.astype(np.float32)).lines(0.5):
         vertices = np.asarray(line)[:-1]  # the last one is the first
-        points = np.roll(vertices, -_draw(len(vertices), rng), axis=0)
+        points = np.roll(vertices, -draw(len(vertices), rng), axis=0)
         points = points[round(CUT * len(points)) :]
         count = min(max(round(KEPT * len(points)), 3), len(points))
         chosen = torch.randperm(len(points), generator=rng)[:count].sort().values.numpy()
@@ -57,20 +59,12 @@ def redrawn(mask: Tensor, rng: Generator) -> Tensor:
 
 def _grow_or_shrink(mask: Tensor, rng: Generator) -> None:
     """Dilate or erode a mask, in place, inside a random box."""
-    rows = sorted(_draw(mask.shape[0] + 1, rng) for _ in range(2))
-    columns = sorted(_draw(mask.shape[1] + 1, rng) for _ in range(2))
+    rows = sorted(draw(mask.shape[0] + 1, rng) for _ in range(2))
+    columns = sorted(draw(mask.shape[1] + 1, rng) for _ in range(2))
     part = mask[rows[0] : rows[1], columns[0] : columns[1]]
     if not part.numel():
         return
-    side = SIZES_PX[_draw(len(SIZES_PX), rng)]
-    sign = 1 if _draw(2, rng) else -1
+    side = SIZES_PX[draw(len(SIZES_PX), rng)]
+    sign = 1 if draw(2, rng) else -1
     pooled = F.max_pool2d(sign * part[None, None].float(), side, 1, side // 2)[0, 0]
     part.copy_(sign * pooled > 0.5)
-
-
-def _draw(below: int, rng: Generator) -> int:
-    return int(torch.randint(below, (), generator=rng))
-
-
-def _uniform(rng: Generator) -> float:
-    return float(torch.rand((), generator=rng))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from baselines.cascadepsp.model import STRIDE, CascadePSP
 from baselines.cascadepsp.spec import Spec
-from bench.method import Strategy
+from bench.method import NetworkInput, Strategy
 from bench.tiling import Box, bounding_box, labels_of, relaxed, resize, shrink_image
 
 LEAST_PROBABILITY = 0.5
@@ -142,7 +142,13 @@ def _area(map: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(map[None].float(), size, mode="area")[0]
 
 
+def _inputs(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The whole image, shrunk, for the base network; the refiner's inputs depend on its labels."""
+    size = (spec.base_px, spec.base_px)
+    return [NetworkInput.whole(height_px, width_px, size, "whole image (base network)")]
+
+
 STRATEGIES = {
-    "base": Strategy(base, ("base",)),
-    "cascade": Strategy(cascade),
+    "base": Strategy(base, ("base",), inputs=_inputs),
+    "cascade": Strategy(cascade, inputs=_inputs),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,31 +18,6 @@ STRIDE = 8  # of the refiner: its input sides are multiples
 BASE_STRIDE = 32
 BLOCKS = (3, 4, 6, 3)
 POOLED = (1, 2, 3, 6)
-
-
-class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (strided and dilated), 1 x 1 to four times the width, and a shortcut."""
-
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = None
-        if inputs != 4 * width:
-            conv = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(4 * width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 4 width, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
 
 
 class Encoder(nn.Module):
@@ -55,10 +31,12 @@ class Encoder(nn.Module):
         plan = zip(BLOCKS, (1, 2, 4, 8), (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
         for number, (count, growth, stride, dilation) in enumerate(plan, 1):
             outputs = growth * width
+            conv = nn.Conv2d(inputs, 4 * outputs, 1, stride, bias=False)
+            shortcut = nn.Sequential(conv, nn.BatchNorm2d(4 * outputs))
             # A stage's first block is never dilated.
-            blocks = [Bottleneck(inputs, outputs, stride, 1)]
+            blocks = [Bottleneck(inputs, outputs, stride, shortcut)]
             inputs = 4 * outputs
-            blocks += [Bottleneck(inputs, outputs, 1, dilation) for _ in range(count - 1)]
+            blocks += [Bottleneck(inputs, outputs, dilation=dilation) for _ in range(count - 1)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -158,13 +136,7 @@ class Base(nn.Module):
         if width is not None:
             decoder["decoder_pyramid_channels"] = width
             decoder["decoder_segmentation_channels"] = width // 2
-        try:
-            self.network = smp.FPN(spec.encoder, encoder_weights=None, classes=classes, **decoder)
-        except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-            raise ValueError(
-                f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
-                "its documentation lists them all."
-            ) from None
+        self.network = smp.FPN(spec.encoder, encoder_weights=None, classes=classes, **decoder)
 
     def forward(self, x: Tensor) -> Tensor:
         """A normalised image (N, 3, H, W) -> scores (N, K, H, W)."""
@@ -216,19 +188,18 @@ def build(spec: Spec, classes: int) -> CascadePSP:
     """The network of a spec with random weights.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such encoder.
+        KeyError or RuntimeError: segmentation-models-pytorch, or timm, has no such encoder.
     """
     return CascadePSP(spec, classes)
 
 
-def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+def start(network: CascadePSP, encoder_state: Mapping[str, Tensor]) -> None:
     """Start weights for the base network's encoder and, where they are a ResNet-50's and its width
     is theirs, for the refiner's: its first kernel sees nothing of the three masks at first.
 
     Raises:
         ValueError: they are of another encoder than the base network's.
     """
-    assert isinstance(network, CascadePSP)
     encoder = network.base.network.encoder
     own = encoder.state_dict()
     if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):

@@ -1,23 +1,25 @@
 """CascadePSP's two phases: the base network on shrunk images, and the refiner on damaged masks of
 single classes."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from baselines.cascadepsp.damage import damaged
 from baselines.cascadepsp.model import CascadePSP
 from baselines.cascadepsp.spec import Spec
-from bench.method import Phase, View
 from bench.optim import (
     UNLABELLED,
+    Back,
+    Phase,
+    View,
+    draw,
     flip_and_turn,
     focal_loss,
     mean_over_processes,
     propagate,
     random_crop,
+    uniform,
 )
 from bench.tiling import shrink_image, shrink_label
 
@@ -25,9 +27,8 @@ EDGES = 5.0
 """Weight of the edges' loss."""
 
 
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: CascadePSP, spec: Spec) -> list[Phase]:
     """The base network, then the refiner, which trains independently of it."""
-    assert isinstance(network, CascadePSP)
     return [
         Phase("base", (network.base,), whole_batch=True, judged_by="base"),
         Phase("refiner", (network.refiner,), whole_batch=True, judged_by="cascade"),
@@ -48,20 +49,13 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     there = label[label != UNLABELLED].long().bincount().nonzero()[:, 0]
     inside = torch.zeros_like(label, dtype=torch.bool)
     if len(there):
-        inside = label == there[int(torch.randint(len(there), (), generator=rng))]
+        inside = label == there[draw(len(there), rng)]
     mask = torch.where(label == UNLABELLED, UNLABELLED, inside.to(torch.uint8))
     return {"image": distorted(image, rng), "mask": mask, "seed": damaged(inside, rng)}
 
 
-def backward(
-    network: nn.Module,
-    views: list[View],
-    spec: Spec,
-    phase: str,
-    back: Callable[[Tensor], None],
-) -> float:
+def backward(network: CascadePSP, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
-    assert isinstance(network, CascadePSP)
     images = network.normalise(torch.stack([view["image"] for view in views]))
     if phase == "base":
         labels = torch.stack([view["label"] for view in views])
@@ -124,11 +118,11 @@ def distorted(image: Tensor, rng: Generator) -> Tensor:
     from torchvision.transforms import functional  # takes seconds to import
 
     def around(reach: float) -> float:
-        return 1 + reach * (2 * float(torch.rand((), generator=rng)) - 1)
+        return 1 + reach * (2 * uniform(rng) - 1)
 
     image = functional.adjust_brightness(image, around(0.2))
     image = functional.adjust_contrast(image, around(0.05))
     image = functional.adjust_saturation(image, around(0.05))
-    if float(torch.rand((), generator=rng)) < 0.1:
+    if uniform(rng) < 0.1:
         image = functional.rgb_to_grayscale(image, 3)
     return image

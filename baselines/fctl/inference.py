@@ -11,25 +11,11 @@ from torch.nn import functional as F
 
 from baselines.fctl.model import FCtL
 from baselines.fctl.spec import Spec
-from bench.method import ByWindows, Strategy
-from bench.tiling import (
-    Box,
-    Image,
-    Large,
-    cut,
-    grid,
-    labels_of,
-    resize,
-    scores_by_patches,
-    shrink_image,
-    summed_over_turnings,
-)
+from bench.method import NetworkInput, Strategy, by_scores
+from bench.tiling import Box, Image, cut, grid, scores_by_patches, shrink_image
 
 Shrink = Callable[[Tensor, tuple[int, int]], Tensor]
 """(3, H, W) uint8 at another size. Pillow's results sometimes differ from ours by a grey level."""
-Scores = Callable[[FCtL, Image, Spec, Shrink], Tensor]
-"""(network, image (3, H, W) uint8 on the host, spec, ..) -> scores (K, h, w) on the host. Of an
-image on the disk there are no scores where they would have its size."""
 
 
 def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
@@ -71,129 +57,113 @@ def context_of(box: Box, factor: float) -> Box:
     )
 
 
-def scores_plain(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
-    """The FCN-8s alone, patch after patch (the code's mode 1)."""
-
-    def score(group: Sequence[Box]) -> Tensor:
-        scores: Tensor = network.plain(network.normalise(cut(image, group)))
-        return scores
-
-    return _by_patches(image, spec, score)
-
-
-def scores_medium(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
-    """Patches with the medium context alone, both through one VGG (mode 2)."""
-
-    def score(group: Sequence[Box]) -> Tensor:
-        patches = network.normalise(cut(image, group))
-        around = network.normalise(contexts(image, group, spec.medium, shrink))
-        return medium_logits(network, patches, around)
-
-    return _by_patches(image, spec, score)
+def windows(strategy: str, spec: Spec) -> dict[str, float]:
+    """The contexts of a patch that are windows around it: sides in patches, by name."""
+    found = {}
+    if strategy in ("medium", "contexts"):
+        found["medium"] = spec.medium
+    if strategy in ("large", "contexts") and spec.variant == "inria":
+        found["large"] = spec.large_factor
+    return found
 
 
-def scores_large(network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image) -> Tensor:
-    """Patches with the large context alone; in the `deepglobe` variant the small whole image
-    (mode 0), whose scores have its size."""
-    if spec.variant == "deepglobe":
-        return large_logits(network, _whole(network, image, spec, shrink), None)[0].to(image.device)
-
-    def score(group: Sequence[Box]) -> Tensor:
-        patches = network.normalise(cut(image, group))
-        around = network.normalise(contexts(image, group, spec.large_factor, shrink))
-        return large_logits(network, patches, around)
-
-    return _by_patches(image, spec, score)
-
-
-def scores_contexts(
-    network: FCtL, image: Image, spec: Spec, shrink: Shrink = shrink_image
+def scores(
+    network: FCtL, image: Image, spec: Spec, strategy: str, shrink: Shrink = shrink_image
 ) -> Tensor:
-    """Patches with both contexts (mode 3; mode 4 of the `deepglobe` variant)."""
-    whole = torch.empty(0)
-    if spec.variant == "deepglobe":  # one map serves every patch
-        whole = network.large_vgg(_whole(network, image, spec, shrink)).pool5
+    """Scores (K, h, w) of an image (3, H, W) uint8, both on the host.
+
+    They have the image's size, so that there are none of an image on the disk; but those of `large`
+    in the `deepglobe` variant have the size of the shrunk whole image.
+    """
+    whole = None
+    if spec.variant == "deepglobe" and strategy in ("large", "contexts"):
+        size = spec.whole_size
+        small = shrink(image, size) if isinstance(image, Tensor) else image.shrink(size)
+        whole = network.normalise(small[None])
+        if strategy == "large":
+            return context_logits(network, "large", whole, None)[0].to(image.device)
+        whole = network.large_vgg(whole).pool5  # one map serves every patch
+    factors = windows(strategy, spec)
 
     def score(group: Sequence[Box]) -> Tensor:
-        medium = network.medium_vgg(
-            network.normalise(contexts(image, group, spec.medium, shrink))
-        ).pool5
-        large = whole
-        if spec.variant == "inria":
-            large = network.normalise(contexts(image, group, spec.large_factor, shrink))
-            large = network.large_vgg(large).pool5
-        scores: Tensor = network.local(network.normalise(cut(image, group)), medium, large)
-        return scores
+        def given(name: str) -> Tensor:
+            if name == "patches":
+                return cut(image, group)
+            return contexts(image, group, factors[name], shrink)
 
-    return _by_patches(image, spec, score)
+        return logits(network, strategy, given, whole)
 
-
-def medium_logits(network: FCtL, patches: Tensor, around: Tensor) -> Tensor:
-    """Scores of normalised patches (P, 3, h, w) with their medium contexts."""
-    context = network.medium_vgg(around).pool5
-    size = (patches.shape[-2], patches.shape[-1])
-    scores: Tensor = network.medium_rest(network.medium_vgg(patches), context, size)
-    return scores
-
-
-def large_logits(network: FCtL, inputs: Tensor, around: Tensor | None) -> Tensor:
-    """Scores of normalised patches with their large contexts, or of whole images without any."""
-    context = None if around is None else network.large_vgg(around).pool5
-    size = (inputs.shape[-2], inputs.shape[-1])
-    scores: Tensor = network.large_rest(network.large_vgg(inputs), context, size)
-    return scores
-
-
-def by_labels(scores: Scores) -> Callable[[FCtL, Tensor, Spec], Tensor]:
-    """The strategy whose labels are the best of `scores`, summed over the spec's test-time
-    augmentations."""
-
-    def predict(network: FCtL, image: Tensor, spec: Spec) -> Tensor:
-        def score(turned: Tensor) -> Tensor:
-            return scores(network, turned, spec, shrink_image)
-
-        total = summed_over_turnings(image, spec.test_time, score)
-        size = (image.shape[-2], image.shape[-1])
-        return labels_of(resize(total[None], size)[0])
-
-    return predict
-
-
-def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
-    """The same for an image on the disk; None where a setting needs the whole image in memory."""
-    if spec.test_time:
-        return None
-
-    def predict(network: FCtL, image: Large, spec: Spec) -> None:
-        found = scores(network, image, spec, shrink_image)
-        if found.numel():
-            image.enlarge(found, "bilinear")
-
-    return predict
-
-
-def _by_patches(image: Image, spec: Spec, score: Callable[[Sequence[Box]], Tensor]) -> Tensor:
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
     sums = torch.float64 if spec.quirk("float64-scores") else None
     return scores_by_patches(image, boxes, spec.sub_batch, score, sums)
 
 
-def _whole(network: FCtL, image: Image, spec: Spec, shrink: Shrink) -> Tensor:
-    size = spec.whole_size
-    small = shrink(image, size) if isinstance(image, Tensor) else image.shrink(size)
-    return network.normalise(small[None])
+def logits(
+    network: FCtL, strategy: str, given: Callable[[str], Tensor], whole: Tensor | None
+) -> Tensor:
+    """Scores (P, K, h, w) of patches: without context (the code's mode 1), with one of the two (mode
+    2; for `large` there is none), or with both (mode 3; mode 4 of the `deepglobe` variant).
+
+    Args:
+        given: name of an input, `patches` or a context -> (P, 3, h, w) uint8.
+        whole: the map of the shrunk whole image, in place of the large contexts.
+    """
+    if strategy == "contexts":
+        with torch.no_grad():
+            medium = network.medium_vgg(network.normalise(given("medium"))).pool5
+            if whole is None:
+                whole = network.large_vgg(network.normalise(given("large"))).pool5
+        joined: Tensor = network.local(network.normalise(given("patches")), medium, whole)
+        return joined
+    patches = network.normalise(given("patches"))
+    if strategy == "plain":
+        alone: Tensor = network.plain(patches)
+        return alone
+    return context_logits(network, strategy, patches, network.normalise(given(strategy)))
+
+
+def context_logits(network: FCtL, name: str, inputs: Tensor, around: Tensor | None) -> Tensor:
+    """Scores of normalised patches (P, 3, h, w) with their contexts `name`, both through one VGG, or
+    of whole images without any."""
+    vgg, rest = network.get_submodule(f"{name}_vgg"), network.get_submodule(f"{name}_rest")
+    context = None if around is None else vgg(around).pool5
+    found: Tensor = rest(vgg(inputs), context, (inputs.shape[-2], inputs.shape[-1]))
+    return found
+
+
+def inputs(strategy: str, spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """Patches and their contexts."""
+    boxes = boxes_of(height_px, width_px, spec)
+    patches = NetworkInput.patches(boxes)
+    around = [
+        NetworkInput(
+            f"{name} contexts",
+            tuple(context_of(box, factor) for box in boxes),
+            patches.input_px,
+            context=True,
+        )
+        for name, factor in windows(strategy, spec).items()
+    ]
+    if spec.variant == "inria" or strategy in ("plain", "medium"):
+        return [patches, *around]
+    whole = NetworkInput.whole(height_px, width_px, spec.whole_size)
+    return [whole] if strategy == "large" else [whole, patches, *around]
 
 
 IDLE = ("idle_medium", "idle_large", "idle_local", "idle_head")
 
 
-def _strategy(scores: Scores, *parts: str) -> Strategy:
-    return Strategy(by_labels(scores), parts, by_windows=lambda spec: by_windows(scores, spec))
+def _strategy(name: str, *parts: str) -> Strategy:
+    return by_scores(
+        lambda network, image, spec: scores(network, image, spec, name),
+        parts,
+        inputs=lambda spec, height, width: inputs(name, spec, height, width),
+    )
 
 
 STRATEGIES = {
-    "plain": _strategy(scores_plain, "plain", "idle_plain"),
-    "medium": _strategy(scores_medium, "medium_vgg", "medium_rest", "idle_medium", "idle_block"),
-    "large": _strategy(scores_large, "large_vgg", "large_rest", "idle_large", "idle_block"),
-    "contexts": _strategy(scores_contexts, "medium_vgg", "large_vgg", "local", *IDLE),
+    "plain": _strategy("plain", "plain", "idle_plain"),
+    "medium": _strategy("medium", "medium_vgg", "medium_rest", "idle_medium", "idle_block"),
+    "large": _strategy("large", "large_vgg", "large_rest", "idle_large", "idle_block"),
+    "contexts": _strategy("contexts", "medium_vgg", "large_vgg", "local", *IDLE),
 }

@@ -4,21 +4,17 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from baselines.fctl.inference import boxes_of, contexts, large_logits, medium_logits
+from baselines.fctl.inference import boxes_of, context_logits, contexts, logits, windows
 from baselines.fctl.model import FCN, FCtL
 from baselines.fctl.spec import Spec
-from bench.method import Phase, View
-from bench.optim import PatchLosses, flip_and_turn, focal_loss, propagate
+from bench.optim import Back, PatchLosses, Phase, View, flip_and_turn, focal_loss, propagate
 from bench.tiling import cut, groups, shrink_image, shrink_label
 
-Back = Callable[[Tensor], None]
 
-
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: FCtL, spec: Spec) -> list[Phase]:
     """The phases of the spec; later ones start from the weights of earlier ones."""
-    assert isinstance(network, FCtL)
     gradients: Literal["mean", "sum"] = "sum" if spec.quirk("summed-gradients") else "mean"
 
     def begin_context(name: str) -> Callable[[], None]:
@@ -75,9 +71,9 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
         (P, 3, h, w), or, in the `deepglobe` variant, `whole` (3, *whole_size) in place of `large`.
         Its phase `large` has only `whole` and `labels` (1, *whole_size).
     """
-    large = phase in ("large", "all")
+    strategy = "contexts" if phase == "all" else phase
     whole = {}
-    if large and spec.variant == "deepglobe":
+    if strategy in ("large", "contexts") and spec.variant == "deepglobe":
         whole["whole"] = shrink_image(image, spec.whole_size)
         if phase == "large":
             return whole | {"labels": shrink_label(label, spec.whole_size)[None]}
@@ -85,21 +81,18 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if spec.patches_per_image is not None:
         chosen = torch.randperm(len(boxes), generator=rng)[: spec.patches_per_image]
         boxes = [boxes[i] for i in chosen.tolist()]
-    view = {"patches": cut(image, boxes), "labels": cut(label, boxes)} | whole
-    if phase in ("medium", "all"):
-        view["medium"] = contexts(image, boxes, spec.medium)
-    if large and spec.variant == "inria":
-        view["large"] = contexts(image, boxes, spec.large_factor)
-    return view
+    around = {
+        name: contexts(image, boxes, factor) for name, factor in windows(strategy, spec).items()
+    }
+    return {"patches": cut(image, boxes), "labels": cut(label, boxes)} | whole | around
 
 
-def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
+def backward(network: FCtL, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
-    assert isinstance(network, FCtL)
     if phase == "large" and spec.variant == "deepglobe":
         images = network.normalise(torch.stack([view["whole"] for view in views]))
         labels = torch.cat([view["labels"] for view in views])
-        scores = large_logits(network, images, None)
+        scores = context_logits(network, "large", images, None)
         loss = focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
         return propagate(loss, back)
     summed, last = spec.quirk("summed-gradients"), spec.quirk("last-loss")
@@ -108,7 +101,9 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
         count = len(view["labels"])
         whole = _whole(network, view)
         for group in groups(range(count), spec.sub_batch):
-            scores = _logits(network, view, list(group), phase, whole)
+            given = {name: images[list(group)] for name, images in view.items() if name != "whole"}
+            strategy = "contexts" if phase == "all" else phase
+            scores = logits(network, strategy, given.__getitem__, whole)
             loss = focal_loss(scores, view["labels"][list(group)], spec.focal_gamma)
             step.add(loss, len(group) / count)
             del scores, loss  # else they stay alive in the next group
@@ -122,22 +117,3 @@ def _whole(network: FCtL, view: View) -> Tensor | None:
     with torch.no_grad():
         found: Tensor = network.large_vgg(network.normalise(view["whole"][None])).pool5
     return found
-
-
-def _logits(
-    network: FCtL, view: View, group: list[int], phase: str, whole: Tensor | None
-) -> Tensor:
-    patches = network.normalise(view["patches"][group])
-    if phase == "plain":
-        scores: Tensor = network.plain(patches)
-        return scores
-    if phase == "medium":
-        return medium_logits(network, patches, network.normalise(view["medium"][group]))
-    if phase == "large":
-        return large_logits(network, patches, network.normalise(view["large"][group]))
-    with torch.no_grad():
-        medium = network.medium_vgg(network.normalise(view["medium"][group])).pool5
-        if whole is None:
-            whole = network.large_vgg(network.normalise(view["large"][group])).pool5
-    joined: Tensor = network.local(patches, medium, whole)
-    return joined

@@ -99,7 +99,8 @@ def build(spec: Spec, classes: int) -> nn.Module:
     """The network of a spec with random weights.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such encoder, or the network cannot take it.
+        KeyError or RuntimeError: segmentation-models-pytorch, or timm, has no such encoder.
+        ValueError: the network cannot take it.
     """
     return Colour(classes) if spec.network == "colour" else Network(spec, classes)
 
@@ -140,16 +141,13 @@ def _network(spec: Spec, classes: int) -> nn.Module:
         return NETWORKS[spec.network](classes=classes, **encoder, **more)
     import segmentation_models_pytorch as smp  # takes seconds to import
 
-    try:
-        network: nn.Module = smp.create_model(
-            ARCHITECTURES[spec.network],
-            encoder_name=spec.encoder,
-            encoder_weights=None,
-            classes=classes,
-            **_decoder(spec),
-        )
-    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-        raise ValueError(_no_encoder(spec)) from None
+    network: nn.Module = smp.create_model(
+        ARCHITECTURES[spec.network],
+        encoder_name=spec.encoder,
+        encoder_weights=None,
+        classes=classes,
+        **_decoder(spec),
+    )
     return network
 
 
@@ -158,17 +156,7 @@ def _encoder(spec: Spec) -> Any:
     import segmentation_models_pytorch as smp
 
     stride = spec.output_stride or 8
-    try:
-        return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)
-    except (KeyError, RuntimeError):
-        raise ValueError(_no_encoder(spec)) from None
-
-
-def _no_encoder(spec: Spec) -> str:
-    return (
-        f"segmentation-models-pytorch has no encoder {spec.encoder!r}; "
-        "its documentation lists them all."
-    )
+    return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)
 
 
 def _cut(scores: Tensor, images: Tensor) -> Tensor:

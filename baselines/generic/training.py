@@ -1,14 +1,11 @@
 """One phase: crops, or shrunk images."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Generator, Tensor, nn
 
 from baselines.generic.model import Colour, Network
 from baselines.generic.spec import Spec
-from bench.method import Phase, View
-from bench.optim import flip_and_turn, focal_loss, propagate, random_crop
+from bench.optim import Back, Phase, View, flip_and_turn, focal_loss, propagate, random_crop
 from bench.tiling import shrink_image, shrink_label
 
 
@@ -33,13 +30,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     return {"image": image, "label": label}
 
 
-def backward(
-    network: nn.Module,
-    views: list[View],
-    spec: Spec,
-    phase: str,
-    back: Callable[[Tensor], None],
-) -> float:
+def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss (`colour` has neither)."""
     if isinstance(network, Colour):
         for view in views:

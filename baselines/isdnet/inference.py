@@ -5,11 +5,11 @@ As released, labels are the arg max of probabilities, computed from upsampled sc
 import torch
 from torch import Tensor
 
-from baselines.isdnet.model import ISDNet, deep_input, resize
+from baselines.isdnet.model import DEEP_SCALE, ISDNet, deep_input, resize
 from baselines.isdnet.spec import Spec
 from bench.errors import UserError
-from bench.method import Strategy
-from bench.tiling import labels_of
+from bench.method import NetworkInput, Strategy
+from bench.tiling import Size, labels_of
 
 LEAST_PX = 5
 """Shortest side for two levels of the Laplacian pyramid."""
@@ -69,8 +69,23 @@ def _input(network: ISDNet, image: Tensor, scale: float) -> Tensor:
     x = network.normalise(image[None])
     if scale == 1:
         return x
-    size = [max(int(side * scale), LEAST_PX) for side in x.shape[-2:]]
+    size = _scaled((x.shape[-2], x.shape[-1]), scale)
     return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    height, width = (max(int(side * scale), LEAST_PX) for side in size)
+    return height, width
+
+
+def _inputs(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The whole image twice: shrunk for the deep branch, and as it is for the shallow one."""
+    height, width = size = _scaled((height_px, width_px), spec.test_scale)
+    deep = (max(height // DEEP_SCALE, 1), max(width // DEEP_SCALE, 1))
+    return [
+        NetworkInput.whole(height_px, width_px, deep, "whole image (deep branch)"),
+        NetworkInput.whole(height_px, width_px, size, "whole image (shallow branch)"),
+    ]
 
 
 STRATEGIES = {
@@ -78,5 +93,6 @@ STRATEGIES = {
         whole,
         ("backbone", "pyramid", "reduce", "shallow", "fuse16", "fuse8", "classify"),
         forward=scores,
+        inputs=_inputs,
     ),
 }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,72 +48,34 @@ class Unit(nn.Module):
         return x if self.plain else F.relu(x, inplace=True)
 
 
-class Basic(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; only the first is dilated."""
-
-    expansion = 1
-
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.conv1 = _conv3(inputs, width, stride, dilation)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3(width, width)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = _shortcut(inputs, width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, width, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
-
-
-class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (strided and dilated), 1 x 1 to four times the width, and a shortcut."""
-
-    expansion = 4
-
-    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3(width, width, stride, dilation)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.downsample = _shortcut(inputs, width * self.expansion, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 4 width, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
-
-
 class Backbone(nn.Module):
     """ResNet with three 3 x 3 convolutions as stem ("v1c"), its last two stages dilated."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
-        block = Basic if depth == 18 else Bottleneck
+        block = BasicBlock if depth == 18 else Bottleneck
         self.stem = nn.Sequential(
-            _conv3(3, 32, 2), nn.BatchNorm2d(32), nn.ReLU(inplace=True),
-            _conv3(32, 32), nn.BatchNorm2d(32), nn.ReLU(inplace=True),
-            _conv3(32, 64), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
-        )  # fmt: skip
+            *(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(32, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(32, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)),
+        )
         inputs = 64
         self.channels: list[int] = []
         plan = zip(LAYERS[depth], (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
         for number, (count, width, stride, dilation) in enumerate(plan, 1):
-            # The first block of a dilated stage still has the dilation of the stage before.
-            blocks = [block(inputs, width, stride, max(dilation // 2, 1))]
-            inputs = width * block.expansion
-            blocks += [block(inputs, width, 1, dilation) for _ in range(count - 1)]
+            outputs = width * block.expansion
+            shortcut = None
+            if stride > 1 or inputs != outputs:
+                conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+            # The first block of a dilated stage still has the dilation of the stage before; of two
+            # 3 x 3 convolutions only the first is dilated.
+            before = max(dilation // 2, 1)
+            blocks = [block(inputs, width, stride, shortcut, first_dilation=before)]
+            blocks += [block(outputs, width, first_dilation=dilation) for _ in range(count - 1)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
-            self.channels.append(inputs)
+            inputs = outputs
+            self.channels.append(outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -395,7 +358,7 @@ def build(spec: Spec, classes: int) -> ISDNet:
     return ISDNet(spec, classes)
 
 
-def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+def start(network: ISDNet, encoder_state: Mapping[str, Tensor]) -> None:
     """Start weights for the backbone, for the shallow branch (keys `features.*` of STDC-1), or
     both.
 
@@ -406,7 +369,6 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: there are weights for neither, or of another depth.
     """
-    assert isinstance(network, ISDNet)
     backbone = network.backbone.state_dict()
     stem = {key for key in backbone if key.startswith("stem.")}
     given = {key: value for key, value in encoder_state.items() if key in backbone}
@@ -454,17 +416,6 @@ def _level(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
 
 def _blurred(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
-
-
-def _conv3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    if stride == 1 and inputs == outputs:
-        return None
-    conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 def _perceptron() -> nn.Sequential:

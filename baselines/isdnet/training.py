@@ -1,25 +1,33 @@
 """ISDNet's one phase: crops of the images, and seven losses."""
 
-from collections.abc import Callable
 from math import cos, pi, sin
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from baselines.isdnet.model import ISDNet, deep_input, resize
 from baselines.isdnet.spec import Spec
 from bench.errors import UserError
-from bench.method import Phase, View
-from bench.optim import UNLABELLED, focal_loss, process_count, propagate
-from bench.tiling import Box
+from bench.optim import (
+    UNLABELLED,
+    Back,
+    Phase,
+    View,
+    draw,
+    focal_loss,
+    process_count,
+    propagate,
+    random_crop,
+    uniform,
+)
 
 REDRAWS = 10
 MOST_OF_A_CROP = 0.75
 """A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
 
 
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: ISDNet, spec: Spec) -> list[Phase]:
     """The only phase, which trains the whole network."""
     return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
 
@@ -30,32 +38,25 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if spec.train_scale != 1:
         image, label = _scaled(image, label, spec.train_scale)
     image, label = _crop(image, label, spec.crop_px, rng)
-    if _uniform(rng) < 0.5:
+    if uniform(rng) < 0.5:
         image, label = image.flip(-1), label.flip(-1)
-    if spec.rotate and _uniform(rng) < 0.5:
+    if spec.rotate and uniform(rng) < 0.5:
         if spec.quirk("any-angle"):
-            image, label = _turned(image, label, _uniform(rng, 90, 270))
+            image, label = _turned(image, label, uniform(rng, 90, 270))
         else:
-            quarters = 1 + int(torch.randint(3, (), generator=rng))
+            quarters = 1 + draw(3, rng)
             image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
     if spec.distort:
         image = _distorted(image, rng)
     return {"image": image.contiguous(), "label": label.contiguous()}
 
 
-def backward(
-    network: nn.Module,
-    views: list[View],
-    spec: Spec,
-    phase: str,
-    back: Callable[[Tensor], None],
-) -> float:
+def backward(network: ISDNet, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss.
 
     Raises:
         UserError: a step has one image alone.
     """
-    assert isinstance(network, ISDNet)
     if len(views) * process_count() < 2 and network.training:
         raise UserError(
             "ISDNet cannot train on one image a step: batch norm of its 1 x 1 maps would have "
@@ -135,19 +136,13 @@ def _scaled(image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]
 
 
 def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A square of the image, black and unlabelled below and to the right where the image is
-    smaller; drawn again while one class has most of it."""
+    """A random square of the image, drawn again while one class has most of it."""
     for _ in range(REDRAWS + 1):
-        height, width = label.shape
-        top = int(torch.randint(max(height - side, 0) + 1, (), generator=rng))
-        left = int(torch.randint(max(width - side, 0) + 1, (), generator=rng))
-        box = Box(top, left, min(side, height), min(side, width))
-        seen = box.of(label)
-        counts = seen[seen != UNLABELLED].long().bincount()
+        seen, labels = random_crop(image, label, side, rng)
+        counts = labels[labels != UNLABELLED].long().bincount()
         if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
             break
-    margins = (0, side - box.width, 0, side - box.height)
-    return F.pad(box.of(image), margins), F.pad(seen, margins, value=UNLABELLED)
+    return seen, labels
 
 
 def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
@@ -176,16 +171,16 @@ def _distorted(image: Tensor, rng: Generator) -> Tensor:
     from torchvision.transforms.functional import adjust_hue  # takes seconds to import
 
     def contrasted(image: Tensor) -> Tensor:
-        return _bytes(image * _uniform(rng, 0.5, 1.5)) if _uniform(rng) < 0.5 else image
+        return _bytes(image * uniform(rng, 0.5, 1.5)) if uniform(rng) < 0.5 else image
 
-    if _uniform(rng) < 0.5:
-        image = _bytes(image + _uniform(rng, -32, 32))
-    contrast_first = _uniform(rng) < 0.5
+    if uniform(rng) < 0.5:
+        image = _bytes(image + uniform(rng, -32, 32))
+    contrast_first = uniform(rng) < 0.5
     if contrast_first:
         image = contrasted(image)
-    if _uniform(rng) < 0.5:
-        image = _saturated(image, _uniform(rng, 0.5, 1.5))
-    if _uniform(rng) < 0.5:
+    if uniform(rng) < 0.5:
+        image = _saturated(image, uniform(rng, 0.5, 1.5))
+    if uniform(rng) < 0.5:
         image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
     return image if contrast_first else contrasted(image)
 
@@ -200,7 +195,3 @@ def _saturated(image: Tensor, factor: float) -> Tensor:
 
 def _bytes(image: Tensor) -> Tensor:
     return image.round().clamp(0, 255).to(torch.uint8)
-
-
-def _uniform(rng: Generator, low: float = 0, high: float = 1) -> float:
-    return low + (high - low) * float(torch.rand((), generator=rng))

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from baselines.magnet.model import MagNet
 from baselines.magnet.patches import align, boxes_of, places, starts_of
 from baselines.magnet.spec import Spec
-from bench.method import Strategy
-from bench.tiling import Box, Size, groups, labels_of, resize
+from bench.method import NetworkInput, Strategy
+from bench.tiling import Box, Size, groups, labels_of, resize, scaled
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
@@ -286,8 +286,22 @@ def _labels(map: Tensor, image: Tensor) -> Tensor:
     return labels_of(resize(map, (image.shape[-2], image.shape[-1]))[0]).to(image.device)
 
 
+def _first_input(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The whole image, shrunk; the patches of `fast` depend on its result."""
+    return [NetworkInput.whole(height_px, width_px, spec.input_size)]
+
+
+def _all_inputs(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:
+    """The whole image, shrunk, and the patches of each later scale."""
+    found, image = _first_input(spec, height_px, width_px), (height_px, width_px)
+    for number, size in enumerate(spec.scale_sizes(*image)[1:], 2):
+        boxes = tuple(scaled(box, size, image) for box in boxes_of(size, spec))
+        found.append(NetworkInput(f"patches at scale {number}", boxes, spec.input_size))
+    return found
+
+
 STRATEGIES = {
-    "coarse": Strategy(coarse, ("backbone",)),
-    "progressive": Strategy(progressive),
-    "fast": Strategy(fast),
+    "coarse": Strategy(coarse, ("backbone",), inputs=_first_input),
+    "progressive": Strategy(progressive, inputs=_all_inputs),
+    "fast": Strategy(fast, inputs=_first_input),
 }

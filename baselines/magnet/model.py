@@ -6,9 +6,11 @@
 Input and output of each have the same size; `baselines.magnet.inference` combines them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +18,7 @@ from baselines.magnet.spec import Spec
 
 LEVELS = 4
 SLOW = 0.01
-"""Momentum of batch norm in bottlenecks; elsewhere it is PyTorch's 0.1."""
+"""Momentum of batch norm in bottlenecks and refinements; elsewhere it is PyTorch's 0.1."""
 BOTTLENECK_NORMS = ("bn1", "bn2", "bn3")
 
 
@@ -56,39 +58,12 @@ class Backbone(nn.Module):
     def __init__(self, spec: Spec, classes: int) -> None:
         super().__init__()
         self.encoder = _encoder(spec.encoder)
-        channels = [int(c) for c in self.encoder.out_channels[: -LEVELS - 1 : -1]]  # type: ignore[index]
+        channels = self.encoder.out_channels[: -LEVELS - 1 : -1]
         self.fpn = FPN(channels, spec.fpn_width, spec.smooth_width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> logits (N, K, H, W)."""
         return resize(self.fpn(self.encoder(x)[-LEVELS:][::-1]), x)
-
-
-class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 to four times the width, and a shortcut; at full resolution."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        outputs = 4 * width
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = _norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = _norm(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = _norm(outputs)
-        self.downsample = None
-        if inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, bias=False), _norm(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 4 width, H, W)."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return F.relu(y, inplace=True)
 
 
 class Refinement(nn.Module):
@@ -97,14 +72,20 @@ class Refinement(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.bn0 = _norm(2 * classes)
+        self.bn0 = nn.BatchNorm2d(2 * classes)
         self.conv1 = nn.Conv2d(2 * classes, width, 3, padding=1, bias=False)
-        self.bn1 = _norm(width)
+        self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = _norm(width)
+        self.bn2 = nn.BatchNorm2d(width)
         half = width // 2
-        self.residual = nn.Sequential(Bottleneck(width, half), Bottleneck(4 * half, half))
+        first = Bottleneck(width, half)
+        shortcut = nn.Conv2d(width, 4 * half, 1, bias=False)
+        first.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(4 * half))
+        self.residual = nn.Sequential(first, Bottleneck(4 * half, half))
         self.seg_conv = nn.Conv2d(4 * half, classes, 1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = SLOW
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Two maps of probabilities (N, K, H, W) -> logits (N, K, H, W)."""
@@ -139,15 +120,13 @@ def build(spec: Spec, classes: int) -> MagNet:
     """MagNet with random weights.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such encoder, or it lacks one of the four
-            maps.
+        KeyError or RuntimeError: segmentation-models-pytorch, or timm, has no such encoder.
     """
     return MagNet(spec, classes)
 
 
-def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+def start(network: MagNet, encoder_state: Mapping[str, Tensor]) -> None:
     """Give the encoder its start weights (ImageNet's in the paper)."""
-    assert isinstance(network, MagNet)
     network.backbone.encoder.load_state_dict(encoder_state)
 
 
@@ -158,20 +137,11 @@ def resize(map: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(map, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _encoder(name: str) -> nn.Module:
-    try:
-        encoder: nn.Module = smp.encoders.get_encoder(name, weights=None)
-    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-        raise ValueError(
-            f"segmentation-models-pytorch has no encoder {name!r}; its documentation lists them."
-        ) from None
+def _encoder(name: str) -> Any:
+    encoder = smp.encoders.get_encoder(name, weights=None)
     if name.startswith("resnet"):
         for path, module in encoder.named_modules():
             if "." in path and path.rsplit(".", 1)[-1] in BOTTLENECK_NORMS:
                 assert isinstance(module, nn.BatchNorm2d)
                 module.momentum = SLOW
     return encoder
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, momentum=SLOW)

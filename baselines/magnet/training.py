@@ -1,25 +1,31 @@
 """MagNet's phases: the backbone is trained on crops at every scale, then the refinement on the frozen
 backbone's probabilities of a patch and of the whole image."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from baselines.magnet.inference import resize_image
 from baselines.magnet.model import MagNet
 from baselines.magnet.patches import align
 from baselines.magnet.spec import Spec
-from bench.method import Phase, View
-from bench.optim import UNLABELLED, flip_and_turn, focal_loss, mean_over_processes, propagate
+from bench.optim import (
+    UNLABELLED,
+    Back,
+    Phase,
+    View,
+    draw,
+    flip_and_turn,
+    focal_loss,
+    mean_over_processes,
+    propagate,
+)
 from bench.tiling import Box, Size, shrink_label
 
 
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: MagNet, spec: Spec) -> list[Phase]:
     """`backbone` and `refinement`, or `refinement-1`, `refinement-2`, .. where each later scale has
     a module of its own."""
-    assert isinstance(network, MagNet)
     backbone = Phase("backbone", (network.backbone,), whole_batch=True, judged_by="coarse")
     return [
         backbone,
@@ -50,11 +56,11 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
         box = _crop((label.shape[-2], label.shape[-1]), spec, rng)
         image = resize_image(box.of(image), spec.input_size)
         label = shrink_label(box.of(label), spec.input_size)
-        if not spec.turn and _draw(2, rng):
+        if not spec.turn and draw(2, rng):
             image, label = image.flip(-1), label.flip(-1)
         return {"image": image.contiguous(), "label": label.contiguous()}
     later = spec.scale_sizes(label.shape[-2], label.shape[-1])[1:]
-    place = _refinements(spec).index(phase) if spec.refinements > 1 else _draw(len(later), rng)
+    place = _refinements(spec).index(phase) if spec.refinements > 1 else draw(len(later), rng)
     size = later[place]
     box = _place(size, spec.patch_size, rng)
     share = [own / side for own, side in zip(spec.input_size * 2, size * 2, strict=True)]
@@ -66,15 +72,8 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     }
 
 
-def backward(
-    network: nn.Module,
-    views: list[View],
-    spec: Spec,
-    phase: str,
-    back: Callable[[Tensor], None],
-) -> float:
+def backward(network: MagNet, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
-    assert isinstance(network, MagNet)
     labels = torch.stack([view["label"] for view in views])
     if phase == "backbone":
         images = torch.stack([view["image"] for view in views])
@@ -138,7 +137,7 @@ def _crop(size: Size, spec: Spec, rng: Generator) -> Box:
     at one of the later scales; as released (`corner-crop`) that of the last scale is always at the
     top left."""
     scales = spec.scale_sizes(*size)
-    place = _draw(len(scales), rng)
+    place = draw(len(scales), rng)
     if place == 0:
         return Box(0, 0, *size)
     height, width = (
@@ -153,8 +152,4 @@ def _crop(size: Size, spec: Spec, rng: Generator) -> Box:
 def _place(size: Size, patch: Size, rng: Generator) -> Box:
     """A patch somewhere in an image of size (H, W); as large as the image, where it is smaller."""
     height, width = min(patch[0], size[0]), min(patch[1], size[1])
-    return Box(_draw(size[0] - height + 1, rng), _draw(size[1] - width + 1, rng), height, width)
-
-
-def _draw(below: int, rng: Generator) -> int:
-    return int(torch.randint(below, (), generator=rng))
+    return Box(draw(size[0] - height + 1, rng), draw(size[1] - width + 1, rng), height, width)

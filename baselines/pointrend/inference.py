@@ -6,7 +6,7 @@ from torch import Tensor
 
 from baselines.pointrend.model import PointRend, sample, uncertainty
 from baselines.pointrend.spec import Spec
-from bench.method import Strategy
+from bench.method import NetworkInput, Strategy
 from bench.tiling import labels_of, resize
 
 
@@ -50,4 +50,10 @@ def whole(network: PointRend, image: Tensor, spec: Spec) -> Tensor:
     return labels_of(found[0]).to(image.device)
 
 
-STRATEGIES = {"whole": Strategy(whole, forward=scores)}
+STRATEGIES = {
+    "whole": Strategy(
+        whole,
+        forward=scores,
+        inputs=lambda spec, height, width: [NetworkInput.whole(height, width, (height, width))],
+    )
+}

@@ -4,7 +4,6 @@ As the paper's semantic segmentation form is implemented in mmsegmentation 0.16:
 parameters with 7 classes on ResNet-50 ("v1c")."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -90,7 +89,7 @@ class PointRend(nn.Module):
 
     def __init__(self, spec: Spec, classes: int) -> None:
         super().__init__()
-        encoder = _encoder(spec.encoder)
+        encoder = smp.encoders.get_encoder(spec.encoder, weights=None)
         self.encoder = encoder
         self.pyramid = Pyramid(encoder.out_channels[FIRST:], spec.fpn_width)
         self.coarse = Coarse(spec.fpn_width, spec.head_width, classes)
@@ -113,18 +112,17 @@ def build(spec: Spec, classes: int) -> PointRend:
     """The network of a spec with random weights.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such encoder.
+        KeyError or RuntimeError: segmentation-models-pytorch, or timm, has no such encoder.
     """
     return PointRend(spec, classes)
 
 
-def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
+def start(network: PointRend, encoder_state: Mapping[str, Tensor]) -> None:
     """Start weights for the encoder.
 
     Raises:
         ValueError: they are of another encoder.
     """
-    assert isinstance(network, PointRend)
     own = network.encoder.state_dict()
     if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
         raise ValueError("the start weights are of another encoder than the spec's `encoder`.")
@@ -154,16 +152,6 @@ def sample(map: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
     """
     found: Tensor = F.grid_sample(map, 2 * places[:, None] - 1, mode, align_corners=False)
     return found[:, :, 0]
-
-
-def _encoder(name: str) -> Any:
-    try:
-        return smp.encoders.get_encoder(name, weights=None)
-    except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
-        raise ValueError(
-            f"segmentation-models-pytorch has no encoder {name!r}; "
-            "its documentation lists them all."
-        ) from None
 
 
 def _lift(inputs: int, width: int, level: int) -> nn.Sequential:

@@ -1,18 +1,15 @@
 """PointRend's one phase: crops of the images, and a loss on coarse scores and on points."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from baselines.pointrend.model import PointRend, sample, uncertainty
 from baselines.pointrend.spec import Spec
-from bench.method import Phase, View
-from bench.optim import flip_and_turn, focal_loss, propagate, random_crop
+from bench.optim import Back, Phase, View, flip_and_turn, focal_loss, propagate, random_crop
 from bench.tiling import resize
 
 
-def phases(network: nn.Module, spec: Spec) -> list[Phase]:
+def phases(network: PointRend, spec: Spec) -> list[Phase]:
     """The only phase, which trains the whole network."""
     return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
 
@@ -24,15 +21,8 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     return {"image": image, "label": label}
 
 
-def backward(
-    network: nn.Module,
-    views: list[View],
-    spec: Spec,
-    phase: str,
-    back: Callable[[Tensor], None],
-) -> float:
+def backward(network: PointRend, views: list[View], spec: Spec, phase: str, back: Back) -> float:
     """Accumulate the gradients of one optimiser step; returns the loss."""
-    assert isinstance(network, PointRend)
     images = torch.stack([view["image"] for view in views])
     labels = torch.stack([view["label"] for view in views])
     loss = torch.stack([*losses(network, images, labels, spec).values()]).sum()

@@ -26,7 +26,6 @@ from bench.tiling import resize
 from glnet.fast.composed_convolution import (
     ComposedConvolution,
     UpsampledConvolution,
-    Winograd,
     inner,
     inside,
     mix,
@@ -176,14 +175,8 @@ class Head(nn.Module):
         self.lateral = nn.ModuleList(
             ComposedConvolution([half.own], half.bias) for half in steps[0]
         )
-        # The finest level saves memory rather than multiplications; the image passes only once.
         self.smooth1, self.smooth2 = (
-            nn.ModuleList(
-                Winograd(half.own, half.bias)
-                if patches and level != FINEST
-                else ComposedConvolution([half.own], half.bias)
-                for level, half in enumerate(kind)
-            )
+            nn.ModuleList(ComposedConvolution([half.own], half.bias) for half in kind)
             for kind in steps[1:]
         )
         self.smooth1_received, self.smooth2_received = (

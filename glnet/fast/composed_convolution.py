@@ -123,63 +123,6 @@ class ComposedConvolution(_BorderKernels):
         return self.put_ring(out, *edges[0], *edges[1])
 
 
-TILE = 4
-"""Side of Winograd's output tiles."""
-POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-"""Interpolation points, besides infinity. The usual 0, 1, -1, 2 and -2 give rounding errors five
-times as large; with these they are those of oneDNN's convolution."""
-
-
-class Winograd(nn.Module):
-    """One 3 x 3 convolution by Winograd's algorithm F(4 x 4, 3 x 3): 36 multiplications for 144.
-
-    Lavin and Gray, CVPR 2016, arXiv 1509.09308. With many channels it takes two thirds of the time
-    of PyTorch's convolution on a CPU, and four times the memory of its weights."""
-
-    kernel: Tensor
-    bias: Tensor | None
-    into: Tensor
-    out_of: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """`weight`: (M, C, 3, 3)."""
-        super().__init__()
-        like = weight.detach().double()
-
-        def at_points(count: int) -> Tensor:
-            finite = [[point**power for power in range(count)] for point in POINTS]
-            return like.new_tensor([*finite, [0.0] * (count - 1) + [1.0]])  # the last: at infinity
-
-        sees = at_points(3)
-        spectrum = (sees @ like @ sees.T).permute(2, 3, 1, 0).flatten(0, 1)  # (36, C, M)
-        inverse = torch.linalg.inv(at_points(TILE + 2)).T
-        back = at_points(TILE).T
-        self.register_buffer("kernel", spectrum.to(weight.dtype).contiguous())
-        self.register_buffer("bias", bias)
-        self.register_buffer("into", torch.kron(inverse, inverse).to(weight.dtype))
-        self.register_buffer("out_of", torch.kron(back, back).to(weight.dtype))
-
-    def forward(self, map: Tensor) -> Tensor:
-        """(N, C, H, W), best in NHWC -> (N, M, H, W)."""
-        count, channels, height, width = map.shape
-        high, wide = -(-height // TILE), -(-width // TILE)
-        edges = (0, 0, 1, TILE * wide + 1 - width, 1, TILE * high + 1 - height)
-        padded = F.pad(map.permute(0, 2, 3, 1), edges)
-        tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE)
-        del padded
-        tiles = tiles.permute(4, 5, 0, 1, 2, 3).reshape(len(self.into), -1)
-        seen = (self.into @ tiles).view(len(self.into), -1, channels)
-        del tiles
-        found = torch.bmm(seen, self.kernel).flatten(1)
-        del seen
-        found = (self.out_of @ found).view(TILE, TILE, count, high, wide, -1)
-        whole = found.permute(2, 3, 0, 4, 1, 5).reshape(count, TILE * high, TILE * wide, -1)
-        whole = whole[:, :height, :width]
-        if self.bias is not None:
-            whole += self.bias
-        return whole.permute(0, 3, 1, 2)
-
-
 class UpsampledConvolution(_BorderKernels):
     """A chain on an upsampled map that is never computed: channels are mixed at the map's own size,
     once for each tap of the kernel, and the result is upsampled."""
