@@ -32,10 +32,6 @@ Inputs = Callable[[Any, int, int], "Sequence[NetworkInput]"]
 """(spec, height and width of an image in px) -> what the network receives of it."""
 
 
-def _nothing(spec: Any, height_px: int, width_px: int) -> "Sequence[NetworkInput]":
-    return ()
-
-
 @dataclass(frozen=True)
 class Strategy:
     """How a network processes an image of any size."""
@@ -57,7 +53,7 @@ class Strategy:
     by_windows: Callable[[Any], ByWindows | None] = lambda spec: None
     """(spec) -> how the strategy finds the same labels of an image that lies on the disk, whatever
     its size; None where it needs the image in memory."""
-    inputs: Inputs = _nothing
+    inputs: Inputs = lambda spec, height_px, width_px: ()
     """For the report; inputs that depend on values are left out."""
 
 
@@ -108,9 +104,8 @@ class NetworkInput:
 
 def by_scores(
     scores: Callable[[Any, Image, Any], Tensor],
+    inputs: Inputs,
     parts: tuple[str, ...] | None = None,
-    windows: bool = True,
-    inputs: Inputs = _nothing,
 ) -> Strategy:
     """The strategy whose labels are the best of scores that are computed on the host, in memory or
     by windows.
@@ -119,8 +114,7 @@ def by_scores(
         scores: (network, image, spec) -> scores (K, h, w) of any size, which are summed over the
             spec's `test_time` augmentations and enlarged bilinearly; empty for an image on the disk
             whose labels are written already.
-        parts, inputs: as in `Strategy`.
-        windows: whether `scores` takes images on the disk.
+        inputs, parts: as in `Strategy`.
     """
 
     def predict(network: Any, image: Tensor, spec: Any) -> Tensor:
@@ -135,15 +129,10 @@ def by_scores(
         if found.numel():
             image.enlarge(found, "bilinear")
 
-    return Strategy(
-        predict,
-        parts,
-        # Turned images would have to be in memory.
-        by_windows=lambda spec: (
-            by_windows if windows and not getattr(spec, "test_time", ()) else None
-        ),
-        inputs=inputs,
-    )
+    def windows(spec: Any) -> ByWindows | None:  # turned images would have to be in memory
+        return None if getattr(spec, "test_time", ()) else by_windows
+
+    return Strategy(predict, parts, by_windows=windows, inputs=inputs)
 
 
 def load(name: str) -> Method:

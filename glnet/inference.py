@@ -63,6 +63,12 @@ def boxes_of(height_px: int, width_px: int, spec: Spec) -> list[Box]:
     return grid(height_px, width_px, patch, spec.overlap_px)
 
 
+def boxes_within(box: Box, spec: Spec) -> list[Box]:
+    """The patches of a part of an image, in the image's pixels."""
+    inner = grid(box.height, box.width, spec.patch_size, spec.overlap_px)
+    return [one._replace(top=box.top + one.top, left=box.left + one.left) for one in inner]
+
+
 def shared_crops(maps: Maps, boxes: Sequence[Box], size: tuple[int, int], spec: Spec) -> SharedMaps:
     """The global branch's maps, cropped to patches of an image of `size` (H, W)."""
     return crop_all(maps[: spec.shared_kinds], boxes, size, spec.quirk("loose-crops"))
@@ -172,8 +178,7 @@ def scores_coarse_to_fine(network: GLNet, image: Image, small: Tensor, spec: Spe
     if found is None:
         return scores
     box = relaxed(found, size, spec.margin, spec.patch_size)
-    inner = grid(box.height, box.width, spec.patch_size, spec.overlap_px)
-    boxes = [one._replace(top=box.top + one.top, left=box.left + one.left) for one in inner]
+    boxes = boxes_within(box, spec)
     refined = _refined(network, image, whole, boxes, spec)
     box.of(scores).copy_(box.of(refined))
     return scores

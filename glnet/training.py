@@ -25,7 +25,6 @@ from bench.tiling import (
     bounding_box,
     crop,
     cut,
-    grid,
     groups,
     relaxed,
     resize,
@@ -33,7 +32,7 @@ from bench.tiling import (
     shrink_label,
 )
 from glnet.fast.split_convolution import ComposedAggregation, aggregate, levels, pyramid
-from glnet.inference import boxes_of, merger_of, shared_crops
+from glnet.inference import boxes_of, boxes_within, merger_of, shared_crops
 from glnet.model import GLNet
 from glnet.spec import Spec
 
@@ -123,9 +122,7 @@ def _training_boxes(label: Tensor, spec: Spec) -> list[Box]:
     found = bounding_box(label == spec.foreground) if spec.learn_in_box else None
     if found is None:
         return boxes
-    outer = relaxed(found, (height, width), spec.margin, spec.patch_size)
-    inner = grid(outer.height, outer.width, spec.patch_size, spec.overlap_px)
-    return [box._replace(top=outer.top + box.top, left=outer.left + box.left) for box in inner]
+    return boxes_within(relaxed(found, (height, width), spec.margin, spec.patch_size), spec)
 
 
 def quarter(size_px: tuple[int, int], spec: Spec) -> tuple[int, int]:

@@ -27,7 +27,6 @@ LAYERS = (
 """From the lowest to the highest. A file belongs to the longest path that it is below."""
 
 LONG = {
-    "baselines/isdnet/model.py": "one network",
     "bench/tiling.py": "grids and stitching",
     "data/fetch.py": "one downloader",
 }

@@ -156,8 +156,8 @@ IDLE = ("idle_medium", "idle_large", "idle_local", "idle_head")
 def _strategy(name: str, *parts: str) -> Strategy:
     return by_scores(
         lambda network, image, spec: scores(network, image, spec, name),
+        lambda spec, height, width: inputs(name, spec, height, width),
         parts,
-        inputs=lambda spec, height, width: inputs(name, spec, height, width),
     )
 
 

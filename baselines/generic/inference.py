@@ -34,13 +34,13 @@ def _boxes(spec: Spec, height_px: int, width_px: int) -> list[Box]:
 STRATEGIES = {
     "downsample": by_scores(
         downsample,
-        inputs=lambda spec, height, width: [
+        lambda spec, height, width: [
             NetworkInput.whole(height, width, (spec.size_px, spec.size_px))
         ],
     ),
     "patch": by_scores(
         patch,
-        inputs=lambda spec, height, width: [NetworkInput.patches(_boxes(spec, height, width))],
+        lambda spec, height, width: [NetworkInput.patches(_boxes(spec, height, width))],
     ),
     "whole": Strategy(
         whole,

@@ -5,8 +5,10 @@ Laplacian residuals of the full image; relation-aware fusion joins them at 1/16 
 heads are used in training only: `auxiliary`, `restore`, `classify_16`, `classify_8`. Where the
 paper's formulae are ambiguous, this follows the released code."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -27,17 +29,12 @@ class Unit(nn.Module):
     """Convolution without bias, batch norm, and ReLU unless `plain`."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        plain: bool = False,
+        self, inputs: int, outputs: int, kernel: int = 3, plain: bool = False, **conv: Any
     ) -> None:
+        """`conv`: stride and dilation."""
         super().__init__()
-        padding = kernel // 2 * dilation
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
+        padding = kernel // 2 * conv.get("dilation", 1)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False, **conv)
         self.bn = nn.BatchNorm2d(outputs)
         self.plain = plain
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -83,14 +80,9 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, h, w) -> the maps of stages 3 and 4, both at 1/8."""
         x = F.max_pool2d(self.stem(x), 3, 2, 1)
-        for stage in self.stages[:-1]:
-            x = stage(x)
-        return x, self.stages[-1](x)
-
-    @property
-    def stages(self) -> list[nn.Module]:
-        """`layer1` to `layer4`, as every ResNet's weights name them."""
-        return [self.get_submodule(f"layer{number}") for number in (1, 2, 3, 4)]
+        for number in (1, 2, 3):
+            x = self.get_submodule(f"layer{number}")(x)
+        return x, self.get_submodule("layer4")(x)
 
 
 class Pyramid(nn.Module):
@@ -120,19 +112,14 @@ class Pyramid(nn.Module):
 
 
 class Chain(nn.Module):
-    """STDC's block: four convolutions in a chain, each half as wide, whose outputs lie side by
-    side."""
+    """STDC's block: four convolutions in a chain whose outputs lie side by side."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         half = outputs // 2
+        widths = [half, outputs // 4, outputs // 8, outputs // 8]
         self.steps = nn.ModuleList(
-            [
-                Unit(inputs, half, 1),
-                Unit(half, outputs // 4),
-                Unit(outputs // 4, outputs // 8),
-                Unit(outputs // 8, outputs // 8),
-            ]
+            [Unit(inputs, half, 1), *(Unit(*pair) for pair in pairwise(widths))]
         )
         self.down = None
         if stride == 2:
@@ -160,16 +147,9 @@ class Shallow(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(
-            [
-                Unit(6, 32, stride=2),
-                Unit(32, 64, stride=2),
-                Chain(64, 256, 2),
-                Chain(256, 256, 1),
-                Chain(256, 512, 2),
-                Chain(512, 512, 1),
-            ]
-        )
+        halving = [Unit(6, 32, stride=2), Unit(32, 64, stride=2)]
+        chains = [Chain(64, 256, 2), Chain(256, 256, 1), Chain(256, 512, 2), Chain(512, 512, 1)]
+        self.parts = nn.ModuleList([*halving, *chains])
 
 
 class Fused(NamedTuple):
@@ -212,18 +192,15 @@ class Fusion(nn.Module):
         return Fused(shallow, context, self.smooth(shallow + context))
 
 
-class Classifier(nn.Module):
-    """A 3 x 3 convolution to 64 channels and a 1 x 1 to scores, or to three colour channels."""
+class Classifier(nn.Sequential):
+    """From 128 to 64 channels, and to scores or to three colour channels."""
+
+    conv: Unit
+    out: nn.Conv2d
 
     def __init__(self, outputs: int, width: int = 64) -> None:
-        super().__init__()
-        self.conv = Unit(FUSED, width)
-        self.out = nn.Conv2d(width, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 128, h, w) -> (N, outputs, h, w)."""
-        scores: Tensor = self.out(self.conv(x))
-        return scores
+        parts = {"conv": Unit(FUSED, width), "out": nn.Conv2d(width, outputs, 1)}
+        super().__init__(OrderedDict(parts))
 
 
 class Restorer(nn.Module):
@@ -238,26 +215,19 @@ class Restorer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 128, h, w) -> (N, 128, 16 h, 16 w) and residuals (N, 3, 16 h, 16 w)."""
-        x = self.conv1(F.interpolate(x, scale_factor=4))
-        x = self.conv2(F.interpolate(x, scale_factor=2))
-        x = self.conv3(F.interpolate(x, scale_factor=2))
+        for conv, factor in ((self.conv1, 4), (self.conv2, 2), (self.conv3, 2)):
+            x = conv(F.interpolate(x, scale_factor=factor))
         return x, self.colours(x)
 
 
-class Auxiliary(nn.Module):
+class Auxiliary(nn.Sequential):
     """A small fully convolutional head on the backbone's third stage; training only."""
 
     def __init__(self, inputs: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.conv = Unit(inputs, inputs // 4)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(inputs // 4, classes, 1)
-        _small(self.classify)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> scores (N, K, h, w)."""
-        scores: Tensor = self.classify(self.dropout(self.conv(x)))
-        return scores
+        conv, classify = Unit(inputs, inputs // 4), nn.Conv2d(inputs // 4, classes, 1)
+        _small(classify)
+        parts = {"conv": conv, "dropout": nn.Dropout2d(dropout), "classify": classify}
+        super().__init__(OrderedDict(parts))
 
 
 class ISDNet(nn.Module):
@@ -282,8 +252,7 @@ class ISDNet(nn.Module):
         self.classify = Classifier(classes)
         self.auxiliary = Auxiliary(third, classes, spec.dropout)
         self.restore = Restorer()
-        self.classify_16 = Classifier(classes)
-        self.classify_8 = Classifier(classes)
+        self.classify_16, self.classify_8 = Classifier(classes), Classifier(classes)
         _small(self.classify.out)
         if spec.quirk("small-norm"):
             # The released code's initialisation is meant for a classifier of one layer; with three,
@@ -313,9 +282,7 @@ class ISDNet(nn.Module):
 
     def context(self, feature: Tensor) -> Tensor:
         """The pyramid's feature as it is fused: (N, 128, h, w)."""
-        if isinstance(getattr(self, "reduce", None), Unit):
-            feature = self.reduce(feature)
-        return feature
+        return self.reduce(feature) if "reduce" in self._modules else feature
 
     def shallow_maps(self, x: Tensor, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Residuals (N, 6, H, W) -> maps (N, 256, ..) at 1/8 and (N, 512, ..) at 1/16.
@@ -359,8 +326,7 @@ def build(spec: Spec, classes: int) -> ISDNet:
 
 
 def start(network: ISDNet, encoder_state: Mapping[str, Tensor]) -> None:
-    """Start weights for the backbone, for the shallow branch (keys `features.*` of STDC-1), or
-    both.
+    """Start weights for the backbone, the shallow branch (keys `features.*` of STDC-1), or both.
 
     A ResNet of torchvision's kind has another stem than the "v1c" of the paper; then the stem keeps
     its random weights. STDC's first kernel, made for three channels, is repeated for the other
@@ -403,8 +369,7 @@ def _start_shallow(network: Shallow, given: Mapping[str, Tensor]) -> None:
 
 
 def _level(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """The residual of (N, 3, H, W) at its own size, and the blurred image at half of it, sides
-    rounded up."""
+    """The residual of (N, 3, H, W), and the blurred image at half its size, sides rounded up."""
     down = _blurred(x, kernel)[..., ::2, ::2]
     up = x.new_zeros(*x.shape[:2], 2 * down.shape[-2], 2 * down.shape[-1])
     up[..., ::2, ::2] = down

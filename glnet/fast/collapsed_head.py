@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from bench.tiling import resize
 from glnet.fast.composed_convolution import (
     ComposedConvolution,
+    Size,
     UpsampledConvolution,
     inner,
     inside,
@@ -32,6 +33,7 @@ from glnet.fast.composed_convolution import (
     mixing_of,
     resizing,
     shrunk,
+    size_of,
     spread,
     taps,
 )
@@ -40,9 +42,7 @@ from glnet.fast.composed_head import (
     ComposedHead,
     ConvolutionParts,
     LastConvolution,
-    Size,
     apply_composed,
-    size_of,
 )
 from glnet.fast.fold_batchnorm import fold
 from glnet.model import FPN, LEVELS, Aggregation, Branch, GLNet, Maps, Output, SharedMaps

@@ -201,6 +201,22 @@ def resizing(cells: int, side: int, like: Tensor) -> Tensor:
     return matrix
 
 
+def resizings(map: Tensor, *sizes: Size) -> list[Tensor]:
+    """The matrices (H, h) and (W, w) of bilinear resizing to each of `sizes` in turn."""
+    found = []
+    for axis in (0, 1):
+        matrix = resizing(size_of(map)[axis], sizes[0][axis], map)
+        for one, other in pairwise(sizes):
+            matrix = resizing(one[axis], other[axis], map) @ matrix
+        found.append(matrix)
+    return found
+
+
+def size_of(map: Tensor) -> Size:
+    """(H, W)."""
+    return map.shape[-2], map.shape[-1]
+
+
 def taps(matrix: Tensor, n: int) -> Tensor:
     """(H, h) -> (2 n + 1, H, h): the rows that each tap of a kernel reads, 0 beyond the border."""
     padded = F.pad(matrix, (0, 0, n, n))

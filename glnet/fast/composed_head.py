@@ -11,10 +11,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from glnet.fast.composed_convolution import ComposedConvolution, UpsampledConvolution, resizing
+from glnet.fast.composed_convolution import (
+    ComposedConvolution,
+    Size,
+    UpsampledConvolution,
+    resizings,
+    size_of,
+)
 from glnet.model import FPN, LEVELS
 
-Size = tuple[int, int]
 FINEST = LEVELS - 1
 
 
@@ -128,20 +133,8 @@ def apply_composed(stencil: nn.Module, map: Tensor, *sizes: Size) -> Tensor:
     if not isinstance(stencil, UpsampledConvolution):
         out: Tensor = stencil(map)
         return out
-    matrices = []
-    for axis in (0, 1):
-        cells, matrix = size_of(map)[axis], None
-        for size in sizes:
-            one = resizing(cells, size[axis], map)
-            cells, matrix = size[axis], one if matrix is None else one @ matrix
-        matrices.append(cast(Tensor, matrix))
-    enlarged: Tensor = stencil(map, *matrices)
+    enlarged: Tensor = stencil(map, *resizings(map, *sizes))
     return enlarged
-
-
-def size_of(map: Tensor) -> Size:
-    """(H, W)."""
-    return map.shape[-2], map.shape[-1]
 
 
 def _column(bias: Tensor | None) -> Tensor:

@@ -13,7 +13,6 @@ Unlike `glnet.fast.collapsed_head` this computes every other map that a loss rea
 stays a leaf: losses and gradients are those of `glnet.model`, up to rounding."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -22,8 +21,8 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from bench.tiling import resize
-from glnet.fast.composed_convolution import UpsampledConvolution, resizing, taps
-from glnet.fast.composed_head import ComposedHead, LastConvolution, Size, size_of
+from glnet.fast.composed_convolution import Size, UpsampledConvolution, resizings, size_of, taps
+from glnet.fast.composed_head import ComposedHead, LastConvolution
 from glnet.model import FPN, LEVELS, Aggregation, Maps, Output, SharedMaps
 
 Part = tuple[Tensor, Sequence[Size]]
@@ -126,7 +125,7 @@ def _sum(
     enlarged: list[Tensor] = []
     for (map, sizes), weight in zip(parts, weights, strict=True):
         if _pays(map, weight, size):
-            enlarged.append(of_enlarged(map, weight, *_resizings(map, [*sizes, size])))
+            enlarged.append(of_enlarged(map, weight, *resizings(map, *sizes, size)))
             continue
         for one in (*sizes, size):
             map = resize(map, one)
@@ -215,17 +214,6 @@ def _pays(map: Tensor, weight: Tensor, size: Size) -> bool:
     channels, lines = weight.shape[1], size[1]
     before = kernel * height * (kernel * width * (channels + lines) + size[0] * lines)
     return 2 * before < kernel**2 * size[0] * lines * channels
-
-
-def _resizings(map: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
-    """The matrices (H, h) and (W, w) of bilinear resizing to each of `sizes` in turn."""
-    found = []
-    for axis in (0, 1):
-        matrix = resizing(size_of(map)[axis], sizes[0][axis], map)
-        for one, other in pairwise(sizes):
-            matrix = resizing(one[axis], other[axis], map) @ matrix
-        found.append(matrix)
-    return found
 
 
 def _beside(own: Tensor, given: Sequence[Tensor]) -> list[Part]:

@@ -69,15 +69,8 @@ class Bottleneck(nn.Module):
             ]
         else:
             middle = [nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)]
-        self.branch = nn.Sequential(
-            nn.Conv2d(width, inner, 1, bias=False),
-            _norm(inner),
-            *middle,
-            _norm(inner),
-            nn.Conv2d(inner, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.Dropout2d(dropout),
-        )
+        first = nn.Conv2d(width, inner, 1, bias=False)
+        self.branch = _branch(first, middle, width, dropout)
         self.activate = nn.PReLU(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,15 +86,9 @@ class Down(nn.Module):
         super().__init__()
         inner = after // 4
         self.more = after - before
-        self.branch = nn.Sequential(
-            nn.Conv2d(before, inner, 2, stride=2, bias=False),
-            _norm(inner),
-            nn.Conv2d(inner, inner, 3, padding=1, bias=False),
-            _norm(inner),
-            nn.Conv2d(inner, after, 1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.Dropout2d(dropout),
-        )
+        first = nn.Conv2d(before, inner, 2, stride=2, bias=False)
+        middle = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.branch = _branch(first, [middle], after, dropout)
         self.activate = nn.PReLU(after)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,15 +105,9 @@ class Up(nn.Module):
         super().__init__()
         inner = after // 4
         self.main = nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-        self.branch = nn.Sequential(
-            nn.Conv2d(before, inner, 1, bias=False),
-            _norm(inner),
-            nn.ConvTranspose2d(inner, inner, 2, stride=2, bias=False),
-            _norm(inner),
-            nn.Conv2d(inner, after, 1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.Dropout2d(0.1),
-        )
+        first = nn.Conv2d(before, inner, 1, bias=False)
+        middle = nn.ConvTranspose2d(inner, inner, 2, stride=2, bias=False)
+        self.branch = _branch(first, [middle], after, 0.1)
         self.activate = nn.PReLU(after)
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
@@ -135,6 +116,16 @@ class Up(nn.Module):
             F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x)
         )
         return result
+
+
+def _branch(
+    first: nn.Conv2d, middle: list[nn.Module], outputs: int, dropout: float
+) -> nn.Sequential:
+    """A bottleneck's convolutions, each normalised, and the one to its outputs."""
+    inner = first.out_channels
+    last = nn.Conv2d(inner, outputs, 1, bias=False)
+    norm, drop = nn.BatchNorm2d(outputs), nn.Dropout2d(dropout)
+    return nn.Sequential(first, _norm(inner), *middle, _norm(inner), last, norm, drop)
 
 
 def _norm(width: int) -> nn.Sequential:
