@@ -10,7 +10,6 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
-from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,6 +65,32 @@ class Backbone(nn.Module):
         return resize(self.fpn(self.encoder(x)[-LEVELS:][::-1]), x)
 
 
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 to four times the width, and a shortcut; at full resolution."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 4 width, H, W)."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
 class Refinement(nn.Module):
     """New scores from two probability maps of the same area: the patch's and the earlier one. Few
     weights, but full resolution throughout."""
@@ -78,10 +103,7 @@ class Refinement(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         half = width // 2
-        first = Bottleneck(width, half)
-        shortcut = nn.Conv2d(width, 4 * half, 1, bias=False)
-        first.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(4 * half))
-        self.residual = nn.Sequential(first, Bottleneck(4 * half, half))
+        self.residual = nn.Sequential(Bottleneck(width, half), Bottleneck(4 * half, half))
         self.seg_conv = nn.Conv2d(4 * half, classes, 1, bias=False)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
