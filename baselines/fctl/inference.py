@@ -77,9 +77,7 @@ def scores(
     """
     whole = None
     if spec.variant == "deepglobe" and strategy in ("large", "contexts"):
-        size = spec.whole_size
-        small = shrink(image, size) if isinstance(image, Tensor) else image.shrink(size)
-        whole = network.normalise(small[None])
+        whole = _whole(network, image, spec, shrink)
         if strategy == "large":
             return context_logits(network, "large", whole, None)[0].to(image.device)
         whole = network.large_vgg(whole).pool5  # one map serves every patch
@@ -96,6 +94,12 @@ def scores(
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
     sums = torch.float64 if spec.quirk("float64-scores") else None
     return scores_by_patches(image, boxes, spec.sub_batch, score, sums)
+
+
+def _whole(network: FCtL, image: Image, spec: Spec, shrink: Shrink) -> Tensor:
+    size = spec.whole_size
+    small = shrink(image, size) if isinstance(image, Tensor) else image.shrink(size)
+    return network.normalise(small[None])
 
 
 def logits(
