@@ -22,6 +22,7 @@ from source import closure, constants, has_code, modules
 
 from bench.files import code_sha256
 from bench.pipeline.training_code import fingerprint
+from bench.report.load_records import published
 
 Stages = Mapping[str, Mapping[str, Any]]
 
@@ -354,6 +355,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def test_files(one_run: Path, trace: Trace) -> None:
+    published.cache_clear()  # another test of this process may have read the file
     values = {
         "suite": "tiny",
         "machine": "cpu-2-cores",
