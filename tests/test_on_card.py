@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SMALL
 
 from bench import record
 from bench.config import Compute
@@ -100,11 +101,12 @@ def test_a_pattern_that_finds_nothing_is_told(with_card: list[list[str]]) -> Non
 
 @pytest.mark.parametrize("name", ["isdnet", "fctl", "glnet-collapsed"])
 def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, and of a small image."""
+    """On the CPU, with a small network and of a small image."""
     monkeypatch.setattr(gpu_memory, "ROUNDS", 2)
     case = replace(next(case for case in published_cases() if case.run.name == name), side_px=96)
     sizes = {"patch_px": 64, "overlap_px": 0, "global_px": 64, "whole_px": 64}
-    own = {key: px for key, px in sizes.items() if hasattr(case.run.spec, key)}
+    widths = {"width": 6, "head_width": 24, "fpn_width": 8, "smooth_width": 4, **SMALL}
+    own = {key: value for key, value in {**sizes, **widths}.items() if hasattr(case.run.spec, key)}
     found = gpu_memory._seconds(replace(case, run=case.run.varied(**own)), torch.device("cpu"))
     assert 1 <= len(found["wall_s"]) <= 2
     assert ("forward_s" in found) == (name == "isdnet")
