@@ -50,7 +50,7 @@ def main(folder: Path, method: str, strategy: str) -> None:
     """All processes together label image.tif."""
     image.SAVE_S = 0.0
     # Memory is another test's concern, and takes longer to predict than all the labels.
-    sys.modules[predict_file.__module__].choose = lambda job, *_: (job, MemoryNeed(0, 0), True)
+    sys.modules[predict_file.__module__].choose = lambda run, *_: (run, MemoryNeed(0, 0), True)
     output = folder / "labels.tif"
     job = job_of(method, strategy)
     killed = 0

@@ -40,7 +40,7 @@ class Silent:
     def close(self) -> None: ...
 
 
-def silent(*_: Any) -> Silent:
+def silent(*_: Any, **__: Any) -> Silent:
     return Silent()
 
 

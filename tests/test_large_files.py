@@ -22,8 +22,8 @@ from test_contract import spec
 from bench.config import Compute
 from bench.errors import UserError
 from bench.experiments.growth import draw
-from bench.method import load
 from bench.parallel import Report, run_isolated
+from bench.run import run_of
 from bench.streaming import Job, predict_file, raster
 from bench.streaming.planes import Plane
 from data.image_file import read_image
@@ -38,9 +38,7 @@ CPU = Compute(device="cpu", threads=1)
 def job_of(method: str = "baselines/generic", strategy: str = "patch", **more: Any) -> Job:
     """A small network with random weights."""
     settings = spec(method, "unet" if method == "baselines/generic" else "", **more)
-    package = load(method)
-    plan = package.strategies[strategy]
-    return Job("small", method, package, strategy, plan, settings, PALETTE, CPU, 0)
+    return Job(run_of(method, strategy, settings, len(PALETTE)), PALETTE, CPU, 0)
 
 
 def pixels(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -60,7 +58,7 @@ def in_memory(job: Job, image: np.ndarray) -> np.ndarray:
     network, _ = job.network()
     tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     with torch.inference_mode():
-        return job.strategy.predict(network, tensor, job.spec).numpy()
+        return job.run.predict(network, tensor).numpy()
 
 
 def read(path: Path) -> np.ndarray:
@@ -299,20 +297,20 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from bench.streaming import budget
 
     monkeypatch.setattr(budget, "_resident_bytes", lambda: 2**28)
-    job = job_of(sub_batch=4, size_px=256)
+    run = job_of(sub_batch=4, size_px=256).run
     needs = [
-        budget.need(job.with_sub_batch(number), (900, 900), "cpu", True).bytes
+        budget.need(run.varied(sub_batch=number), (900, 900), "cpu", True).bytes
         for number in (1, 2, 3)
     ]
     assert needs[0] < needs[1] < needs[2]
     for limit, patches in ((needs[0], 1), (needs[1], 2), (needs[2] - 1, 2), (needs[2], 3)):
-        chosen, need, by_windows = budget.choose(job, (900, 900), "cpu", limit)
+        chosen, need, by_windows = budget.choose(run, (900, 900), "cpu", limit)
         assert (chosen.spec.sub_batch, by_windows) == (patches, True)
         assert need.bytes <= limit
-    assert needs[1] == budget.need(job.with_sub_batch(2), (9000, 9000), "cpu", True).bytes
+    assert needs[1] == budget.need(run.varied(sub_batch=2), (9000, 9000), "cpu", True).bytes
     with pytest.raises(UserError, match=r"one patch at a time.*--max-memory \d"):
-        budget.choose(job, (900, 900), "cpu", 2**20)
-    whole = job_of(strategy="whole")
+        budget.choose(run, (900, 900), "cpu", 2**20)
+    whole = job_of(strategy="whole").run
     _, need, by_windows = budget.choose(whole, (50, 50), "cpu", None)
     assert not by_windows
     with pytest.raises(UserError, match=r"takes an image whole.*strategy downsample or patch"):
@@ -381,9 +379,7 @@ def peak_of(report: Report, folder: Path, side_px: int) -> None:
     """In a fresh process: what labelling a drawn image holds at its peak, and what was told."""
     torch.set_num_threads(1)
     settings = spec("baselines/generic", "colour", size_px=508, overlap_px=50)
-    package = load("baselines/generic")
-    plan = package.strategies["patch"]
-    job = Job("small", "baselines/generic", package, "patch", plan, settings, PALETTE, CPU, 0)
+    job = Job(run_of("baselines/generic", "patch", settings, len(PALETTE)), PALETTE, CPU, 0)
     draw(folder / "image.tif", side_px)
     done = predict_file(folder / "image.tif", folder / f"{side_px}.tif", job, silent=True)
     report({"peak": done.peak_rss_bytes, "predicted": done.predicted_bytes})

@@ -21,6 +21,7 @@ from bench.errors import UserError
 from bench.files import write_text
 from bench.parallel import Report, run_isolated
 from bench.streaming import job, predict_file
+from bench.streaming.planes import cover
 from bench.streaming.raster import TILE_PX
 from data.image_header import gdal
 
@@ -39,13 +40,11 @@ def draw(path: Path, side_px: int) -> None:
     profile |= {"blockxsize": TILE_PX, "blockysize": TILE_PX, "photometric": "rgb"}
     cells = TILE_PX // CELL_PX
     with gdal(), rasterio.open(path, "w", **profile) as file:
-        for top in range(0, side_px, TILE_PX):
-            for left in range(0, side_px, TILE_PX):
-                small = rng.integers(0, 256, (3, cells, cells), np.uint8)
-                tile = small.repeat(CELL_PX, 1).repeat(CELL_PX, 2)
-                height, width = min(TILE_PX, side_px - top), min(TILE_PX, side_px - left)
-                window = Window(left, top, width, height)
-                file.write(tile[:, :height, :width], window=window)
+        for top, left, height, width in cover((side_px, side_px), (TILE_PX, TILE_PX)):
+            small = rng.integers(0, 256, (3, cells, cells), np.uint8)
+            tile = small.repeat(CELL_PX, 1).repeat(CELL_PX, 2)
+            window = Window(left, top, width, height)
+            file.write(tile[:, :height, :width], window=window)
 
 
 def measure(

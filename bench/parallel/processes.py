@@ -5,8 +5,11 @@ milliseconds, without threads of torch or a CUDA context.
 tasks on all cores and stops at the first error. It speeds up predictions on fake tensors, which are
 pure Python, and networks on small images, which do not keep a second core busy."""
 
+import contextlib
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +19,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from bench import cli
 from bench.errors import UserError, out_of_memory
@@ -62,29 +67,22 @@ def run_isolated(
     there.close()
     outcome = Outcome()
     end = time.monotonic() + limit_s
-    finished = late = False
     try:
-        while not finished and not late:
-            late = not here.poll(max(0.0, end - time.monotonic()))
-            if late:
-                break
+        while here.poll(max(0.0, end - time.monotonic())):
             kind, content = here.recv()
-            if kind == "reported":
-                outcome.reported |= content
-            else:
+            if kind == "end":
                 outcome.status, outcome.reason = content
-                finished = True
-    except EOFError:
-        pass
-    finally:
-        if late:
+                break
+            outcome.reported |= content
+        else:
+            outcome.status, outcome.reason = "failed", f"not done within {limit_s:g} s"
             process.kill()
+    except EOFError:
+        process.join()
+        outcome.status, outcome.reason = _end(process.exitcode, kills)
+    finally:
         process.join()
         here.close()
-    if late:
-        outcome.status, outcome.reason = "failed", f"not done within {limit_s:g} s"
-    elif not finished:
-        outcome.status, outcome.reason = _end(process.exitcode, kills)
     return outcome
 
 
@@ -117,38 +115,20 @@ def _end(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
 
 def _kills() -> int | None:
     """Number of processes that the kernel has killed for memory so far; None if not known."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return None
-    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
-    return counts[0] if counts else None
+    with contextlib.suppress(OSError):
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    return None
 
 
 def host_limit_bytes() -> int:
     """Bytes that a process can use here: the machine's memory, or less if a limit is set."""
-    import psutil
-
     limits = [int(psutil.virtual_memory().total)]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = _first_line(Path(path))
-        if text.isdigit():
-            limits.append(int(text))
-    if os.name == "posix":
-        import resource
-
-        for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-            soft, _ = resource.getrlimit(kind)
-            if soft != resource.RLIM_INFINITY:
-                limits.append(soft)
-    return min(limits)
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().split("\n", 1)[0]
-    except OSError:
-        return ""
+        with contextlib.suppress(OSError, ValueError):  # `max`: no limit
+            limits.append(int(Path(path).read_text()))
+    softs = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return min(*limits, *(soft for soft in softs if soft != resource.RLIM_INFINITY))
 
 
 def parallel_map(

@@ -4,7 +4,6 @@ By windows it is the sum of the memory that the process already holds, the tenso
 patches by `bench.memory.predict_memory`, and a constant for data in transit (`PASSING_BYTES`); none
 of it depends on the image. In memory it includes the tensors of the whole image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,14 @@ import psutil
 
 from bench.errors import UserError
 from bench.memory import predict_memory
-from bench.run import run_of
-from bench.streaming.job import Job
+from bench.run import Run
 from bench.streaming.raster import BLOCK_BYTES
+from bench.tiling import Size
 from data.image_header import CACHE_BYTES
 
 GIB = 2**30
 PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26
 """GDAL's cache, its largest decoded block, and chunks of rows, some of them twice."""
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class MemoryNeed:
         return max(self.host_bytes, self.gpu_bytes)
 
 
-def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, MemoryNeed, bool]:
-    """The job with the largest sub-batch, up to its own, that fits a limit; its predicted memory;
+def choose(run: Run, size: Size, device: str, budget: int | None) -> tuple[Run, MemoryNeed, bool]:
+    """The run with the largest sub-batch, up to its own, that fits a limit; its predicted memory;
     and whether it works by windows.
 
     Args:
@@ -49,25 +47,27 @@ def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, 
     Raises:
         UserError: even one patch at a time does not fit.
     """
-    by_windows = job.strategy.by_windows(job.spec) is not None
+    by_windows = run.strategy.by_windows(run.spec) is not None
     if budget is None and not by_windows:
         budget = psutil.virtual_memory().available
-    own = getattr(job.spec, "sub_batch", None)
-    least: MemoryNeed | None = None
-    for patches in range(own or 1, 0, -1):
-        trial = job.with_sub_batch(patches) if own else job
+    own = getattr(run.spec, "sub_batch", None)
+    patches = own or 1
+    while True:
+        trial = run.varied(sub_batch=patches) if own else run
         least = need(trial, size, device, by_windows)
         if budget is None or least.bytes <= budget:
             return trial, least, by_windows
-    assert least is not None
-    assert budget is not None
-    needs = f"{job.name} needs {_gib(least.bytes)}"
+        if patches == 1:
+            break
+        patches -= 1
+    needs = f"{run.name} needs {_gib(least.bytes)}"
     if by_windows:
         raise UserError(
             f"{needs} even with one patch at a time, more than the limit of {_gib(budget)}: "
             f"give it --max-memory {_gib(least.bytes)}, or a network with smaller patches."
         )
-    others = _by_windows(job)
+    strategies = run.method.strategies.items()
+    others = [name for name, strategy in strategies if strategy.by_windows(run.spec)]
     instead = (
         f"take a run with strategy {' or '.join(others)}, which work by windows"
         if others
@@ -75,16 +75,14 @@ def choose(job: Job, size: Size, device: str, budget: int | None) -> tuple[Job, 
     )
     raise UserError(
         f"{needs} for {size[0]} x {size[1]} px, since with these settings strategy "
-        f"{job.strategy_name} takes an image whole, and has {_gib(budget)}: {instead}, a smaller "
+        f"{run.config.strategy} takes an image whole, and has {_gib(budget)}: {instead}, a smaller "
         "image, or a machine with more memory."
     )
 
 
-def need(job: Job, size: Size, device: str, by_windows: bool) -> MemoryNeed:
+def need(run: Run, size: Size, device: str, by_windows: bool) -> MemoryNeed:
     """Predicted memory for an image of `size` (H, W) px."""
-    predicted_size = _group(job.spec, size) if by_windows else size
-    run = run_of(job.method_name, job.strategy_name, job.spec, job.classes)
-    found = predict_memory(run, predicted_size, device)
+    found = predict_memory(run, _group(run.spec, size) if by_windows else size, device)
     # Loading holds the weights twice: in the checkpoint's tensors and in the network.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
     passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]
@@ -103,11 +101,6 @@ def _group(spec: Any, size: Size) -> Size:
     count, overlap = getattr(spec, "sub_batch", 1), getattr(spec, "overlap_px", 0)
     wide = width + (count - 1) * (width - overlap)
     return min(size[0], height), min(size[1], wide)
-
-
-def _by_windows(job: Job) -> Sequence[str]:
-    found = job.method.strategies.items()
-    return [name for name, strategy in found if strategy.by_windows(job.spec)]
 
 
 def _gib(count: int) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from bench.config import CHECKPOINTS, PARAMS, Compute, pick, read_suite
 from bench.errors import UserError
-from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
-from bench.run import load_checkpoint
+from bench.method import load_weights, network_for
+from bench.run import Run, load_checkpoint, open_run
 from data.dataset import PREPARED, open_dataset
 
 MOST_CLASSES = 254
@@ -21,28 +21,14 @@ MOST_CLASSES = 254
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a suite, ready but for its network."""
+    """A run with its weights, ready but for its network."""
 
-    name: str
-    method_name: str
-    method: Method
-    strategy_name: str
-    strategy: Strategy
-    spec: Any
+    run: Run
     palette: tuple[tuple[int, int, int], ...]
     """RGB by class; there are as many classes."""
     compute: Compute
     weights: Path | int
     """A checkpoint, or the seed of random weights."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.palette)
-
-    def with_sub_batch(self, patches: int) -> "Job":
-        """The same job with another number of patches at once."""
-        return replace(self, spec=replace(self.spec, sub_batch=patches))
 
     def network(self) -> tuple[nn.Module, str]:
         """The network, prepared for the strategy, on the host, and the SHA-256 of its weights.
@@ -50,25 +36,26 @@ class Job:
         Raises:
             UserError: the checkpoint is missing, damaged, or another network's.
         """
+        run = self.run
         if isinstance(self.weights, int):
             torch.manual_seed(self.weights)
-        network = network_for(self.method, self.strategy, self.spec, self.classes)
+        network = network_for(run.method, run.strategy, run.spec, run.model.classes)
         if isinstance(self.weights, Path):
             load_weights(network, load_checkpoint(self.weights), str(self.weights))
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().data)
-        return self.strategy.prepare(network, self.spec), digest.hexdigest()
+        return run.strategy.prepare(network, run.spec), digest.hexdigest()
 
     def fingerprint(self) -> dict[str, Any]:
         """All settings that labels depend on, except weights, in JSON's types."""
         return {
-            "method": self.method_name,
-            "strategy": self.strategy_name,
-            "spec": {key: str(value) for key, value in asdict(self.spec).items()},
-            "classes": self.classes,
-            "layout": 2,  # of the folder of an unfinished image
+            "method": self.run.model.config.method,
+            "strategy": self.run.config.strategy,
+            "spec": {key: str(value) for key, value in asdict(self.run.spec).items()},
+            "classes": len(self.palette),
+            "layout": 3,  # of the folder of an unfinished image
             "palette": [list(colour) for colour in self.palette],
             "torch": torch.__version__,
         }
@@ -93,23 +80,13 @@ def job(
         UserError: something does not exist or does not fit.
     """
     suite = read_suite(suite_path)
-    line = pick(suite.runs, run, "run")
-    line = replace(line, overrides={**line.overrides, **(settings or {})})
-    model = suite.models[line.model]
-    check_strategy(run, line, model)
-    spec = spec_of(line.model, model, line)
-    palette = _palette(model.dataset, classes)
-    method = load(model.method)
+    model = pick(suite.runs, run, "run").model
+    palette = _palette(suite.models[model].dataset, classes)
     return Job(
-        name=run,
-        method_name=model.method,
-        method=method,
-        strategy_name=line.strategy,
-        strategy=method.strategies[line.strategy],
-        spec=spec,
-        palette=palette,
-        compute=suite.compute,
-        weights=CHECKPOINTS / f"{line.model}.pt" if weights is None else weights,
+        open_run(suite, run, settings, len(palette)),
+        palette,
+        suite.compute,
+        CHECKPOINTS / f"{model}.pt" if weights is None else weights,
     )
 
 

@@ -4,22 +4,30 @@ Not memory-mapped, since mapped pages count as memory of the process; reads and 
 system's page cache, which it can reclaim."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.tiling import Box, Size
+
 Bytes = NDArray[np.uint8]
-AT_ONCE_BYTES = 2**22
-"""Largest read, which makes a copy."""
+
+
+def cover(size: Size, block: Size) -> Iterator[Box]:
+    """Boxes that cover an area of `size` once, row by row; the last ones of each side are smaller."""
+    for top in range(0, size[0], block[0]):
+        for left in range(0, size[1], block[1]):
+            yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
 
 
 class ArrayFile:
     """A file of arrays at byte offsets."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.touch()
+        self.path, self._file = path, path.open("r+b")
 
     def read(self, array: NDArray[np.generic], offset: int) -> None:
         """Fill a contiguous array.
@@ -27,28 +35,23 @@ class ArrayFile:
         Raises:
             EOFError: the file ends before.
         """
-        view = array.data.cast("B")
-        while view:
-            found = os.pread(self._file, min(len(view), AT_ONCE_BYTES), offset)
-            if not found:
-                raise EOFError(f"{self.path} ends before byte {offset + len(view)}")
-            view[: len(found)] = found
-            view, offset = view[len(found) :], offset + len(found)
+        self._file.seek(offset)
+        if self._file.readinto(array.data.cast("B")) < array.nbytes:
+            raise EOFError(f"{self.path} ends before byte {offset + array.nbytes}")
 
     def write(self, array: NDArray[np.generic], offset: int) -> None:
         """Write a contiguous array."""
-        view = array.data.cast("B")
-        while view:
-            count = os.pwrite(self._file, view, offset)
-            view, offset = view[count:], offset + count
+        self._file.seek(offset)
+        self._file.write(array.data.cast("B"))
 
     def sync(self) -> None:
         """Return when all written data are on the disk."""
-        os.fsync(self._file)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        self._file.close()
 
 
 class Plane:

@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,10 +16,10 @@ from bench import cli
 from bench.errors import UserError, out_of_memory
 from bench.files import file_sha256
 from bench.memory import PeakResident
-from bench.run import set_up
+from bench.run import Run, set_up
 from bench.streaming import raster
 from bench.streaming.budget import GIB, choose
-from bench.streaming.image import LargeImage
+from bench.streaming.image import LargeImage, Progress
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
@@ -80,7 +80,9 @@ def predict_file(
     source = raster.inspect_large(image, bands)
     size = (source.height, source.width)
     device = set_up(job.compute)
-    job, need, by_windows = choose(job, size, device.type, max_memory_bytes)
+    run, need, by_windows = choose(job.run, size, device.type, max_memory_bytes)
+    job = replace(job, run=run)
+    progress = functools.partial(cli.progress, unit="px", silent=silent)
     with PeakResident() as peak, _disk(output):
         network, weights = job.network()
         fingerprint = {
@@ -94,20 +96,20 @@ def predict_file(
         with contextlib.ExitStack() as stack:
             stack.callback(partial.release)
             _check_disk(output, partial, size)
-            pixels, mask = _unpacked(source, partial, silent)
+            pixels, mask = _unpacked(source, partial, progress)
             labels = Plane(partial.folder / "labels", *size)
-            large = LargeImage(pixels, labels, partial, _progress(silent))
+            large = LargeImage(pixels, labels, partial, progress)
             stack.callback(large.close)
             if mask:
                 stack.callback(mask.file.close)
             started = time.perf_counter()
             if "labels" not in partial.done:
-                _label(job, network.to(device), large, by_windows)
+                _label(run, network.to(device), large, by_windows)
                 labels.file.sync()
                 partial.note("labels", 1)
             label_s = time.perf_counter() - started
             result = partial.folder / f"result{output.suffix}"
-            with contextlib.closing(_bar("writing", size, silent)) as bar:
+            with contextlib.closing(progress(size[0] * size[1], "writing")) as bar:
                 raster.encode(labels, mask, source, job.palette, result, driver, bar.update)
             with result.open("rb") as file:
                 os.fsync(file.fileno())
@@ -120,25 +122,25 @@ def predict_file(
         label_s=label_s,
         peak_rss_bytes=peak.peak_bytes,
         predicted_bytes=need.bytes,
-        sub_batch=getattr(job.spec, "sub_batch", None),
+        sub_batch=getattr(run.spec, "sub_batch", None),
         by_windows=by_windows,
     )
 
 
-def _label(job: Job, network: torch.nn.Module, image: LargeImage, by_windows: bool) -> None:
+def _label(run: Run, network: torch.nn.Module, image: LargeImage, by_windows: bool) -> None:
     with torch.inference_mode():
-        streamed = job.strategy.by_windows(job.spec)
+        streamed = run.strategy.by_windows(run.spec)
         if by_windows and streamed:
-            streamed(network, image, job.spec)
+            streamed(network, image, run.spec)
             return
         whole = image.whole()
         try:
-            labels = job.strategy.predict(network, whole, job.spec)
+            labels = run.predict(network, whole)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             raise UserError(
-                f"Memory ran out: strategy {job.strategy_name} takes an image whole; take one that "
+                f"Memory ran out: strategy {run.config.strategy} takes an image whole; take one that "
                 "works by windows, or a smaller image."
             ) from None
         image.labels.write(0, 0, labels.numpy())
@@ -173,29 +175,19 @@ def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
         )
 
 
-def _unpacked(source: ImageFile, partial: Partial, silent: bool) -> tuple[Plane, Plane | None]:
+def _unpacked(
+    source: ImageFile, partial: Partial, progress: Progress
+) -> tuple[Plane, Plane | None]:
     size = (source.height, source.width)
     pixels = Plane(partial.folder / "pixels", *size, 3)
     mask = Plane(partial.folder / "mask", *size) if source.hides else None
     if "pixels" not in partial.done:
-        with contextlib.closing(_bar("reading", size, silent)) as bar:
+        with contextlib.closing(progress(size[0] * size[1], "reading")) as bar:
             raster.unpack(source, pixels, mask, bar.update)
-        for plane in (pixels, mask):
-            if plane:
-                plane.file.sync()
+        for plane in filter(None, (pixels, mask)):
+            plane.file.sync()
         partial.note("pixels", 1)
     return pixels, mask
-
-
-def _progress(silent: bool) -> Any:
-    def begin(what: str, pixels: int, done: int) -> Any:
-        return cli.progress(pixels, what, "px", done, silent)
-
-    return begin
-
-
-def _bar(what: str, size: tuple[int, int], silent: bool) -> Any:
-    return cli.progress(size[0] * size[1], what, "px", silent=silent)
 
 
 @contextlib.contextmanager

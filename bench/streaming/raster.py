@@ -1,6 +1,6 @@
 """Large image files to planes on the disk, and planes of labels to label files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from bench.errors import UserError
-from bench.streaming.planes import Bytes, Plane
+from bench.streaming.planes import Bytes, Plane, cover
+from bench.tiling import Box
 from data.dataset import UNLABELLED
 from data.image_file import CHUNK_BYTES, blocks
 from data.image_header import MIB, ImageFile, first_line, gdal, inspect
@@ -96,9 +97,9 @@ def encode(
         with gdal():
             with rasterio.open(tiled, "w", **profile) as file:
                 file.write_colormap(1, colours)
-                for window, tile in _tiles(labels, mask):
-                    file.write(tile, 1, window=window)
-                    advance(tile.size)
+                for box in cover((labels.height, labels.width), (TILE_PX, TILE_PX)):
+                    file.write(_masked(labels, mask, box), 1, window=_window(box))
+                    advance(box.height * box.width)
             if driver == "GTiff":
                 tiled.replace(path)
             else:
@@ -113,27 +114,23 @@ def encode(
         ) from None
 
 
-def _tiles(labels: Plane, mask: Plane | None) -> Iterator[tuple[Window, Bytes]]:
-    for top in range(0, labels.height, TILE_PX):
-        for left in range(0, labels.width, TILE_PX):
-            height = min(TILE_PX, labels.height - top)
-            width = min(TILE_PX, labels.width - left)
-            tile = labels.read(top, left, height, width)[..., 0]
-            if mask:
-                tile[mask.read(top, left, height, width)[..., 0] == 0] = UNLABELLED
-            yield Window(left, top, width, height), tile
+def _masked(labels: Plane, mask: Plane | None, box: Box) -> Bytes:
+    """The labels in a box (h, w), those of nodata and transparent pixels as unlabelled."""
+    found = labels.read(*box)[..., 0]
+    if mask:
+        found[mask.read(*box)[..., 0] == 0] = UNLABELLED
+    return found
+
+
+def _window(box: Box) -> Window:
+    return Window(box.left, box.top, box.width, box.height)
 
 
 def _check(path: Path, labels: Plane, mask: Plane | None) -> None:
     """Compare the file with the labels: GDAL writes the last blocks when it closes a file, where an
     error is easily lost."""
+    rows = max(1, CHUNK_BYTES // labels.width)
     with rasterio.open(path) as file:
-        step = max(1, CHUNK_BYTES // labels.width)
-        for top in range(0, labels.height, step):
-            height = min(step, labels.height - top)
-            found = file.read(1, window=Window(0, top, labels.width, height))
-            wanted = labels.read(top, 0, height, labels.width)[..., 0]
-            if mask:
-                wanted[mask.read(top, 0, height, labels.width)[..., 0] == 0] = UNLABELLED
-            if not np.array_equal(found, wanted):
-                raise OSError(f"rows from {top} on read back differently")
+        for box in cover((labels.height, labels.width), (rows, labels.width)):
+            if not np.array_equal(file.read(1, window=_window(box)), _masked(labels, mask, box)):
+                raise OSError(f"rows from {box.top} on read back differently")
