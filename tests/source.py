@@ -32,7 +32,7 @@ def tree(path: Path) -> ast.Module:
 @cache
 def imports(path: Path) -> frozenset[str]:
     """Modules of ours that a file imports anywhere, also inside functions: the module itself of
-    `from bench.memory import tracker`, the package of `from bench.memory import predict_memory`."""
+    `from bench.memory import tracker`, the package of `from bench.parallel import parallel_map`."""
     found: set[str] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):

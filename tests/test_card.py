@@ -16,8 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from bench.memory import NvmlSampler, gpu_bytes
-from bench.memory.nvml import OWN_PROCESS, WHOLE_GPU
+from bench.memory.nvml import OWN_PROCESS, WHOLE_GPU, NvmlSampler, gpu_bytes
 
 MIB = 2**20
 IS_LOST, DENIED, UNSUPPORTED, NO_DRIVER, MISMATCH = 15, 4, 3, 9, 18
@@ -388,7 +387,7 @@ def test_sampling_takes_less_than_two_hundredths_of_a_core(
 
 TELL = """
 import json, os
-from bench.memory import NvmlSampler
+from bench.memory.nvml import NvmlSampler
 with NvmlSampler(interval_s=60) as card:
     pass
 print(json.dumps([card.missing, card.how, card.peak_bytes, card.gpu.get("used_told_by")]))

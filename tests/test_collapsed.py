@@ -9,7 +9,7 @@ from conftest import GLNET, THREE_PHASES
 from torch import Tensor, nn
 
 import glnet.spec
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.method import load, network_for
 from bench.run import run_of
 from bench.tiling import labels_of, shrink_image

@@ -19,7 +19,7 @@ from baselines.generic import spec as generic
 from baselines.isdnet import spec as isdnet
 from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.method import load, network_for
 from bench.run import run_of
 

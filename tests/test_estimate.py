@@ -24,7 +24,9 @@ from bench.commands.question import (
 )
 from bench.config import parse_bytes
 from bench.errors import UserError
-from bench.memory import bytes_of, predict_memory, record_cpu_allocations, tensors_of
+from bench.memory.cpu_allocator import record_cpu_allocations
+from bench.memory.prediction import predict_memory
+from bench.memory.tracker import bytes_of, tensors_of
 from bench.method import network_for
 from bench.run import resolve, run_of
 

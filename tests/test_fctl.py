@@ -14,7 +14,7 @@ from baselines.fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
 from baselines.fctl.spec import Spec
 from baselines.fctl.training import backward, phases, seen, view
 from bench.errors import UserError
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.run import run_of
 from bench.tiling import Box, cut, grid
 from reference.checkpoint_io import from_fctl, import_fctl_command

@@ -14,7 +14,7 @@ from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, sp
 from bench.config import Compute
 from bench.experiments import gpu_memory
 from bench.experiments.gpu_memory import published_cases
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.method import load
 from bench.run import run_of
 
@@ -28,7 +28,7 @@ DROPOUTS = (torch.nn.Dropout, torch.nn.Dropout2d)
 METERS = """
 import json, time
 import torch
-from bench.memory import NvmlSampler
+from bench.memory.nvml import NvmlSampler
 with NvmlSampler() as card:
     torch.zeros(1, device="cuda")
     card.mark_idle()

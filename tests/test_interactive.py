@@ -11,7 +11,7 @@ from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, wr
 
 from bench import record
 from bench.config import read_suite
-from bench.memory import timeline
+from bench.memory.prediction import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import evaluations

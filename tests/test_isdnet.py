@@ -14,7 +14,7 @@ from baselines.isdnet.model import ISDNet, build, deep_input, start
 from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import affinity_loss, backward, losses, phases, view
 from bench.errors import UserError
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.optim import UNLABELLED
 from bench.run import run_of
 from reference.checkpoint_io import from_isdnet, import_isdnet_command, shapes_of

@@ -55,6 +55,12 @@ def large(folder: Path, image: torch.Tensor, progress: Callable[..., Any] = sile
     return LargeImage(pixels, labels, partial, progress)
 
 
+def close(image: LargeImage) -> None:
+    image.pixels.close()
+    image.labels.close()
+    image.partial.release()
+
+
 def picture(size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(scene(3, size)[0]).permute(2, 0, 1).contiguous()
 
@@ -70,7 +76,7 @@ def both(
         streamed(network, one, settings)
         wanted = plan.predict(network, image, settings)
     found = one.labels.read(0, 0, *image.shape[1:])[..., 0]
-    one.partial.release()
+    close(one)
     return torch.from_numpy(found), wanted
 
 
@@ -121,6 +127,7 @@ def test_an_image_is_shrunk_exactly(side: int, tmp_path: Path) -> None:
     wanted = shrink_image(image, (side, side + 3))
     assert torch.equal(one.shrink((side, side + 3)), wanted)
     assert torch.equal(one.shrink((side, side + 3)), wanted), "what an earlier process has left"
+    close(one)
 
 
 def test_maps_that_the_disk_cannot_hold_are_told_after_the_first(
@@ -132,3 +139,4 @@ def test_maps_that_the_disk_cannot_hold_are_told_after_the_first(
     with torch.inference_mode(), pytest.raises(UserError, match="head=collapsed"):
         plan.by_windows(settings)(network, one, settings)
     assert not (one.partial.folder / "merged").exists()
+    close(one)

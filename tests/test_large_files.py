@@ -143,6 +143,7 @@ def test_a_cog_keeps_labels_palette_and_place(tmp_path: Path) -> None:
     plane.write(0, 0, whole)
     made = tmp_path / "result.tif"
     raster.encode(plane, None, source, PALETTE, made, "COG", lambda _: None)
+    plane.close()
     with rasterio.open(made) as file:
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert file.overviews(1)

@@ -18,7 +18,7 @@ from baselines.magnet.spec import Spec
 from baselines.magnet.training import given, hard_example_loss, phases, view
 from bench.config import strict
 from bench.errors import UserError
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.optim import UNLABELLED
 from bench.run import run_of
 from bench.tiling import Box, coverage

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.memory import PeakResident, Tracker, tensors_of
+from bench.memory.rss import PeakResident
+from bench.memory.tracker import Tracker, tensors_of
 from bench.run import clock
 
 MIB = 2**20

@@ -15,7 +15,7 @@ from bench.config import Compute
 from bench.errors import UserError
 from bench.experiments import gpu_memory
 from bench.experiments.gpu_memory import published_cases
-from bench.memory import Case
+from bench.memory.prediction import Case
 
 
 @pytest.fixture

@@ -13,19 +13,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from bench.config import ModelConfig, Training
-from bench.memory import (
+from bench.memory.cpu_allocator import record_cpu_allocations
+from bench.memory.prediction import (
     LEARNING_RATE,
+    RULES,
     STEPS,
     Prediction,
-    Tracker,
-    bytes_of,
     predict_memory,
-    predict_training,
-    record_cpu_allocations,
-    tensors_of,
+    trace_training,
     views_of,
 )
-from bench.memory.prediction import RULES
+from bench.memory.tracker import Tracker, bytes_of, tensors_of
 from bench.run import Model, run_of
 from bench.training_step import enter_phase, training_step
 
@@ -72,7 +70,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
     # Four patches, in two batches.
     size = SIZES[0] if method == "baselines/generic" else (56, 50)
     batch: defaultdict[str, int] = defaultdict(lambda: 2)
-    predicted = predict_training(whole, size, batch, "cpu")
+    predicted = trace_training(whole, size, batch, "cpu")
     model = whole.build().to(memory_format=torch.channels_last)
     for phase in whole.method.phases(model, whole.spec):
         views = views_of(whole, phase, size, batch[phase.name])
@@ -83,7 +81,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
         with record_cpu_allocations() as allocations:
             for _ in range(STEPS):
                 training_step(training, views, LEARNING_RATE)
-        found = predicted[phase.name]
+        found = predicted[phase.name].prediction
         assert found.device_bytes == pytest.approx(there + allocations.peak_bytes, rel=WITHIN)
         assert found.by_category["optimiser state"] > 0
         assert sum(found.by_category.values()) == found.device_bytes

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.memory import predict_memory, prediction
+from bench.memory import prediction
+from bench.memory.prediction import predict_memory
 from bench.memory.replay import replaying
 from bench.memory.tracker import Tracker
 from bench.run import run_of

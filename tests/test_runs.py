@@ -17,7 +17,7 @@ from PIL import Image
 from bench import latency, record
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.memory import measure_run
+from bench.memory.meters import measure_run
 from bench.parallel import Outcome
 from bench.pipeline import cache
 from bench.pipeline import evaluate as stage_evaluate

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import record
 from bench.experiments.gpu_memory import published_cases
-from bench.memory import predict_memory
 from bench.memory.cuda_allocator import play
 from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
+from bench.memory.prediction import predict_memory
 from bench.memory.rules_cuda import CUDA, TF32
 from bench.memory.tracker import Tracker, tensors_of
 from bench.record import Record

@@ -28,7 +28,7 @@ from bench.commands.question import (
 )
 from bench.config import parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
-from bench.memory import timeline as live_bytes
+from bench.memory.prediction import timeline as live_bytes
 from bench.run import resolve
 
 MIB = 2**20

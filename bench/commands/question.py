@@ -14,15 +14,8 @@ from torch import nn
 from bench import record
 from bench.config import PARAMS, ModelConfig, RunConfig, Schedule, Suite, Training, read_suite
 from bench.errors import UserError
-from bench.memory import (
-    Prediction,
-    Trace,
-    blas_bytes,
-    gpu_overhead_of,
-    has_tf32,
-    trace_memory,
-    trace_training,
-)
+from bench.memory.gpu_overhead import blas_bytes, gpu_overhead_of, has_tf32
+from bench.memory.prediction import Prediction, Trace, trace_memory, trace_training
 from bench.method import Method
 from bench.run import Run, resolve
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench import cli
 from bench.config import Split, Suite, parse_setting, read_suite
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.run import Scene, open_run, set_up
 
 

@@ -20,7 +20,8 @@ from bench.config import ModelConfig, RunConfig, Suite, Training, read_suite
 from bench.errors import UserError
 from bench.experiments.noise import noise
 from bench.latency import NetworkClock
-from bench.memory import PeakResident, predict_memory
+from bench.memory.prediction import predict_memory
+from bench.memory.rss import PeakResident
 from bench.parallel import Report, run_isolated
 from bench.run import Run, clock, device_facts, resolve, set_up, wait
 
@@ -32,7 +33,7 @@ SEED = 0
 SETTINGS: Mapping[str, Any] = {"sub_batch": 1}
 """Fields of `glnet.spec.Spec`; all others are the paper's."""
 LIMIT_S = 1800.0
-PRELOAD = ("bench.latency", "bench.memory", "segmentation_models_pytorch")
+PRELOAD = ("bench.latency", "bench.memory.prediction", "segmentation_models_pytorch")
 DEFINITION = (
     "one image of noise at several scales, random weights, patches one at a time; wall_s: seconds "
     "of a prediction, image in host memory to labels in host memory, the first of its process "

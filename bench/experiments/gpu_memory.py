@@ -25,14 +25,15 @@ from bench.config import Compute, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
-from bench.memory import DEFINITIONS, Case, measure_first_on_gpu
+from bench.memory.meters import DEFINITIONS, measure_first_on_gpu
 from bench.memory.paper_memory import paper_cases
+from bench.memory.prediction import Case
 from bench.memory.published_settings import PLACES, uhr_cases
 from bench.parallel import Report, run_isolated
 from bench.run import clock, device_facts, set_up
 
 FOLDER = record.RESULTS / "card"
-PRELOAD = ("bench.memory", "bench.experiments.noise", "segmentation_models_pytorch")
+PRELOAD = ("bench.memory.meters", "bench.experiments.noise", "segmentation_models_pytorch")
 LIMIT_S = 300.0
 """Time limit for the memory of one run."""
 TIMING_S = 1800.0

@@ -15,7 +15,7 @@ import torch
 
 from bench import cli
 from bench.config import read_suite
-from bench.memory import LEARNING_RATE, views_of
+from bench.memory.prediction import LEARNING_RATE, views_of
 from bench.run import open_model
 from bench.training_step import enter_phase, training_step
 

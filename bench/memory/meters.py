@@ -10,7 +10,7 @@ from bench.config import Suite
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes
 from bench.memory.nvml import NvmlSampler, gpu_bytes
-from bench.memory.prediction import Prediction, predict_memory, timeline, trace_memory
+from bench.memory.prediction import PREDICTED, Prediction, predict_memory, timeline, trace_memory
 from bench.memory.rss import PeakResident
 from bench.memory.tracker import bytes_of, tensors_of
 from bench.parallel import Report, host_limit_bytes
@@ -31,11 +31,7 @@ DEFINITIONS = {
         "peak resident set of a fresh process during its first prediction, less what it held after "
         "loading its libraries: weights, image, activations and the allocator's slack"
     ),
-    "predicted": (
-        "as allocated, worked out on fake tensors without weights, data or a device: bytes of all "
-        "tensors alive at the peak on the device that the network is on, and by rule what "
-        "operators take inside themselves"
-    ),
+    "predicted": PREDICTED,
 }
 """What each meter measures; records keep the text beside the number."""
 First = Callable[[], tuple[nn.Module, Tensor]]
@@ -68,13 +64,12 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
         if device.type == "cuda"
         else measure_first_on_host(first, run)
     )
-    meters, network, image, missing = found
     report({"provenance": device_facts(device, suite.compute)})
-    size = (image.shape[-2], image.shape[-1])
+    size = (found.image.shape[-2], found.image.shape[-1])
 
     trace = trace_memory(run, size, device.type)
     predicted = trace.prediction
-    meters["predicted"] = {
+    found.meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "told_bytes": expected_allocated_bytes(predicted, device),
         "host_bytes": predicted.host_bytes,
@@ -87,37 +82,31 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
         "at": predicted.at,
         "course": timeline(trace.events, trace.categories),
     }
-    defined = {meter: {**meters[meter], "definition": DEFINITIONS[meter]} for meter in meters}
     report(
         {
             "scene": scene,
             "height_px": size[0],
             "width_px": size[1],
-            "meters": defined,
-            "missing": missing,
-            "part": _compared(run, network, image, device),
+            "meters": found.defined,
+            "missing": found.missing,
+            "part": _compared(run, found, device),
             "parameters": predicted.parameters,
             "flops": predicted.flops,
         }
     )
 
 
-def _compared(
-    run: Run,
-    network: nn.Module,
-    image: Tensor,
-    device: torch.device,
-) -> dict[str, int]:
+def _compared(run: Run, found: "Measured", device: torch.device) -> dict[str, int]:
     """Predicted and allocated bytes for a part of the image that has another shape."""
-    height, width = image.shape[-2] // 2, image.shape[-1] // 3
-    part = image[:, :height, :width].contiguous()
+    height, width = found.image.shape[-2] // 2, found.image.shape[-1] // 3
+    part = found.image[:, :height, :width].contiguous()
     predicted = predict_memory(run, (height, width), device.type)
     return {
         "height_px": height,
         "width_px": width,
         "predicted_bytes": expected_allocated_bytes(predicted, device),
         "booked_bytes": allocated_bytes_of(
-            lambda: run.predict(network, part), [*tensors_of(network), part]
+            lambda: run.predict(found.network, part), [*tensors_of(found.network), part]
         ),
     }
 
@@ -162,6 +151,14 @@ class Measured(NamedTuple):
     image: Tensor
     missing: dict[str, str]
     """Why a meter has no figure, by meter."""
+
+    @property
+    def defined(self) -> Meters:
+        """The meters with their definitions."""
+        return {
+            meter: {**values, "definition": DEFINITIONS[meter]}
+            for meter, values in self.meters.items()
+        }
 
 
 def measure_first_on_gpu(first: First, device: torch.device) -> Measured:

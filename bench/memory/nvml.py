@@ -216,7 +216,8 @@ def _visible_gpu() -> Any:
                 "GPU by its index or its whole UUID, a MIG instance by its whole UUID."
             ) from error
     handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
-    if _or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0]):
+    modes = _or_none(pynvml.nvmlDeviceGetMigMode, handle)
+    if modes and modes[0]:
         return pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)
     return handle
 
@@ -252,31 +253,33 @@ def _processes(handle: Any, kind: str) -> dict[int, int | None] | None:
 def _facts(handle: Any, version: int | None) -> dict[str, Any]:
     """What a record says of the GPU; None for what its driver does not report."""
 
-    def clock(query: Callable[[Any, int], int], kind: int) -> Any:
-        return _or_none(lambda: int(query(handle, kind)))
-
-    now, most = pynvml.nvmlDeviceGetClockInfo, pynvml.nvmlDeviceGetMaxClockInfo
+    clocks = {
+        f"{name}_clock{limit}_mhz": _or_none(query, handle, kind)
+        for name, kind in (("sm", pynvml.NVML_CLOCK_SM), ("memory", pynvml.NVML_CLOCK_MEM))
+        for limit, query in (
+            ("", pynvml.nvmlDeviceGetClockInfo),
+            ("_most", pynvml.nvmlDeviceGetMaxClockInfo),
+        )
+    }
+    ecc = _or_none(pynvml.nvmlDeviceGetEccMode, handle)
+    power_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    instance = _or_none(pynvml.nvmlDeviceIsMigDeviceHandle, handle)
     return {
-        "name": _or_none(lambda: pynvml.nvmlDeviceGetName(handle)),
-        "uuid": _or_none(lambda: pynvml.nvmlDeviceGetUUID(handle)),
+        "name": _or_none(pynvml.nvmlDeviceGetName, handle),
+        "uuid": _or_none(pynvml.nvmlDeviceGetUUID, handle),
         "driver": _or_none(pynvml.nvmlSystemGetDriverVersion),
         "total_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         "used_told_by": f"nvmlDeviceGetMemoryInfo{'_v2' if version else ''}",
-        "sm_clock_mhz": clock(now, pynvml.NVML_CLOCK_SM),
-        "sm_clock_most_mhz": clock(most, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": clock(now, pynvml.NVML_CLOCK_MEM),
-        "memory_clock_most_mhz": clock(most, pynvml.NVML_CLOCK_MEM),
-        "ecc": _or_none(lambda: bool(pynvml.nvmlDeviceGetEccMode(handle)[0])),
-        "power_limit_w": _or_none(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
-        "instance_of_a_card": _or_none(
-            lambda: bool(pynvml.nvmlDeviceIsMigDeviceHandle(handle).value)
-        ),
+        **clocks,
+        "ecc": None if ecc is None else bool(ecc[0]),
+        "power_limit_w": None if power_mw is None else power_mw / 1000,
+        "instance_of_a_card": None if instance is None else bool(instance.value),
     }
 
 
-def _or_none(query: Callable[[], Any]) -> Any:
+def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a query, or None if the driver does not support it."""
     try:
-        return query()
+        return query(*arguments)
     except pynvml.NVMLError:
         return None

@@ -112,25 +112,20 @@ def explain(rows: Sequence[Row]) -> pd.DataFrame:
     rows. Rows that repeat the same figure are left out together. Rows that are not possible have
     both figures too, but are not part of any fit."""
     whole = fit([row for row in rows if possible(row)])
-    lines = []
-    for row in rows:
-        others = [other for other in rows if possible(other) and not _same(other, row)]
-        modelled, left_out = whole.of(row), fit(others).of(row)
-        lines.append(
-            {
-                "row": row.row,
-                "network": row.network,
-                "strategy": row.strategy,
-                "input_px": row.input_px,
-                "published_mb": row.published_mb,
-                "predicted_mb": row.tensors_mb,
-                "modelled_mb": modelled,
-                "ratio": modelled / row.published_mb,
-                "left_out_error": abs(left_out / row.published_mb - 1),
-                "note": _note(row, modelled),
-            }
-        )
-    return pd.DataFrame(lines)
+    modelled = [whole.of(row) for row in rows]
+    left_out = [
+        fit([other for other in rows if possible(other) and not _same(other, row)]).of(row)
+        for row in rows
+    ]
+    frame = pd.DataFrame([asdict(row) for row in rows]).drop(
+        columns=["reserved_mb", "workspace_mb"]
+    )
+    return frame.rename(columns={"tensors_mb": "predicted_mb"}).assign(
+        modelled_mb=modelled,
+        ratio=modelled / frame.published_mb,
+        left_out_error=(left_out / frame.published_mb - 1).abs(),
+        note=[_note(*pair) for pair in zip(rows, modelled, strict=True)],
+    )
 
 
 def _note(row: Row, modelled_mb: float) -> str:

@@ -20,6 +20,12 @@ from bench.run import Model, Run
 from bench.training_step import PhaseTraining, enter_phase, training_step
 
 RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
+PREDICTED = (
+    "as allocated, worked out on fake tensors without weights, data or a device: bytes of all "
+    "tensors alive at the peak on the device that the network is on, and by rule what "
+    "operators take inside themselves"
+)
+"""The definition that records keep beside the number."""
 MOMENTS = 120
 """Maximum number of moments in a recorded timeline; enough for a figure."""
 LEARNING_RATE = 1e-6
@@ -129,9 +135,9 @@ def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
     return Trace(replace(found, parameters=parameters), *tracker.timeline(device))
 
 
-def predict_training(
+def trace_training(
     model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
-) -> dict[str, Prediction]:
+) -> dict[str, Trace]:
     """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
 
     The step is `bench.training_step.training_step` in float32 with weights in NHWC; the second
@@ -146,15 +152,6 @@ def predict_training(
         batch: images a step, by phase.
         device: `cpu` or `cuda`; no GPU needs to be present.
     """
-    return {
-        name: one.prediction for name, one in trace_training(model, size, batch, device).items()
-    }
-
-
-def trace_training(
-    model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
-) -> dict[str, Trace]:
-    """Same as `predict_training`, with the timelines."""
     method, spec = model.method, model.spec
     with torch.device("meta"):
         network = model.build().to(memory_format=torch.channels_last)

@@ -1,5 +1,6 @@
 """Resident memory of this process, as the system reports it."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -43,7 +44,5 @@ class PeakResident:
 
 
 def _high_water() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0

@@ -22,7 +22,7 @@ LIMIT_S = 900.0
 TOGETHER = 9
 """Runs whose records are written together; at most these are lost on an interrupt."""
 PRELOAD = (
-    "bench.memory",
+    "bench.memory.meters",
     "bench.latency",
     "segmentation_models_pytorch",
     "pytest_benchmark.plugin",
@@ -103,7 +103,7 @@ def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
 
 def _measure_memory(report: Report, suite: Suite, name: str) -> None:
     """In a fresh process: all memory meters."""
-    from bench.memory import measure_run
+    from bench.memory.meters import measure_run
 
     measure_run(report, suite, name)
 

@@ -1,7 +1,7 @@
 """Stage `steps`: memory of one optimiser step of every phase of every model, predicted on fake
 tensors and measured by the device's allocator.
 
-The record shows the memory of training, and how accurate `predict_training` is."""
+The record shows the memory of training, and how accurate `trace_training` is."""
 
 import argparse
 from typing import Any
@@ -10,16 +10,9 @@ import torch
 
 from bench import cli, record
 from bench.config import read_suite
-from bench.memory import (
-    DEFINITIONS,
-    LEARNING_RATE,
-    STEPS,
-    allocated_bytes_of,
-    expected_allocated_bytes,
-    predict_training,
-    tensors_of,
-    views_of,
-)
+from bench.memory.meters import DEFINITIONS, allocated_bytes_of, expected_allocated_bytes
+from bench.memory.prediction import LEARNING_RATE, STEPS, trace_training, views_of
+from bench.memory.tracker import tensors_of
 from bench.method import Phase, View
 from bench.run import Model, device_facts, open_model, set_up
 from bench.training_step import enter_phase, training_step
@@ -39,7 +32,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
     size = (image.shape[-2], image.shape[-1])
     phases = model.config.training.phases
     batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
-    predicted = predict_training(model, size, batch, device.type)
+    traced = trace_training(model, size, batch, device.type)
     network = model.build().to(device).to(memory_format=torch.channels_last)
     found = {}
     for phase in model.method.phases(network, model.spec):
@@ -47,7 +40,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             {key: value.to(device) for key, value in one.items()}
             for one in views_of(model, phase, size, batch[phase.name])
         ]
-        one = predicted[phase.name]
+        one = traced[phase.name].prediction
         found[phase.name] = {
             "height_px": size[0],
             "width_px": size[1],

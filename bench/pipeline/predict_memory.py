@@ -10,8 +10,9 @@ from typing import Any
 
 from bench import cli, record
 from bench.config import Suite, read_suite
-from bench.memory import DEFINITIONS, Case, paper_memory, predict_case, predict_memory
+from bench.memory import paper_memory
 from bench.memory.paper_memory import CLASSES, PAPER, SIDE_PX, paper_cases
+from bench.memory.prediction import PREDICTED, Case, predict_case, predict_memory
 from bench.parallel import parallel_map
 from bench.run import Run, open_run
 from bench.tiling import Box, grid
@@ -87,7 +88,7 @@ def work(arguments: argparse.Namespace) -> None:
                 "suite": suite.suite,
                 "height_px": SIDE_PX,
                 "width_px": SIDE_PX,
-                "definition": DEFINITIONS["predicted"],
+                "definition": PREDICTED,
                 "runs": runs,
                 "growth": scale(suite, GROWING, CLASSES),
                 "published": paper_memory.explain_published(),

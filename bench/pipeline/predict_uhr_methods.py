@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import cli, record
-from bench.memory import DEFINITIONS, predict_case
+from bench.memory.prediction import PREDICTED, predict_case
 from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_cases
 from bench.parallel import parallel_map
 
@@ -42,7 +42,7 @@ def work(arguments: argparse.Namespace) -> None:
             stage="successors",
             name=UHR_METHODS.stem,
             settings={"suites": [UHR_METHODS.stem, *(place.ours for place in PLACES)]},
-            values={"definition": DEFINITIONS["predicted"], "rows": rows},
+            values={"definition": PREDICTED, "rows": rows},
             provenance=record.provenance(),
         ),
     )

@@ -1,7 +1,7 @@
 """Predicted memory of labelling an image, and settings that fit a limit.
 
 By windows it is the sum of the memory that the process already holds, the tensors of one group of
-patches by `bench.memory.predict_memory`, and a constant for data in transit (`PASSING_BYTES`); none
+patches by `predict_memory`, and a constant for data in transit (`PASSING_BYTES`); none
 of it depends on the image. In memory it includes the tensors of the whole image."""
 
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ from typing import Any
 import psutil
 
 from bench.errors import UserError
-from bench.memory import predict_memory
+from bench.memory.prediction import predict_memory
 from bench.run import Run
 from bench.streaming.raster import BLOCK_BYTES
-from bench.tiling import Size
 from data.image_header import CACHE_BYTES
 
 GIB = 2**30
 PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26
 """GDAL's cache, its largest decoded block, and chunks of rows, some of them twice."""
+
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)

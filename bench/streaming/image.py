@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from bench.errors import UserError
 from bench.run import save
 from bench.streaming.partial import Partial
-from bench.streaming.planes import ArrayFile, Plane, cover
+from bench.streaming.planes import ArrayFile, Plane
+from bench.streaming.raster import cover
 from bench.streaming.score_sums import Grid, ScoreSums
 from bench.tiling import Box, Merger, Size, groups, labels_of, resize, shrink_image
 
@@ -74,8 +76,7 @@ class LargeImage:
                     column, (size[0], len(block[0, 0]))
                 )
         path.unlink()
-        with found.open("wb") as file:
-            np.save(file, small.numpy())
+        np.save(found, small.numpy())
         self.partial.note(f"small {size}", 1)
         return small
 
@@ -113,7 +114,8 @@ class LargeImage:
                 # rounding could differ.
                 if number + len(group) > first:
                     scores = score(group).to(self.device, dtype)
-                    for one, box in list(zip(scores, group, strict=True))[max(first - number, 0) :]:
+                    pairs = zip(scores, group, strict=True)
+                    for one, box in islice(pairs, max(first - number, 0), None):
                         if sums.add(resize(one[None], (box.height, box.width), "nearest")[0]):
                             self.labels.file.sync()
                             self.partial.note("rows", sums.row)
@@ -168,11 +170,6 @@ class LargeImage:
                 saved = time.monotonic()
         bar.close()
 
-    def close(self) -> None:
-        """Close the files."""
-        self.pixels.file.close()
-        self.labels.file.close()
-
     def _write(self, top: int, left: int, labels: Tensor) -> None:
         self.labels.write(top, left, labels.numpy())
 
@@ -192,18 +189,21 @@ class DiskMapStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self.written_bytes = 0
+        """By this process."""
 
     def __setitem__(self, first: Box, kept: Tensor, /) -> None:
         with self._path(first).open("wb") as file:
             np.save(file, kept.numpy())
             file.flush()
             os.fsync(file.fileno())
+        self.written_bytes += kept.nbytes
 
-    def check(self, share: float) -> None:
-        """Refuse more data than the disk can hold, of which the store has 1 / `share`."""
-        held = sum(path.stat().st_size for path in self.folder.iterdir())
-        free = shutil.disk_usage(self.folder).free + held
-        if (wanted := held * share) > free:
+    def check(self, times: float) -> None:
+        """Refuse more data than the disk can hold: `times` of what this process has written."""
+        wanted = self.written_bytes * times
+        free = shutil.disk_usage(self.folder).free + self.written_bytes
+        if wanted > free:
             raise UserError(
                 f"The patches' maps need {wanted / 2**30:.1f} GiB in {self.folder.parent} until "
                 f"the labels are done, and {free / 2**30:.1f} are free: write to another disk, or "

@@ -4,22 +4,12 @@ Not memory-mapped, since mapped pages count as memory of the process; reads and 
 system's page cache, which it can reclaim."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.tiling import Box, Size
-
 Bytes = NDArray[np.uint8]
-
-
-def cover(size: Size, block: Size) -> Iterator[Box]:
-    """Boxes that cover an area of `size` once, row by row; the last ones of each side are smaller."""
-    for top in range(0, size[0], block[0]):
-        for left in range(0, size[1], block[1]):
-            yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
 
 
 class ArrayFile:
@@ -78,6 +68,10 @@ class Plane:
         else:
             for row in range(len(window)):
                 self.file.write(np.ascontiguousarray(window[row]), self._place(top + row, left))
+
+    def close(self) -> None:
+        """Close its file."""
+        self.file.close()
 
     def _place(self, row: int, column: int) -> int:
         return (row * self.width + column) * self.depth

@@ -15,15 +15,14 @@ import torch
 from bench import cli
 from bench.errors import UserError, out_of_memory
 from bench.files import file_sha256
-from bench.memory import PeakResident
+from bench.memory.rss import PeakResident
 from bench.run import Run, set_up
 from bench.streaming import raster
 from bench.streaming.budget import GIB, choose
-from bench.streaming.image import LargeImage, Progress
+from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
-from data.image_header import ImageFile
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,20 @@ def predict_file(
         with contextlib.ExitStack() as stack:
             stack.callback(partial.release)
             _check_disk(output, partial, size)
-            pixels, mask = _unpacked(source, partial, progress)
-            labels = Plane(partial.folder / "labels", *size)
+
+            def plane(name: str, depth: int = 1) -> Plane:
+                opened = Plane(partial.folder / name, *size, depth)
+                return stack.enter_context(contextlib.closing(opened))
+
+            pixels, labels = plane("pixels", 3), plane("labels")
+            mask = plane("mask") if source.hides else None
+            if "pixels" not in partial.done:
+                with contextlib.closing(progress(size[0] * size[1], "reading")) as bar:
+                    raster.unpack(source, pixels, mask, bar.update)
+                for written in filter(None, (pixels, mask)):
+                    written.file.sync()
+                partial.note("pixels", 1)
             large = LargeImage(pixels, labels, partial, progress)
-            stack.callback(large.close)
-            if mask:
-                stack.callback(mask.file.close)
             started = time.perf_counter()
             if "labels" not in partial.done:
                 _label(run, network.to(device), large, by_windows)
@@ -173,21 +180,6 @@ def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
             f"{size[0]} x {size[1]} px need {wanted / GIB:.1f} GiB beside {output} until they are "
             f"done, and {free / GIB:.1f} are free: free some, or write to another disk."
         )
-
-
-def _unpacked(
-    source: ImageFile, partial: Partial, progress: Progress
-) -> tuple[Plane, Plane | None]:
-    size = (source.height, source.width)
-    pixels = Plane(partial.folder / "pixels", *size, 3)
-    mask = Plane(partial.folder / "mask", *size) if source.hides else None
-    if "pixels" not in partial.done:
-        with contextlib.closing(progress(size[0] * size[1], "reading")) as bar:
-            raster.unpack(source, pixels, mask, bar.update)
-        for plane in filter(None, (pixels, mask)):
-            plane.file.sync()
-        partial.note("pixels", 1)
-    return pixels, mask
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Large image files to planes on the disk, and planes of labels to label files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from bench.errors import UserError
-from bench.streaming.planes import Bytes, Plane, cover
-from bench.tiling import Box
+from bench.streaming.planes import Bytes, Plane
+from bench.tiling import Box, Size
 from data.dataset import UNLABELLED
 from data.image_file import CHUNK_BYTES, blocks
 from data.image_header import MIB, ImageFile, first_line, gdal, inspect
@@ -37,6 +37,13 @@ def inspect_large(path: Path, bands: Sequence[int] = ()) -> ImageFile:
             "first (`gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`)."
         )
     return image
+
+
+def cover(size: Size, block: Size) -> Iterator[Box]:
+    """Boxes that cover an area of `size` once, row by row; the last ones of each side are smaller."""
+    for top in range(0, size[0], block[0]):
+        for left in range(0, size[1], block[1]):
+            yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
 
 
 def unpack(image: ImageFile, pixels: Plane, mask: Plane | None, advance: Advance) -> None:

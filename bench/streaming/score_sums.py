@@ -7,6 +7,7 @@ the image's width. Each pixel's scores are added in the order of `bench.tiling.s
 the sums are equal bit by bit."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,14 @@ class Grid:
         ]
         assert list(boxes) == whole, "patches of a large image come row by row"
 
-    def final_rows(self, row: int) -> int:
-        """How many rows of pixels no later row of patches adds to."""
-        return self._final(self.tops, row, self.height)
-
-    def final_columns(self, column: int) -> int:
+        self.final_rows = _steps(self.tops, self.height)
+        """For each row of patches, how many rows of pixels no later one adds to."""
+        self.final_columns = _steps(self.lefts, self.width)
         """The same to the right."""
-        return self._final(self.lefts, column, self.width)
 
-    @staticmethod
-    def _final(starts: Sequence[int], number: int, side: int) -> int:
-        last = number + 1 == len(starts)
-        return side if last else starts[number + 1] - starts[number]
+
+def _steps(starts: Sequence[int], side: int) -> list[int]:
+    return [after - start for start, after in pairwise(starts)] + [side]
 
 
 class ScoreSums:
@@ -65,7 +62,7 @@ class ScoreSums:
             self.sums = scores.new_zeros(scores.shape)
             self._load_carried(0)
         self.sums.add_(scores)
-        rows, columns = grid.final_rows(self.row), grid.final_columns(self.column)
+        rows, columns = grid.final_rows[self.row], grid.final_columns[self.column]
         left = grid.lefts[self.column]
         self.write(grid.tops[self.row], left, labels_of(self.sums[:, :rows, :columns]))
         self._store_carried(self.sums[:, rows:, :columns], left)
@@ -87,7 +84,7 @@ class ScoreSums:
 
     def _load_carried(self, known: int) -> None:
         """Read the row before's stored sums into the columns from `known` on."""
-        height = self.grid.height - self.grid.final_rows(self.row - 1) if self.row else 0
+        height = self.grid.height - self.grid.final_rows[self.row - 1] if self.row else 0
         width = self.grid.width - known
         if height and width:
             shape = (width, len(self.sums), height)

@@ -102,7 +102,7 @@ def memory_timeline(course: Mapping[str, Any], peak: str) -> interactive.Figure:
     """Bytes allocated over time, stacked by category, with the peak marked.
 
     Args:
-        course: `bench.memory.timeline`.
+        course: `bench.memory.prediction.timeline`.
         peak: the operator and module at the peak.
     """
     held = pd.DataFrame(course["bytes"], index=course["events"]) / MIB
