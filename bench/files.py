@@ -5,6 +5,9 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,6 +30,55 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
+    """What `torch.save` wrote: tensors, numbers and strings in plain containers, on the CPU. Nothing
+    else is unpickled.
+
+    Args:
+        advice: how to get a sound file.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more.
+    """
+    import torch  # slow, and not needed by those who write files
+
+    try:
+        with path.open("rb") as file:
+            if file.read(30).startswith(b"version https://git-lfs"):
+                raise UserError(
+                    f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`."
+                )
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {advice}.") from None
+    except UserError:
+        raise
+    # Many types. The text stays out: it advises to switch the safe loading off.
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path} cannot be read ({error.strerror}): {advice}.") from None
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors: {advice}; of a file of your own, save "
+            "the network's `state_dict()` alone."
+        ) from None
+
+
+def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
+    """The state dict, name to tensor, in a file, or under `state_dict` in it.
+
+    Raises:
+        UserError: as `load_tensors`, or the file holds no state dict.
+    """
+    content = load_tensors(path, advice)
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and hasattr(value, "shape") for key, value in content.items()
+    ):
+        raise UserError(f"{path} is no state dict: it should map names to tensors.")
+    return dict(content)
 
 
 def file_sha256(path: Path) -> str:

@@ -23,7 +23,7 @@ from bench.config import (
     pick,
 )
 from bench.errors import UserError
-from bench.files import write_bytes
+from bench.files import load_state, write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
 from data.dataset import Dataset, open_dataset
 
@@ -144,7 +144,7 @@ class Run:
         """
         model = self.model.config
         path = checkpoint_of(self.model.name, model, self.seeds[0] if seed is None else seed)
-        state = load_checkpoint(path)
+        state = load_state(path)
         network = network_for(self.method, self.strategy, self.spec, self.model.classes)
         load_weights(network, state, str(path))
         return self.strategy.prepare(network, self.spec).to(device)
@@ -248,24 +248,6 @@ def wait(device: torch.device) -> None:
     """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from disk; loads tensors only.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    except Exception as error:  # torch raises many types for damaged files
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(
-            f"{path} cannot be read ({reason}): delete it and run `dvc repro`."
-        ) from None
-    return state
 
 
 def save(path: Path, content: Any) -> None:

@@ -1,7 +1,7 @@
 """The optimiser step that the stage `train` runs and whose memory `bench.memory` predicts."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import ModelConfig, Schedule, Training
+from bench.errors import UserError
 from bench.method import Method, Phase, View
 from bench.optim import adam, poly, sgd, stepped
 from bench.parallel import distributed
@@ -52,7 +53,11 @@ def training_step(training: PhaseTraining, views: list[View], learning_rate: flo
         views: this process's share of the step's images, on the network's device.
     """
     network, phase, optimizer = training.network, training.phase, training.optimizer
-    with training.autocast(), distributed.as_one(phase.trains, phase.whole_batch):
+    with (
+        training.autocast(),
+        distributed.as_one(phase.trains, phase.whole_batch),
+        _more_than_one_value(phase),
+    ):
         loss = training.method.backward(
             network, views, training.spec, phase.name, training.backward
         )
@@ -65,6 +70,20 @@ def training_step(training: PhaseTraining, views: list[View], learning_rate: flo
         optimizer.step()
         optimizer.zero_grad()
     return loss
+
+
+@contextlib.contextmanager
+def _more_than_one_value(phase: Phase) -> Iterator[None]:
+    """Say in a sentence what torch's batch normalisation refuses."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"In the phase {phase.name} a layer normalises over a single value: give it a `batch` "
+            "of 2 or more in params.yaml."
+        ) from None
 
 
 def learning_rate_at(model: ModelConfig, schedule: Schedule, step: int) -> float:

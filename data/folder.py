@@ -3,6 +3,7 @@
 An image and its label have one name, but for the suffixes that the settings name; what a label's
 colours or numbers mean is said class by class."""
 
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -99,7 +100,8 @@ def survey(settings: Settings, raw: Path) -> Survey:
     images = _files(raw / "images", settings.image_suffix, problems, notes)
     labels = _files(raw / "labels", settings.label_suffix, problems, notes)
     both = images.keys() & labels.keys()
-    divided, wrong = own(settings.splits, both, raw)
+    suffixes = (settings.image_suffix, settings.label_suffix)
+    divided, wrong = own(settings.splits, both, raw, suffixes)
     found = survey_by_id(divided, images, labels, _rule(settings))
     if left_out := len(both) - len(found.entries):
         notes.append(f"{left_out} images are in no split and are left out.")
@@ -113,6 +115,7 @@ def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> 
             f"{folder} is missing: put PNG, JPEG or TIFF files there, images in images/ and their "
             "labels under the same names in labels/."
         )
+    suffix = Path(suffix).stem if Path(suffix).suffix.lower() in SUFFIXES else suffix  # _sat.png
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -121,7 +124,8 @@ def _files(folder: Path, suffix: str, problems: list[str], notes: list[str]) -> 
         if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(suffix):
             notes.append(f"{path} is left out: not a PNG, JPEG or TIFF called *{suffix}.")
             continue
-        id = path.stem.removesuffix(suffix)
+        # One letter may be written in two ways, and file systems differ in which they keep.
+        id = unicodedata.normalize("NFC", path.stem.removesuffix(suffix))
         if id.casefold() in folded:
             problems.append(f"{folded[id.casefold()]} and {path} have one name: rename one.")
             continue

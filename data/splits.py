@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,8 @@ from bench.errors import UserError
 
 NAMES = ("train", "val", "test")
 Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""YAML reads 119 as a number."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -20,9 +23,9 @@ class Splits:
     """Three shares of the images, or three lists: names in params.yaml, or text files with one
     name a line that lie beside the images."""
 
-    train: Share | str | tuple[str, ...]
-    val: Share | str | tuple[str, ...]
-    test: Share | str | tuple[str, ...]
+    train: Share | str | tuple[Name, ...]
+    val: Share | str | tuple[Name, ...]
+    test: Share | str | tuple[Name, ...]
     seed: int = 0
     """Of shares: another seed, another draw."""
 
@@ -51,8 +54,13 @@ def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[
     return {name: sorted(itertools.islice(rest, counts[name])) for name in NAMES}
 
 
-def own(splits: Splits, ids: Set[str], raw: Path) -> tuple[dict[str, list[str]], list[str]]:
+def own(
+    splits: Splits, ids: Set[str], raw: Path, suffixes: Collection[str] = ()
+) -> tuple[dict[str, list[str]], list[str]]:
     """The splits that a user's settings ask for.
+
+    Args:
+        suffixes: of files, without the extension, that a list may give beyond an id.
 
     Returns:
         ids by split, and sentences on what is wrong with the lists (names without an image, or in
@@ -69,8 +77,7 @@ def own(splits: Splits, ids: Set[str], raw: Path) -> tuple[dict[str, list[str]],
     seen: dict[str, str] = {}
     for name, value in given.items():
         lines = read_list(raw / value) if isinstance(value, str) else value
-        # A list may name files: a.png means a, unless there is an image called a.png.png.
-        for id in dict.fromkeys(line if line in ids else Path(line).stem for line in lines):
+        for id in dict.fromkeys(_named(line, ids, suffixes) for line in lines):
             if id not in ids:
                 problems.append(f"The split {name} lists {id}, but there is no such image.")
             elif seen.setdefault(id, name) != name:
@@ -80,10 +87,18 @@ def own(splits: Splits, ids: Set[str], raw: Path) -> tuple[dict[str, list[str]],
     return lists, problems
 
 
+def _named(line: str, ids: Set[str], suffixes: Collection[str]) -> str:
+    """The id that a line of a list means: itself, or the file called so."""
+    line = unicodedata.normalize("NFC", line)
+    stem = Path(line).stem
+    shorter = (name.removesuffix(suffix) for suffix in suffixes for name in (line, stem))
+    return next((name for name in (line, stem, *shorter) if name in ids), stem)
+
+
 def read_list(path: Path) -> list[str]:
     """The lines of a text file, without empty ones."""
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is to list images, one a line.") from None
     except UnicodeDecodeError:

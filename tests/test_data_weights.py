@@ -32,8 +32,11 @@ def test_a_whole_network_from_a_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     for arguments, message in (
         (("resnet50", "file"), "need a `path`"),
-        (("resnet50", "file", str(path)), "is no checkpoint"),
-        (("resnet50", "file", "nowhere.ckpt"), "is not there: .* import-official"),
+        (
+            ("resnet50", "file", str(path)),
+            "is damaged, or holds .*: put a checkpoint",
+        ),
+        (("resnet50", "file", "nowhere.ckpt"), "is missing: .* import-official"),
     ):
         with pytest.raises(UserError, match=message):
             weights.encoder_state(*arguments)

@@ -249,7 +249,7 @@ def test_released_checkpoints_are_imported(variant: Any, tmp_path: Path) -> None
     del states["large"]["module.output.3.bias"]
     with pytest.raises(UserError, match=r"phase `large`.*output.3.bias"):
         from_fctl(states, variant)
-    with pytest.raises(UserError, match="There is no"):
+    with pytest.raises(UserError, match="is missing: get the released file again"):
         call_command(
             import_fctl_command,
             "--plain",

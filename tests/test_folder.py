@@ -127,6 +127,36 @@ def test_splits_by_list(raw: Path, by: str) -> None:
     assert dataset.splits == {"train": ("a", "b"), "val": ("c",), "test": ("d",)}
 
 
+E_ACUTE = "\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("files", "lists", "more"),
+    [
+        ("abc", {"train": "\ufeffa\r\n", "val": "b\r\n", "test": "c\r\n"}, {}),  # of Notepad
+        ("abc", {"train": "a_sat.png", "val": "b_sat", "test": "c_mask.png"}, {}),
+        ("abc", ["a", "b", "c"], {"image_suffix": "_sat.png", "label_suffix": "_mask.png"}),
+        (["119", "b", "c"], [119, "b", "c"], {}),
+        ([E_ACUTE, "b", "c"], ["e\u0301", "b", "c"], {}),  # of macOS
+        (["e\u0301", "b", "c"], [E_ACUTE, "b", "c"], {}),
+    ],
+    ids=["byte order mark", "suffixes", "extension", "number", "composed", "decomposed"],
+)
+def test_lists_as_people_have_them(raw: Path, files: Any, lists: Any, more: Any) -> None:
+    fill(raw, files)
+    for kind, suffix in (("images", "_sat"), ("labels", "_mask")):
+        for path in list((raw / kind).iterdir()):
+            path.rename(path.with_stem(path.stem + suffix))
+    if isinstance(lists, dict):
+        splits: dict[str, Any] = {name: f"{name}.txt" for name in lists}
+        for name, text in lists.items():
+            (raw / f"{name}.txt").write_text(text)
+    else:
+        splits = {name: [one] for name, one in zip(("train", "val", "test"), lists, strict=True)}
+    given = settings(splits=splits, **{"image_suffix": "_sat", "label_suffix": "_mask", **more})
+    assert [len(ids) for ids in prepared(given, raw).splits.values()] == [1, 1, 1]
+
+
 def test_ids_and_unlabelled(raw: Path) -> None:
     fill(raw, "abc")
     for seed, name in enumerate("abc"):

@@ -66,7 +66,7 @@ def test_a_released_checkpoint_is_imported(tmp_path: Path) -> None:
     del theirs["refine_head.fuse8.g1"]
     with pytest.raises(UserError, match=r"1 keys are missing.*refine_head.fuse8.g1"):
         from_isdnet(theirs)
-    with pytest.raises(UserError, match="There is no"):
+    with pytest.raises(UserError, match="is missing: get the released file again"):
         call_command(import_isdnet_command, tmp_path / "nothing.pth", "-o", tmp_path / "x.pt")
 
 

@@ -85,7 +85,7 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
     del backbone["model.smooth3_2.bias"]
     with pytest.raises(UserError, match=r"\(backbone\): 1 keys are missing.*smooth3_2.bias"):
         from_magnet(backbone, [model.refine[0].state_dict()])
-    with pytest.raises(UserError, match="There is no"):
+    with pytest.raises(UserError, match="is missing: get the released file again"):
         call_command(
             import_magnet_command, tmp_path / "nothing.pth", files[1], "-o", tmp_path / "x.pt"
         )

@@ -102,7 +102,7 @@ def test_runs_that_are_evaluated_at_once_are_as_they_are_alone(
     # One that cannot be done ends the stage with its sentence; what the other found is kept.
     shutil.rmtree(record.RESULTS / "tiny/evaluate")
     Path("checkpoints/unet.pt").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"unet\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"unet\.pt is damaged, or holds more than tensors"):
         run_stage(stage_evaluate)
     assert cache.stale(read_suite(), "evaluate") == ["unet"]
 

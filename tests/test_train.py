@@ -17,9 +17,10 @@ import bench.training_step
 from bench import record
 from bench.config import Suite, read_suite
 from bench.errors import UserError
+from bench.files import load_state
 from bench.parallel.processes import PRELOAD
 from bench.pipeline.train import PARTIAL, train
-from bench.run import load_checkpoint, open_run
+from bench.run import open_run
 from bench.training_step import learning_rate_at
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -227,7 +228,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_missing_or_damaged_inputs_are_named(project: Path) -> None:
     start = Path("checkpoints/start/nothing.pt")
     start.write_bytes(start.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"nothing\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"nothing\.pt is damaged"):
         train(read_suite(), "unet")
     start.unlink()
     with pytest.raises(UserError, match=r"nothing\.pt is missing: run `dvc repro`"):
@@ -237,8 +238,39 @@ def test_missing_or_damaged_inputs_are_named(project: Path) -> None:
 def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"x": print}, path)
-    with pytest.raises(UserError, match="cannot be read"):
-        load_checkpoint(path)
+    with pytest.raises(UserError, match="is damaged, or holds more than tensors") as refused:
+        load_state(path)
+    assert "weights_only" not in str(refused.value)  # torch advises to switch it off
+    assert str(refused.value).isprintable()  # without its colour codes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "fetch it with `git lfs pull",
+        ),
+        ([torch.zeros(1)], "is no state dict"),
+        ({"a": 1}, "is no state dict"),
+        ({1: torch.zeros(1)}, "is no state dict"),
+    ],
+    ids=["pointer", "list", "number", "key"],
+)
+def test_files_that_are_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        load_state(path)
+
+
+def test_a_layer_that_would_normalise_a_single_value(project: Path, edit_suite: Edit) -> None:
+    def change(suite: dict[str, Any]) -> None:
+        suite["models"]["deeplabv3plus"]["training"]["phases"]["train"]["batch"] = 1
+
+    edit_suite(change)
+    with pytest.raises(UserError, match="phase train a layer normalises over a single value: give"):
+        train(read_suite(), "deeplabv3plus")
 
 
 def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_suite: Edit) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bench import record
 from bench.config import CHECKPOINTS, ModelConfig, Suite, checkpoint_of
 from bench.errors import UserError
-from bench.files import file_sha256
+from bench.files import file_sha256, load_tensors
 from bench.method import Phase
 from bench.parallel import distributed
-from bench.run import Model, device_facts, load_checkpoint, save, set_up
+from bench.run import Model, device_facts, save, set_up
 
 Look = tuple[str, int, float]
 """(phase, steps done, mIoU on val 0..1)."""
@@ -43,7 +43,7 @@ class Progress:
         self.restored: dict[str, Any] | None = None
         """The file's content, until the network has its weights."""
         if path.exists():
-            state: dict[str, Any] = load_checkpoint(path)
+            state: dict[str, Any] = load_tensors(path, "delete it and run `dvc repro`")
             if state["fingerprint"] == fingerprint:
                 self.restored = state
                 vars(self).update({name: state[name] for name in STATE})

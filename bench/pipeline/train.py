@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from bench import cli
 from bench.config import CHECKPOINTS, Suite, read_suite
 from bench.errors import UserError
-from bench.files import code_sha256, file_sha256
+from bench.files import code_sha256, file_sha256, load_state
 from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
 from bench.pipeline.cache import code_of
 from bench.pipeline.progress import Progress, TrainingResult, look, settled, write_results
-from bench.run import Model, load_checkpoint, open_model, set_up
+from bench.run import Model, open_model, set_up
 from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
 PARTIAL = CHECKPOINTS / "partial"
@@ -92,7 +92,7 @@ def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
 
     torch.manual_seed(config.seed)
     network = method.build(model.spec, model.classes)
-    start = load_checkpoint(weights)
+    start = load_state(weights)
     imported = not config.training.phases
     if imported:
         load_weights(network, start, str(weights))

@@ -11,8 +11,9 @@ from torch import nn
 
 from bench.config import CHECKPOINTS, PARAMS, Compute, pick, read_suite
 from bench.errors import UserError
+from bench.files import load_state
 from bench.method import load_weights, network_for
-from bench.run import Run, load_checkpoint, open_run
+from bench.run import Run, open_run
 from data.dataset import PREPARED, open_dataset
 
 MOST_CLASSES = 254
@@ -41,7 +42,7 @@ class Job:
             torch.manual_seed(self.weights)
         network = network_for(run.method, run.strategy, run.spec, run.model.classes)
         if isinstance(self.weights, Path):
-            load_weights(network, load_checkpoint(self.weights), str(self.weights))
+            load_weights(network, load_state(self.weights), str(self.weights))
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode())
