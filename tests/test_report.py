@@ -494,8 +494,8 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
     alone, little, much = [20, 50, 80, 60], [21, 58, 76, 60], [25, 55, 85, 65]
     lines = [("global", "glnet", alone), ("rival", "unet", alone), ("colour", "colour", much)]
 
-    def said(lent: list[int]) -> dict[str, str]:
-        runs = [("collaborative", "glnet", lent), *lines]
+    def said(shared: list[int]) -> dict[str, str]:
+        runs = [("collaborative", "glnet", shared), *lines]
         samples = tuple(sampled(run, right) for run, _, right in runs)
         frame = pd.DataFrame(
             {"run": run, "network": network, "strategy": run, "status": "ok",
