@@ -32,7 +32,6 @@ from doc_records import (
     training_minutes,
     values,
     within,
-    worst_on_cpu,
 )
 
 from bench.memory import gpu_overhead
@@ -73,7 +72,6 @@ CLAIMS = (
     ),
     Claim(README, f"Of {N} published settings, {N} were within 1 %", settings_within),
     Claim(README, f"On the CPU {N} of {N} comparisons", cpu_within),
-    Claim(README, f"training step of ISDNet is predicted {N} % too low", worst_on_cpu),
     Claim(README, f"the median deviation is {N} %", lambda: [100 * median(on_h100())]),
     Claim(
         README,
@@ -103,7 +101,6 @@ CLAIMS = (
     Claim(MEMORY, f"A run has {N} minutes", lambda: [measure.LIMIT_S / 60]),
     Claim(MEMORY, f"one constant per GPU family \\({N} MiB on an H100\\)", beside_mib),
     Claim(MEMORY, f"{N} of {N} comparisons of `earthcover` and `mosaic`", cpu_within),
-    Claim(MEMORY, f"training step of ISDNet on EarthCover, {N} % too low", worst_on_cpu),
     Claim(
         MEMORY,
         f"{N} of {N} settings are within 1 % of `allocated`",

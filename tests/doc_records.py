@@ -191,13 +191,6 @@ def cpu_within() -> tuple[int, int]:
     return within([abs(ratio - 1) for ratio in on_cpu()], 0.01), len(on_cpu())
 
 
-def worst_on_cpu() -> list[float]:
-    """Percent; that it is ISDNet's training step is read from the record itself."""
-    step = values("earthcover/steps/cpu-2-cores.json")["models"]["isdnet"]["train"]
-    assert step["predicted_bytes"] / step["booked_bytes"] == min(on_cpu())
-    return [100 * (1 - min(on_cpu()))]
-
-
 def steps_on_h100() -> tuple[float, ...]:
     large = [mib for mib in missing_mib() if mib > 32]
     small = [mib for mib in missing_mib() if mib <= 32]
