@@ -181,7 +181,7 @@ CLAIMS = (
     ),
     Claim(
         SPEED,
-        rf"seconds, median of five \| {N} \| {N} \|",
+        rf"seconds, median of three \| {N} \| {N} \|",
         lambda: [head(path, "wall_s") for path in ("plain", "collapsed")],
     ),
     Claim(
