@@ -5,6 +5,7 @@ PNG, JPEG and TIFF (BigTIFF, GeoTIFF, COG) are recognised by their first bytes. 
 
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ RGB = (
     [ColorInterp.red, ColorInterp.green, ColorInterp.blue],
     [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined],
 )
+_LOCK = threading.Lock()
 ORIENTATION = 274  # tag of EXIF and TIFF
 TURNS = {
     1: (False, False, False),
@@ -162,17 +164,17 @@ def check_places(image: Path, label: Path) -> None:
 def gdal() -> Iterator[None]:
     """GDAL with a bounded cache, strict about damage, blind to files beside an image, without
     warnings about images that have no georeference."""
-    with (
-        warnings.catch_warnings(),
-        rasterio.Env(
-            GDAL_CACHEMAX=CACHE_BYTES,
-            GDAL_PAM_ENABLED="NO",
-            GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
-            GDAL_ERROR_ON_LIBJPEG_WARNING="YES",
-            GTIFF_IGNORE_READ_ERRORS="NO",
-        ),
+    # Not catch_warnings: the first of several threads that leaves it would end it for all.
+    with _LOCK:
+        if all(category is not NotGeoreferencedWarning for _, _, category, *_ in warnings.filters):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.Env(
+        GDAL_CACHEMAX=CACHE_BYTES,
+        GDAL_PAM_ENABLED="NO",
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+        GDAL_ERROR_ON_LIBJPEG_WARNING="YES",
+        GTIFF_IGNORE_READ_ERRORS="NO",
     ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,14 @@ def test_files_beside_an_image_are_not_read(tmp_path: Path) -> None:
     assert np.array_equal(pixels, rgb.transpose(1, 2, 0))
     assert hidden is None
     assert inspect(path).georeference == {}
+
+
+def test_threads_read_at_once_without_warnings(tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("L", (9, 9), number).save(tmp_path / f"{number}.png")
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda n: read_numbers(tmp_path / f"{n % 8}.png")[0].max(), range(400))
+    assert list(found) == [number % 8 for number in range(400)]
 
 
 def test_an_internal_mask_hides(tmp_path: Path) -> None:
