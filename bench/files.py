@@ -4,10 +4,14 @@ import ast
 import hashlib
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+
+WEIGHT_TYPES = ("float16", "bfloat16", "float32", "float64", "int64")
+"""Of the tensors of a state dict; whole numbers count batches."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,6 +54,8 @@ def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
                 raise UserError(
                     f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`."
                 )
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {advice}.") from None
@@ -65,11 +71,22 @@ def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
         ) from None
 
 
+def _check_archive(path: Path) -> None:
+    """Raise BadZipFile for what torch takes numbers from all the same: other checksums than those
+    of its content, other sizes, a folder in place of a file."""
+    with zipfile.ZipFile(path) as archive:
+        for one in archive.infolist():
+            if one.file_size != one.compress_size or one.external_attr & 16:
+                raise zipfile.BadZipFile
+        if archive.testzip():
+            raise zipfile.BadZipFile
+
+
 def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
     """The state dict, name to tensor, in a file, or under `state_dict` in it.
 
     Raises:
-        UserError: as `load_tensors`, or the file holds no state dict.
+        UserError: as `load_tensors`, or the file holds no state dict of finite real numbers.
     """
     content = load_tensors(path, advice)
     if isinstance(content, dict):
@@ -78,7 +95,22 @@ def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
         isinstance(key, str) and hasattr(value, "shape") for key, value in content.items()
     ):
         raise UserError(f"{path} is no state dict: it should map names to tensors.")
+    for key, tensor in content.items():
+        if fault := fault_of(tensor):
+            raise UserError(f"{path} has {fault} in {key}: {advice}.")
     return dict(content)
+
+
+def fault_of(tensor: Any) -> str:
+    """What a tensor has that no weights have; empty if nothing."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in WEIGHT_TYPES:
+        return f"numbers of the type {kind}"
+    if tensor.is_meta or str(tensor.layout) != "torch.strided":
+        return "no plain array of numbers"
+    if not tensor.isfinite().all():
+        return "numbers that are not finite"
+    return ""
 
 
 def file_sha256(path: Path) -> str:
