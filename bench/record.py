@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ SCHEMA = 2
 """Version of the format; 1 named methods by their earlier packages (`config.MOVED_METHODS`)."""
 RESULTS = Path("results")
 Status = Literal["ok", "oom", "failed"]
+_RANK = {"failed": 0, "oom": 1, "ok": 2}
 
 # Outputs of the pipeline, which do not make a checkout dirty.
 GENERATED = ("results", "report", "dvc.lock")
@@ -58,9 +59,89 @@ def path_of(suite: str, stage: str, name: str, machine: str | None = None) -> Pa
     return RESULTS.joinpath(*parts, f"{name}.json")
 
 
-def write(path: Path, record: Record) -> None:
-    """Write `record` as JSON, atomically."""
-    write_text(path, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
+def write(path: Path, record: Record, parts: str | None = None) -> None:
+    """Write `record` as JSON, atomically, but never in place of a better one.
+
+    A failure replaces no result, and out of memory none of the same settings.
+
+    Args:
+        parts: the table in `values` whose entries are measured one by one. Entries of an earlier
+            record that the new one lacks, or that say more, stay with their provenance.
+
+    Raises:
+        UserError: the file is kept, or as in `other_parts`.
+    """
+    found = json.loads(json.dumps(asdict(record)))
+    earlier = _earlier(path)
+    same = earlier and earlier.settings == found["settings"]
+    worse = earlier and _RANK[record.status] < _RANK[earlier.status]
+    if worse and (same or record.status == "failed"):
+        raise UserError(
+            f"{path} is kept, for the new result is worse ({record.reason}): delete the file to "
+            "have that instead."
+        )
+    if earlier and parts:
+        new = found["values"][parts]
+        old, entries = entries_of(earlier.values[parts]), entries_of(new)
+        both = old.keys() & entries.keys() if same else set()
+        better = {key for key in both if _worth(old[key]) > _worth(entries[key])}
+        kept = other_parts(path, record.settings, entries.keys() - better, parts)
+        whole = entries | kept
+        found["values"][parts] = whole if isinstance(new, dict) else list(whole.values())
+    write_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def other_parts(
+    path: Path, settings: Mapping[str, Any], renewed: Collection[str], parts: str
+) -> dict[str, Any]:
+    """Entries of an earlier record that stay beside those that are measured again.
+
+    Args:
+        settings: of the new record.
+        renewed: keys of its entries.
+        parts: as in `write`.
+
+    Raises:
+        UserError: there are some, and they were made with other settings.
+    """
+    if not (earlier := _earlier(path)):
+        return {}
+    kept = {
+        key: {"provenance": earlier.provenance, **entry}
+        for key, entry in entries_of(earlier.values[parts]).items()
+        if key not in renewed
+    }
+    if kept:
+        require_same(path, earlier.settings, json.loads(json.dumps(settings)))
+    return kept
+
+
+def entries_of(table: Any) -> dict[str, Any]:
+    """The entries of a table by key; of a list each has its own as `key`."""
+    return dict(table) if isinstance(table, Mapping) else {row["key"]: row for row in table}
+
+
+def require_same(path: Path, earlier: Mapping[Any, Any], new: Mapping[str, Any]) -> None:
+    """Raise a UserError if results of other settings would be lost from a file, or mixed."""
+    if differing := sorted(key for key in new if earlier.get(key) != new[key]):
+        first = differing[0]
+        raise UserError(
+            f"{path} has results with {first} {earlier.get(first)!r}, these would have "
+            f"{new[first]!r}: move that file away first."
+        )
+
+
+def _earlier(path: Path) -> Record | None:
+    """The record that a new one would replace, if it is sound."""
+    try:
+        return read(path)
+    except UserError:
+        return None
+
+
+def _worth(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """An entry of equal status is worth less with fewer fields, for instance without times."""
+    return _RANK[entry.get("status", "ok")], len(entry.keys() - {"provenance"})
 
 
 def read(path: Path) -> Record:

@@ -112,23 +112,26 @@ def _run(path: str, settings: Mapping[str, Any]) -> Run:
 def work(arguments: argparse.Namespace) -> None:
     """Compare the plain and the collapsed path of GLNet: time, memory and labels."""
     suite = read_suite()
+    path = record.RESULTS / "fast" / f"{suite.machine}.json"
+    settings = {
+        "strategy": STRATEGY,
+        "classes": CLASSES,
+        "compute": asdict(suite.compute),
+        "spec": dict(SETTINGS),
+    }
+    record.other_parts(path, settings, [str(side) for side in arguments.side], "sides")
     sides = {str(side): compare(suite, side, arguments.rounds, SETTINGS) for side in arguments.side}
     device = next(iter(sides.values()))["plain"]["repetitions"][0]["device"]
-    path = record.RESULTS / "fast" / f"{suite.machine}.json"
     record.write(
         path,
         record.Record(
             stage="fast",
             name=suite.machine,
-            settings={
-                "strategy": STRATEGY,
-                "classes": CLASSES,
-                "compute": asdict(suite.compute),
-                "spec": dict(SETTINGS),
-            },
+            settings=settings,
             values={"definition": DEFINITION, "sides": sides},
             provenance=record.provenance(machine=suite.machine, seed=SEED, **device),
         ),
+        parts="sides",
     )
     print(path)
 

@@ -157,10 +157,11 @@ def work(arguments: argparse.Namespace) -> None:
     if not chosen:
         raise UserError(f"No run matches {arguments.only!r}: leave --only out to see them all.")
     path = FOLDER / f"{arguments.machine or suite.machine}.json"
+    settings = {"compute": asdict(compute), "jobs": arguments.jobs}
+    record.other_parts(path, settings, chosen, "rows")
     rows = _measured(path) if arguments.timing else measure_all(chosen, compute, arguments.jobs)
     chosen = {key: case for key, case in chosen.items() if key in rows}
     facts = [row["device"] for row in rows.values() if "device" in row]
-    settings = {"compute": asdict(compute), "jobs": arguments.jobs}
 
     def write(seconds: Mapping[str, Mapping[str, Any]]) -> None:
         found = [
@@ -169,12 +170,14 @@ def work(arguments: argparse.Namespace) -> None:
         ]
         provenance = record.provenance(machine=path.stem, **(facts[0] if facts else {}))
         values = {"definition": DEFINITION, "rows": found}
-        record.write(path, record.Record("card", path.stem, settings, values, provenance))
+        made = record.Record("card", path.stem, settings, values, provenance)
+        record.write(path, made, parts="rows")
 
-    write({})  # keeps memory, even if timing fails
+    if not path.exists():
+        write({})  # keeps memory, even if timing fails
     fitting = {key: case for key, case in chosen.items() if rows[key]["status"] == "ok"}
-    if arguments.time_limit > 0:
-        write(time_all(fitting, compute, arguments.time_limit))
+    seconds = time_all(fitting, compute, arguments.time_limit) if arguments.time_limit > 0 else {}
+    write(seconds)
     print(path)
 
 

@@ -29,6 +29,8 @@ LIMIT_S = 7200.0
 CLASSES = 7
 CELL_PX = 16
 """Side of the synthetic image's squares of one colour, which keep the file small."""
+SAME = ("settings", "weights", "threads", "processor")
+"""Columns that have one value in all rows of a file."""
 
 
 def draw(path: Path, side_px: int) -> None:
@@ -61,8 +63,8 @@ def measure(
     report(
         {
             "run": run,
-            "settings": " ".join(f"{key}={value}" for key, value in settings.items()),
-            "weights": "trained" if seed is None else "random",
+            "settings": _said(settings),
+            "weights": _weights(seed),
             "height_px": done.height_px,
             "width_px": done.width_px,
             "threads": wanted.compute.threads,
@@ -97,6 +99,20 @@ def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
     )
 
 
+def _refuse_others(path: Path, wanted: Mapping[str, Any]) -> None:
+    if path.exists():
+        for row in pd.read_csv(path, keep_default_na=False)[[*wanted]].to_dict("index").values():
+            record.require_same(path, row, wanted)
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _weights(seed: int | None) -> str:
+    return "trained" if seed is None else "random"
+
+
 def command(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run", help="a key of the table runs")
@@ -109,10 +125,10 @@ def work(arguments: argparse.Namespace) -> None:
     """Measure time and memory of a run of params.yaml against the size of an image."""
     path = record.RESULTS / "large" / read_suite().machine / f"{arguments.run}.csv"
     settings = dict(map(parse_setting, arguments.set))
+    seed = arguments.random
+    _refuse_others(path, {"settings": _said(settings), "weights": _weights(seed)})
     for side in arguments.sides:
-        outcome = run_isolated(
-            measure, arguments.run, settings, arguments.random, side, limit_s=LIMIT_S
-        )
+        outcome = run_isolated(measure, arguments.run, settings, seed, side, limit_s=LIMIT_S)
         if outcome.status != "ok":
             raise UserError(f"{arguments.run} at {side} x {side} px: {outcome.reason}")
         table = merged(path, outcome.reported)
@@ -124,7 +140,12 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def merged(path: Path, row: Mapping[str, Any]) -> pd.DataFrame:
-    """Earlier rows and the new one, one row per size; a newer row replaces an older one."""
+    """Earlier rows and the new one, one row per size; a newer row replaces an older one.
+
+    Raises:
+        UserError: an earlier row is of other settings or another processor.
+    """
+    _refuse_others(path, {key: row[key] for key in SAME})
     known = [pd.read_csv(path)] if path.exists() else []
     table = pd.concat([*known, pd.DataFrame([row])], ignore_index=True)
     table = table.drop_duplicates(["height_px", "width_px"], keep="last")

@@ -42,23 +42,27 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     paths: list[Path] = []
-    failed: dict[str, str | None] = {}
+    failed: dict[str, str] = {}
     bar = cli.progress(len(names), "measure", "run", silent=len(names) == 1)
     for first in range(0, len(names), TOGETHER):
         group = names[first : first + TOGETHER]
         for name, outcome in _outcomes(suite, group, limit_s).items():
             paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
-            record.write(paths[-1], _record(suite, name, outcome))
-            if outcome.status == "failed":
-                failed[name] = outcome.reason
+            try:
+                record.write(paths[-1], _record(suite, name, outcome))
+            except UserError as error:
+                failed[name] = f"and {error}"
             else:
-                cache.mark_fresh(suite, "measure", name)
+                if outcome.status == "failed":
+                    failed[name] = f"its record says so too: {outcome.reason}"
+                else:
+                    cache.mark_fresh(suite, "measure", name)
             bar.update()
     bar.close()
     if failed:
         first_one, reason = next(iter(failed.items()))
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise UserError(f"Measuring {first_one}{more} failed, its record says so too: {reason}")
+        raise UserError(f"Measuring {first_one}{more} failed, {reason}")
     return paths
 
 

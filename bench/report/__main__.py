@@ -4,8 +4,11 @@ report/SUITE that git keeps, and the page above all suites."""
 import argparse
 import json
 import shutil
+import tempfile
 import webbrowser
 from pathlib import Path
+
+import pandas as pd
 
 from bench import cli
 from bench.config import read_suite
@@ -28,7 +31,8 @@ KEPT = {
 def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> Path:
     """Write the whole report of a suite; returns its first page.
 
-    The same records and images give the same bytes.
+    The same records and images give the same bytes. What git keeps stays as it is where
+    records are missing that it was made from.
 
     Args:
         site_folder: of the site; the suite has one of its own name in it.
@@ -36,7 +40,12 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
     """
     content = collect(inputs)
     own, kept = site_folder / content.suite, folder / content.suite
-    for stale in (own, *(kept / name for name in ("tables", "metrics", "figures"))):
+    parts = [kept / name for name in ("tables", "metrics", "figures")]
+    if lost := _lost(content, kept):
+        print(f"{kept} is kept as it is: records are missing for its {', '.join(lost)}.")
+        with tempfile.TemporaryDirectory() as other:
+            return report(inputs, site_folder, Path(other))
+    for stale in (own, *parts):
         shutil.rmtree(stale, ignore_errors=True)
     site = Site(site_folder, content.suite, content.links)
     with figures.static.written(drawings(content), own / "figures"):
@@ -53,6 +62,17 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
         if (drawn := own / "figures" / f"{name}.svg").exists():
             shutil.copy(drawn, kept / "figures")
     return own / "index.html"
+
+
+def _lost(content: Content, kept: Path) -> list[str]:
+    """Runs and tables that an earlier report has, and this one has not for want of records."""
+    earlier, now = kept / "tables/runs.csv", content.runs
+    if not content.inputs.missing or not earlier.exists():
+        return []
+    known = pd.read_csv(earlier)
+    runs = set(known.run[known.status != "missing"]) & set(now.run[now.status == "missing"])
+    tables = [name for name, one in content.tables.items() if not len(one.rows)]
+    return sorted(runs) + [one for one in tables if (kept / "tables" / f"{one}.csv").exists()]
 
 
 def _write_pages(site: Site, content: Content) -> None:

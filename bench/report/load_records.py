@@ -111,6 +111,14 @@ class Inputs:
         """Names of the data sets that a run uses, in the order of the runs."""
         return list(dict.fromkeys(entry.dataset for entry in self.entries))
 
+    @property
+    def missing(self) -> list[str]:
+        """What has no record."""
+        found = [entry.name for entry in self.entries if not (entry.evaluated and entry.measured)]
+        found += [name for name, training in self.trainings.items() if not training]
+        shared = {"predict": self.predicted, "successors": self.uhr_methods}
+        return found + [name for name, one in shared.items() if not one]
+
     def records(self) -> Iterator[Record]:
         """Every record that there is."""
         found = [one for entry in self.entries for one in (entry.evaluated, entry.measured)]

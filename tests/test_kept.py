@@ -1,0 +1,248 @@
+"""No command replaces a good record by a worse one: each is run where it fails or sees less than an
+earlier one did."""
+
+import ast
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, call_command, tiny_suite, write_suite
+from source import modules, tree
+from test_report import write_measurement
+
+from bench import record
+from bench.config import read_suite
+from bench.errors import UserError
+from bench.experiments import collapsed_head, gpu_memory, growth
+from bench.parallel import Outcome
+from bench.pipeline import evaluate, measure, measure_training, predict_memory, predict_uhr_methods
+from bench.pipeline.train import train
+from bench.record import Record
+from bench.report.__main__ import report
+from bench.report.load_records import load_records
+from bench.run import Run, open_run
+
+MACHINE = "test-machine"
+ONE_RUN = {"colour": {"model": "colour", "strategy": "whole"}}
+
+
+def good(path: Path, settings: Any = None, **values: Any) -> None:
+    """A record that must survive."""
+    record.write(path, Record("any", path.stem, settings or {}, values, {"commit": "earlier"}))
+
+
+def breaks(*_: Any, **__: Any) -> None:
+    raise UserError("It breaks here.")
+
+
+def of_train(patch: pytest.MonkeyPatch) -> Path:
+    suite = tiny_suite()
+    suite["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = 1e30
+    write_suite(Path(), suite)
+    path = record.path_of("tiny", "train", "unet")
+    good(path)
+    with pytest.raises(UserError, match="diverged"):
+        train(read_suite(), "unet")
+    return path
+
+
+def of_evaluate(patch: pytest.MonkeyPatch) -> Path:
+    def no_memory(*_: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    train(read_suite(), "colour")
+    path = record.path_of("tiny", "evaluate", "colour")
+    good(path, open_run(read_suite(), "colour").settings)
+    patch.setattr(Run, "predict", no_memory)
+    with pytest.raises(UserError, match=r"colour.json is kept, .* can't allocate"):
+        evaluate.evaluate_all(read_suite(), ["colour"])
+    return path
+
+
+def of_measure(patch: pytest.MonkeyPatch) -> Path:
+    shutil.rmtree("data/prepared/tiny")
+    path = record.path_of("tiny", "measure", "colour", MACHINE)
+    good(path)
+    with pytest.raises(UserError, match=r"Measuring colour failed, and .*colour.json is kept"):
+        measure.measure_all(read_suite(), ["colour"])
+    return path
+
+
+def broken(module: Any, name: str, path: Path) -> Callable[[pytest.MonkeyPatch], Path]:
+    """A command that fails in the middle of what it computes."""
+
+    def run(patch: pytest.MonkeyPatch) -> Path:
+        good(path)
+        patch.setattr(module, name, breaks)
+        with pytest.raises(UserError, match="It breaks here"):
+            call_command(lambda parser: parser.set_defaults(work=module.work))
+        return path
+
+    return run
+
+
+def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
+    def compare(suite: Any, side: int, *_: Any) -> Any:
+        return {"plain": {"repetitions": [{"device": {}}]}, "side": side}
+
+    patch.setattr(collapsed_head, "compare", compare)
+    path = record.RESULTS / f"fast/{MACHINE}.json"
+    run(collapsed_head._arguments, collapsed_head.work, "--side", 512, 2448)
+    before = entries(path, "sides")
+    run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
+    assert entries(path, "sides").keys() == {"512", "2448", "64"}
+    assert before.items() <= entries(path, "sides").items()
+    suite = tiny_suite()
+    suite["compute"]["threads"] = 2
+    write_suite(Path(), suite)
+    patch.setattr(collapsed_head, "compare", lambda *_: pytest.fail("it is refused before"))
+    with pytest.raises(UserError, match=r"has results with compute .*: move that file away"):
+        run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
+    return path
+
+
+def of_gpu_memory(patch: pytest.MonkeyPatch) -> Path:
+    """Of a GPU that is not there."""
+    found = {"status": "ok", "reason": None, "meters": {"allocated": {"bytes": 7}}}
+    patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(gpu_memory, "measure", lambda case, compute: dict(found))
+    patch.setattr(gpu_memory, "time_all", lambda some, *_: {key: {"wall_s": [1]} for key in some})
+    path = record.RESULTS / f"card/{MACHINE}.json"
+    run(gpu_memory._arguments, gpu_memory.work)
+    before = entries(path, "rows")
+    assert len(before) > 40
+    found["meters"] = {"allocated": {"bytes": 9}}
+    run(gpu_memory._arguments, gpu_memory.work, "--only", "fctl")
+    after = entries(path, "rows")
+    renewed = {key for key in after if after[key]["meters"] == found["meters"]}
+    assert {key for key in after if "fctl" in key} == renewed
+    assert all(before[key] == after[key] for key in before.keys() - renewed)
+    assert "provenance" in record.entries_of(record.read(path).values["rows"])[min(before)]
+    # A GPU that others use now, and a time limit that is too short.
+    found |= {"status": "oom", "reason": "full"}
+    run(gpu_memory._arguments, gpu_memory.work, "--only", "fctl")
+    patch.setattr(gpu_memory, "time_all", breaks)
+    with pytest.raises(UserError, match="It breaks here"):
+        run(gpu_memory._arguments, gpu_memory.work)
+    assert entries(path, "rows") == after
+    return path
+
+
+def of_growth(patch: pytest.MonkeyPatch) -> Path:
+    def measured(work: Any, run: str, settings: Any, seed: Any, side: int, **_: Any) -> Outcome:
+        row = {"settings": growth._said(settings), "weights": growth._weights(seed), "threads": 1}
+        row |= {"height_px": side, "width_px": side, "wall_s": 1.0, "cpu_s": 1.0}
+        return Outcome(reported=row | {"peak_rss_bytes": 1, "processor": record.processor()})
+
+    patch.setattr(growth, "run_isolated", measured)
+    path = record.RESULTS / f"large/{MACHINE}/colour.csv"
+    run(growth.command, growth.work, "colour", "--sides", 64)
+    earlier = path.read_text()
+    run(growth.command, growth.work, "colour", "--sides", 128)
+    assert path.read_text().startswith(earlier)
+    for other, key in ((["--random", 0], "weights"), (["--set", "size_px=32"], "settings")):
+        with pytest.raises(UserError, match=rf"colour.csv has results with {key} .*: move"):
+            run(growth.command, growth.work, "colour", "--sides", 256, *other)
+    return path
+
+
+def of_report(patch: pytest.MonkeyPatch) -> Path:
+    """A clone on another machine, which has no measurement."""
+    suite = tiny_suite() | {"runs": ONE_RUN, "models": {"colour": tiny_suite()["models"]["colour"]}}
+    write_suite(Path(), suite)
+    train(read_suite(), "colour")
+    evaluate.evaluate_all(read_suite(), ["colour"])
+    write_measurement("colour", 7)
+    report(load_records(read_suite()))
+    kept = {path: path.read_bytes() for path in Path("report/tiny").rglob("*.*")}
+    assert {"latency.csv", "runs.csv", "colour.json"} <= {path.name for path in kept}
+    page = report(load_records(replace(read_suite(), machine="another")))
+    assert kept == {path: path.read_bytes() for path in Path("report/tiny").rglob("*.*")}
+    assert page.is_file()
+    shutil.rmtree("report")  # as DVC does before a stage
+    report(load_records(replace(read_suite(), machine="another")))
+    assert not Path("report/tiny/tables/latency.csv").exists()
+    for path, content in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return Path("report/tiny/tables/latency.csv")
+
+
+STEPS = record.path_of("tiny", "steps", MACHINE)
+COMMANDS = {
+    "bench.pipeline.progress": of_train,
+    "bench.pipeline.evaluate": of_evaluate,
+    "bench.pipeline.measure": of_measure,
+    "bench.pipeline.measure_training": broken(measure_training, "measure_steps", STEPS),
+    "bench.pipeline.predict_memory": broken(predict_memory, "scale", predict_memory.RESULT),
+    "bench.pipeline.predict_uhr_methods": broken(
+        predict_uhr_methods, "predict", predict_uhr_methods.RESULT
+    ),
+    "bench.experiments.collapsed_head": of_collapsed_head,
+    "bench.experiments.gpu_memory": of_gpu_memory,
+    "bench.experiments.growth": of_growth,
+    "bench.report.__main__": of_report,
+}
+"""By the module that writes records, tables or metrics which git keeps."""
+
+
+def run(fill: Any, work: Any, *words: object) -> None:
+    def both(parser: Any) -> None:
+        fill(parser)
+        parser.set_defaults(work=work)
+
+    call_command(both, *words)
+
+
+def entries(path: Path, parts: str) -> dict[str, Any]:
+    """The entries of a record, without the provenance that kept ones get."""
+    table = record.entries_of(record.read(path).values[parts])
+    return {
+        key: {name: value for name, value in entry.items() if name != "provenance"}
+        for key, entry in table.items()
+    }
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_good_record_survives(
+    module: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "suites").symlink_to(ROOT / "suites")
+    monkeypatch.setattr(predict_memory, "paper_cases", lambda: ())  # it breaks after these
+    path = COMMANDS[module](monkeypatch)
+    if path.suffix == ".json" and "experiments" not in module:
+        assert json.loads(path.read_text())["provenance"] == {"commit": "earlier"}
+    assert path.stat().st_size > 0
+
+
+def test_every_module_that_writes_results_is_tried() -> None:
+    """Each that calls `record.write`, and those that write tables below a constant folder."""
+    found = {
+        name
+        for name, path in modules().items()
+        if name != "bench.record"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) == ("record", "write")
+    }
+    assert found | {"bench.experiments.growth", "bench.report.__main__"} == COMMANDS.keys()
+
+
+def test_a_result_of_other_settings_replaces_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    good(path, {"size": 1})
+    full = Record("any", "a", {"size": 2}, {}, {}, "oom", "full")
+    record.write(path, full)
+    assert record.read(path) == full
+    with pytest.raises(UserError, match=r"a\.json is kept"):
+        record.write(path, replace(full, status="failed"))
+    path.write_text("{")  # is no record
+    record.write(path, replace(full, status="failed"))
+    good(path)
+    assert record.read(path).status == "ok"
