@@ -8,16 +8,29 @@ method needs no change of this file."""
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from bench.errors import UserError
 
@@ -26,8 +39,26 @@ CHECKPOINTS = Path("checkpoints")
 RAW = Path("data/raw")
 
 T = TypeVar("T")
-FolderName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
-_STRICT = ConfigDict(extra="forbid")
+MOST = 100_000
+"""Bytes of a params.yaml; also keys and values, its aliases expanded."""
+LONGEST_NAME_BYTES = 200
+"""File systems allow 255, of which endings and temporary files take some."""
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > LONGEST_NAME_BYTES:
+        raise PydanticCustomError(
+            "name",
+            "names become names of files: letters, digits, `_`, `-` and `.`, the first one a letter, "
+            f"digit or `_`, at most {LONGEST_NAME_BYTES} bytes",
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_file_name)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""What torch takes."""
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Split = Literal["train", "val", "test"]
 
 
@@ -55,12 +86,12 @@ class Compute:
     """`auto` uses CUDA if there is a GPU, else the CPU."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of training, as in Lightning Fabric. Inference is always float32."""
-    threads: int = 2
+    threads: Annotated[int, Field(ge=1, le=4096)] = 2
     """Threads of torch on the host; recorded, because latency depends on it."""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, le=4096)] = 0
     """Data-loader processes for the training views; 0: the training process itself. Does not change
     the result."""
-    jobs: int = 1
+    jobs: Annotated[int, Field(ge=1, le=4096)] = 1
     """Runs that are evaluated at once, and whose memory is measured at once, each in its own process.
     They share `threads`. The device needs memory for all of them, and NVML must report memory by
     process. Training and latency always run one after another, with all threads."""
@@ -98,16 +129,16 @@ class Source:
 class Schedule:
     """Steps, batch and learning rate of one phase."""
 
-    steps: int
+    steps: PositiveInt
     """Optimiser steps; with `validate_every` the maximum."""
-    learning_rate: float
+    learning_rate: NonNegativeFloat
     """At the first step; decays as (1 - step / steps) ** poly_power."""
-    batch: int
+    batch: PositiveInt
     """Images per step."""
-    poly_steps: Annotated[int, Field(ge=1)] | None = None
+    poly_steps: PositiveInt | None = None
     """The `steps` in the formula of the learning rate, for a training that ends earlier; null: its
     own `steps`."""
-    drops: tuple[int, ...] = ()
+    drops: tuple[NonNegativeInt, ...] = ()
     """Steps at which the learning rate is divided by 10, instead of polynomial decay; none:
     polynomial decay."""
 
@@ -119,19 +150,19 @@ class Training:
     phases: dict[str, Schedule]
     """By the names of the method's phases; the method defines their order. Empty: the network has
     the model's `start` weights."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """L2 penalty on all parameters, as in the official GLNet code."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """`sgd` has a momentum of 0.9."""
     poly_power: float = 0.9
-    least_rate: Annotated[float, Field(ge=0)] = 0.0
+    least_rate: NonNegativeFloat = 0.0
     """Final value of the learning rate."""
-    checkpoint_every: int = 10
+    checkpoint_every: PositiveInt = 10
     """Steps between checkpoints, from which a killed training resumes."""
-    validate_every: Annotated[int, Field(ge=1)] | None = None
+    validate_every: PositiveInt | None = None
     """Steps between validations (mIoU on val), after which a phase may stop early; it keeps the best
     weights. null: no validation, all steps, the last weights."""
-    patience: Annotated[int, Field(ge=1)] = 5
+    patience: PositiveInt = 5
     """Validations without a new best after which a phase stops."""
 
 
@@ -148,8 +179,8 @@ class ModelConfig:
     spec: dict[str, Any]
     """Checked by the method's `Spec`."""
     training: Training
-    seed: int = 0
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """Instead of `seed`: the model is trained once per seed, with one checkpoint each. Every seed is
     evaluated; predicted labels, memory and latency are of the first."""
 
@@ -197,15 +228,15 @@ class RunConfig:
 class Suite:
     """The content of params.yaml."""
 
-    suite: FolderName
+    suite: Name
     """The suite's name, part of the path of its records and report."""
-    machine: FolderName
+    machine: Name
     """Name of the machine that measures, part of the path of every measurement, because DVC does not
     track hardware."""
-    datasets: dict[str, Source]
-    weights: dict[str, Weights]
-    models: dict[str, ModelConfig]
-    runs: dict[str, RunConfig]
+    datasets: dict[Name, Source]
+    weights: dict[Name, Weights]
+    models: dict[Name, ModelConfig]
+    runs: dict[Name, RunConfig]
     compute: Compute = Compute()
     splits: tuple[Split, ...] = ("val", "test")
     """Splits that every run is evaluated on: `val` to select settings, `test` to report."""
@@ -227,30 +258,33 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        # A misspelt key causes two errors, unknown and missing; report the unknown one.
-        unknown = "unexpected_keyword_argument"
-        first = min(error.errors(), key=lambda found: found["type"] != unknown)
-        key = ".".join(str(part) for part in first["loc"])
-        what = {
-            "missing": "is missing",
-            unknown: "is unknown (a typo?)",
-        }.get(first["type"], f"is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")
-        more = len(error.errors()) - 1
-        raise UserError(
-            f"{where}: the key {key} {what}{f'; {more} more follow' if more else ''}."
-        ) from None
+        raise UserError(f"{where}: {first_problem(error.errors())}.") from None
+
+
+def first_problem(errors: Sequence[ErrorDetails]) -> str:
+    """What pydantic found, as a clause: the first wrong key with its full path, and what is allowed."""
+    # A misspelt key causes two errors, unknown and missing; report the unknown one.
+    unknown = "unexpected_keyword_argument"
+    first = min(errors, key=lambda found: found["type"] != unknown)
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    why = first["msg"].removeprefix("Value error, ").rstrip(".")
+    what = {
+        "missing": "is missing",
+        unknown: "is unknown (a typo?)",
+    }.get(first["type"], f"is {_shortened(repr(first['input']))}: {why[:1].lower()}{why[1:]}")
+    more = len(errors) - 1
+    clause = f"the key {_shortened(key)} {what}" if key else why  # none: settings that contradict
+    return clause + (f"; {more} more follow" if more else "")
 
 
 def read_suite(path: Path = PARAMS) -> Suite:
     """The suite in `path`, with keys, types and references checked."""
     try:
-        values = YAML(typ="safe").load(path.read_text())
+        values = _parsed(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(
             f"There is no {path} here: change to the project's root or copy one of suites/ to it."
         ) from None
-    except YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no table of settings; suites/ has complete examples.")
     suite = strict(Suite, values, str(path))
@@ -261,6 +295,8 @@ def read_suite(path: Path = PARAMS) -> Suite:
             raise UserError(f"{path}: models.{name} has both seed and seeds: keep one of them.")
         if model.seeds and len(set(model.seeds)) < len(model.seeds):
             raise UserError(f"{path}: models.{name}.seeds names a seed twice.")
+    if "test" not in suite.splits:
+        raise UserError(f"{path}: splits has no test, the split that results are reported of.")
     for name, run in suite.runs.items():
         _known(path, f"runs.{name}.model", run.model, suite.models)
     return suite
@@ -306,12 +342,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
         UserError: it has another form.
     """
     key, equals, value = text.partition("=")
-    try:
-        if key and equals:
-            return key, YAML(typ="safe").load(value)
-    except YAMLError:
-        pass
-    raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
+    if not key or not equals:
+        raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
+    return key, _parsed(value, f"The value of {key}")
 
 
 def parse_bytes(text: str, option: str) -> int:
@@ -333,3 +366,33 @@ def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None
         raise UserError(
             f"{path}: {key} is {name!r}, which no line defines; there is {', '.join(table)}."
         )
+
+
+def _parsed(content: str | bytes, origin: str) -> Any:
+    """The content of a YAML text, in which aliases may not multiply."""
+    if len(content) > MOST:
+        raise UserError(f"{origin} has more than {MOST} bytes: it is no table of settings.")
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        open_nodes = [YAML(typ="safe").compose(text)]  # of an alias the same node again
+        for _ in range(MOST):
+            if not open_nodes:
+                return YAML(typ="safe").load(text)
+            node = open_nodes.pop()
+            if node is not None and not isinstance(node.value, str):
+                pairs = (one if isinstance(one, tuple) else (one,) for one in node.value)
+                open_nodes += itertools.chain.from_iterable(pairs)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        reason = f"{error.problem}{line}"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except Exception as error:  # of many types: dates, numbers and letters that there are not
+        reason = " ".join(str(error).split())
+    else:
+        raise UserError(f"{origin} has aliases that stand for more than {MOST} values.")
+    raise UserError(f"{origin} is not YAML: {_shortened(reason)}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."

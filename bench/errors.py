@@ -8,6 +8,14 @@ class UserError(Exception):
     Stages print it without a traceback and exit with status 1 (`bench.cli.main`). Every other
     exception is a bug and keeps its traceback."""
 
+    def __init__(self, message: str) -> None:
+        """Names of files and keys in it may hold line ends and control characters: these are
+        escaped."""
+        parts = (
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in message
+        )
+        super().__init__("".join(parts))
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on the GPU or on the host."""

@@ -21,7 +21,7 @@ from typing import Any, get_args
 from torch import Generator, Tensor, nn
 
 from bench.config import ModelConfig, RunConfig, strict
-from bench.errors import UserError
+from bench.errors import UserError, out_of_memory
 from bench.optim import Phase as Phase  # part of the contract
 from bench.optim import View as View
 from bench.tiling import Box, Image, Large, Size, labels_of, resize, summed_over_turnings
@@ -149,7 +149,7 @@ def load(name: str) -> Method:
         except ValueError as error:
             raise UserError(f"The network cannot be built: {error}") from None
         except (KeyError, RuntimeError) as error:  # RuntimeError: timm has no such model
-            if not hasattr(spec, "encoder"):
+            if not hasattr(spec, "encoder") or out_of_memory(error):
                 raise
             raise UserError(
                 "The network cannot be built: segmentation-models-pytorch has no encoder "
@@ -234,8 +234,12 @@ def package_of(method: str) -> str:
     parents = [package[:i] for i, letter in enumerate(package) if letter == "."]
     # find_spec imports the parent of a dotted name, so that each parent is looked up first.
     for name in (*parents, package, f"{package}.spec"):
-        sound = all(part.isidentifier() for part in name.split("."))
-        if not sound or importlib.util.find_spec(name) is None:
+        try:
+            sound = all(part.isidentifier() for part in name.split("."))
+            found = sound and importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # below a module, or `__main__`
+            found = None
+        if not found:
             raise UserError(
                 f"params.yaml names the method {method!r}, but there is no folder {method}/ "
                 "with a spec.py."

@@ -175,11 +175,12 @@ def open_folder(folder: Path) -> Dataset:
     """The prepared data set in a folder."""
     path = folder / "dataset.json"
     try:
-        values = json.loads(path.read_text())
+        values = {**json.loads(path.read_text()), "root": folder}
+        return TypeAdapter(Dataset).validate_python(values)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro prepare@{folder.name}`.") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:  # of JSON, UTF-8 and pydantic
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged ({error}): run `dvc repro prepare@{folder.name}`."
+            f"{path} is damaged ({reason}): run `dvc repro prepare@{folder.name}`."
         ) from None
-    return TypeAdapter(Dataset).validate_python({**values, "root": folder})

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["global", "local", "global-to-local", "collaborative", "coarse-to-fine"]
 PhaseName = Literal["global", "global-to-local", "local-to-global", "local"]
-Sides = int | tuple[int, int]
+Sides = PositiveInt | tuple[PositiveInt, PositiveInt]
 """Side of a square, or (height, width), in px."""
 
 Quirk = Literal[
@@ -26,7 +26,7 @@ Quirk = Literal[
 """Behaviours of the released code that this code corrects: docs/differences.md describes each."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """GLNet (CVPR 2019, arXiv 1905.06368); the defaults are the paper's and the official code's."""
 
@@ -38,30 +38,30 @@ class Spec:
     """Size to which the whole image is shrunk for the global branch."""
     patch_px: Sides = 508
     """Size of the local branch's patches."""
-    overlap_px: int = 50
+    overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
-    sub_batch: Annotated[int, Field(ge=1)] = 6
+    sub_batch: PositiveInt = 6
     """Patches that go through the local branch at once: memory against speed."""
     sharing: Literal["none", "shallow", "deep"] = "deep"
     """Which maps the branches share: none (only the aggregation joins them), the encoder's (the
     paper does not say which layer its `shallow` shares), or every map up to the last."""
-    fpn_width: int = 256
+    fpn_width: PositiveInt = 256
     """F: channels of the top-down maps."""
-    smooth_width: int = 128
+    smooth_width: PositiveInt = 128
     """S: channels a level brings to the fused map, which has 4 S."""
-    fpn_std: float | None = 0.01
+    fpn_std: PositiveFloat | None = 0.01
     """Standard deviation of the FPN's first weights; null: torch's default, which suits narrow FPNs
     better."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     """(image / 255 - mean) / std goes into the encoder; the official code leaves 0..1 as it is."""
-    focal_gamma: float = 3.0
+    focal_gamma: NonNegativeFloat = 3.0
     """Of the loss that counters class imbalance: 3 in the official code, 6 in print; 0 is
     cross-entropy."""
-    regularisation: float = 0.15
+    regularisation: NonNegativeFloat = 0.15
     """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3); 0
     leaves it out."""
-    patches_per_image: int | None = None
+    patches_per_image: PositiveInt | None = None
     """Patches of one image in a training step, drawn anew each time; null: all."""
     head: Literal["plain", "collapsed"] = "plain"
     """How inference computes what follows the encoders: step by step, as in the paper, or with
@@ -69,7 +69,7 @@ class Spec:
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8)."""
-    foreground: int = 1
+    foreground: NonNegativeInt = 1
     """`coarse-to-fine`: label index of the foreground class."""
     margin: Annotated[float, Field(ge=0)] = 0.1
     """`coarse-to-fine`: how far the box is enlarged at each end, as a share of its side."""
@@ -78,6 +78,10 @@ class Spec:
     `coarse-to-fine`."""
     official: bool | tuple[Quirk, ...] = False
     """Reproduce the released code: all its quirks, or the named ones."""
+
+    def __post_init__(self) -> None:
+        if self.overlap_px >= min(self.patch_size):
+            raise ValueError("`overlap_px` has to be smaller than `patch_px`")
 
     @property
     def global_size(self) -> tuple[int, int]:

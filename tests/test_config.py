@@ -1,17 +1,20 @@
 """A wrong params.yaml is refused in one sentence that names the key."""
 
+import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, tiny_suite, write_suite
 
-from bench.config import Compute, read_suite
+from bench.config import Compute, read_suite, strict
 from bench.errors import UserError
 from bench.method import check_strategy, spec_of
 
 Change = Callable[[dict[str, Any]], object]
+METHODS = ["glnet", *sorted(f"baselines/{p.parent.name}" for p in ROOT.glob("baselines/*/spec.py"))]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,19 @@ Change = Callable[[dict[str, Any]], object]
             lambda s: s["models"]["unet"].update(seed=1, seeds=[1, 2]),
             "models.unet has both seed and seeds",
         ),
+        *(
+            (lambda s, key=key: s["compute"].update({key: -1}), f"compute.{key} is -1")
+            for key in ("threads", "workers", "jobs")
+        ),
+        (lambda s: s["compute"].update(threads=10**400), "compute.threads is 1000"),
+        *(
+            (lambda s, n=n: s.update({n: {"a/b": next(iter(s[n].values()))}}), f"{n}.a/b is 'a/b'")
+            for n in ("datasets", "weights", "models", "runs")
+        ),
+        *(
+            (lambda s, name=name: s.update(suite=name), "suite is ")
+            for name in ("", "..", "a/b", "-x", "a b", "a\n", "é" * 101, 3)
+        ),
     ],
 )
 def test_every_key_is_checked(tmp_path: Path, change: Change, message: str) -> None:
@@ -53,15 +69,39 @@ def test_every_key_is_checked(tmp_path: Path, change: Change, message: str) -> N
     assert "\n" not in str(refused.value)
 
 
+LEVELS = range(1, 60)
+BOMB = "a0: &a0 [1, 2]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in LEVELS)
+MERGES = "a0: &a0 {x: 1}\n"
+MERGES += "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in LEVELS)
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "is not YAML"), ("- a", "holds no table"), (None, "There is no")]
+    ("text", "message"),
+    [
+        (None, "There is no"),
+        (b"a: [", "is not YAML: .*line 1"),
+        (b"- a", "holds no table"),
+        (b"suite: caf\xe9", "is not YAML: 'utf-8' codec"),
+        ("suite: a".encode("utf-16"), "is not YAML"),
+        (b"[" * 3000, "nested too deeply"),
+        (b"suite: a\nsuite: b", "duplicate key .*line 2"),
+        (b"suite: 2024-99-99", "is not YAML: month must be"),
+        (b"seed: " + b"9" * 5000, "is not YAML"),
+        (b"suite: !!python/object:os.system a", "is not YAML"),
+        (b"x: " + b"a" * 200_000, "has more than 100000 bytes"),
+        (BOMB.encode(), "aliases that stand for more than"),
+        (MERGES.encode(), "aliases that stand for more than"),
+        (b"suite: &a [*a]", "aliases that stand for"),
+    ],
 )
-def test_a_file_that_is_no_suite(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_file_that_is_no_suite(tmp_path: Path, text: bytes | None, message: str) -> None:
     path = tmp_path / "params.yaml"
     if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=message):
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=message) as refused:
         read_suite(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
@@ -81,6 +121,79 @@ def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
         UserError, match="'tiles'; method baselines/generic has downsample, patch, whole"
     ):
         check_strategy("unet-patch", suite.runs["unet-patch"], suite.models["unet"])
+
+
+@pytest.mark.parametrize("key", ["steps", "batch", "checkpoint_every"])
+@pytest.mark.parametrize("value", [0, -1, 0.5, float("nan"), "a"])
+def test_counts_of_a_training_are_at_least_one(tmp_path: Path, key: str, value: object) -> None:
+    values = tiny_suite()
+    training = values["models"]["unet"]["training"]
+    (training if key in training else training["phases"]["train"])[key] = value
+    write_suite(tmp_path, values)
+    with pytest.raises(UserError, match=rf"models\.unet\.training\..*{key} is "):
+        read_suite(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf")])
+def test_learning_rates_are_finite(tmp_path: Path, value: float) -> None:
+    values = tiny_suite()
+    values["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = value
+    write_suite(tmp_path, values)
+    with pytest.raises(UserError, match=r"train\.learning_rate is "):
+        read_suite(tmp_path / "params.yaml")
+
+
+SIZES = ("_px", "_width", "width", "sub_batch", "patches_per_image", "depth")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_of_a_method_is_a_finite_number_and_a_size_is_above_zero(method: str) -> None:
+    """Of all fields of every `Spec`, whatever they are called; `_px` and the like are sizes."""
+    spec: Any = importlib.import_module(f"{method.replace('/', '.')}.spec").Spec
+    given = {"network": "unet", "train_on": "patch"} if method == "baselines/generic" else {}
+    refused = 0
+    for name, field in spec.__dataclass_fields__.items():
+        usual = given.get(name, field.default)
+        wrong = [float("nan"), float("inf"), float("-inf")] if isinstance(usual, float) else []
+        if isinstance(usual, int) and not isinstance(usual, bool):
+            wrong += [-1, *([0] if name.endswith(SIZES) and name not in MAY_BE_ZERO else [])]
+        if isinstance(usual, tuple) and isinstance(next(iter(usual), None), float):
+            wrong += [[float("nan")] * len(usual)]
+        for value in wrong:
+            with pytest.raises(UserError, match=f"the key {name}"):
+                strict(spec, {**given, name: value}, "params.yaml")
+            refused += 1
+    assert refused > 4
+
+
+MAY_BE_ZERO = {"overlap_px", "margin_px", "fcn_pad_px", "frame_px"}
+
+
+@pytest.mark.parametrize("method", ["glnet", "baselines/generic", "baselines/fctl"])
+def test_patches_overlap_by_less_than_their_side(method: str) -> None:
+    model = read_suite(ROOT / "suites/deepglobe.yaml").models["glnet"]
+    name = "size_px" if method == "baselines/generic" else "patch_px"
+    given = {"network": "unet", "train_on": "patch"} if method == "baselines/generic" else {}
+    for side, overlap in ((50, 50), (64, 900), *([] if given else [([64, 40], 40)])):
+        spec = {**given, name: side, "overlap_px": overlap}
+        with pytest.raises(
+            UserError, match=f"`overlap_px` has to be smaller than `{name}`"
+        ) as told:
+            spec_of("a", replace(model, method=method, spec=spec))
+        assert "models.a.spec" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "method", ["", ".", "..", "../glnet", "/glnet", "os", "json", "__main__", "glnet.spec", "bench"]
+)
+def test_what_is_no_method(method: str) -> None:
+    model = read_suite(ROOT / "params.yaml").models["glnet"]
+    with pytest.raises(UserError, match="there is no folder"):
+        spec_of("a", replace(model, method=method))
+
+
+def test_a_message_is_one_line_whatever_it_names() -> None:
+    assert str(UserError("a\nb\x1b[31m.png is \udcff")) == r"a\nb\x1b[31m.png is \udcff"
 
 
 def test_a_run_may_override_its_models_spec() -> None:

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["base", "cascade"]
 Phase = Literal["base", "refiner"]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """CascadePSP (CVPR 2020), and the base network whose labels it refines.
 
@@ -21,7 +21,7 @@ class Spec:
     """Of the base network, a feature pyramid: any encoder of segmentation-models-pytorch."""
     base_px: Annotated[int, Field(ge=32)] = 508
     """Side of the square to which the whole image is shrunk for the base network."""
-    base_width: Annotated[int, Field(multiple_of=64)] | None = None
+    base_width: Annotated[PositiveInt, Field(multiple_of=64)] | None = None
     """Channels of the base network's pyramid, twice those of its head; null: as published."""
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     """Channels of the refiner's first layer; all others grow with it. ImageNet weights fit 64."""
@@ -38,9 +38,9 @@ class Spec:
     crop_px: Annotated[int, Field(ge=32)] = 224
     """Side of the refiner's square training crop."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into both networks; the defaults are ImageNet's."""
-    focal_gamma: float = 0.0
+    focal_gamma: NonNegativeFloat = 0.0
     """Of the base network's loss; 0: cross-entropy."""
 
     @property

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["plain", "medium", "large", "contexts"]
 PhaseName = Literal["plain", "medium", "large", "all"]
-Sides = int | tuple[int, int]
+Sides = PositiveInt | tuple[PositiveInt, PositiveInt]
 """Side of a square, or (height, width), in px."""
 
 Quirk = Literal[
@@ -20,7 +20,7 @@ Quirk = Literal[
 """Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """FCtL (ICCV 2021); the defaults are those of the released code.
 
@@ -33,7 +33,7 @@ class Spec:
     phases: tuple[PhaseName, ...] = ("plain", "medium", "large", "all")
     """What is trained, in this order; `plain` is "not necessary" in the code's own words."""
     patch_px: Sides = 508
-    overlap_px: int = 50
+    overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
     sub_batch: Annotated[int, Field(ge=1)] = 4
     """Patches that go through the networks at once: memory against speed. Released: 6 in the first
@@ -51,18 +51,22 @@ class Spec:
     """Channels of VGG's fully connected layers, which are convolutions here."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     """(image / 255 - mean) / std goes into the networks; the released code leaves 0..1 as it is,
     although its start weights want ImageNet's."""
-    focal_gamma: float = 3.0
+    focal_gamma: NonNegativeFloat = 3.0
     """Of the loss that counters class imbalance; 0 is cross-entropy."""
-    patches_per_image: int | None = None
+    patches_per_image: PositiveInt | None = None
     """Patches of one image in a training step, drawn anew each time; null: all."""
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8, as the released test script does)."""
     official: bool | tuple[Quirk, ...] = False
     """Reproduce the released code: all its quirks, or the named ones."""
+
+    def __post_init__(self) -> None:
+        if self.overlap_px >= min(self.patch_size):
+            raise ValueError("`overlap_px` has to be smaller than `patch_px`")
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["downsample", "patch", "whole"]
@@ -20,7 +20,7 @@ Network = Literal[
 ]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """One network and its training input."""
 
@@ -31,13 +31,13 @@ class Spec:
     encoder: str = "resnet50"
     """Any encoder of segmentation-models-pytorch that the network takes: for `icnet` a ResNet.
     `fcn8s` and `segnet` have VGG-16 of their own, `unet2015` and `enet` none."""
-    size_px: int = 508
+    size_px: PositiveInt = 508
     """Side of the square input: the shrunk image, or a patch."""
-    overlap_px: int = 50
+    overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
-    sub_batch: int = 1
+    sub_batch: PositiveInt = 1
     """Patches at once in inference: memory against speed."""
-    decoder_width: int | None = None
+    decoder_width: PositiveInt | None = None
     """Channels of the decoder (for `unet` of its coarsest level, halved at each finer one; for
     `icnet` of the fused maps); null: as published."""
     width: Annotated[int, Field(ge=4)] | None = None
@@ -46,10 +46,14 @@ class Spec:
     output_stride: Literal[8, 16] | None = None
     """Of the dilated encoders; null: as published, 16 for `deeplabv3plus`, 8 for `pspnet` and
     `icnet`."""
-    fcn_pad_px: int = 100
+    fcn_pad_px: NonNegativeInt = 100
     """Zeros around the image in `fcn8s`: 100 as published, or 0."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""
-    focal_gamma: float = 0.0
+    focal_gamma: NonNegativeFloat = 0.0
     """0: cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if self.overlap_px >= self.size_px:
+            raise ValueError("`overlap_px` has to be smaller than `size_px`")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["whole"]
@@ -19,7 +19,7 @@ Quirk = Literal[
 """Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """ISDNet (CVPR 2022); the defaults are those of the released configuration for DeepGlobe."""
 
@@ -42,14 +42,14 @@ class Spec:
     """Change brightness, contrast, saturation and hue of training crops."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of whole channels, before the classifiers."""
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: NonNegativeFloat = 0.4
     """Of the loss at the backbone's third stage."""
-    detail_weight: float = 0.1
+    detail_weight: NonNegativeFloat = 0.1
     """Of the loss of the restored residuals (super-resolution)."""
-    affinity_weight: float = 1.0
+    affinity_weight: NonNegativeFloat = 1.0
     """Of the loss that draws the deep feature's similarities to those of the restoring decoder."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     """(image - mean) / std goes into the network, the image in 0..255."""
     official: bool | tuple[Quirk, ...] = False
     """Reproduce the released code: all its quirks, or the named ones."""

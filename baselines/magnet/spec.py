@@ -2,13 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["coarse", "progressive", "fast"]
-Sides = int | tuple[int, int]
+Sides = PositiveInt | tuple[PositiveInt, PositiveInt]
 """Side of a square, or (height, width), in px."""
-Scale = float | tuple[int, int]
+Scale = PositiveFloat | tuple[PositiveInt, PositiveInt]
 """A share of the image's sides, or (height, width) in px."""
 
 Quirk = Literal[
@@ -32,15 +39,15 @@ def _odd(value: int) -> int:
     return value
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """MagNet and MagNet-Fast (CVPR 2021); the defaults are those of the released code for
     DeepGlobe."""
 
     encoder: str = "resnet50"
     """Name in segmentation-models-pytorch; any with maps at 1/4 to 1/32."""
-    fpn_width: int = 256
-    smooth_width: int = 128
+    fpn_width: PositiveInt = 256
+    smooth_width: PositiveInt = 128
     """Channels of the feature pyramid, and of each level that its classifier sees."""
     refine_width: Annotated[int, Field(ge=2)] = 64
     """Channels of the refinement module's first convolutions; its last maps have twice as many."""
@@ -69,7 +76,7 @@ class Spec:
     coarse_first: bool = False
     """Give the refinement module the map's crop first and the patch's own probabilities second. The
     released code once did; which order its published weights want is not known."""
-    focal_gamma: float = 0.0
+    focal_gamma: NonNegativeFloat = 0.0
     """Of the backbone's loss; 0, as published, is cross-entropy."""
     hard_share: Annotated[float, Field(gt=0, le=1)] = 0.7
     """The refinement's loss covers pixels whose true class has a probability below it,"""
@@ -79,7 +86,7 @@ class Spec:
     """Mirror both axes and turn by quarters in both phases, as this suite's other methods do;
     released: the backbone's crops are mirrored left to right alone, the refinement's not."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the network."""
     official: bool | tuple[Quirk, ...] = False
     """Reproduce the released code: all its quirks, or the named ones."""

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 Strategy = Literal["whole"]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
     """PointRend (CVPR 2020) in its form for semantic segmentation.
 
@@ -38,7 +38,7 @@ class Spec:
     subdivision_points: Annotated[int, Field(ge=1)] = 8196
     """Points that each correction predicts again."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""
-    focal_gamma: float = 0.0
+    focal_gamma: NonNegativeFloat = 0.0
     """0: cross-entropy, as published."""
