@@ -4,17 +4,23 @@ progress bars."""
 import argparse
 import errno
 import gc
+import io
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from bench.config import PARAMS
-from bench.errors import UserError
+from bench.config import PARAMS, Seed
+from bench.errors import UserError, out_of_memory
 
 T = TypeVar("T")
+LONGEST_TEMPORARY_BYTES = 70
+"""108 bytes, or 104 on macOS, less those of `/pymp-XXXXXXXX/listener-XXXXXXXX`."""
 ROOT_FILES = ("dvc.yaml", "pyproject.toml")
 
 
@@ -60,12 +66,23 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def report_errors(work: Callable[[], None]) -> None:
     """Run a program; errors that the user can fix end it with one sentence, without a traceback.
 
-    Exits with status 1 on a `UserError` or an error of the operating system, such as a full disk;
-    with 130 on Ctrl-C."""
+    Exits with status 1 on a `UserError`, without enough memory, or on an error of the operating
+    system, such as a full disk; with 130 on Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in another encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _check_temporary_folder()
         work()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        sys.exit(
+            f"error: Memory ran out ({reason}): close other programs, or set smaller "
+            "sizes, a smaller batch or fewer jobs."
+        )
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:
@@ -78,6 +95,35 @@ def report_errors(work: Callable[[], None]) -> None:
         sys.exit(130)
     finally:
         gc.freeze()  # else the final garbage collection of torch's objects takes a second
+
+
+def _check_temporary_folder() -> None:
+    """Raise a UserError where processes could not talk to each other: the names of Unix sockets,
+    which multiprocessing puts into the temporary folder, have at most 108 bytes."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > LONGEST_TEMPORARY_BYTES:
+        raise UserError(
+            f"The folder for temporary files, {folder}, has a name of more than "
+            f"{LONGEST_TEMPORARY_BYTES} bytes, too long for the sockets of processes in it: set "
+            "TMPDIR to a shorter one."
+        )
+
+
+def above_zero(text: str) -> int:
+    """The type of an argument that is a whole number above zero."""
+    return _number(text, PositiveInt, "whole number above zero")
+
+
+def seed(text: str) -> int:
+    """The type of an argument that is a seed."""
+    return _number(text, Seed, "whole number of at most 64 bits")
+
+
+def _number(text: str, kind: Any, what: str) -> int:
+    try:
+        return int(TypeAdapter(kind).validate_python(text))
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r:.50} is no {what}") from None
 
 
 def require_root(here: Path = Path()) -> None:

@@ -9,20 +9,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from bench.config import current_method
+from pydantic import ValidationError
+
+from bench.config import current_method, first_problem
 from bench.errors import UserError
 from bench.files import write_text
+from bench.record_contents import CONTENTS, checker
+from bench.record_contents import Status as Status
 
 SCHEMA = 2
 """Version of the format; 1 named methods by their earlier packages (`config.MOVED_METHODS`)."""
 RESULTS = Path("results")
-Status = Literal["ok", "oom", "failed"]
 _RANK = {"failed": 0, "oom": 1, "ok": 2}
 
 # Outputs of the pipeline, which do not make a checkout dirty.
 GENERATED = ("results", "report", "dvc.lock")
+CODE = (".py", ".yaml", ".csv")
+"""Endings of files that a result may depend on."""
 VERSIONS = (
     "torch",
     "torchvision",
@@ -148,16 +153,17 @@ def read(path: Path) -> Record:
     """The record in `path`.
 
     Raises:
-        UserError: the file is missing, not JSON, or of another schema version.
+        UserError: the file is missing, not JSON, of another schema version, or lacks what readers
+            need.
     """
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`.") from None
-    return parse(text, str(path), "delete it and run `dvc repro`")
+    return parse(text, str(path), f"`git checkout {path}`, or delete it and run `dvc repro`")
 
 
-def parse(text: str, origin: str, mend: str) -> Record:
+def parse(text: bytes, origin: str, mend: str) -> Record:
     """The record in a file's text.
 
     Args:
@@ -165,19 +171,33 @@ def parse(text: str, origin: str, mend: str) -> Record:
         mend: what to do if the text is no record, for error messages.
 
     Raises:
-        UserError: it is not JSON, or of another schema version.
+        UserError: it is not JSON, of another schema version, or lacks what readers need.
     """
     try:
         values = json.loads(text, object_hook=_with_current_method)
-        if values["schema"] == 1:
-            values["schema"] = SCHEMA
-        if values["schema"] != SCHEMA:
+        if (schema := values.get("schema", SCHEMA)) not in (1, SCHEMA):
             raise UserError(
-                f"{origin} has schema {values['schema']}, this code reads {SCHEMA}: {mend}."
+                f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
             )
-        return Record(**values)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{origin} is no record ({error}): {mend}.") from None
+        _check(values.get("stage"), text)
+        return Record(**{**values, "schema": SCHEMA})
+    # Of JSON, UTF-8 and `_check`; a list has no keys, and a record no others than ours.
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+    raise UserError(f"{origin} is damaged ({reason}): {mend}.")
+
+
+def _check(stage: Any, text: bytes) -> None:
+    if stage not in CONTENTS:
+        raise ValueError(f"its stage is {stage!r:.50}; there are {', '.join(CONTENTS)}")
+    try:
+        checker(stage).validate_json(text, strict=True)
+    except ValidationError as error:
+        status = json.loads(text).get("status")
+        ended = status in ("oom", "failed")  # with the values that there were until then
+        left = [one for one in error.errors() if not (ended and one["type"] == "missing")]
+        if left:
+            raise ValueError(first_problem(left)) from None
 
 
 def _with_current_method(values: dict[str, Any]) -> dict[str, Any]:
@@ -190,13 +210,21 @@ def _with_current_method(values: dict[str, Any]) -> dict[str, Any]:
 def provenance(**more: Any) -> dict[str, Any]:
     """Commit, versions and machine of this process, and the caller's further facts.
 
-    `dirty` ignores outputs of the pipeline, and a params.yaml that equals one of the suites, so that
-    running the pipeline on a clean commit does not count as a change.
+    `commit` and `dirty` are None where git does not know the folder: in an export, or in a checkout
+    that belongs to somebody else. `dirty` ignores outputs of the pipeline, a params.yaml that equals
+    one of the suites, so that running the pipeline on a clean commit does not count as a change, and
+    new files that are neither code nor settings, such as logs.
     """
     ours = [*GENERATED, *(["params.yaml"] if _is_a_suite(Path("params.yaml")) else [])]
+    # `HEAD:./` is this folder in the commit: an export may lie in another project's checkout.
+    known = _git("rev-parse", "HEAD", "HEAD:./")
+    others = [f":!{path}" for path in ours]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
+    kinds = [f"*{kind}" for kind in CODE]
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *kinds, *others)
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", ".", *(f":!{path}" for path in ours))),
+        "commit": known and known.split()[0],
+        "dirty": None if None in (known, changed, new) else bool(changed or new),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in VERSIONS},
         "system": f"{platform.system()} {platform.machine()}",
@@ -232,10 +260,11 @@ def processor() -> str:
     )
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where it is not installed, or refuses."""
     try:
         return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True
+            ["git", *arguments], capture_output=True, text=True, check=True, errors="replace"
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""  # also works in an export without history
+        return None

@@ -3,6 +3,7 @@ the sizes again afterwards. The libraries write no more of a member than its siz
 
 import bisect
 import contextlib
+import errno
 import io
 import itertools
 import lzma
@@ -24,8 +25,8 @@ LARGEST_BYTES = 200 * 2**30
 """No archive of a data set is larger when it is unpacked."""
 MOST_MEMBERS = 200_000
 # RuntimeError: encrypted; NotImplementedError, UnsupportedCompressionMethodError: packed in a way
-# that the reader does not know; ArithmeticError, ValueError, LookupError, TypeError,
-# IsADirectoryError: what damaged headers lead to.
+# that the reader does not know; ArithmeticError, ValueError, LookupError, TypeError: what damaged
+# headers lead to.
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,11 +37,16 @@ DAMAGED = (
     ValueError,
     LookupError,
     TypeError,
-    IsADirectoryError,
     MemoryError,
     py7zr.exceptions.ArchiveError,
     py7zr.exceptions.PasswordRequired,
 )
+WRONG = {
+    getattr(errno, name)
+    for name in ("EINVAL", "EOVERFLOW", "EISDIR", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "EILSEQ")
+}
+"""Errors of the system that places and names in an archive lead to; others, such as a full disk, are
+the system's own."""
 Wanted = Callable[[str], object]
 
 
@@ -112,7 +118,9 @@ def unpack(
         if folder.exists():
             shutil.rmtree(folder)
         working.rename(folder)
-    except DAMAGED as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in WRONG:
+            raise
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(
             f"{archive} is damaged, cut short or no archive ({reason}): get it again."

@@ -31,8 +31,11 @@ def evaluated(name: str, scenes: dict[str, Any], data: str = "one", **settings: 
 
 
 def measured(name: str, size: int, seconds: list[float]) -> Record:
-    meters = {"allocated": {"bytes": size}, "rss": {"bytes": 3 * size}}
-    return Record("measure", name, {}, {"meters": meters, "latency_s": seconds}, {})
+    sizes = {"allocated": size, "rss": 3 * size, "predicted": size}
+    meters = {name: {"bytes": one, "definition": name} for name, one in sizes.items()}
+    return Record(
+        "measure", name, {}, {"device": "cpu", "meters": meters, "latency_s": seconds}, {}
+    )
 
 
 def write(root: Path, *records: Record, suite: str = "s", machine: str = "desk") -> None:
@@ -168,7 +171,7 @@ def test_what_cannot_be_compared_says_why(repository: Path) -> None:
         ("HEAD:docs", r"commit \w{10} \(HEAD:docs\) has no record of a run"),
         ("empty", r"folder empty \(empty\) has no record of a run"),
         ("old", "old: s/evaluate/x.json has schema 0, this code reads 2: compare it with the code"),
-        ("broken", "broken: s/evaluate/x.json is no record"),
+        ("broken", "broken: s/evaluate/x.json is damaged"),
     ],
 )
 def test_a_side_that_cannot_be_read_is_refused(repository: Path, name: str, message: str) -> None:

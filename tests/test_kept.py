@@ -33,7 +33,8 @@ ONE_RUN = {"colour": {"model": "colour", "strategy": "whole"}}
 
 def good(path: Path, settings: Any = None, **values: Any) -> None:
     """A record that must survive."""
-    record.write(path, Record("any", path.stem, settings or {}, values, {"commit": "earlier"}))
+    values = {"phases": {}, **values}
+    record.write(path, Record("train", path.stem, settings or {}, values, {"commit": "earlier"}))
 
 
 def breaks(*_: Any, **__: Any) -> None:
@@ -88,7 +89,10 @@ def broken(module: Any, name: str, path: Path) -> Callable[[pytest.MonkeyPatch],
 
 def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
     def compare(suite: Any, side: int, *_: Any) -> Any:
-        return {"plain": {"repetitions": [{"device": {}}]}, "side": side}
+        done = {"device": {}, "wall_s": 1.0, "network_s": 1.0, "peak_rss_bytes": side}
+        costs = {"device_bytes": 1, "weights_bytes": 1, "flops": 1}
+        head = {"repetitions": [done], "predicted": costs}
+        return {"plain": head, "collapsed": head}
 
     patch.setattr(collapsed_head, "compare", compare)
     path = record.RESULTS / f"fast/{MACHINE}.json"
@@ -237,7 +241,7 @@ def test_every_module_that_writes_results_is_tried() -> None:
 def test_a_result_of_other_settings_replaces_a_stale_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     good(path, {"size": 1})
-    full = Record("any", "a", {"size": 2}, {}, {}, "oom", "full")
+    full = Record("train", "a", {"size": 2}, {}, {}, "oom", "full")
     record.write(path, full)
     assert record.read(path) == full
     with pytest.raises(UserError, match=r"a\.json is kept"):

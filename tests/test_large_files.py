@@ -19,12 +19,12 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from test_contract import spec
 
-from bench.config import Compute
+from bench.config import Compute, read_suite
 from bench.errors import UserError
 from bench.experiments.growth import draw
 from bench.parallel import Report, run_isolated
-from bench.run import run_of
-from bench.streaming import Job, predict_file, raster
+from bench.run import open_run, run_of, save
+from bench.streaming import Job, job, predict_file, raster
 from bench.streaming.planes import Plane
 from data.image_file import read_image
 from data.image_header import gdal
@@ -333,6 +333,19 @@ def test_another_process_at_the_same_output(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Another process"):
         predict_file(image, tmp_path / "labels.tif", job_of(), silent=True)
     other.release()
+
+
+def test_of_several_seeds_the_first_labels(
+    project: Path, edit_suite: Callable[[Callable[[dict[str, Any]], None]], None]
+) -> None:
+    edit_suite(lambda suite: suite["models"]["unet"].update(seeds=[7, 3]))
+    run, paths = open_run(read_suite(), "unet-patch"), {}
+    for seed in (3, 7):
+        paths[seed] = Path(f"checkpoints/unet.pt/{seed}.pt")
+        save(paths[seed], run.build().state_dict())  # random, so that the two differ
+    (_, taken), (_, third) = (job("unet-patch", weights=one).network() for one in (None, paths[3]))
+    assert job("unet-patch").weights == paths[7]
+    assert taken == job("unet-patch", weights=paths[7]).network()[1] != third
 
 
 def test_other_weights_begin_anew(tmp_path: Path) -> None:

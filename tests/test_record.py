@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,13 @@ from bench import record
 from bench.errors import UserError
 from bench.files import file_sha256, write_bytes, write_text
 from bench.record import Record
+from bench.report import findings
+from bench.report.section import Finding
 
 
 def example() -> Record:
-    return Record("measure", "a", {"x": 1}, {"latency_s": [0.1, 0.2]}, record.provenance(seed=3))
+    values = {"phases": {"all": {"seconds": 0.25, "steps": 3}}, "loss": [["all", 0, 1.5]]}
+    return Record("train", "a", {"x": 1}, values, record.provenance(seed=3))
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -30,10 +35,10 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "is missing"),
-        ("{", "is no record"),
-        ("{}", "is no record"),
+        ("{", "is damaged"),
+        ("{}", "is damaged"),
         ('{"schema": 0}', "has schema 0"),
-        ('{"schema": 1, "extra": 2}', "is no record"),
+        ('{"schema": 1, "extra": 2}', "is damaged"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -83,16 +88,62 @@ def test_only_what_a_person_changed_makes_a_checkout_dirty(
     write_text(tmp_path / "params.yaml", "suite: own")
     assert record.provenance()["dirty"]
     write_text(tmp_path / "params.yaml", "suite: some")
+    write_text(tmp_path / "nohup.out", "steps")
+    write_text(tmp_path / "logs/train.log", "steps")
+    assert not record.provenance()["dirty"], "what a person writes down is no code"
     write_text(tmp_path / "code.py", "")
     found = record.provenance()
     assert found["dirty"]
     assert len(found["commit"]) == 40
 
 
-def test_provenance_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_git(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.chdir(tmp_path)
-    assert record.provenance()["commit"] == ""
+
+
+def _export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+
+
+def _export_in_another_checkout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _repository(folder.parent)
+
+
+def _foreign(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git itself refuses a checkout of another owner ("dubious ownership")."""
+    _repository(folder)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert b"dubious" in subprocess.run(["git", "status"], capture_output=True).stderr
+
+
+def _without_a_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("git", "init", "-q", cwd=folder)
+
+
+def _repository(folder: Path) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    run("git", "init", "-q", cwd=folder)
+    run("git", *who, "commit", "-q", "--allow-empty", "-m", "x", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    "place", [_no_git, _export, _export_in_another_checkout, _foreign, _without_a_commit]
+)
+def test_where_git_does_not_know_the_folder_commit_and_changes_are_unknown(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    folder = tmp_path / "above/export"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    place(folder, monkeypatch)
+    found = record.provenance()
+    assert (found["commit"], found["dirty"]) == (None, None)
+    assert findings.provenance([Record("train", "a", {}, {}, found)])[:2] == [
+        Finding("commit", "unknown"),
+        Finding("uncommitted changes", "unknown"),
+    ]
 
 
 def test_provenance_names_versions_and_machine() -> None:
@@ -110,6 +161,7 @@ def work(arguments):
     "Fail."
     raise {"refusal": UserError("No."), "full": OSError(errno.ENOSPC, "x", "f"),
            "os": OSError(errno.EACCES, "Permission denied", "f"), "ctrl-c": KeyboardInterrupt(),
+           "memory": MemoryError(), "allocator": RuntimeError("can't allocate memory: x\\ny"),
            "bug": ZeroDivisionError()}[arguments.how]
 cli.main(work, how="which way")
 """
@@ -121,6 +173,8 @@ cli.main(work, how="which way")
         ("refusal", 1, "error: No.\n"),
         ("full", 1, "error: The disk is full (f): free some space"),
         ("os", 1, "error: Permission denied (f).\n"),
+        ("memory", 1, "error: Memory ran out (MemoryError): "),
+        ("allocator", 1, "error: Memory ran out (can't allocate memory: x y): "),
         ("ctrl-c", 130, ""),
         ("bug", 1, "Traceback"),
     ],
@@ -133,6 +187,38 @@ def test_a_stage_says_in_one_sentence_what_went_wrong(how: str, status: int, say
     assert done.stderr.startswith(says)
     if how != "bug":
         assert done.stderr.count("\n") <= 1
+
+
+@pytest.mark.parametrize(("letters", "status"), [(70, 0), (71, 1), (150, 1)])
+def test_a_long_folder_for_temporary_files_works_or_is_refused(letters: int, status: int) -> None:
+    """Whatever is let through is short enough for the sockets of processes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        folder = Path(base, "t" * (letters - len(base) - 1))
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", FORKING],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == status, done.stderr
+    if status:
+        assert done.stderr.startswith("error: The folder for temporary files, ")
+        assert done.stderr.count("\n") == 1
+
+
+FORKING = """
+import multiprocessing
+from bench import cli
+def work():
+    started = multiprocessing.get_context("forkserver").Process(target=print)
+    started.start()
+    started.join()
+    assert started.exitcode == 0
+if __name__ == "__main__":
+    cli.report_errors(work)
+"""
 
 
 def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
@@ -155,17 +241,18 @@ def test_every_stage_has_help(stage: str) -> None:
 
 def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
     """Methods were packages at the top level then; every committed record is read, whichever."""
+    row = dict.fromkeys(("key", "dataset", "run", "strategy", "done", "published"), "x")
     text = json.dumps(
         {
             "schema": 1,
-            "stage": "evaluate",
+            "stage": "card",
             "name": "isdnet",
             "settings": {"model": {"method": "isdnet"}},
-            "values": {"rows": [{"method": "baselines"}, {"method": "glnet"}]},
+            "values": {"rows": [{**row, "method": "baselines"}, {**row, "method": "glnet"}]},
             "provenance": {},
         }
     )
-    read = record.parse(text, "x.json", "delete it")
+    read = record.parse(text.encode(), "x.json", "delete it")
     assert read.settings["model"]["method"] == "baselines/isdnet"
     assert [row["method"] for row in read.values["rows"]] == ["baselines/generic", "glnet"]
     paths = [p for p in (ROOT / "results").rglob("*.json") if "plots" not in p.parts]

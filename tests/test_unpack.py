@@ -109,6 +109,27 @@ def test_what_is_no_archive(tmp_path: Path, name: str) -> None:
     refused(folder / name, "is damaged, cut short or no archive")
 
 
+def test_a_directory_that_begins_before_the_file(tmp_path: Path) -> None:
+    """The system refuses to go there (EINVAL)."""
+    path = make_zip(tmp_path / "a.zip", FILES)
+    packed = bytearray(path.read_bytes())
+    end = packed.rindex(b"PK\x05\x06")  # where the directory begins, and how long it is
+    at = int.from_bytes(packed[end + 16 : end + 20], "little")
+    packed[end + 16 : end + 20] = (at + 3000).to_bytes(4, "little")
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match="is damaged"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_longer_than_the_system_takes(
+    make: Callable[[dict[str, bytes]], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="is damaged, cut short or no archive"):
+        unpack(make({"a" * 300: b"x"}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_volume_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     first = volumes(tmp_path / "in/a.7z", FILES)

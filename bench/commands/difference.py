@@ -151,8 +151,9 @@ def _side(name: str, what: str, folder: Path) -> Side:
 
     def read(path: Path) -> Record:
         place = path.relative_to(root.parent if own else root)
-        text = path.read_text()
-        return record.parse(text, f"{name}: {place}", "compare it with the code of its time")
+        return record.parse(
+            path.read_bytes(), f"{name}: {place}", "compare it with the code of its time"
+        )
 
     suites = {}
     for suite in [root] if own else sorted(path for path in root.iterdir() if path.is_dir()):

@@ -20,7 +20,9 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="default: the run's, in checkpoints/")
-    weights.add_argument("--random", type=int, metavar="SEED", help="random weights, for trials")
+    weights.add_argument(
+        "--random", type=cli.seed, metavar="SEED", help="random weights, for trials"
+    )
     parser.add_argument("--classes", type=int, help="where the run's data set is not prepared")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--bands", type=int, nargs=3, default=[], help="red, green, blue, from 1")

@@ -116,9 +116,11 @@ def _weights(seed: int | None) -> str:
 def command(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run", help="a key of the table runs")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of images, in px")
+    parser.add_argument(
+        "--sides", type=cli.above_zero, nargs="+", default=SIDES_PX, help="of images, in px"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
-    parser.add_argument("--random", type=int, metavar="SEED", help="random weights")
+    parser.add_argument("--random", type=cli.seed, metavar="SEED", help="random weights")
 
 
 def work(arguments: argparse.Namespace) -> None:

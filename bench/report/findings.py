@@ -196,7 +196,8 @@ def provenance(records: Iterable[Record]) -> list[Finding]:
     for found in (record.provenance for record in records):
         own = {name: found[key] for key, name in facts.items() if key in found}
         for name, value in {**own, **found.get("versions", {})}.items():
-            text = ("no", "yes")[value] if isinstance(value, bool) else str(value)
+            words = {None: "unknown", False: "no", True: "yes"}
+            text = words[value] if isinstance(value, bool | None) else str(value)
             known.setdefault(name, []).append(text)
     names = [name for name in facts.values() if name in known]
     names += sorted(known.keys() - facts.values())

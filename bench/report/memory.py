@@ -173,7 +173,7 @@ def collapsed_head_section(record: Record | None) -> Section:
                     "path": path,
                     "height_px": int(side),
                     "width_px": int(side),
-                    "threads": record and record.provenance["threads"],
+                    "threads": record and record.provenance.get("threads"),
                     "flops": one["predicted"]["flops"],
                     "peak_rss_bytes": done.peak_rss_bytes.max(),
                     "predicted_bytes": one["predicted"]["device_bytes"],

@@ -24,7 +24,7 @@ def run_sections(
     """
     trained = inputs.trainings.get(entry.run.model)
     records = [found for found in (trained, entry.evaluated, entry.measured) if found]
-    commits = {str(one.provenance.get("commit", "")) for one in records} - {""}
+    commits = {one.provenance.get("commit") or "" for one in records} - {""}
     commit = commits.pop() if len(commits) == 1 else ""
     splits = [s for s in ("test", "val") if entry.evaluation.get("splits", {}).get(s)]
     settings = {**asdict(entry.run), "model": {"name": entry.run.model, **asdict(entry.model)}}

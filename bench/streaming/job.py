@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.config import CHECKPOINTS, PARAMS, Compute, pick, read_suite
+from bench.config import PARAMS, Compute, checkpoint_of, pick, read_suite
 from bench.errors import UserError
 from bench.files import load_state
 from bench.method import load_weights, network_for
@@ -73,7 +73,8 @@ def job(
 
     Args:
         run: a key of its table `runs`.
-        weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint.
+        weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint, of
+            several seeds that of the first.
         classes: their number, where the run's data set is not prepared here.
         settings: fields of the spec to override.
 
@@ -81,13 +82,14 @@ def job(
         UserError: something does not exist or does not fit.
     """
     suite = read_suite(suite_path)
-    model = pick(suite.runs, run, "run").model
-    palette = _palette(suite.models[model].dataset, classes)
+    name = pick(suite.runs, run, "run").model
+    model = suite.models[name]
+    palette = _palette(model.dataset, classes)
     return Job(
         open_run(suite, run, settings, len(palette)),
         palette,
         suite.compute,
-        CHECKPOINTS / f"{model}.pt" if weights is None else weights,
+        checkpoint_of(name, model, model.trainings[0].seed) if weights is None else weights,
     )
 
 

@@ -397,4 +397,4 @@ def _facts(entry: Entry, row: Any) -> Iterator[str]:
     if record := entry.evaluated or entry.measured:
         facts = record.provenance
         seed = f", seed {facts['seed']}" if "seed" in facts else ""
-        yield f"commit {str(facts.get('commit', ''))[:10]}{seed}"
+        yield f"commit {(facts.get('commit') or 'unknown')[:10]}{seed}"

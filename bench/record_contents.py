@@ -1,0 +1,375 @@
+"""What readers of records rely on, by the stage that writes them. Other keys may be there."""
+
+from dataclasses import field
+from functools import cache
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+Status = Literal["ok", "oom", "failed"]
+T = TypeVar("T")
+_OPTIONAL: Any = None
+"""Default of a key that may be missing. It is not checked: JSON's null is refused."""
+Count = Annotated[int, Field(ge=0, le=2**60)]
+Positive = Annotated[int, Field(ge=1, le=2**60)]
+Number = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Numbers = dict[str, Number | None]
+Scenes = dict[
+    str, Annotated[list[list[Annotated[int, Field(ge=0, le=2**40)]]], Field(min_length=2)]
+]
+"""Confusion matrix (K + 1, K) by scene."""
+Step = tuple[str, Count, float | None]
+"""Phase, step within it, and loss or mIoU."""
+
+
+@dataclass
+class Evaluation:
+    """Content of `evaluate`."""
+
+    classes: Annotated[list[str], Field(min_length=1)]
+    ignored: list[str]
+    splits: dict[str, Scenes]
+    rare: list[str] = _OPTIONAL
+    ceilings: Numbers = _OPTIONAL
+    other_seeds: dict[str, dict[str, Scenes]] = _OPTIONAL
+
+    def __post_init__(self) -> None:
+        k = len(self.classes)
+        if len(set(self.classes)) < k:
+            raise ValueError("`classes` names one twice")
+        if not self.splits.get("test"):
+            raise ValueError("`splits` has no scene of `test`")
+        for seed in (self.splits, *(self.other_seeds or {}).values()):
+            if {split: {*scenes} for split, scenes in seed.items()} != {
+                split: {*scenes} for split, scenes in self.splits.items()
+            }:
+                raise ValueError("the seeds in `other_seeds` have other scenes than `splits`")
+            for matrix in (one for scenes in seed.values() for one in scenes.values()):
+                if len(matrix) != k + 1 or any(len(row) != k for row in matrix):
+                    raise ValueError(
+                        f"a matrix of `splits` is not {k + 1} x {k}, as `classes` says"
+                    )
+
+
+@dataclass
+class Meter:
+    """Peak memory by one meter."""
+
+    bytes: Count
+    definition: str
+    at: str | None = None
+    module: str | None = None
+    doubt: str | None = None
+    card: dict[str, Any] = _OPTIONAL
+
+
+@dataclass
+class Course:
+    """Bytes over time by category."""
+
+    events: list[Count]
+    bytes: dict[str, list[Count]]
+
+    def __post_init__(self) -> None:
+        if any(len(one) != len(self.events) for one in self.bytes.values()):
+            raise ValueError("`bytes` and `events` are of different lengths")
+
+
+@dataclass
+class Predicted(Meter):
+    """Predicted memory."""
+
+    host_bytes: Count | None = None
+    told_bytes: Count | None = None
+    allocated_bytes: Count | None = None
+    reserved_bytes: Count | None = None
+    tf32_reserved_bytes: Count | None = None
+    by_category: dict[str, Count] = _OPTIONAL
+    course: Course | None = None
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Meters:
+    """By name."""
+
+    predicted: Predicted
+    allocated: Meter
+    reserved: Meter = _OPTIONAL
+    rss: Meter = _OPTIONAL
+    nvml: Meter = _OPTIONAL
+
+    def __post_init__(self) -> None:
+        if self.nvml and not (self.reserved and self.nvml.card):
+            raise ValueError("`nvml` is without `card` or `reserved`")
+
+
+@dataclass
+class Part:
+    """Predicted and allocated bytes of one step or prediction."""
+
+    predicted_bytes: Count
+    booked_bytes: Positive
+    height_px: Count | None = None
+    width_px: Count | None = None
+    batch: Count | None = None
+
+
+@dataclass
+class Measurement:
+    """Content of `measure`."""
+
+    device: str
+    meters: Meters
+    missing: dict[str, str] = _OPTIONAL
+    height_px: Positive = _OPTIONAL
+    width_px: Positive = _OPTIONAL
+    flops: Count | None = None
+    parameters: Count | None = None
+    room_bytes: Count | None = None
+    scene: str | None = None
+    latency_s: list[Number] = _OPTIONAL
+    latency_definition: str = ""
+    network_s: list[Number] = _OPTIONAL
+    network_definition: str = ""
+    forward_s: list[Number] = _OPTIONAL
+    forward_definition: str = ""
+    part: Part | None = None
+
+
+@dataclass
+class Phase:
+    """What one phase of a training took."""
+
+    seconds: Number
+    steps: Count | None = None
+    parameters: Count | None = None
+
+
+@dataclass
+class Trained:
+    """Content of `train`."""
+
+    phases: dict[str, Phase]
+    loss: list[Step] = _OPTIONAL
+    looks: list[Step] = _OPTIONAL
+    other_seeds: dict[str, Any] = _OPTIONAL
+
+    def __post_init__(self) -> None:
+        if {phase for phase, *_ in self.looks or ()} - {phase for phase, *_ in self.loss or ()}:
+            raise ValueError("`looks` names a phase that `loss` does not have")
+
+
+@dataclass
+class Steps:
+    """Content of `steps`."""
+
+    device: str
+    models: dict[str, dict[str, Part]]
+
+
+@dataclass
+class Costs:
+    """Predicted memory and operations of a run on a CUDA device."""
+
+    device_bytes: Positive
+    weights_bytes: Count
+    host_bytes: Count | None = None
+    allocated_bytes: Count | None = None
+    reserved_bytes: Count | None = None
+    tf32_allocated_bytes: Count | None = None
+    tf32_reserved_bytes: Count | None = None
+    flops: Count | None = None
+    parameters: Count | None = None
+
+
+@dataclass
+class Case:
+    """A published setting of a run."""
+
+    dataset: str
+    run: str
+    method: str
+    strategy: str
+    done: str
+    published: str | None
+
+
+@dataclass
+class PublishedCosts(Costs, Case):
+    """A line of `successors`."""
+
+    reserved_bytes: Count | None = field(kw_only=True)
+
+
+@dataclass
+class SuiteCosts(Costs):
+    """A run of `predict`."""
+
+    network: str = ""
+    strategy: str = ""
+    published: str | None = None
+
+
+@dataclass
+class Growth:
+    """Costs at one image size; of a size that was not computed only the patches."""
+
+    side_px: Positive
+    patches: Count
+    flops: Positive = _OPTIONAL
+    device_bytes: Positive = _OPTIONAL
+    reserved_bytes: Positive = _OPTIONAL
+    host_bytes: Positive = _OPTIONAL
+
+    def __post_init__(self) -> None:
+        found = (self.flops, self.device_bytes, self.reserved_bytes, self.host_bytes)
+        if any(found) and not all(found):
+            raise ValueError("a size has some of flops and bytes, but not all")
+
+
+def _computed(lines: list[Growth]) -> list[Growth]:
+    if len([line for line in lines if line.flops]) < 2:
+        raise ValueError("fewer than two sizes were computed")
+    return lines
+
+
+@dataclass
+class Explained:
+    """The paper's memory figures, and the model fitted to them."""
+
+    rows: list[dict[str, str | Number | None]]
+    fit: dict[Literal["context_mb", "holding", "workspace"], float]
+    summary: Numbers
+    variants: list[dict[str, Any]]
+
+
+@dataclass
+class Predictions:
+    """Content of `predict`."""
+
+    runs: dict[str, SuiteCosts]
+    height_px: Positive = _OPTIONAL
+    width_px: Positive = _OPTIONAL
+    definition: str = ""
+    growth: dict[str, Annotated[list[Growth], AfterValidator(_computed)]] = _OPTIONAL
+    published: Explained = _OPTIONAL
+
+
+@dataclass
+class Successors:
+    """Content of `successors`."""
+
+    rows: list[PublishedCosts]
+    definition: str = ""
+
+
+@dataclass
+class Bytes:
+    """What a meter reports."""
+
+    bytes: Positive
+
+
+@dataclass
+class OnGpu(Case):
+    """A line of `card`."""
+
+    key: str = field(kw_only=True)
+    meters: dict[Literal["allocated", "reserved", "rss", "nvml"], Bytes] = _OPTIONAL
+    wall_s: list[Number] | None = None
+    forward_s: list[Number] | None = None
+    side_px: Positive = _OPTIONAL
+
+    def __post_init__(self) -> None:
+        if "nvml" in (self.meters or {}) and "reserved" not in self.meters:
+            raise ValueError("`nvml` is without `reserved`")
+
+
+@dataclass
+class Cards:
+    """Content of `card`."""
+
+    rows: list[OnGpu]
+
+
+@dataclass
+class Repetition:
+    """One prediction by GLNet."""
+
+    wall_s: Number
+    network_s: Number
+    peak_rss_bytes: Count
+
+
+@dataclass
+class HeadCosts(Costs):
+    """Predicted of GLNet with one of its heads."""
+
+    flops: Count = field(kw_only=True)
+
+
+@dataclass
+class Head:
+    """GLNet with one of its heads."""
+
+    repetitions: Annotated[list[Repetition], Field(min_length=1)]
+    predicted: HeadCosts
+    labels_equal_share: Number | None = None
+
+
+@dataclass
+class Heads:
+    """Of one image size."""
+
+    plain: Head
+    collapsed: Head
+
+
+@dataclass
+class CollapsedHead:
+    """Content of `fast`."""
+
+    sides: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Heads]
+
+
+CONTENTS: dict[str, type] = {
+    "train": Trained,
+    "evaluate": Evaluation,
+    "measure": Measurement,
+    "steps": Steps,
+    "predict": Predictions,
+    "successors": Successors,
+    "card": Cards,
+    "fast": CollapsedHead,
+}
+"""By stage."""
+
+
+@dataclass
+class Provenance:
+    """Where a record comes from."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[str, str] = _OPTIONAL
+    threads: Count = _OPTIONAL
+
+
+@dataclass
+class _Checked(Generic[T]):
+    values: T
+    stage: str
+    name: str
+    settings: dict[str, Any]
+    provenance: Provenance
+    schema: Literal[1, 2]
+    status: Status = "ok"
+    reason: str | None = None
+
+
+@cache
+def checker(stage: str) -> TypeAdapter[Any]:
+    """Checks the text of a record of a stage, strictly: a number in quotes is no number."""
+    kind: Any = CONTENTS[stage]
+    return TypeAdapter(_Checked[kind])
