@@ -52,6 +52,8 @@ class Remote:
     sha256: str | None = None
     hint: str = "check the address"
     """Advice for the user if the server refuses."""
+    silent: bool = False
+    """Without a progress bar of its own."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -379,7 +381,7 @@ class _Download:
 
     def _bar(self, done: int = 0) -> "tqdm[Any]":
         """A progress bar; in a log, where it cannot be redrawn, a line every 15 s."""
-        rate: Any = {"unit": "B", "unit_scale": True}
+        rate: Any = {"unit": "B", "unit_scale": True, "disable": self.remote.silent}
         if not sys.stderr.isatty():
             rate |= {"mininterval": 15, "maxinterval": 15}
         return tqdm(total=self.total or None, initial=done, desc=self.remote.name, **rate)

@@ -62,11 +62,11 @@ class Repository:
         hint = f"put an archive or a folder of {self.name} at commit {self.commit[:7]} into {raw}"
 
         def one(path: str) -> None:
-            place = Path(path).parent
+            folder, name = Path(path).parent, Path(path).name
             remote = Remote(
-                f"{address}/{quote(path)}", Path(path).name, None, self.files[path], hint
+                f"{address}/{quote(path)}", name, None, self.files[path], hint, silent=True
             )
-            fetch(remote, root / place, workshop_of(raw) / place, patience)
+            fetch(remote, root / folder, workshop_of(raw) / folder, patience)
 
         _each(one, missing, patience.connections)
 
