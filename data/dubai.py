@@ -103,7 +103,8 @@ def pairs(settings: Settings, raw: Path) -> Iterator[Pair]:
 
 def _mosaic(folder: Path, seam_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Image (H, W, 3) and label (H, W) of nine parts, which are in order of rows."""
-    images, labels = [], []
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.uint8]] = []
     for number in range(1, 10):
         images.append(read_image(folder / f"images/image_part_{number:03}.jpg")[0])
         colours = read_image(folder / f"masks/image_part_{number:03}.png")[0]

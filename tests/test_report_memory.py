@@ -1,11 +1,14 @@
 """The report on memory: predicted against allocated, growth with the image, the quality gate."""
 
+import itertools
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_suite, write_suite
+from conftest import ROOT, tiny_suite, write_suite
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from bench.config import read_suite
 from bench.record import Record
@@ -13,7 +16,8 @@ from bench.report import evaluations, findings, memory
 from bench.report import runs as all_runs
 from bench.report.bootstrap import Pairs
 from bench.report.figures import accuracy, charts
-from bench.report.load_records import Entry, Inputs
+from bench.report.load_records import Entry, Inputs, load_records
+from bench.report.section import Image
 from bench.tiling import grid
 
 GIB = 2**30
@@ -208,3 +212,66 @@ def test_what_explains_the_papers_figures_is_reported() -> None:
     assert nothing.rows.empty
     assert not nothing.findings
     assert charts.paper_model(frame).axes[0].get_xlabel() == "published: gpustat"
+
+
+def test_published_accuracy_against_measured_memory() -> None:
+    """One line a published setting, the released variant of several; its figure names the front."""
+
+    def row(run: str, done: str, published: str | None, nvml: float, **more: Any) -> dict[str, Any]:
+        strategy = run.rpartition("-")[2]
+        return {"card": "a GPU", "run": run, "done": done, "strategy": strategy} | {
+            "published": published,
+            "published_miou": 0.6,
+            "nvml_bytes": nvml * GIB,
+            "published_bytes": GIB,
+            **more,
+        }
+
+    on_gpu = pd.DataFrame(
+        [
+            row("unet-whole", "", "UNet / global", 2.5),
+            row("isdnet", "corrected", "ISDNet / whole", 1.5),
+            row("isdnet", "as released", "ISDNet / whole", 1.1, published_miou=0.7),
+            row("glnet-collapsed", "", None, 4.0, published_miou=None),
+            row("fpn-whole", "", "FPN / global", 1.2) | {"card": "another GPU"},
+        ]
+    )
+    found = memory.paper_accuracy_section(on_gpu)
+    lines = found.rows[["run", "done", "ratio"]].to_numpy().tolist()
+    assert lines == [["isdnet", "as released", pytest.approx(1.1)], ["unet-whole", "", 2.5]]
+    assert found.findings == [
+        "Within 15 % of the published memory: 1 of 2 settings.",
+        "More than twice the published memory: UNet / global (2.50 ×).",
+    ]
+    figure = found.figures[0]
+    assert isinstance(figure, Image)
+    assert figure.draw
+    axes = figure.draw().axes[0]
+    assert {text.get_text() for text in axes.texts} == {"2 GiB", "ISDNet", "U-Net"}
+    bold = {text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
+    assert bold == {"ISDNet"}  # the other one is larger and less accurate
+    assert not memory.paper_accuracy_section(on_gpu.iloc[:0])
+
+
+def test_labels_of_the_lead_figure_cover_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed figure: no label on another one, on a marker, or outside the axes."""
+    monkeypatch.chdir(ROOT)
+    inputs = load_records(read_suite(ROOT / "suites/earthcover.yaml"))
+    gpu = memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods)
+    figure = memory.paper_accuracy_section(gpu.rows).figures[0]
+    assert isinstance(figure, Image)
+    assert figure.draw
+    drawn = figure.draw()
+    drawn.draw_without_rendering()
+    axes = drawn.axes[0]
+    inner = axes.get_window_extent()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without its leader line
+    assert len(boxes) > 15
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    for text, box in zip(axes.texts, boxes, strict=True):
+        assert inner.contains(box.x0, box.y0), text
+        assert inner.contains(box.x1, box.y1), text
+        for marks in axes.collections:
+            for place in axes.transData.transform(np.asarray(marks.get_offsets())):
+                assert not box.contains(*place), text

@@ -24,6 +24,8 @@ from bench.report.load_records import (
 from bench.report.section import Section, section, sentences, table
 
 INFERENCE = "inference"
+LEAD = "paper_accuracy"
+"""The table and figure that the page above all suites begins with."""
 WITHIN = 0.02
 CLOSE = (0.05, 0.15)
 """Shares of the published memory that a prediction may be off by."""
@@ -226,6 +228,37 @@ def gpu_sentences(frame: pd.DataFrame) -> list[str]:
     )
 
 
+def paper_accuracy_section(on_gpu: pd.DataFrame) -> Section:
+    """Figure 1 (a) of the paper with memory as a GPU holds it: one line a published setting on
+    DeepGlobe, with its mIoU as published; `ratio` = process total (NVML) / published memory.
+
+    Args:
+        on_gpu: the rows of `gpu_section`. Of several variants the released one is taken, of several
+            GPUs the first.
+    """
+    rows = on_gpu[on_gpu.card == on_gpu.card.iloc[0]] if len(on_gpu) else on_gpu
+    rows = rows.dropna(subset=["published_miou", "nvml_bytes"])
+    first = rows.done.map({"as released": 0, "corrected": 2}).fillna(1).sort_values(kind="stable")
+    rows = rows.loc[first.index].drop_duplicates(["published"])
+    rows = rows.assign(
+        network=rows.run.map(lambda run: run.partition("-")[0]),
+        ratio=(rows.nvml_bytes / rows.published_bytes).astype(float),
+    )
+    frame = table(LEAD, rows.to_dict("records")).sort_values(
+        "published_miou", ascending=False, kind="stable", ignore_index=True
+    )
+    known = frame.dropna(subset=["ratio"])
+    said = sentences(
+        LEAD,
+        count=len(known),
+        limit=f"{100 * CLOSE[-1]:.0f} %",
+        within=((known.ratio - 1).abs() <= CLOSE[-1]).sum(),
+        far=known[known.ratio > 2].sort_values("ratio", ascending=False).to_dict("records"),
+    )
+    drawn = partial(figures.charts.paper_accuracy, frame) if len(frame) else None
+    return section(LEAD, frame, draw=drawn, findings=said if len(known) else ())
+
+
 def uhr_section(predicted: Record | None) -> Section:
     """One line a method, a variant and an image size: predicted and published memory, their ratio,
     and a verdict.
@@ -338,5 +371,6 @@ def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[
         if "nvml_bytes" in held:
             line["beside_bytes"] = held["nvml_bytes"] - held["reserved_bytes"]
         if row["dataset"] == "DeepGlobe" and row["published"] in printed:
-            line["published_bytes"] = printed[row["published"]].bytes
+            theirs = printed[row["published"]]
+            line |= {"published_bytes": theirs.bytes, "published_miou": theirs.miou}
         yield line

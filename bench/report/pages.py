@@ -18,7 +18,15 @@ from data.dataset import Dataset, open_dataset
 
 SCENES = 8
 """Test scenes that are shown of one data set; every number is of all of them."""
-MEMORY = ("predicted", "paper_memory", "growth_law", "on_card", "collapsed_head", "prediction")
+MEMORY = (
+    "paper_accuracy",
+    "predicted",
+    "paper_memory",
+    "growth_law",
+    "on_card",
+    "collapsed_head",
+    "prediction",
+)
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
 DATASET = ("classes", "ablation", "latency", "pairs")
@@ -103,6 +111,7 @@ def collect(inputs: Inputs) -> Content:
     own = {name: [one for one in entries if one.dataset == name] for name in inputs.datasets}
     compared = {name: bootstrap.compare(of) for name, of in own.items()}
     parts = [_part(name, of, runs, meter, compared[name]) for name, of in own.items()]
+    on_gpu = memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods)
     tables = [
         all_runs.runs_section(runs, meter),
         all_runs.classes_section(entries),
@@ -114,7 +123,8 @@ def collect(inputs: Inputs) -> Content:
         memory.predicted_section(inputs.predicted),
         memory.explained_section(inputs.predicted),
         *memory.growth_sections(inputs.predicted),
-        memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods),
+        on_gpu,
+        memory.paper_accuracy_section(on_gpu.rows),
         memory.collapsed_head_section(inputs.collapsed_head),
         memory.allocator_section(inputs),
         published.uhr_section(entries, runs),
@@ -150,6 +160,7 @@ def summary(content: Content) -> dict[str, Any]:
         "machine": content.inputs.suite.machine,
         "datasets": content.inputs.datasets,
         "runs": len(content.runs),
+        "lead": f"{memory.LEAD}.svg" if len(content.tables[memory.LEAD].rows) else "",
         "figure": f"{figure}.svg",
         "description": alt,
         "findings": found,

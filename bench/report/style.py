@@ -17,6 +17,7 @@ NETWORKS = {
     "segnet": ("SegNet", "#8c6d31", "X"),
     "enet": ("ENet", "#999933", "<"),
     "icnet": ("ICNet", "#882255", ">"),
+    "mobilenetv2": ("MobileNetV2-UNet", "#44aa99", "d"),
     "isdnet": ("ISDNet", "#117733", "d"),
     "fctl": ("FCtL", "#aa4499", "8"),
     "magnet": ("MagNet", "#661100", "H"),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import style
+from bench.report import evaluations, style
 from bench.report.evaluations import ONE_VIEW, Group
 from bench.report.figures import interactive, palette, static
 from bench.report.figures.accuracy import LIMIT, legend, looks
@@ -109,6 +109,45 @@ def _against(
     axis = memory_axis(titles[0], [*points.x, *points.y], log=True)
     chart = Chart(axis, replace(axis, title=titles[1]), points, entries, **more)
     return static.figure([chart], (9, 6), legend={"loc": "outside right upper"})
+
+
+def paper_accuracy(frame: pd.DataFrame) -> Figure:
+    """Published mIoU against the process total on a GPU; a ring, joined to it, at the published
+    memory. Named are the front, GLNet, and the best of each network.
+
+    Args:
+        frame: `memory.paper_accuracy_section`.
+    """
+    best = ~frame.sort_values("published_miou", ascending=False).duplicated("network").sort_index()
+    miou = frame.published_miou.astype(float)
+    front = evaluations.front(frame.assign(miou=miou), "nvml_bytes", None)
+    rows = looks(frame)
+    bold = rows.run.isin(front)
+    rows = marks(rows, y=100 * miou, join=rows.run, bold=bold, size_pt=7.5)
+    several = frame.network.duplicated(keep=False)
+    named = bold | best | (frame.network == "glnet")
+    ours = rows.assign(
+        x=frame.nvml_bytes.astype(float),
+        label=(rows.network + (", " + rows.strategy).where(several, "")).where(named, ""),
+        fill=bold.map({True: "strong", False: "full"}),
+    )
+    theirs = rows.assign(x=frame.published_bytes.astype(float), fill="ring", size_pt=5.0, layer=2)
+    theirs = theirs.dropna(subset=["x"]).assign(label="", trace="memory as published")
+    points = pd.concat([theirs, ours])
+    best_points = ours.set_index("run").loc[front]
+    chart = Chart(
+        memory_axis(f"process total (NVML) on an {frame.card.iloc[0]}", points.x, log=True),
+        percent_axis("mIoU on DeepGlobe as published, %", points.y),
+        points,
+        pd.concat(
+            [legend(ours), keys(theirs.assign(colour=palette.GREY, marker="o"), "trace", "fill")]
+        ),
+        (LIMIT,),
+        tuple(zip(best_points.x, best_points.y, strict=True)),
+        note="up and to the left is better  ↖",
+        join_width=0.8,
+    )
+    return static.figure([chart], (9.5, 6), legend={"loc": "outside right upper"})
 
 
 def published(frame: pd.DataFrame) -> Figure:

@@ -59,7 +59,10 @@ def figure(
             drawn.draw_without_rendering()  # labels are placed in the final layout
             for axes, chart in zip(drawn.axes, charts, strict=True):
                 shown = chart.points[chart.points.marker != ""]
-                place_labels(axes, chart.points, shown[["x", "y"]], _along(chart.steps))
+                soft = _along(chart.steps)
+                for _, own in _joined(chart):
+                    soft += _between(own[["x", "y"]].to_numpy())
+                place_labels(axes, chart.points, shown[["x", "y"]], soft)
     return drawn
 
 
@@ -81,7 +84,8 @@ def place_labels(
     def pixels(places: ArrayLike) -> NDArray[np.float64]:
         return np.asarray(axes.transData.transform(np.reshape(places, (-1, 2))))
 
-    taken = _boxes(pixels(markers), _MARKER_PT * scale)
+    written = [text.get_window_extent().extents for text in axes.texts]  # of reference lines
+    taken = np.r_[_boxes(pixels(markers), _MARKER_PT * scale), np.reshape(written, (-1, 4))]
     avoided = _boxes(pixels(soft), 0)
     inner = axes.get_window_extent().padded(-2 * scale).extents
     texts: Boxes = np.empty((0, 4))
@@ -220,6 +224,15 @@ def _along(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         (x0 + (x1 - x0) * i / 40, y0 + (y1 - y0) * j / 20)
         for (x0, y0), (x1, y1) in itertools.pairwise(steps)
         for i, j in [*((i, 0) for i in range(41)), *((40, j) for j in range(21))]
+    ]
+
+
+def _between(ends: NDArray[Any]) -> list[tuple[float, float]]:
+    """Places along the straight lines between points (N, 2)."""
+    return [
+        tuple(one + (other - one) * i / 40)
+        for one, other in itertools.pairwise(ends)
+        for i in range(41)
     ]
 
 
