@@ -430,9 +430,11 @@ def test_the_front_by_hand() -> None:
     assert evaluations.front(frame, "bytes", 0.3) == ["b", "e"]
 
 
-def test_the_memory_axis_is_nvml_only_if_all_have_it() -> None:
+def test_the_memory_axis_is_nvml_only_if_all_have_it_and_images_are_large() -> None:
     frame = pd.DataFrame({"allocated_bytes": [1, 2, None], "nvml_bytes": [1, 2, None]})
+    frame = frame.assign(height_px=[1500, 1500, None], width_px=[2000, 2000, None])
     assert all_runs.axis_meter(frame) == "nvml_bytes"
+    assert all_runs.axis_meter(frame.assign(width_px=[1999, 1999, None])) == "allocated_bytes"
     frame.loc[1, "nvml_bytes"] = None
     assert all_runs.axis_meter(frame) == "allocated_bytes"
 

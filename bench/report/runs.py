@@ -25,6 +25,9 @@ from bench.report.load_records import BASELINE, Entry, median
 from bench.report.section import Section, section, table
 from bench.report.style import NOTHING, spaced
 
+NVML_PX = 2000
+"""Side of an image from which the process total is the memory that is shown."""
+
 
 def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
@@ -196,11 +199,13 @@ def settings_of(entry: Entry) -> dict[str, Any]:
 
 
 def axis_meter(frame: pd.DataFrame) -> str:
-    """The column of the memory axis: process total (NVML) if every measured run has it, else the
-    tensors alive."""
+    """The column of the memory axis: process total (NVML) if every measured run has it and images
+    have a side of `NVML_PX`, else allocated tensors. For smaller images the CUDA context is most of
+    the process, which would put all runs into one place."""
     measured = frame[frame.allocated_bytes.notna() | frame.nvml_bytes.notna()]
     complete = len(measured) > 0 and bool(measured.nvml_bytes.notna().all())
-    return "nvml_bytes" if complete else "allocated_bytes"
+    large = bool((measured[["height_px", "width_px"]] >= NVML_PX).any(axis=None))
+    return "nvml_bytes" if complete and large else "allocated_bytes"
 
 
 def by_accuracy(frame: pd.DataFrame) -> pd.DataFrame:

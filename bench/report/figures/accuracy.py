@@ -98,7 +98,15 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
     title = f"peak memory: {_AXIS.get(meter, meter)}, {where}"
     charts = [
         replace(
-            accuracy_chart(own.assign(bytes=own[meter]), title, f"mIoU on {name} (test), %"),
+            accuracy_chart(
+                own.assign(
+                    bytes=own[meter],
+                    low=100 * own.miou_low.astype(float),
+                    high=100 * own.miou_high.astype(float),
+                ),
+                title,
+                f"mIoU on {name} (test), %, with 95 % CI",
+            ),
             note="up and to the left is better  ↖",
         )
         for name, own in frame.groupby("dataset", sort=False)
@@ -128,7 +136,8 @@ def accuracy_chart(
     front = evaluations.front(known, "bytes", baseline[0] / 100 if baseline else None)
     lost = trained[trained.bytes.isna() & (trained.status == "oom")]
     behind = marks([] if theirs is None else theirs)
-    y = percent_axis(y_title, [*runs.y, *behind.y])
+    ends = [end for name in ("low", "high") if name in runs for end in runs[name]]
+    y = percent_axis(y_title, [*runs.y, *behind.y, *ends])
     capacity = lost.room_bytes.astype(float)
     x = memory_axis(x_title, [*known.x, *behind.x, *capacity.dropna()])
     on_front = known.run.isin(front)
@@ -139,7 +148,9 @@ def accuracy_chart(
         fill="hollow",
         trace="out of memory",
     )
+    named = on_front | (known.network == "glnet") | _best_of_its_network(known)
     known = known.assign(
+        label=known.label.where(named, ""),
         bold=on_front,
         fill=on_front.map({True: "strong", False: "faded"}),
         trace=known.network.map(style.network_name),
@@ -160,6 +171,11 @@ def accuracy_chart(
     )
     points = pd.concat([behind, drawn], ignore_index=True)
     return Chart(x, y, points, legend(drawn), lines, tuple(zip(best.x, best.y, strict=True)))
+
+
+def _best_of_its_network(known: pd.DataFrame) -> pd.Series:
+    best: pd.Series = known.y == known.groupby("network").y.transform("max")
+    return best
 
 
 def looks(rows: pd.DataFrame) -> pd.DataFrame:

@@ -191,6 +191,10 @@ def _draw(axes: Axes, chart: Chart) -> None:
         colour = chart.join_colour or own.colour.iloc[0]
         dash = DASHES[own.dash.iloc[0]]
         axes.plot(own.x, own.y, color=colour, lw=chart.join_width, ls=dash, zorder=2)
+    bars = chart.points.dropna(subset=["low", "high"])
+    if len(bars):
+        colours = bars.colour.tolist()
+        axes.vlines(bars.x, bars.low, bars.high, colours, lw=1, alpha=0.35, zorder=2)
     for row in each(chart.points[chart.points.marker != ""]):
         face, edge, width, alpha, size = _paint(row)
         look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": width, "alpha": alpha}
