@@ -231,7 +231,7 @@ def _home(content: Content) -> list[Section]:
     of = {part.name: f": {part.name}" if len(parts) > 1 else "" for part in parts}
     plots = []
     for number, part in enumerate(parts, 1):
-        drawn = figures.accuracy.with_menus(
+        drawn = figures.menus.with_menus(
             part.name,
             part.entries,
             content.runs,
