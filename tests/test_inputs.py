@@ -27,7 +27,7 @@ from bench.report.load_records import published
 Stages = Mapping[str, Mapping[str, Any]]
 
 METHODS = ("glnet", *(f"baselines/{p.parent.name}" for p in ROOT.glob("baselines/*/spec.py")))
-SOURCES = ("deepglobe", "earthcover", "folder", "inria", "isic", "mosaic")
+SOURCES = ("deepglobe", "dubai", "earthcover", "folder", "idrid", "inria", "isic", "mosaic")
 NETWORK = ("spec", "model", "training", "inference")
 """Parts of a method that `bench.method.load` imports by name."""
 
@@ -37,6 +37,7 @@ NO_INPUT = {
     "bench/errors.py": "messages",
     "bench/files.py": "writes files whole",
     "bench/record.py": "writes and reads records",
+    "bench/record_contents.py": "checks records that are read",
     "bench/parallel/__init__.py": "names of the next",
     "bench/parallel/processes.py": "spreads work over processes",
     "bench/pipeline/cache.py": "decides which records are stale; does not change one",

@@ -255,7 +255,7 @@ def test_the_handle_moves_what_is_seen(open_page: Opened) -> None:
 def square(seen: Seen, row: int, column: int) -> NDArray[np.uint8]:
     """The colours of a pixel of the image, but for its edge."""
     y, x = seen.place(row, column)
-    half = int(seen.scale / 2) - 2
+    half = int(seen.scale / 2) - 4
     inside = seen.pixels[y - half : y + half, x - half : x + half].reshape(-1, 3)
     return np.unique(inside, axis=0)
 
