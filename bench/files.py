@@ -1,8 +1,10 @@
-"""Atomic writes of files, and fingerprints of files and code."""
+"""Atomic writes of files, tables of names that programs cannot take for commands, and fingerprints
+of files and code."""
 
 import ast
 import hashlib
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -34,6 +36,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def csv_text(frame: Any) -> str:
+    """A pandas table as CSV in which a spreadsheet finds no formula."""
+    return str(
+        frame.map(no_formula).rename(columns=no_formula).to_csv(index=False, lineterminator="\n")
+    )
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV file: a text on one line, with an apostrophe before what begins a formula."""
+    if not isinstance(cell, str):
+        return cell
+    text = re.sub(r"[\t\r\n]+", " ", cell)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+
+
+def markdown_cell(cell: Any) -> str:
+    """A value within a table of Markdown: its characters, none of which is markup."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(str(cell).split()))
 
 
 def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:

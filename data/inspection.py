@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.files import no_formula
 from data.dataset import UNLABELLED, About, Pair
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -49,7 +50,7 @@ def summary(checked: Facts) -> str:
     for split, pixels in shares(checked).items():
         total = max(sum(pixels.values()), 1)
         for name, count in pixels.items():
-            writer.writerow([split, name, count, count / total])
+            writer.writerow([split, no_formula(name), count, count / total])
     return text.getvalue()
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
+from bench.files import csv_text, markdown_cell
 from bench.report import style
 from bench.report.style import FORMS, Form
 
@@ -152,14 +153,14 @@ class Section:
 
     def files(self) -> dict[str, str]:
         """Extension -> content: CSV in full precision, Markdown, and LaTeX with booktabs."""
-        found = {"csv": self.rows.to_csv(index=False, lineterminator="\n")}
+        found = {"csv": csv_text(self.rows)}
         if "md" in self.kinds:
             sides = ["left" if "left" in cell.kind else "right" for cell in self.head()]
             texts = pd.DataFrame(
                 {text: self.rows[name].map(form) for name, (text, form) in self.shown.items()},
                 dtype=object,
             )
-            markdown = texts.map(lambda cell: str(cell).replace("|", "\\|"))
+            markdown = texts.map(markdown_cell).rename(columns=markdown_cell)
             found["md"] = (
                 markdown.to_markdown(index=False, disable_numparse=True, colalign=sides) + "\n"
             )

@@ -5,6 +5,8 @@
 (() => {
   const CONFIG = {
     displaylogo: false,
+    showSendToCloud: false, // plotly.js offers to upload charts
+    plotlyServerURL: "",
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     responsive: true,
     toImageButtonOptions: { format: "svg" },
