@@ -324,7 +324,12 @@ def open_source(suite: Suite, name: str) -> tuple[ModuleType, Any, Path]:
             f"params.yaml: datasets.{name}.source is {line.source!r}, but there is no such source "
             "under data/."
         )
-    settings = strict(module.Settings, line.settings, f"params.yaml: datasets.{name}.settings")
+    where = f"params.yaml: datasets.{name}.settings"
+    settings = strict(module.Settings, line.settings, where)
+    try:
+        module.about(settings)
+    except UserError as error:  # they contradict one another
+        raise UserError(f"{where}: {error}") from None
     return module, settings, RAW / name
 
 

@@ -77,11 +77,12 @@ def own(
     seen: dict[str, str] = {}
     for name, value in given.items():
         lines = read_list(raw / value) if isinstance(value, str) else value
+        of = f"{raw / value}" if isinstance(value, str) else f"The split {name}"
         for id in dict.fromkeys(_named(line, ids, suffixes) for line in lines):
             if id not in ids:
-                problems.append(f"The split {name} lists {id}, but there is no such image.")
+                problems.append(f"{of} lists {id}, but there is no such image.")
             elif seen.setdefault(id, name) != name:
-                problems.append(f"{id} is in the splits {seen[id]} and {name}.")
+                problems.append(f"{of} lists {id}, which is in the split {seen[id]} too.")
             else:
                 lists[name].append(id)
     return lists, problems
@@ -101,5 +102,5 @@ def read_list(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is to list images, one a line.") from None
-    except UnicodeDecodeError:
+    except (OSError, ValueError):  # a folder; not UTF-8; a name that no file can have
         raise UserError(f"{path} is no text file: it is to list images, one a line.") from None

@@ -248,7 +248,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "two splits": (
         spoiled,
         {"splits": {"train": ["a"], "val": ["b"], "test": ["a"]}},
-        "a is in the splits train and test",
+        "The split test lists a, which is in the split train too",
     ),
     "no list": (
         spoiled,
