@@ -8,7 +8,6 @@ method needs no change of this file."""
 
 import importlib
 import importlib.util
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
@@ -29,18 +28,15 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from bench.errors import UserError
+from bench.files import parse_yaml, shortened
 
 PARAMS = Path("params.yaml")
 CHECKPOINTS = Path("checkpoints")
 RAW = Path("data/raw")
 
 T = TypeVar("T")
-MOST = 100_000
-"""Bytes of a params.yaml; also keys and values, its aliases expanded."""
 LONGEST_NAME_BYTES = 200
 """File systems allow 255, of which endings and temporary files take some."""
 
@@ -271,16 +267,16 @@ def first_problem(errors: Sequence[ErrorDetails]) -> str:
     what = {
         "missing": "is missing",
         unknown: "is unknown (a typo?)",
-    }.get(first["type"], f"is {_shortened(repr(first['input']))}: {why[:1].lower()}{why[1:]}")
+    }.get(first["type"], f"is {shortened(repr(first['input']))}: {why[:1].lower()}{why[1:]}")
     more = len(errors) - 1
-    clause = f"the key {_shortened(key)} {what}" if key else why  # none: settings that contradict
+    clause = f"the key {shortened(key)} {what}" if key else why  # none: settings that contradict
     return clause + (f"; {more} more follow" if more else "")
 
 
 def read_suite(path: Path = PARAMS) -> Suite:
     """The suite in `path`, with keys, types and references checked."""
     try:
-        values = _parsed(path.read_bytes(), str(path))
+        values = parse_yaml(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(
             f"There is no {path} here: change to the project's root or copy one of suites/ to it."
@@ -349,7 +345,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
-    return key, _parsed(value, f"The value of {key}")
+    return key, parse_yaml(value, f"The value of {key}")
 
 
 def parse_bytes(text: str, option: str) -> int:
@@ -371,33 +367,3 @@ def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None
         raise UserError(
             f"{path}: {key} is {name!r}, which no line defines; there is {', '.join(table)}."
         )
-
-
-def _parsed(content: str | bytes, origin: str) -> Any:
-    """The content of a YAML text, in which aliases may not multiply."""
-    if len(content) > MOST:
-        raise UserError(f"{origin} has more than {MOST} bytes: it is no table of settings.")
-    try:
-        text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        open_nodes = [YAML(typ="safe").compose(text)]  # of an alias the same node again
-        for _ in range(MOST):
-            if not open_nodes:
-                return YAML(typ="safe").load(text)
-            node = open_nodes.pop()
-            if node is not None and not isinstance(node.value, str):
-                pairs = (one if isinstance(one, tuple) else (one,) for one in node.value)
-                open_nodes += itertools.chain.from_iterable(pairs)
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        reason = f"{error.problem}{line}"
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except Exception as error:  # of many types: dates, numbers and letters that there are not
-        reason = " ".join(str(error).split())
-    else:
-        raise UserError(f"{origin} has aliases that stand for more than {MOST} values.")
-    raise UserError(f"{origin} is not YAML: {_shortened(reason)}.")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,5 +1,5 @@
-"""Atomic writes of files, tables of names that programs cannot take for commands, and fingerprints
-of files and code."""
+"""Atomic writes of files, YAML and checkpoints that are bounded and checked, tables of names that programs
+cannot take for commands, and fingerprints of files and code."""
 
 import ast
 import hashlib
@@ -10,10 +10,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
 from bench.errors import UserError
 
 WEIGHT_TYPES = ("float16", "bfloat16", "float32", "float64", "int64")
 """Of the tensors of a state dict; whole numbers count batches."""
+MOST = 50_000
+"""Bytes of a params.yaml; also keys and values, its aliases expanded."""
+DEEPEST = 50
+"""Tables in one another."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,6 +64,60 @@ def no_formula(cell: Any) -> Any:
 def markdown_cell(cell: Any) -> str:
     """A value within a table of Markdown: its characters, none of which is markup."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(str(cell).split()))
+
+
+def parse_yaml(content: str | bytes, origin: str) -> Any:
+    """The content of a YAML text, in which aliases may not multiply.
+
+    Args:
+        origin: the file's name, for error messages.
+
+    Raises:
+        UserError: it is not YAML, or larger than any table of settings.
+    """
+    if len(content) > MOST:
+        raise UserError(f"{origin} has more than {MOST} bytes: it is no table of settings.")
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        _check_size(text)
+        return YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        reason = f"{error.problem}{line}"
+    except Exception as error:  # of many types: dates, numbers and letters that there are not
+        reason = " ".join(str(error).split())
+    raise UserError(f"{origin} is not YAML: {shortened(reason)}.")
+
+
+def _check_size(text: str) -> None:
+    """Raise a ValueError for a text that is nested deeply, or has too many values once its aliases
+    are expanded; what it holds is not built for that."""
+    sizes: dict[str, int] = {}
+    containers: list[tuple[str, int]] = [("", 0)]
+    for event in YAML(typ="safe").parse(text):
+        size, anchor = 1, str(getattr(event, "anchor", None) or "")
+        if isinstance(event, CollectionStartEvent):
+            containers.append((anchor, 1))
+            if anchor:
+                sizes[anchor] = MOST  # one that holds itself
+            if len(containers) > DEEPEST:
+                raise ValueError("it is nested too deeply")
+            continue
+        if isinstance(event, AliasEvent):
+            size = sizes.get(anchor, 1)
+        elif isinstance(event, CollectionEndEvent):
+            anchor, size = containers.pop()
+            if anchor:
+                sizes[anchor] = size
+        outer, known = containers[-1]
+        containers[-1] = outer, known + size
+        if known + size > MOST:
+            raise ValueError(f"its aliases stand for more than {MOST} values")
+
+
+def shortened(text: str) -> str:
+    """At most 200 characters of it."""
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
@@ -130,6 +192,8 @@ def fault_of(tensor: Any) -> str:
         return f"numbers of the type {kind}"
     if tensor.is_meta or str(tensor.layout) != "torch.strided":
         return "no plain array of numbers"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "more numbers than the file"
     if not tensor.isfinite().all():
         return "numbers that are not finite"
     return ""

@@ -17,6 +17,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -38,6 +39,8 @@ RGB = (
     [ColorInterp.red, ColorInterp.green, ColorInterp.blue],
     [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined],
 )
+DAMAGED = (RasterioError, CPLE_BaseError, struct.error, SyntaxError, UnicodeDecodeError)
+"""What damaged files lead to: rasterio does not wrap all errors of GDAL, and Pillow none of its own."""
 _LOCK = threading.Lock()
 ORIENTATION = 274  # tag of EXIF and TIFF
 TURNS = {
@@ -202,7 +205,7 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             with rasterio.open(path, driver=driver) as file:
                 yield file
-        except RasterioError as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{path} cannot be decoded ({first_line(error)}): it is damaged; make or get it "
                 "again."

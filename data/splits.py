@@ -77,7 +77,7 @@ def own(
     seen: dict[str, str] = {}
     for name, value in given.items():
         lines = read_list(raw / value) if isinstance(value, str) else value
-        of = f"{raw / value}" if isinstance(value, str) else f"The split {name}"
+        of = f"{raw / value}" if isinstance(value, str) else f"splits.{name}"
         for id in dict.fromkeys(_named(line, ids, suffixes) for line in lines):
             if id not in ids:
                 problems.append(f"{of} lists {id}, but there is no such image.")

@@ -243,12 +243,12 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "unknown name": (
         spoiled,
         {"splits": {"train": ["a"], "val": ["b"], "test": ["z"]}},
-        "The split test lists z, but there is no such image",
+        r"splits\.test lists z, but there is no such image",
     ),
     "two splits": (
         spoiled,
         {"splits": {"train": ["a"], "val": ["b"], "test": ["a"]}},
-        "The split test lists a, which is in the split train too",
+        r"splits\.test lists a, which is in the split train too",
     ),
     "no list": (
         spoiled,

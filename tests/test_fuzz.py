@@ -195,7 +195,7 @@ LISTS = [
 ]
 
 
-SETTINGS = ("params.yaml", "images", "labels", "splits")
+SETTINGS = ("params.yaml", "images", "labels", "splits", "colour", "number", "classes")
 
 
 @FUZZ

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.control import GroundControlPoint
@@ -26,7 +26,7 @@ COLOURS = {"red": ColorInterp.red, "green": ColorInterp.green, "blue": ColorInte
 RNG = np.random.default_rng(0)
 SIDES = st.tuples(st.integers(1, 70), st.integers(1, 70))
 PICTURES = settings(
-    max_examples=40,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -67,6 +67,8 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
         "endianness": draw(st.sampled_from(["LITTLE", "BIG"])),
         "bigtiff": draw(st.sampled_from(["YES", "NO"])),
     }
+    if found["compress"] == "none":  # where GDAL does not turn the bytes of some last blocks
+        found["endianness"] = "LITTLE"
     if draw(st.booleans()):
         sides = st.sampled_from([16, 32, 48])
         found |= {"tiled": True, "blockxsize": draw(sides), "blockysize": draw(sides)}
@@ -92,6 +94,8 @@ def test_tiff_layouts_and_the_place_of_alpha(
     kinds: list[ColorInterp] = list(COLOURS.values())
     bands = rgb
     if place < 4:
+        if layout["compress"] == "lerc":  # libtiff does not store pixels whose fourth band is 0
+            layout = layout | {"compress": "zstd"}
         bands = np.concatenate([rgb[:place], alpha, rgb[place:]])
         kinds.insert(place, ColorInterp.alpha)
     elif named:
@@ -121,6 +125,8 @@ def test_grey_levels_and_numbers_of_few_bits(
     else:
         white = "MINISWHITE" if inverted else "MINISBLACK"
         tiff(path, levels[None], nbits=bits, photometric=white)
+        if bits == 1:  # GDAL writes some small ones as zeros alone, as Pillow sees too
+            assume(np.array_equal(np.asarray(Image.open(path)), levels != inverted))
     numbers, hidden = read_numbers(path)
     assert np.array_equal(numbers, levels)
     assert hidden is None
@@ -194,6 +200,8 @@ def test_numbers_of_every_kind_with_any_nodata(
     nodata = max(low, -(2**53)) if below else min(high, 2**53)  # which rasterio takes exactly
     blank = np.random.default_rng(seed + 1).random(size) < 0.3
     numbers[blank] = nodata
+    if layout["compress"] == "lerc" and kind in ("int64", "uint64"):  # which it cannot store
+        layout = layout | {"compress": "zstd"}
     path = tiff(tmp_path / "a.tif", numbers[None], nodata=nodata, **layout)
     found, hidden = read_numbers(path)
     assert hidden is not None

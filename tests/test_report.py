@@ -544,3 +544,14 @@ def test_a_caption_names_the_machine() -> None:
         == "desk (P 1, 2 cores, 1 threads)"
     )
     assert findings.machine([]) == "no machine yet"
+
+
+def test_images_above_pillows_limit_reach_the_end_of_the_report(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scenes have 6,300 px. Pillow refuses files of twice its limit, and warns above it."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open("results/tiny/predictions/colour/d.png")
+    assert report(load_records(suite)).is_file()
+    assert Path("site/tiny/scenes/d.html").is_file()
