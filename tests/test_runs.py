@@ -190,9 +190,13 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
 def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    meter = {"bytes": 7, "definition": ""}
+    meters = {"allocated": meter, "predicted": {**meter, "host_bytes": 7}}
+    memory = {"device": "cpu", "meters": meters}
+
     def asked(work: Any, suite: Any, whom: str | list[str], **_: Any) -> Outcome:
         if isinstance(whom, str):
-            return Outcome(reported={"meters": {"rss": {"bytes": 7}}})
+            return Outcome(reported=memory)
         reported = {"unet-whole": {"latency_s": [0.5]}} if whom != ["unet-patch"] else {}
         status: Any = "failed" if "unet-patch" in whom else "ok"
         return Outcome(status, "the process ended with signal 11", reported)
@@ -202,7 +206,7 @@ def test_a_run_that_ends_the_timing_of_others_is_the_only_one_without_a_latency(
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
     lost, kept = (record.read(folder / f"{name}.json") for name in ("unet-patch", "unet-whole"))
-    assert (lost.status, lost.values) == ("failed", {"meters": {"rss": {"bytes": 7}}})
+    assert (lost.status, lost.values) == ("failed", memory)
     assert (kept.status, kept.values["latency_s"]) == ("ok", [0.5])
 
 
