@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from file_server import Server
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,3 +239,12 @@ def call_command(fill: Callable[[argparse.ArgumentParser], None], *arguments: ob
     fill(parser)
     given = parser.parse_args([str(one) for one in arguments])
     given.work(given)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "*")
+    found = Server()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()

@@ -16,9 +16,9 @@ from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import evaluations
 from bench.report import runs as all_runs
-from bench.report.figures import accuracy, curves, menus, palette
-from bench.report.figures.accuracy import VIEWS
-from bench.report.figures.menus import Interactive
+from bench.report.figures import accuracy, curves, palette
+from bench.report.figures.accuracy import Interactive
+from bench.report.figures.charts import VIEWS
 from bench.report.load_records import Entry, load_records
 from bench.report.site import at, data
 
@@ -43,7 +43,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
     runs = all_runs.runs(entries)
-    return menus.with_menus(
+    return accuracy.with_menus(
         dataset, entries, runs, "allocated_bytes", "on a desk", lambda run: f"runs/{run}.html"
     )
 

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import py7zr
 import pytest
 from conftest import ROOT
+from file_server import Server, answer
 from PIL import Image
-from test_fetch import Server, answer
 
 from bench import metrics
 from bench.config import open_source, read_suite
@@ -31,15 +31,6 @@ SIDE = 12
 COUNTS = {"train": 5, "val": 3, "test": 2}
 GLOBE_IDS = [str(100000 + 37 * number) for number in range(sum(COUNTS.values()))]
 CITIES = [f"{city}{number}" for city in ("austin", "tyrol-w") for number in range(1, 6)]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "*")
-    found = Server()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """IDRiD and Dubai, in small files of exactly their layout, from a real server on loopback."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from test_fetch import Server, answer
+from file_server import Server, answer
 from test_paper_data import QUICK, encoded, zipped
 
 from bench.errors import UserError
@@ -20,15 +19,6 @@ from data.splits import drawn
 
 SIZE = (6, 8)
 RETINAS = {"train": (1, 2, 3), "test": (55,)}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "*")
-    found = Server()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def _home(content: Content) -> list[Section]:
     of = {part.name: f": {part.name}" if len(parts) > 1 else "" for part in parts}
     plots = []
     for number, part in enumerate(parts, 1):
-        drawn = figures.menus.with_menus(
+        drawn = figures.accuracy.with_menus(
             part.name,
             part.entries,
             content.runs,
@@ -300,10 +300,10 @@ def _failures(part: DatasetPart) -> list[Finding]:
 def _columns(content: Content, part: DatasetPart) -> Section:
     """Figure 1 of the paper, at the width of a column."""
     own = content.runs[content.runs.dataset == part.name]
-    draw = partial(figures.accuracy.figure1, frame=own, meter=content.meter, where=content.where)
+    draw = partial(figures.charts.figure1, frame=own, meter=content.meter, where=content.where)
     images = [
         Image(f"figure1{letter}_{part.name}", alt, f"({letter}) {alt}.", partial(draw, letter))
-        for letter, alt in figures.accuracy.FIGURE1_PANELS
+        for letter, alt in figures.charts.FIGURE1_PANELS
     ]
     return section("figures", figures=tuple(images), fill={"gate": evaluations.GATE})
 

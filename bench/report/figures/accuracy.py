@@ -1,14 +1,16 @@
-"""Accuracy against memory: the static figures, and figure 1 of the paper."""
+"""Accuracy against memory: the static figure, and the interactive one with menus for the meter, the
+split and the definition of mIoU."""
 
 import html
-import itertools
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import evaluations, style
-from bench.report.figures import palette, static
+from bench.report.figures import interactive, palette, static
 from bench.report.figures.chart import (
     PAPER_BYTES,
     Chart,
@@ -19,20 +21,62 @@ from bench.report.figures.chart import (
     memory_axis,
     percent_axis,
 )
-from bench.report.load_records import BASELINE
+from bench.report.load_records import BASELINE, Entry
 from bench.report.load_records import published as published_rows
 
-FIGURE1_PANELS = (
-    ("a", "Accuracy against memory, all runs"),
-    ("b", "Whole images: shrunk, and as they are"),
-    ("c", "Patches, alone and with the whole image"),
-)
 LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
-VIEWS = {"whole image": "hollow", "patches": "solid", "both": "strong"}
-"""What a strategy shows the network, and the fill of its marker."""
 _SHOWN = dict.fromkeys(("downsample", "whole", "global"), "whole image")
 _SHOWN |= dict.fromkeys(("patch", "local", "plain"), "patches")
-_AXIS = {"allocated_bytes": "allocated tensors", "nvml_bytes": "process total (NVML)"}
+AXIS = {"allocated_bytes": "allocated tensors", "nvml_bytes": "process total (NVML)"}
+_METERS = {
+    "nvml": "process total (nvml)",
+    "allocated": "allocated tensors (allocated)",
+    "reserved": "reserved by the allocator (reserved)",
+    "predicted": "predicted without a device (predicted)",
+    "rss": "resident in the host (rss)",
+}
+_SPLITS = ("test", "val")
+_DEFINITIONS = {
+    "miou": "mIoU",
+    "miou_official": "official: as GLNet’s code counts",
+    "miou_without_rare": "without rare classes",
+    "miou_stated": "as stated by the run",
+}
+_MENUS: Sequence[tuple[str, str, Mapping[str, str]]] = (
+    ("meter", "memory", _METERS),
+    ("split", "split", dict(zip(_SPLITS, _SPLITS, strict=True))),
+    ("definition", "accuracy", _DEFINITIONS),
+)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """One choice of the reader."""
+
+    name: str
+    label: str
+    texts: Mapping[str, str]
+    """By value."""
+    known: frozenset[str]
+    """Values of which there is a figure; others cannot be chosen."""
+    chosen: str
+    """At first; empty if no value is known."""
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """A figure and its menus."""
+
+    menus: tuple[Menu, ...]
+    content: Mapping[str, Any]
+    """`variants`: figure and note by the values of the menus, joined by `|`; `hover` and `pages` by
+    run."""
+
+    @property
+    def note(self) -> str:
+        """Of the variant that is shown first."""
+        first = "|".join(menu.chosen for menu in self.menus)
+        return str(self.content["variants"].get(first, {}).get("note", ""))
 
 
 def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
@@ -43,7 +87,7 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
         meter: the column of the memory axis.
         where: the device in words, for the axis.
     """
-    title = f"peak memory: {_AXIS.get(meter, meter)}, {where}"
+    title = f"peak memory: {AXIS.get(meter, meter)}, {where}"
     charts = [
         replace(
             accuracy_chart(
@@ -164,51 +208,151 @@ def published_points(dataset: str) -> pd.DataFrame:
     )
 
 
-def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
-    """Figure 1 of the paper with our runs, at the width of a column.
-
-    A network has a colour and a marker; the fill of the marker is what the strategy shows it.
+def with_menus(
+    dataset: str,
+    entries: Sequence[Entry],
+    runs: pd.DataFrame,
+    meter: str,
+    where: str,
+    target: Callable[[str], str],
+) -> Interactive:
+    """The interactive figure of one data set for every meter, split and definition of which there
+    are numbers: every combination is computed here, the page only looks it up.
 
     Args:
-        letter: of FIGURE1_PANELS.
-        frame: `table.runs` of one data set.
-        meter: the column of the memory axis.
+        entries: runs of the data set.
+        runs: `table.runs` of them.
+        meter: the column of memory that is shown first.
         where: the device in words, for the axis.
+        target: the address of a run's page, as seen from the page that shows the figure.
     """
-    dataset = str(frame.dataset.iloc[0]) if len(frame) else ""
-    chart = accuracy_chart(
-        frame.assign(bytes=frame[meter]),
-        f"peak memory: {_AXIS.get(meter, meter)}\n{where}",
-        f"mIoU on {dataset} (test), %",
-        published_points(dataset),
+    variants: dict[str, interactive.Figure] = {}
+    runs = runs.set_index("run", drop=False).loc[[entry.name for entry in entries]]
+    theirs = published_points(dataset)
+    for split in _SPLITS:
+        by_run = {
+            entry.name: pd.DataFrame(evaluations.accuracies_by_seed(entry, split))
+            for entry in entries
+        }
+        for definition, text in _DEFINITIONS.items():
+            shares = {
+                run: found[definition].dropna().tolist() if definition in found else []
+                for run, found in by_run.items()
+            }
+            accuracy = _over_seeds(runs.run.map(shares))
+            for name, meter_text in _METERS.items():
+                own = runs.assign(bytes=runs[f"{name}_bytes"], **accuracy)
+                if own.bytes.isna().all() or own.miou.isna().all():
+                    continue
+                title = f"peak memory, {meter_text}"
+                chart = accuracy_chart(
+                    own,
+                    title if name == "predicted" else f"{title}<br>{where}",
+                    f"{text.partition(':')[0]} on {split}, %",
+                    theirs if split == "test" else None,
+                )
+                shown = _with_seeds(chart, evaluations.groups(entries, shares))
+                variants[f"{name}|{split}|{definition}"] = {
+                    **interactive.scatter(shown),
+                    "note": _note(chart),
+                }
+    content = {
+        "variants": variants,
+        "hover": {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries},
+        "pages": {entry.name: target(entry.name) for entry in entries},
+    }
+    menus = []
+    for place, (name, label, texts) in enumerate(_MENUS):
+        known = frozenset(key.split("|")[place] for key in variants)
+        order = (meter.removesuffix("_bytes"), *texts)
+        chosen = next((value for value in order if value in known), "")
+        menus.append(Menu(name, label, texts, known, chosen))
+    return Interactive(tuple(menus), content)
+
+
+def _over_seeds(shares: pd.Series) -> dict[str, pd.Series]:
+    """Columns of `accuracy_chart`: the mean over seeds, and in per cent the lowest and the highest
+    of several."""
+    known, several = shares[shares.map(len) > 0], shares[shares.map(len) > 1]
+    return {
+        "miou": known.map(lambda one: sum(one) / len(one)).astype(float),
+        "low": 100 * several.map(min).astype(float),
+        "high": 100 * several.map(max).astype(float),
+    }
+
+
+def _with_seeds(chart: Chart, groups: Sequence[evaluations.Group]) -> Chart:
+    """Add the mean of runs that differ in their seed alone; a run with several seeds is a point
+    already."""
+    points = [chart.points]
+    for group in groups:
+        own = chart.points[chart.points.run.isin(group.runs) & (chart.points.fill != "hollow")]
+        if len(own) > 1:
+            name, mean = html.escape(group.name), style.percent(group.mean)
+            points.append(
+                own.iloc[:1].assign(
+                    x=own.x.mean(),
+                    y=100 * group.mean,
+                    low=100 * min(group.mious),
+                    high=100 * max(group.mious),
+                    fill="hollow",
+                    label="",
+                    run="",
+                    trace=f"{group.name}: mean of seeds",
+                    hover=f"<b>{name}</b><br>mean of {len(group.mious)} seeds {mean} %",
+                )
+            )
+    other = chart.points[chart.points.trace.isin(("published", "out of memory"))]
+    other = keys(other.assign(colour=palette.GREY, marker="o"), "trace", "fill")
+    return replace(chart, points=pd.concat(points), keys=pd.concat([chart.keys, other]))
+
+
+def _note(chart: Chart) -> str:
+    """The front and its hypervolume in a sentence."""
+    front = chart.points[chart.points.bold.astype(bool)].sort_values("x", kind="stable")
+    if front.empty:
+        return "No run is on a Pareto front: none is both measured and above the baseline."
+    most = chart.points.x[chart.points.fill.isin(("strong", "faded"))].max()
+    volume = evaluations.hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
+    listed = ", ".join(f"{p.run} ({p.y:.1f} % at {style.size(p.x)})" for p in each(front))
+    return (
+        f"Pareto front: {listed}. Hypervolume {volume:.3f}: the share that the front dominates of "
+        f"the rectangle up to 100 % and to {style.size(most)}, the highest memory of a run here."
     )
-    points = chart.points[chart.points.trace != "out of memory"].sort_values("x", kind="stable")
-    if letter != "a":
-        points = points[(points["view"] == "whole image") == (letter == "b")]
-    ours = points.trace != "published"
-    shapes = palette.network_markers(sorted(frame.network))
-    names = {style.network_name(name): marker for name, marker in shapes.items()}
-    points = points.assign(
-        label="",
-        marker=points.network.map(names).fillna("o"),
-        fill=points["view"].map(VIEWS).where(ours, "solid"),
-        size_pt=5.2,
-    )
-    if letter != "a":
-        points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
-        dashes = dict(zip(points["join"].unique(), itertools.cycle(static.DASHES)))
-        points["dash"] = points["join"].map(dashes)
-    networks = keys(points.sort_values("network"), "network", "colour", "marker", "size_pt")
-    chart = replace(
-        chart,
-        x=memory_axis(chart.x.title, points.x, log=True),
-        points=points,
-        keys=pd.concat([networks, keys(points[ours], "view", "fill", "size_pt")]),
-        front=chart.front if letter == "a" else (),
-        join_width=0.8,
-    )
-    spaces = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
-    below = {"loc": "outside lower center", "ncols": 3, **spaces}
-    drawn = static.figure([chart], (3.35, 3.5), legend=below, rc=palette.COLUMN_RC)
-    drawn.axes[0].tick_params(axis="x", rotation=30)
-    return drawn
+
+
+def _hover(entry: Entry, row: Any) -> str:
+    """What the records say of a run, in the tags that plotly knows."""
+    escaped = "<br>".join(html.escape(line) for line in _facts(entry, row))
+    return f"<b>{html.escape(entry.name)}</b><br>{escaped}<br><i>click: its page</i>"
+
+
+def _facts(entry: Entry, row: Any) -> Iterator[str]:
+    yield f"{style.network_name(entry.network)}, {entry.run.strategy}"
+    if entry.status != "ok":
+        yield f"status: {entry.status} ({entry.reason})"[:160]
+    for split in _SPLITS:
+        said = [
+            f"{_DEFINITIONS[name].partition(':')[0]} {style.percent(value)}"
+            for name, value in evaluations.accuracies(entry, split).items()
+        ]
+        if said:
+            yield f"{split}, %: {', '.join(said)}"
+    for name, meter in entry.meters.items():
+        yield f"{name}: {style.size(meter['bytes'])}"
+    if predicted := entry.meters.get("predicted"):
+        place = predicted.get("module") or "outside of all modules"
+        yield f"peak at {predicted.get('at', 'unknown')}, {place}"
+    if pd.notna(row.latency_s):
+        yield (
+            f"latency {style.duration(row.latency_s)}, network alone "
+            f"{style.duration(row.network_s)}, {row.megapixels_per_s:.2f} megapixels a second"
+        )
+    if pd.notna(row.flops):
+        yield f"{row.flops / 1e9:.1f} GFLOP, {style.count(row.parameters)} parameters"
+    if pd.notna(row.height_px):
+        yield f"measured on {row.height_px} × {row.width_px} px, {row.device}"
+    if record := entry.evaluated or entry.measured:
+        facts = record.provenance
+        seed = f", seed {facts['seed']}" if "seed" in facts else ""
+        yield f"commit {(facts.get('commit') or 'unknown')[:10]}{seed}"

@@ -1,5 +1,6 @@
 """Charts of predicted and published memory, of growth, of several seeds and of classes."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,14 @@ from matplotlib.figure import Figure
 from bench.report import evaluations, style
 from bench.report.evaluations import ONE_VIEW, Group
 from bench.report.figures import interactive, palette, static
-from bench.report.figures.accuracy import LIMIT, legend, looks
+from bench.report.figures.accuracy import (
+    AXIS,
+    LIMIT,
+    accuracy_chart,
+    legend,
+    looks,
+    published_points,
+)
 from bench.report.figures.chart import (
     GIB,
     MIB,
@@ -26,6 +34,13 @@ from bench.report.figures.chart import (
     rows_axis,
 )
 
+FIGURE1_PANELS = (
+    ("a", "Accuracy against memory, all runs"),
+    ("b", "Whole images: shrunk, and as they are"),
+    ("c", "Patches, alone and with the whole image"),
+)
+VIEWS = {"whole image": "hollow", "patches": "solid", "both": "strong"}
+"""What a strategy shows the network, and the fill of its marker."""
 QUANTITIES = {
     "device_bytes": ("device memory, tensors", "B"),
     "host_bytes": ("host memory, tensors", "B"),
@@ -109,6 +124,56 @@ def _against(
     axis = memory_axis(titles[0], [*points.x, *points.y], log=True)
     chart = Chart(axis, replace(axis, title=titles[1]), points, entries, **more)
     return static.figure([chart], (9, 6), legend={"loc": "outside right upper"})
+
+
+def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
+    """Figure 1 of the paper with our runs, at the width of a column.
+
+    A network has a colour and a marker; the fill of the marker is what the strategy shows it.
+
+    Args:
+        letter: of FIGURE1_PANELS.
+        frame: `table.runs` of one data set.
+        meter: the column of the memory axis.
+        where: the device in words, for the axis.
+    """
+    dataset = str(frame.dataset.iloc[0]) if len(frame) else ""
+    chart = accuracy_chart(
+        frame.assign(bytes=frame[meter]),
+        f"peak memory: {AXIS.get(meter, meter)}\n{where}",
+        f"mIoU on {dataset} (test), %",
+        published_points(dataset),
+    )
+    points = chart.points[chart.points.trace != "out of memory"].sort_values("x", kind="stable")
+    if letter != "a":
+        points = points[(points["view"] == "whole image") == (letter == "b")]
+    ours = points.trace != "published"
+    shapes = palette.network_markers(sorted(frame.network))
+    names = {style.network_name(name): marker for name, marker in shapes.items()}
+    points = points.assign(
+        label="",
+        marker=points.network.map(names).fillna("o"),
+        fill=points["view"].map(VIEWS).where(ours, "solid"),
+        size_pt=5.2,
+    )
+    if letter != "a":
+        points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
+        dashes = dict(zip(points["join"].unique(), itertools.cycle(static.DASHES)))
+        points["dash"] = points["join"].map(dashes)
+    networks = keys(points.sort_values("network"), "network", "colour", "marker", "size_pt")
+    chart = replace(
+        chart,
+        x=memory_axis(chart.x.title, points.x, log=True),
+        points=points,
+        keys=pd.concat([networks, keys(points[ours], "view", "fill", "size_pt")]),
+        front=chart.front if letter == "a" else (),
+        join_width=0.8,
+    )
+    spaces = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
+    below = {"loc": "outside lower center", "ncols": 3, **spaces}
+    drawn = static.figure([chart], (3.35, 3.5), legend=below, rc=palette.COLUMN_RC)
+    drawn.axes[0].tick_params(axis="x", rotation=30)
+    return drawn
 
 
 def paper_accuracy(frame: pd.DataFrame) -> Figure:
