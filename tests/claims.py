@@ -212,7 +212,7 @@ CLAIMS = (
     ),
     Claim(
         SPEED,
-        f"both heads take about {N} to {N} s",
+        f"both heads take {N} and {N} s",
         lambda: [
             generate.measured("earthcover", "cpu-2-cores", f"glnet-{run}")["ms"] / 1000
             for run in HEADS
