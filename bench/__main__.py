@@ -36,6 +36,7 @@ def main() -> None:
 
     def begin() -> None:
         arguments = parser.parse_args()
+        cli.limit_instructions(arguments)
         arguments.work(arguments)
 
     cli.report_errors(begin)

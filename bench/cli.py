@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from bench.config import PARAMS, Seed
+from bench.config import AVX2, PARAMS, Seed, limited_to_avx2, read_suite
 from bench.errors import UserError, out_of_memory
 
 T = TypeVar("T")
@@ -45,9 +45,23 @@ def main(
     def begin() -> None:
         parsed = parser.parse_args()
         require_root()
+        limit_instructions(parsed)
         work(parsed)
 
     report_errors(begin)
+
+
+def limit_instructions(arguments: argparse.Namespace) -> None:
+    """Start this program again with the environment that `compute.isa` of its suite needs; workers
+    inherit it."""
+    path = getattr(arguments, "suite", None) or PARAMS
+    try:
+        wanted = read_suite(Path(path)).compute.isa
+    except UserError:  # what needs the suite reads it again, and says so
+        return
+    if wanted == "avx2" and not limited_to_avx2():
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **AVX2})
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ method needs no change of this file."""
 
 import importlib
 import importlib.util
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
@@ -74,6 +75,19 @@ def current_method(method: str) -> str:
     return MOVED_METHODS.get(method, method)
 
 
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",
+}
+"""What limits the libraries to AVX2; they read it from the environment when they are loaded."""
+
+
+def limited_to_avx2() -> bool:
+    """Whether this process runs with `compute.isa: avx2`."""
+    return AVX2.items() <= os.environ.items()
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Compute:
     """Where and how everything runs; part of every record."""
@@ -83,7 +97,10 @@ class Compute:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of training, as in Lightning Fabric. Inference is always float32."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 2
-    """Threads of torch on the host; recorded, because latency depends on it."""
+    """Threads of torch on the host; recorded, because latency and rounding depend on it."""
+    isa: Literal["native", "avx2"] = "native"
+    """Instruction set on the host: all that the processor has, or AVX2, with which results are the
+    same on every x86 processor (docs/devices.md)."""
     workers: Annotated[int, Field(ge=0, le=4096)] = 0
     """Data-loader processes for the training views; 0: the training process itself. Does not change
     the result."""

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from bench.config import limited_to_avx2
 from bench.parallel import distributed
 from bench.parallel.distributed import mean as mean_over_processes
 from bench.parallel.distributed import size as process_count
@@ -62,7 +63,11 @@ def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam 
     """Adam with L2 weight decay on all trainable parameters, as in the official GLNet code; None if
     there are none. The harness sets the learning rate at each step."""
     moving = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return torch.optim.Adam(moving, weight_decay=weight_decay) if moving else None
+    # The fused kernel takes its square roots itself. MKL's differ between processors.
+    fused = limited_to_avx2() and all(p.device.type == "cpu" for p in moving)
+    return (
+        torch.optim.Adam(moving, weight_decay=weight_decay, fused=fused or None) if moving else None
+    )
 
 
 def sgd(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.SGD | None:

@@ -20,6 +20,7 @@ from bench.config import (
     Suite,
     Training,
     checkpoint_of,
+    limited_to_avx2,
     pick,
 )
 from bench.errors import UserError
@@ -219,13 +220,24 @@ def set_up(compute: Compute) -> torch.device:
             "params.yaml asks for compute.device cuda, but torch sees no CUDA device: "
             "set it to auto or cpu."
         )
+    has_avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if compute.isa == "avx2" and not (limited_to_avx2() and has_avx2):
+        raise UserError(
+            "params.yaml asks for compute.isa avx2, which needs an x86 processor with AVX2 and a "
+            "program that is started by a command of this project: set it to native."
+        )
     use_cuda = compute.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if use_cuda else "cpu")
 
 
 def device_facts(device: torch.device, compute: Compute) -> dict[str, Any]:
     """What a record says of the device."""
-    facts: dict[str, Any] = {"device": device.type, "threads": compute.threads}
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "threads": compute.threads,
+        "isa": compute.isa,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
     if device.type == "cuda":
         facts["device_name"] = torch.cuda.get_device_name(device)
         facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]

@@ -109,7 +109,8 @@ def edges(map: Tensor) -> Tensor:
     across = map.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     kernels = torch.stack([across, across.T])[:, None]
     slopes = F.conv2d(F.avg_pool2d(map, 3, 1, 1), kernels, padding=1)  # (N, 2, H, W)
-    return (slopes.square().sum(1, keepdim=True) + 1e-4).sqrt()
+    # Not `sqrt`: MKL's differs between processors.
+    return (slopes.square().sum(1, keepdim=True) + 1e-4).rsqrt().reciprocal()
 
 
 def distorted(image: Tensor, rng: Generator) -> Tensor:

@@ -220,6 +220,7 @@ def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTr
         # torch's default depends on the tensors' device; here they represent another device.
         for group in training.optimizer.param_groups:
             group["foreach"] = device == "cuda"
+            group["fused"] = group["fused"] and device == "cpu"
         training.optimizer.register_step_pre_hook(before)
         training.optimizer.register_step_post_hook(after)
     return replace(training, backward=backward)

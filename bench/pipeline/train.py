@@ -28,7 +28,7 @@ from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
 from bench.pipeline.cache import code_of
 from bench.pipeline.progress import Progress, TrainingResult, look, settled, write_results
-from bench.run import Model, open_model, set_up
+from bench.run import Model, device_facts, open_model, set_up
 from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
 PARTIAL = CHECKPOINTS / "partial"
@@ -104,7 +104,7 @@ def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
     phases = [] if imported else method.phases(network, model.spec)
     _check_schedules(model, phases)
 
-    progress = Progress(partial, _fingerprint(suite, model, weights))
+    progress = Progress(partial, _fingerprint(suite, model, weights, device))
     state = f"{progress.fingerprint} {progress.phase} {progress.step}"
     distributed.agree(state, "settings, code, data and checkpoints")
     fabric = _fabric(device, suite.compute.precision)
@@ -248,13 +248,15 @@ def _seed(*parts: object) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def _fingerprint(suite: Suite, model: Model, weights: Path) -> str:
+def _fingerprint(suite: Suite, model: Model, weights: Path, device: torch.device) -> str:
     """SHA-256 of all that the trained weights depend on, so that progress with other settings, data
     or code is not resumed."""
     parts = [
         json.dumps(model.config.settings(), sort_keys=True),
         suite.compute.precision,
         torch.__version__,
+        # Rounding on a CPU depends on its threads and instruction set.
+        json.dumps(device_facts(device, suite.compute) if device.type == "cpu" else {}),
         file_sha256(model.dataset.root / "dataset.json"),
         file_sha256(weights),
         *(code_sha256(path) for path in code_of("training_code", model.config.method)),

@@ -16,7 +16,7 @@ from bench import cli
 from bench.errors import UserError, out_of_memory
 from bench.files import file_sha256
 from bench.memory.rss import PeakResident
-from bench.run import Run, set_up
+from bench.run import Run, device_facts, set_up
 from bench.streaming import raster
 from bench.streaming.budget import GIB, choose
 from bench.streaming.image import LargeImage
@@ -89,7 +89,7 @@ def predict_file(
             "weights": weights,
             "image": file_sha256(image),
             "bands": list(source.bands),
-            "device": device.type,
+            **device_facts(device, job.compute),
         }
         partial = Partial(output, fingerprint, fresh)
         with contextlib.ExitStack() as stack:
