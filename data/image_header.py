@@ -3,6 +3,7 @@
 PNG, JPEG and TIFF (BigTIFF, GeoTIFF, COG) are recognised by their first bytes. Files beside an image
 (world files, statistics, external masks) are not read."""
 
+import math
 import os
 import struct
 import threading
@@ -20,6 +21,7 @@ from PIL import Image
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform
 
 from bench.errors import UserError
 
@@ -151,15 +153,32 @@ def is_turned(path: Path) -> bool:
 
 
 def check_places(image: Path, label: Path) -> None:
-    """Refuse a label whose georeference puts it more than half a pixel away from its image."""
+    """Refuse a label of the image's size whose georeference puts a corner more than half a pixel away
+    from the image's."""
     with opened(image) as one, opened(label) as other:
-        if not one.crs or one.crs != other.crs:
+        known = one.crs and other.crs and not one.transform.is_degenerate
+        if not known or one.shape != other.shape:
             return
-        left, top = ~one.transform @ (other.transform.c, other.transform.f)
+        corners = [(x, y) for y in (0, one.height) for x in (0, one.width)]
+        places = [other.transform @ corner for corner in corners]
+        if one.crs != other.crs:
+            try:
+                x, y = transform(other.crs, one.crs, *zip(*places, strict=True))
+            except DAMAGED:  # systems that nothing relates
+                return
+            places = list(zip(x, y, strict=True))
+        seen = [~one.transform @ place for place in places]
+    left, top = seen[0]
     if max(abs(left), abs(top)) > 0.5:
         raise UserError(
             f"{label} begins {left:.1f} px to the right of {image} and {top:.1f} px below it: cut "
             "both to the same place."
+        )
+    far = max(math.dist(*pair) for pair in zip(corners, seen, strict=True))
+    if far > 0.5:
+        raise UserError(
+            f"{label} begins where {image} does, and ends {far:.1f} px away from its end: save both "
+            "with the same size of pixels and direction."
         )
 
 

@@ -164,10 +164,11 @@ def by_ids(ids: Mapping[int, int]) -> Rule:
     numbers = ", ".join(map(str, sorted(ids)))
 
     def rule(path: Path) -> NDArray[np.uint8]:
-        nodata = inspect(path, numbers=True).nodata
-        if nodata is not None and ids.get(int(nodata), UNLABELLED) != UNLABELLED:
+        nodata = inspect(path, numbers=True).nodata  # None, and not always finite
+        marked = [number for number in ids if number == nodata and ids[number] != UNLABELLED]
+        if marked:
             raise UserError(
-                f"{path} says that {int(nodata)} is nodata, and the settings make it a class: remove "
+                f"{path} says that {marked[0]} is nodata, and the settings make it a class: remove "
                 "the mark (`gdal_edit.py -unsetnodata`), or list the number as unlabelled."
             )
         pixels, hidden = read_numbers(path)

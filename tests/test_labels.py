@@ -1,5 +1,6 @@
 """Images and labels as people have them: every case becomes what its rule says, or one sentence."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -298,6 +299,19 @@ def test_nodata_of_geographic_software_is_unlabelled(tmp_path: Path, kind: str) 
         by_ids({**IDS, -9999: 3})(path)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("nodata", [np.nan, np.inf, -np.inf, 0.5])
+def test_nodata_that_is_no_whole_number_is_unlabelled(
+    tmp_path: Path, kind: str, nodata: float
+) -> None:
+    numbers = INDEX.astype(kind)
+    numbers[0, 0] = nodata
+    wanted = INDEX.copy()
+    wanted[0, 0] = 255
+    path = geotiff(tmp_path / "a.tif", numbers[None], nodata=nodata)
+    assert np.array_equal(by_ids(IDS)(path), wanted)
+
+
 def test_a_label_that_lies_elsewhere_than_its_image(tmp_path: Path) -> None:
     image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), photometric="rgb")
     label = geotiff(tmp_path / "l.tif", INDEX[None], left=0.4)
@@ -305,6 +319,43 @@ def test_a_label_that_lies_elsewhere_than_its_image(tmp_path: Path) -> None:
     label = geotiff(tmp_path / "l.tif", INDEX[None], left=3)
     with pytest.raises(UserError, match=r"l\.tif begins 3\.0 px to the right of .*a\.tif"):
         Entry("train", "a", image, label, by_ids(IDS)).read()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"transform": Affine(20, 0, 5e5, 0, -20, 4e6)}, "ends 7.2 px away from its end"),
+        ({"transform": Affine(0, 10, 5e5, -10, 0, 4e6)}, "ends 8.5 px away"),
+        ({"transform": Affine(10, 0, 5e5, 0, 10, 4e6 - 40)}, "4.0 px below it"),
+        ({"crs": "EPSG:32632"}, "px to the right of"),
+        (
+            {"crs": "EPSG:4326", "transform": Affine(1e-4, 0, 10, 0, -1e-4, 50)},
+            "px to the right of",
+        ),
+        ({"crs": 'LOCAL_CS["site",UNIT["metre",1]]'}, None),  # nothing relates it to the earth
+        ({"transform": Affine(0, 0, 5e5, 0, 0, 4e6)}, "px away"),
+        ({"crs": None}, None),
+    ],
+)
+def test_a_label_of_other_pixels_or_of_another_system(
+    tmp_path: Path, other: dict[str, Any], said: str | None
+) -> None:
+    image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), photometric="rgb")
+    entry = Entry(
+        "train", "a", image, geotiff(tmp_path / "l.tif", INDEX[None], **other), by_ids(IDS)
+    )
+    if said:
+        with pytest.raises(UserError, match=re.escape(said)):
+            entry.read()
+    else:
+        assert np.array_equal(entry.read().label, INDEX)
+
+
+def test_an_image_whose_georeference_says_nothing(tmp_path: Path) -> None:
+    nowhere = {"transform": Affine(0, 0, 5e5, 0, 0, 4e6), "photometric": "rgb"}
+    image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), **nowhere)
+    label = geotiff(tmp_path / "l.tif", INDEX[None])
+    assert np.array_equal(Entry("train", "a", image, label, by_ids(IDS)).read().label, INDEX)
 
 
 def test_transparent_pixels_are_unlabelled(tmp_path: Path) -> None:
