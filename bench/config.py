@@ -119,7 +119,7 @@ class Compute:
 class Weights:
     """Start weights of one encoder, fetched once by their own stage."""
 
-    encoder: str
+    encoder: Annotated[str, Field(pattern=r"^[\w.-]*$")]
     """Its name in segmentation-models-pytorch."""
     source: Literal["package", "hub", "file", "none"]
     """`package`: a pinned distribution; `hub`: ImageNet weights by the encoder's own loader; `file`:

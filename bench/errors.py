@@ -24,5 +24,5 @@ def out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     # By name, because the caller may not have imported torch.
-    words = ("can't allocate memory", "bad_alloc", "not enough memory")
+    words = ("can't allocate memory", "bad_alloc", "not enough memory", "calculation overflowed")
     return type(error).__name__ == "OutOfMemoryError" or any(one in str(error) for one in words)

@@ -144,17 +144,21 @@ def load(name: str) -> Method:
 
     # A model.py imports nothing of the harness: its errors become UserErrors here.
     def build(spec: Any, classes: int) -> nn.Module:
+        encoder = getattr(spec, "encoder", "")
+        unknown = UserError(
+            "The network cannot be built: segmentation-models-pytorch has no encoder "
+            f"{encoder!r}; its documentation lists them all."
+        )
+        if ":" in encoder:  # timm takes it for a folder or an address
+            raise unknown
         try:
             network: nn.Module = model.build(spec, classes)
         except ValueError as error:
             raise UserError(f"The network cannot be built: {error}") from None
         except (KeyError, RuntimeError) as error:  # RuntimeError: timm has no such model
-            if not hasattr(spec, "encoder") or out_of_memory(error):
+            if not encoder or out_of_memory(error):
                 raise
-            raise UserError(
-                "The network cannot be built: segmentation-models-pytorch has no encoder "
-                f"{spec.encoder!r}; its documentation lists them all."
-            ) from error
+            raise unknown from error
         return network
 
     def start(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -219,7 +223,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], origin: str) -
     if wrong:
         raise UserError(
             f"{origin} does not fit the network ({len(wrong)} keys differ, first {wrong[0]}): "
-            "train it again with `dvc repro`."
+            "`dvc repro` trains it again; a file of your own has to be of the same method and spec."
         )
     network.load_state_dict(dict(state))
 

@@ -3,6 +3,7 @@
 PNG, JPEG and TIFF (BigTIFF, GeoTIFF, COG) are recognised by their first bytes. Files beside an image
 (world files, statistics, external masks) are not read."""
 
+import io
 import math
 import os
 import struct
@@ -12,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -41,8 +41,8 @@ RGB = (
     [ColorInterp.red, ColorInterp.green, ColorInterp.blue],
     [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined],
 )
-DAMAGED = (RasterioError, CPLE_BaseError, struct.error, SyntaxError, UnicodeDecodeError)
-"""What damaged files lead to: rasterio does not wrap all errors of GDAL, and Pillow none of its own."""
+DAMAGED = (RasterioError, CPLE_BaseError, struct.error, OverflowError, UnicodeDecodeError)
+"""What damaged files lead to: rasterio does not wrap all errors of GDAL."""
 _LOCK = threading.Lock()
 ORIENTATION = 274  # tag of EXIF and TIFF
 TURNS = {
@@ -320,30 +320,33 @@ def _orientation(path: Path, file: Any) -> int:
     if file.driver == "JPEG":
         found: Any = file.tags().get("EXIF_Orientation", "1").strip() or 1
     elif file.driver == "PNG":
-        exif = Image.Exif()
-        exif.load(_png_chunks(path).get(b"eXIf", b""))
-        found = exif.get(ORIENTATION, 1)
+        exif = _png_chunks(path).get(b"eXIf", b"").removeprefix(b"Exif\0\0")
+        found = _tiff_short(io.BytesIO(exif), ORIENTATION) if exif else 1
     else:
-        found = _tiff_short(path, ORIENTATION)
+        with path.open("rb") as stream:
+            found = _tiff_short(stream, ORIENTATION)
     return int(found) if str(found) in map(str, TURNS) else 1
 
 
-def _tiff_short(path: Path, tag: int) -> int | None:
+def _tiff_short(file: BinaryIO, tag: int) -> int | None:
     """A number of 16 bits in the first directory of a TIFF: GDAL does not tell the orientation, and
-    Pillow does not read every TIFF."""
-    with path.open("rb") as file:
-        begin = file.read(16)
-        order = "<" if begin[:2] == b"II" else ">"
-        wide = b"+" in begin[2:4]  # BigTIFF
-        start, entry = (begin[8:16], 20) if wide else (begin[4:8], 12)
-        file.seek(*struct.unpack(order + ("Q" if wide else "I"), start))
-        (count,) = struct.unpack(order + ("Q" if wide else "H"), file.read(8 if wide else 2))
-        for _ in range(count):
-            found = file.read(entry)
-            if found[:2] == struct.pack(order + "H", tag):
-                value: int
-                (value,) = struct.unpack(order + "H", found[entry - (8 if wide else 4) :][:2])
-                return value
+    Pillow does not read every TIFF.
+
+    Raises:
+        struct.error: it ends before the directory does.
+    """
+    begin = file.read(16)
+    order = "<" if begin[:2] == b"II" else ">"
+    wide = b"+" in begin[2:4]  # BigTIFF
+    start, entry = (begin[8:16], 20) if wide else (begin[4:8], 12)
+    file.seek(*struct.unpack(order + ("Q" if wide else "I"), start))
+    (count,) = struct.unpack(order + ("Q" if wide else "H"), file.read(8 if wide else 2))
+    for _ in range(count):
+        (found,) = struct.unpack(f"{entry}s", file.read(entry))
+        if found[:2] == struct.pack(order + "H", tag):
+            value: int
+            (value,) = struct.unpack(order + "H", found[entry - (8 if wide else 4) :][:2])
+            return value
     return None
 
 

@@ -8,6 +8,7 @@ from doc_records import (
     GIB,
     HEADS,
     MIB,
+    avx2_factors,
     beside_mib,
     context_mib,
     cpu_within,
@@ -28,6 +29,7 @@ from doc_records import (
     published,
     published_memory_met,
     settings_within,
+    steps_avx2,
     steps_on_h100,
     streaming_limits,
     training_minutes,
@@ -290,6 +292,12 @@ CLAIMS = (
                 for name in ("ISDNet", "FCtL", "MagNet", "PointRend", "CascadePSP")
             ),
         ),
+    ),
+    # docs/devices.md
+    Claim(
+        "docs/devices.md",
+        f"GLNet and U-Net took {N} and {N} times the processor seconds, training steps {N} to {N} times",
+        lambda: (*avx2_factors("collaborative", "patch"), min(steps_avx2()), max(steps_avx2())),
     ),
     # docs/statistics.md
     Claim(

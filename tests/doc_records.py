@@ -123,6 +123,22 @@ def growth() -> pd.DataFrame:
     return pd.read_csv(ROOT / "results/large/cpu-2-cores/enet-patch.csv")
 
 
+def avx2_factors(*parts: str) -> list[float]:
+    """Median processor seconds with AVX2 over those with AVX-512, of steps or predictions; the first
+    of each process warms up."""
+    rows = pd.read_json(ROOT / "results/isa/cpu-2-cores.jsonl", lines=True)
+    assert set(rows.threads) == {1}
+    rows = rows.assign(processor_s=rows.processor_s.str[1:]).explode("processor_s")
+    found = rows.groupby(["part", "cpu_capability"]).processor_s.median().unstack()
+    assert set(found.index) >= set(parts)
+    return [float(found.AVX2[part] / found.AVX512[part]) for part in parts]
+
+
+def steps_avx2() -> list[float]:
+    """`avx2_factors` of the training steps."""
+    return avx2_factors("train", "global", "global-to-local", "local-to-global")
+
+
 def published(method: str, column: str, paper: str = "GLNet") -> float:
     rows = pd.read_csv(ROOT / "bench/published.csv")
     rows = rows[(rows.method == method) & (rows.paper == paper) & (rows.dataset == "DeepGlobe")]

@@ -202,6 +202,6 @@ def test_an_unknown_encoder_is_one_sentence() -> None:
         "baselines/pointrend",
     ):
         network = "unet" if method == "baselines/generic" else ""
-        for encoder in ("resnet51", "tu-resnet51"):
+        for encoder in ("resnet51", "tu-resnet51", "tu-hf_hub:a/b", "tu-local-dir:."):
             with pytest.raises(UserError, match=f"no encoder '{encoder}'"):
                 load(method).build(spec(method, network, encoder=encoder), CLASSES)

@@ -4,7 +4,7 @@ refused in a sentence, whoever reads it."""
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,10 @@ def _pages(path: Path) -> None:
     page.save(path, save_all=True, append_images=[page, page])
 
 
+def _with_exif(exif: bytes) -> Callable[[Path], None]:
+    return lambda path: Image.new("RGB", (9, 9)).save(path, exif=exif)
+
+
 REFUSED = {
     "pages": ("a.tif", _pages, "has 3 pages"),
     "CMYK": ("a.tif", lambda path: Image.new("CMYK", (9, 9)).save(path), "CMYK"),
@@ -297,6 +301,8 @@ REFUSED = {
     "16 bits": ("a.png", lambda path: Image.new("I;16", (9, 9)).save(path), "uint16"),
     "floats": ("a.tif", lambda path: tiff(path, np.zeros((3, 9, 9), np.float32)), "float32"),
     "two bands": ("a.tif", lambda path: tiff(path, np.zeros((2, 9, 9), np.uint8)), "has the bands"),
+    "cut EXIF": ("a.png", _with_exif(b"II*\0\x08\0\0\0\x02\0\x12\x01"), "it is damaged"),
+    "EXIF elsewhere": ("a.png", _with_exif(b"II+\0\x08\0\0\0" + b"\xff" * 8), "it is damaged"),
     "GIF": ("a.png", lambda path: Image.new("P", (9, 9)).save(path, "GIF"), "no PNG, JPEG or TIFF"),
     "empty": ("a.png", lambda path: path.write_bytes(b""), "no PNG, JPEG or TIFF"),
 }
