@@ -25,7 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 class Class:
     """One class; their order is that of the networks' outputs."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     colour: Colour
     """In masks where labels are colours, and for display."""
     id: Number | None = None
@@ -66,6 +66,8 @@ def about(settings: Settings) -> About:
     """
     names = [one.name for one in settings.classes]
     for name in names:
+        if name == "unlabelled":
+            raise UserError("'unlabelled' is no class: list what means it under `unlabelled`.")
         if names.count(name) > 1:
             raise UserError(f"Two classes are called {name!r}.")
     for name in (*settings.ignored, *settings.rare):

@@ -1,5 +1,6 @@
 """Splits of images: from published lists, from user-provided lists, or drawn by a seed."""
 
+import codecs
 import hashlib
 import itertools
 import unicodedata
@@ -76,8 +77,11 @@ def own(
     problems = []
     seen: dict[str, str] = {}
     for name, value in given.items():
-        lines = read_list(raw / value) if isinstance(value, str) else value
         of = f"{raw / value}" if isinstance(value, str) else f"splits.{name}"
+        beside = raw in (raw / str(value)).parents and ".." not in Path(str(value)).parts
+        if isinstance(value, str) and not beside:  # which the pipeline would not watch
+            raise UserError(f"splits.{name} is {value!r}: put the list into {raw}, and name it.")
+        lines = read_list(raw / value) if isinstance(value, str) else value
         for id in dict.fromkeys(_named(line, ids, suffixes) for line in lines):
             if id not in ids:
                 problems.append(f"{of} lists {id}, but there is no such image.")
@@ -97,10 +101,20 @@ def _named(line: str, ids: Set[str], suffixes: Collection[str]) -> str:
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a text file, without empty ones."""
+    """The lines of a text file, without empty ones.
+
+    Raises:
+        UserError: it is missing, no text, or has none.
+    """
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        content = path.read_bytes()
+        windows = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        text = content.decode("utf-16" if windows else "utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is to list images, one a line.") from None
     except (OSError, ValueError):  # a folder; not UTF-8; a name that no file can have
         raise UserError(f"{path} is no text file: it is to list images, one a line.") from None
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise UserError(f"{path} lists no image: name them, one a line.")
+    return found

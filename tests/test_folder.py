@@ -134,13 +134,14 @@ E_ACUTE = "\u00e9"
     ("files", "lists", "more"),
     [
         ("abc", {"train": "\ufeffa\r\n", "val": "b\r\n", "test": "c\r\n"}, {}),  # of Notepad
+        ("abc", {"train": "a\r\n".encode("utf-16"), "val": "b", "test": "c"}, {}),  # of PowerShell
         ("abc", {"train": "a_sat.png", "val": "b_sat", "test": "c_mask.png"}, {}),
         ("abc", ["a", "b", "c"], {"image_suffix": "_sat.png", "label_suffix": "_mask.png"}),
         (["119", "b", "c"], [119, "b", "c"], {}),
         ([E_ACUTE, "b", "c"], ["e\u0301", "b", "c"], {}),  # of macOS
         (["e\u0301", "b", "c"], [E_ACUTE, "b", "c"], {}),
     ],
-    ids=["byte order mark", "suffixes", "extension", "number", "composed", "decomposed"],
+    ids=["byte order mark", "16 bits", "suffixes", "extension", "number", "composed", "decomposed"],
 )
 def test_lists_as_people_have_them(raw: Path, files: Any, lists: Any, more: Any) -> None:
     fill(raw, files)
@@ -150,7 +151,8 @@ def test_lists_as_people_have_them(raw: Path, files: Any, lists: Any, more: Any)
     if isinstance(lists, dict):
         splits: dict[str, Any] = {name: f"{name}.txt" for name in lists}
         for name, text in lists.items():
-            (raw / f"{name}.txt").write_text(text)
+            content = text if isinstance(text, bytes) else text.encode()
+            (raw / f"{name}.txt").write_bytes(content)
     else:
         splits = {name: [one] for name, one in zip(("train", "val", "test"), lists, strict=True)}
     given = settings(splits=splits, **{"image_suffix": "_sat", "label_suffix": "_mask", **more})
@@ -255,6 +257,26 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"splits": {"train": "a.txt", "val": ["b"], "test": ["c"]}},
         "a.txt is missing: it is to list images",
     ),
+    "empty list": (
+        lambda raw: (raw / "a.txt").write_text("\n"),
+        {"splits": {"train": "a.txt", "val": ["b"], "test": ["c"]}},
+        "a.txt lists no image: name them, one a line",
+    ),
+    "list elsewhere": (
+        lambda raw: (raw.parent / "a.txt").write_text("a"),
+        {"splits": {"train": "../a.txt", "val": ["b"], "test": ["c"]}},
+        r"splits\.train is '\.\./a\.txt': put the list into data/raw/mine",
+    ),
+    "list of the system": (
+        spoiled,
+        {"splits": {"train": "/etc/passwd", "val": ["b"], "test": ["c"]}},
+        "put the list into data/raw/mine",
+    ),
+    "class of no label": (
+        spoiled,
+        {"classes": [{"name": "unlabelled", "colour": [0, 0, 0]}]},
+        "'unlabelled' is no class",
+    ),
     "ignored": (spoiled, {"ignored": ["moon"]}, "'moon' is ignored or rare, but no class"),
     "number": (spoiled, {"unlabelled": [3]}, "Labels are colours, but 3 is a number"),
     "no numbers": (
@@ -291,6 +313,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_left(raw: Path, name: str)
     [
         ({"labels": "pictures"}, r"datasets\.mine\.settings: the key labels is 'pictures'"),
         ({"classes": []}, "the key classes is"),
+        ({"classes": [{"name": "", "colour": [0, 0, 0]}]}, r"the key classes\.0\.name is ''"),
         ({"classes": [{"name": "a", "colour": [0, 0, 256]}]}, r"the key classes\.0\.colour\.2"),
         ({"tolerance": 128}, "the key tolerance is 128"),
         ({"label": "ids"}, "the key label is unknown"),
