@@ -1,4 +1,10 @@
-"""The exception for errors that a user can fix, and the detection of out-of-memory errors."""
+"""The exception for errors that a user can fix, how work ends, and the detection of out-of-memory
+errors."""
+
+from typing import Literal
+
+Status = Literal["ok", "oom", "failed"]
+"""How work ended; `oom`: memory ran out."""
 
 
 class UserError(Exception):

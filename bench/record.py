@@ -14,10 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.config import current_method, first_problem
-from bench.errors import UserError
+from bench.errors import Status, UserError
 from bench.files import write_text
 from bench.record_contents import CONTENTS, checker
-from bench.record_contents import Status as Status
 
 SCHEMA = 2
 """Version of the format; 1 named methods by their earlier packages (`config.MOVED_METHODS`)."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-Status = Literal["ok", "oom", "failed"]
+from bench.errors import Status
+
 T = TypeVar("T")
 _OPTIONAL: Any = None
 """Default of a key that may be missing. It is not checked: JSON's null is refused."""

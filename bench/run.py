@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import metrics
+from bench import metrics, record
 from bench.config import (
     Compute,
     ModelConfig,
@@ -21,12 +22,14 @@ from bench.config import (
     Training,
     checkpoint_of,
     limited_to_avx2,
+    open_source,
     pick,
+    strict,
 )
 from bench.errors import UserError
-from bench.files import load_state, write_bytes
+from bench.files import file_sha256, load_state, shortened, write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
-from data.dataset import Dataset, open_dataset
+from data.dataset import PREPARED, Dataset, open_dataset
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,18 @@ class Run:
         network = network_for(self.method, self.strategy, self.spec, self.model.classes)
         return self.strategy.prepare(network, self.spec)
 
+    def checkpoint(self, seed: int | None = None) -> Path:
+        """Of one of the model's seeds; None: of the first."""
+        one = self.seeds[0] if seed is None else seed
+        return checkpoint_of(self.model.name, self.model.config, one)
+
     def network(self, device: torch.device, seed: int | None = None) -> nn.Module:
         """The trained network in eval mode on the device, prepared for the strategy.
 
         Args:
             seed: of the model's seeds; None: the first.
         """
-        model = self.model.config
-        path = checkpoint_of(self.model.name, model, self.seeds[0] if seed is None else seed)
+        path = self.checkpoint(seed)
         state = load_state(path)
         network = network_for(self.method, self.strategy, self.spec, self.model.classes)
         load_weights(network, state, str(path))
@@ -210,6 +217,69 @@ def run_of(method: str, strategy: str, spec: Any, classes: int) -> Run:
     """A run of a method with the given spec, outside any suite, with random weights."""
     model = ModelConfig("", method, "", asdict(spec), Training(phases={}))
     return Model(method, model, spec, classes).by(strategy)
+
+
+def require_inputs(suite: Suite, models: Iterable[str]) -> None:
+    """Refuse data and checkpoints that were not made with the settings of a suite. DVC does not see
+    that of commands which it does not run.
+
+    Raises:
+        UserError: names the file, and what differs.
+    """
+    for name in models:
+        require_prepared(suite, name)
+        require_checkpoint(suite, name)
+
+
+def require_prepared(suite: Suite, name: str) -> None:
+    """Refuse the prepared data of a model that were made with other settings."""
+    dataset = open_dataset(suite.models[name].dataset)
+    wanted = asdict(open_source(suite, dataset.name)[1])
+    if found := _difference(dict(dataset.settings), json.loads(json.dumps(wanted))):
+        raise UserError(
+            f"{dataset.root} was prepared with other settings than the suite {suite.suite} has: "
+            f"{found}; run `dvc repro prepare@{dataset.name}`."
+        )
+
+
+def require_checkpoint(suite: Suite, name: str) -> None:
+    """Refuse the checkpoints of a model if its record of training says other settings or data, or is
+    another training's."""
+    path, model = record.path_of(suite.suite, "train", name), suite.models[name]
+    made = record.read(path)
+    earlier = strict(ModelConfig, made.settings["model"], f"{path}: settings.model")
+    found = _difference(asdict(earlier), asdict(model))
+    data = PREPARED / model.dataset / "dataset.json"
+    if not found and data.is_file() and made.provenance["data_sha256"] != file_sha256(data):
+        found = f"{data} has changed"
+    if found:
+        raise UserError(
+            f"{path} is of a training with other settings than the suite {suite.suite} has: {found}; "
+            f"run `dvc repro train@{name}`."
+        )
+    for one in model.trainings:
+        values = made.values.get("other_seeds", {}).get(str(one.seed), made.values)
+        checkpoint = checkpoint_of(name, model, one.seed)
+        if not checkpoint.is_file():
+            raise UserError(f"{checkpoint} is missing: run `dvc repro train@{name}`.")
+        # Records of older trainings lack it.
+        if values.get("checkpoint_sha256") not in (None, file_sha256(checkpoint)):
+            raise UserError(
+                f"{checkpoint} is not from the training of {path}, but another suite's or a later "
+                f"one's: run `dvc repro train@{name}`."
+            )
+
+
+def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> str:
+    """The first key, with its full path, whose value has changed, and both values; empty if none."""
+    for key in sorted({*earlier, *now}):
+        one, other = earlier.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if found := _difference(one, other, f"{within}{key}."):
+                return found
+        elif one != other:
+            return f"{within}{key} was {shortened(repr(one))}, now {shortened(repr(other))}"
+    return ""
 
 
 def set_up(compute: Compute) -> torch.device:

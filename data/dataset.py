@@ -11,6 +11,7 @@ They take 4 bytes a pixel.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from bench.errors import UserError
+from bench.files import file_sha256
 
 if TYPE_CHECKING:  # torch takes seconds to import, and readers of plain arrays do not need it
     from torch import Tensor
@@ -77,6 +79,10 @@ class Dataset(About):
 
     name: str
     root: Path
+    settings: Mapping[str, Any]
+    """Of its source, that it was prepared with."""
+    files: Mapping[str, str]
+    """SHA-256 by path below `root`."""
 
     def ids(self, split: str) -> list[str]:
         """The image ids of a split, in a fixed order."""
@@ -93,11 +99,12 @@ class Dataset(About):
             image (3, H, W) uint8 RGB and label (H, W) uint8, 255 = unlabelled.
 
         Raises:
-            UserError: a file is missing or damaged, or the label does not fit the image or the
-                classes.
+            UserError: a file is missing or damaged, has changed since it was prepared, or the label
+                does not fit the image or the classes.
         """
         image, label = map(np.array, self._arrays(id))
         check_values(label, len(self.classes), self._file("labels", id))
+        self._check_bytes(id)
         return image, label
 
     def read(self, id: str) -> "tuple[Tensor, Tensor]":
@@ -105,12 +112,14 @@ class Dataset(About):
         return _tensors(*self.arrays(id))
 
     def mapped(self, id: str) -> "tuple[Tensor, Tensor]":
-        """As `read`, but memory-mapped: only pixels that are used are read from the disk, for
-        training on patches.
+        """As `read`, but memory-mapped: after the first time, which checks all bytes, only pixels that
+        are used are read from the disk, for training on patches.
 
         Values are not checked (`prepare` has done that). Writing to the tensors does not change the
         file. The mapping ends with the last tensor that uses it."""
-        return _tensors(*self._arrays(id))
+        arrays = self._arrays(id)
+        self._check_bytes(id)
+        return _tensors(*arrays)
 
     def _file(self, folder: str, id: str) -> Path:
         return self.root / folder / f"{id}.npy"
@@ -126,6 +135,18 @@ class Dataset(About):
         check_sizes(image.shape[1:], label.shape, self._file("labels", id))
         return image, label
 
+    def _check_bytes(self, id: str) -> None:
+        """Compare both files with dataset.json; once per process while they stay as they are, for it
+        takes a second per GB."""
+        for path in (self._file("images", id), self._file("labels", id)):
+            found = path.stat()
+            known = self.files.get(path.relative_to(self.root).as_posix())
+            if _sha256(path.absolute(), found.st_size, found.st_ctime_ns) != known:
+                raise UserError(
+                    f"{path} is not as it was prepared (dataset.json has another SHA-256): delete "
+                    f"it and run `dvc repro prepare@{self.name}`."
+                )
+
     def _array(self, folder: str, id: str) -> NDArray[np.uint8]:
         path = self._file(folder, id)
         try:
@@ -140,6 +161,11 @@ class Dataset(About):
         if array.dtype != np.uint8:
             raise UserError(f"{path} holds {array.dtype}, not uint8: run `dvc repro prepare`.")
         return array
+
+
+@cache
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    return file_sha256(path)
 
 
 def _tensors(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> "tuple[Tensor, Tensor]":

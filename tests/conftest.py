@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 SIZE = (70, 90)  # neither square nor divisible by anything
+SETTINGS = {"layout": "blocks36", "px_per_degree": 3}
 SPLITS = {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]}
 
 
@@ -56,7 +57,7 @@ def write_dataset(root: Path, name: str = "tiny") -> Path:
         "rare": ["blue"],
         "splits": SPLITS,
         "credit": "Made by a formula.",
-        "settings": {},
+        "settings": SETTINGS,
         "files": files,
     }
     (folder / "dataset.json").write_text(json.dumps(about))
@@ -158,7 +159,7 @@ def tiny_suite() -> dict[str, Any]:
         "suite": "tiny",
         "machine": "test-machine",
         "compute": {"device": "cpu", "threads": 1},
-        "datasets": {"tiny": {"source": "earthcover"}},
+        "datasets": {"tiny": {"source": "earthcover", "settings": SETTINGS}},
         "weights": {"nothing": {"encoder": SMALL["encoder"], "source": "none"}},
         "models": models,
         "runs": runs,

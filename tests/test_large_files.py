@@ -19,9 +19,11 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from test_contract import spec
 
+from bench import record
 from bench.config import Compute, read_suite
 from bench.errors import UserError
 from bench.experiments.growth import draw
+from bench.files import file_sha256
 from bench.parallel import Report, run_isolated
 from bench.run import open_run, run_of, save
 from bench.streaming import Job, job, predict_file, raster
@@ -343,6 +345,10 @@ def test_of_several_seeds_the_first_labels(
     for seed in (3, 7):
         paths[seed] = Path(f"checkpoints/unet.pt/{seed}.pt")
         save(paths[seed], run.build().state_dict())  # random, so that the two differ
+    made = {"data_sha256": file_sha256(Path("data/prepared/tiny/dataset.json"))}
+    settings = {"model": run.model.config.settings()}
+    path = record.path_of("tiny", "train", "unet")
+    record.write(path, record.Record("train", "unet", settings, {"phases": {}}, made))
     (_, taken), (_, third) = (job("unet-patch", weights=one).network() for one in (None, paths[3]))
     assert job("unet-patch").weights == paths[7]
     assert taken == job("unet-patch", weights=paths[7]).network()[1] != third

@@ -23,7 +23,7 @@ from bench.pipeline import cache
 from bench.pipeline import evaluate as stage_evaluate
 from bench.pipeline import measure as measuring
 from bench.pipeline.measure import measure_all
-from bench.pipeline.train import train
+from bench.pipeline.train import PARTIAL, train
 from bench.run import Run, open_run
 from data.dataset import open_dataset
 
@@ -102,8 +102,10 @@ def test_runs_that_are_evaluated_at_once_are_as_they_are_alone(
     # One that cannot be done ends the stage with its sentence; what the other found is kept.
     shutil.rmtree(record.RESULTS / "tiny/evaluate")
     Path("checkpoints/unet.pt").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"unet\.pt is damaged, or holds more than tensors"):
+    with pytest.raises(UserError, match=r"unet\.pt is not from the training of results/tiny/train"):
         run_stage(stage_evaluate)
+    with pytest.raises(UserError, match=r"unet\.pt is damaged, or holds more than tensors"):
+        stage_evaluate.evaluate_all(read_suite(), list(few))
     assert cache.stale(read_suite(), "evaluate") == ["unet"]
 
 
@@ -289,6 +291,7 @@ def test_a_run_is_outstanding_until_its_record_is_of_everything_as_it_is(
     found = record.path_of("tiny", "evaluate", "colour"), record.path_of("tiny", "evaluate", "unet")
     before = found[0].stat().st_mtime_ns
     assert left() == []
+    shutil.rmtree(PARTIAL)
     train(read_suite(), "unet")  # the same weights again, but it has been trained anew
     Path("results/tiny/predictions/colour/d.png").write_bytes(b"another picture")
     assert left() == ["colour", "unet"]

@@ -2,6 +2,7 @@
 on."""
 
 import multiprocessing
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import bench.training_step
 from bench import record
 from bench.config import Suite, read_suite
 from bench.errors import UserError
-from bench.files import load_state
+from bench.files import file_sha256, load_state, load_tensors
 from bench.parallel.processes import PRELOAD
 from bench.pipeline.train import PARTIAL, train
 from bench.run import open_run
@@ -32,6 +33,12 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def trained_anew(suite: Suite, name: str) -> Path:
+    """As `train`, without the progress that a finished training leaves."""
+    shutil.rmtree(PARTIAL, ignore_errors=True)
+    return train(suite, name)
 
 
 def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, suite: Suite, name: str) -> None:
@@ -67,11 +74,12 @@ def test_killed_and_resumed_gives_the_same_weights(
     suite = read_suite()
     straight = weights(train(suite, name))
     curve = record.read(record.path_of("tiny", "train", name)).values["loss"]
+    shutil.rmtree(PARTIAL)
     for number in kills:
         killed_at(number, monkeypatch, suite, name)
     assert same(straight, weights(train(suite, name)))
     assert record.read(record.path_of("tiny", "train", name)).values["loss"] == curve
-    assert not (PARTIAL / f"{name}.pt").exists()
+    assert load_tensors(PARTIAL / f"{name}.pt")["optimizer"] is None, "it is kept, as finished"
 
 
 @pytest.mark.slow
@@ -97,7 +105,28 @@ def test_the_kernels_kill_loses_at_most_the_steps_since_the_checkpoint(
     assert weights(partial)["step"] >= 1
     assert not Path("checkpoints/unet.pt").exists()
     resumed = weights(train(read_suite(), "unet"))
-    assert same(resumed, weights(train(read_suite(), "unet")))
+    assert same(resumed, weights(trained_anew(read_suite(), "unet")))
+
+
+def test_what_is_trained_is_not_trained_again_after_a_kill_before_dvc_records_it(
+    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC removes the outputs of a stage and runs it again. Progress on other threads is not taken,
+    for rounding differs."""
+    path = record.path_of("tiny", "train", "glnet")
+    before, first = weights(train(read_suite(), "glnet")), record.read(path)
+    for output in (path, Path("checkpoints/glnet.pt")):
+        output.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.training_step, "poly", lambda *_: pytest.fail("it is trained again"))
+        assert same(before, weights(train(read_suite(), "glnet")))
+        assert record.read(path) == first
+    edit_suite(lambda suite: suite["compute"].update(threads=2))
+    steps = iter(range(10**6))
+    fed = bench.training_step.poly
+    monkeypatch.setattr(bench.training_step, "poly", lambda *given: (next(steps), fed(*given))[1])
+    train(read_suite(), "glnet")
+    assert next(steps) == 9
 
 
 def test_other_settings_do_not_take_up_old_progress(
@@ -110,7 +139,7 @@ def test_other_settings_do_not_take_up_old_progress(
 
     edit_suite(other_seed)
     mixed = weights(train(read_suite(), "unet"))
-    assert same(mixed, weights(train(read_suite(), "unet")))
+    assert same(mixed, weights(trained_anew(read_suite(), "unet")))
 
 
 def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
@@ -143,7 +172,7 @@ def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
     assert next(steps) == 2 * 3 - 4, "what the first seed had learnt is not learnt again"
     assert sorted(path.name for path in folder.iterdir()) == ["0.pt", "1.pt"]
     assert all(same(apart[seed], weights(folder / f"{seed}.pt")) for seed in (0, 1))
-    assert not list(PARTIAL.rglob("*.pt"))
+    assert sorted(PARTIAL.rglob("*.pt")) == [PARTIAL / "unet/0.pt", PARTIAL / "unet/1.pt"]
     together = record.read(record.path_of("tiny", "train", "unet"))
     assert list(together.values["other_seeds"]) == ["0"]
     assert together.values["other_seeds"]["0"]["loss"] == alone["loss"]
@@ -157,12 +186,13 @@ def test_seeds_of_one_line_are_trained_as_if_each_had_its_own(
     assert [path.name for path in train(read_suite(), "unet").iterdir()] == ["0.pt"]
     edit_suite(lambda suite: None)
     assert same(apart[0], weights(train(read_suite(), "unet")))
+    assert list(PARTIAL.rglob("*.pt")) == [PARTIAL / "unet.pt"]
 
 
 def test_loader_processes_do_not_change_the_weights(project: Path, edit_suite: Edit) -> None:
     alone = weights(train(read_suite(), "unet"))
     edit_suite(lambda suite: suite["compute"].update(workers=2))
-    assert same(alone, weights(train(read_suite(), "unet")))
+    assert same(alone, weights(trained_anew(read_suite(), "unet")))
 
 
 def test_what_training_leaves(project: Path) -> None:
@@ -198,6 +228,28 @@ def test_a_training_that_diverges_says_so(project: Path, edit_suite: Edit) -> No
     with pytest.raises(UserError, match=r"diverged in phase train at step \d+: lower models.unet"):
         train(read_suite(), "unet")
     assert not Path("checkpoints/unet.pt").exists()
+
+
+def test_weights_that_the_last_step_spoils_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is that of the weights before it."""
+    adam, steps = torch.optim.Adam.step, iter(range(10**6))
+
+    def spoilt(self: torch.optim.Adam, *given: Any) -> None:
+        adam(self, *given)
+        if next(steps) == 2:
+            self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", spoilt)
+        with pytest.raises(UserError, match=r"in its last step \(\S+ has numbers that are not f"):
+            train(read_suite(), "unet")
+    assert next(steps) == 3
+    assert not Path("checkpoints/unet.pt").exists()
+    assert not record.path_of("tiny", "train", "unet").exists()
+    assert load_tensors(PARTIAL / "unet.pt")["step"] == 2
+    train(read_suite(), "unet")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +366,8 @@ def test_a_network_that_came_from_a_file_is_taken_as_it_is(project: Path, edit_s
     suite = read_suite()
     assert same(trained, weights(train(suite, "glnet-imported")))
     found = record.read(record.path_of("tiny", "train", "glnet-imported"))
-    assert found.values == {"phases": {}, "loss": []}
+    digest = file_sha256(Path("checkpoints/glnet-imported.pt"))
+    assert found.values == {"phases": {}, "loss": [], "checkpoint_sha256": digest}
     ours, theirs = (
         evaluate(open_run(suite, name), suite) for name in ("imported", "glnet-collaborative")
     )

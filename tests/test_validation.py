@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from bench.config import ModelConfig, read_suite, strict
 from bench.errors import UserError
 from bench.method import load
 from bench.pipeline import progress as validation
-from bench.pipeline.train import train
+from bench.pipeline.train import PARTIAL, train
 from bench.run import Model, open_model
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -75,6 +76,7 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
     edit_suite(stopping(8, 1e-2, validate_every=2, patience=1, checkpoint_every=3))
     suite = read_suite()
     straight = torch.load(train(suite, "small"), weights_only=True)
+    shutil.rmtree(PARTIAL)
     looks = record.read(record.path_of("tiny", "train", "small")).values["looks"]
     true, calls = validation.look, iter(range(10))
 

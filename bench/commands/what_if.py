@@ -10,7 +10,7 @@ import pandas as pd
 from bench import cli
 from bench.config import Split, Suite, parse_setting, read_suite
 from bench.memory.prediction import predict_memory
-from bench.run import Scene, open_run, set_up
+from bench.run import Scene, open_run, require_inputs, set_up
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def work(arguments: argparse.Namespace) -> None:
 def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Split) -> pd.DataFrame:
     """A line for the run as it is, and one for each change alone."""
     run = open_run(suite, name)
+    require_inputs(suite, [run.config.model])
     # All of them first: a typo need not wait for the others' work.
     varied = [run, *(run.varied(**{key: value}) for key, value in changes)]
     labels = ["as it is", *(f"{key}={value}" for key, value in changes)]

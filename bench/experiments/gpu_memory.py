@@ -12,7 +12,6 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from bench.memory.meters import DEFINITIONS, measure_first_on_gpu
 from bench.memory.paper_memory import paper_cases
 from bench.memory.prediction import Case
 from bench.memory.published_settings import PLACES, uhr_cases
-from bench.parallel import Report, run_isolated
+from bench.parallel import Report, run_isolated, threads
 from bench.run import clock, device_facts, set_up
 
 FOLDER = record.RESULTS / "card"
@@ -191,7 +190,7 @@ def measure_all(
     chosen: Mapping[str, Case], compute: Compute, jobs: int
 ) -> dict[str, dict[str, Any]]:
     """Memory of every case by key, in `jobs` processes at once."""
-    with ThreadPoolExecutor(jobs) as pool:
+    with threads(jobs) as pool:
         rows = pool.map(partial(measure, compute=compute), chosen.values())
         rows = cli.with_progress(rows, len(chosen), "measure", "run")
         return dict(zip(chosen, rows, strict=True))

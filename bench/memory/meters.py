@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import Suite
+from bench.files import file_sha256
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes
 from bench.memory.nvml import NvmlSampler, gpu_bytes
@@ -64,7 +65,8 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
         if device.type == "cuda"
         else measure_first_on_host(first, run)
     )
-    report({"provenance": device_facts(device, suite.compute)})
+    checkpoint = {"checkpoint_sha256": file_sha256(run.checkpoint())}
+    report({"provenance": {**device_facts(device, suite.compute), **checkpoint}})
     size = (found.image.shape[-2], found.image.shape[-1])
 
     trace = trace_memory(run, size, device.type)

@@ -1,6 +1,13 @@
-"""Work in other processes: one process per task (`run_isolated`), a process pool (`parallel_map`),
-or distributed training (`distributed`)."""
+"""Work in other processes: one process per task (`run_isolated`, several at once in `threads`), one
+process per core (`parallel_map`), or distributed training (`distributed`)."""
 
-from bench.parallel.processes import Outcome, Report, host_limit_bytes, parallel_map, run_isolated
+from bench.parallel.processes import (
+    Outcome,
+    Report,
+    host_limit_bytes,
+    parallel_map,
+    run_isolated,
+    threads,
+)
 
-__all__ = ["Outcome", "Report", "host_limit_bytes", "parallel_map", "run_isolated"]
+__all__ = ["Outcome", "Report", "host_limit_bytes", "parallel_map", "run_isolated", "threads"]

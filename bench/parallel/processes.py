@@ -3,7 +3,10 @@ milliseconds, without threads of torch or a CUDA context.
 
 `run_isolated` runs one task in a fresh process and returns how it ended. `parallel_map` runs many
 tasks on all cores and stops at the first error. It speeds up predictions on fake tensors, which are
-pure Python, and networks on small images, which do not keep a second core busy."""
+pure Python, and networks on small images, which do not keep a second core busy.
+
+No process outlives the call that started it, on Ctrl-C either. Each talks through a pipe of its own:
+in a queue that all share, one that is killed can hold the lock, and the others wait for ever."""
 
 import contextlib
 import multiprocessing
@@ -11,20 +14,22 @@ import os
 import re
 import resource
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
 from bench import cli
-from bench.errors import UserError, out_of_memory
-from bench.record import Status
+from bench.errors import Status, UserError, out_of_memory
 
 T = TypeVar("T")
 PRELOAD = ("segmentation_models_pytorch",)
@@ -58,13 +63,8 @@ def run_isolated(
         limit_s: seconds after which the process is killed.
         preload: modules that the server loads before it forks; only the first call's are used.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, work, arguments))
     kills = _kills()
-    process.start()
-    there.close()
+    process, here = _start(_work, preload, work, arguments)
     outcome = Outcome()
     end = time.monotonic() + limit_s
     try:
@@ -80,10 +80,57 @@ def run_isolated(
     except EOFError:
         process.join()
         outcome.status, outcome.reason = _end(process.exitcode, kills)
+    except BaseException:
+        process.kill()
+        raise
     finally:
         process.join()
         here.close()
     return outcome
+
+
+@contextlib.contextmanager
+def threads(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each wait for other processes. An error or Ctrl-C in the block ends these at once,
+    and nothing new begins."""
+    name = "waits for processes"
+    with ThreadPoolExecutor(jobs, thread_name_prefix=name) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(one.name.startswith(name) for one in threading.enumerate()):
+                for process in multiprocessing.active_children():
+                    process.kill()
+                time.sleep(0.01)
+            raise
+
+
+def _start(
+    target: Callable[..., None], preload: Sequence[str], *arguments: Any
+) -> tuple[BaseProcess, Connection]:
+    """A process that runs target(pipe, *arguments), and our end of its pipe."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    here, there = context.Pipe()
+    process = context.Process(target=_begin, args=(target, there, *arguments))
+    process.start()
+    there.close()  # so that its end is the end of the pipe
+    return process, here
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    """In the new process: Ctrl-C is for the one that started it, without which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    target(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -150,7 +197,7 @@ def parallel_map(
         preload: modules that the server loads before it forks.
 
     Raises:
-        Exception: what `work` raised, for the first task that failed.
+        Exception: what `work` raised first.
         UserError: the system killed a process.
     """
     jobs = min(jobs or _cores(), len(tasks))
@@ -162,32 +209,55 @@ def parallel_map(
             bar.update()
         bar.close()
         return found
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
-        under_way = [pool.submit(work, *task) for task in tasks]
-        try:
-            for one in under_way:
-                found.append(one.result())
+    started = [_start(_serve, preload, work) for _ in range(jobs)]
+    pipes = [pipe for _, pipe in started]
+    left = iter(enumerate(tasks))
+    results: dict[int, T] = {}
+    try:
+        for pipe, one in zip(pipes, left, strict=False):
+            pipe.send(one)
+        while len(results) < len(tasks):
+            for pipe in wait(pipes):
+                assert isinstance(pipe, Connection)
+                number, result, error = pipe.recv()
+                if error:
+                    raise error
+                results[number] = result
                 bar.update()
-        except BrokenProcessPool:
-            raise UserError(
-                f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "
-                "at once here. What was written before is kept."
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+                if one := next(left, None):
+                    pipe.send(one)
+    except (EOFError, ConnectionError):
+        raise UserError(
+            f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "
+            "at once here. What was written before is kept."
+        ) from None
+    finally:
+        for process, pipe in started:
+            if len(results) < len(tasks):
+                process.kill()
+            pipe.close()  # the process ends
+            process.join()
     bar.close()
-    return found
+    return [results[number] for number in range(len(tasks))]
+
+
+def _serve(pipe: Connection, work: Callable[..., Any]) -> None:
+    """In the new process: one task after another, until the pipe is closed."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for a torch that is not loaded yet
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            number, task = pipe.recv()
+            result = error = None
+            try:
+                result = work(*task)
+            except Exception as found:
+                found.add_note(f"In another process:\n{traceback.format_exc()}")
+                error = found
+            pipe.send((number, result, error))
 
 
 def _cores() -> int:
     here = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -17,8 +17,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from bench import record
-from bench.config import Suite, checkpoint_of
+from bench.config import Suite, checkpoint_of, pick
 from bench.files import code_sha256, file_sha256, write_text
+from bench.run import require_inputs
 
 CACHE_STATE = Path(".dvc/tmp/cache_state")
 PREPARED = Path("data/prepared")
@@ -50,12 +51,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]:
-    """The runs that the arguments select."""
+    """The runs that the arguments select.
+
+    Raises:
+        UserError: data or a checkpoint of theirs were not made with the suite's settings.
+    """
     names = parsed.run or list(suite.runs)
-    if not parsed.missing:
-        return names
-    left = stale(suite, stage)
-    return [name for name in names if name in left]
+    if parsed.missing:
+        left = stale(suite, stage)
+        names = [name for name in names if name in left]
+    require_inputs(suite, dict.fromkeys(pick(suite.runs, name, "run").model for name in names))
+    return names
 
 
 def _is_fresh(suite: Suite, stage: str, name: str) -> bool:

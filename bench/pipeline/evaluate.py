@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import cli, record
 from bench.config import Suite, read_suite
-from bench.errors import out_of_memory
+from bench.errors import Status, out_of_memory
 from bench.files import file_sha256, write_bytes
 from bench.parallel import parallel_map
 from bench.pipeline import cache
@@ -36,7 +36,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
     seeds = run.seeds
     by_seed: dict[int, Splits] = {}
     seconds: dict[str, float] = {}
-    status: record.Status = "ok"
+    status: Status = "ok"
     reason = None
     try:
         images = sum(len(dataset.ids(split)) for split in suite.splits)
@@ -80,6 +80,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
         provenance=record.provenance(
             seed=seeds[0],
             data_sha256=file_sha256(dataset.root / "dataset.json"),
+            checkpoint_sha256=file_sha256(run.checkpoint()),
             seconds=seconds,
             **device_facts(device, suite.compute),
         ),

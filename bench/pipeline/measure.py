@@ -7,14 +7,13 @@ for several runs."""
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 from bench import cli, record
 from bench.config import Suite, pick, read_suite
 from bench.errors import UserError
-from bench.parallel import Outcome, Report, run_isolated
+from bench.parallel import Outcome, Report, run_isolated, threads
 from bench.pipeline import cache
 
 LIMIT_S = 900.0
@@ -73,7 +72,7 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
     def measure(name: str) -> Outcome:
         return run_isolated(_measure_memory, suite, name, limit_s=limit_s, preload=PRELOAD)
 
-    with ThreadPoolExecutor(suite.compute.jobs) as pool:
+    with threads(suite.compute.jobs) as pool:
         # Suites list simple runs first; start with the slow ones.
         pending = {name: pool.submit(measure, name) for name in reversed(names)}
         found = {name: pending[name].result() for name in names}

@@ -14,7 +14,7 @@ from bench.memory.meters import DEFINITIONS, allocated_bytes_of, expected_alloca
 from bench.memory.prediction import LEARNING_RATE, STEPS, trace_training, views_of
 from bench.memory.tracker import tensors_of
 from bench.method import Phase, View
-from bench.run import Model, device_facts, open_model, set_up
+from bench.run import Model, device_facts, open_model, require_prepared, set_up
 from bench.training_step import enter_phase, training_step
 
 MOST_IMAGES = 2
@@ -79,6 +79,8 @@ def _warm_up(device: torch.device) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Measure and predict the memory of a training step of every model of params.yaml."""
     suite = read_suite()
+    for name in suite.models:
+        require_prepared(suite, name)
     device = set_up(suite.compute)
     _warm_up(device)
     names = cli.with_progress(suite.models, len(suite.models), "measure training steps", "model")

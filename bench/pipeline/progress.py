@@ -159,7 +159,11 @@ def write_results(suite: Suite, model: Model, results: Mapping[int, TrainingResu
     path = record.path_of(suite.suite, "train", name)
     _draw_curves(path.with_suffix(""), config, results)
     validated = config.training.validate_every is not None
-    values = {seed: one.values(validated) for seed, one in results.items()}
+    values = {
+        seed: one.values(validated)
+        | {"checkpoint_sha256": file_sha256(checkpoint_of(name, config, seed))}
+        for seed, one in results.items()
+    }
     first = next(iter(results))
     record.write(
         path,

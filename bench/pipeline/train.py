@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from bench import cli
 from bench.config import CHECKPOINTS, Suite, read_suite
 from bench.errors import UserError
-from bench.files import code_sha256, file_sha256, load_state
+from bench.files import code_sha256, fault_of, file_sha256, load_state
 from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
 from bench.pipeline.cache import code_of
 from bench.pipeline.progress import Progress, TrainingResult, look, settled, write_results
-from bench.run import Model, device_facts, open_model, set_up
+from bench.run import Model, device_facts, open_model, require_prepared, set_up
 from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
 PARTIAL = CHECKPOINTS / "partial"
@@ -60,9 +60,11 @@ def train(suite: Suite, name: str) -> Path:
     """Train the model `name` of a suite with each of its seeds, or resume a killed training; returns
     the path of the checkpoint, or of the folder with one per seed.
 
-    The weights of a trained seed stay in its progress file until all seeds are trained, so that no
-    seed is trained twice."""
+    The progress files of finished trainings stay until the model is trained with other settings, data
+    or code: DVC removes the outputs of a stage before it runs it, and runs it again if it, or the
+    machine, was stopped before DVC had recorded the outputs."""
     model = open_model(suite, name)
+    require_prepared(suite, name)
     partial = {
         one.seed: PARTIAL / name / f"{one.seed}.pt"
         if model.config.seeds
@@ -75,8 +77,9 @@ def train(suite: Suite, name: str) -> Path:
     }
     if distributed.rank() == 0:
         write_results(suite, model, results)
-        for path in partial.values():  # an imported network has no progress file
-            path.unlink(missing_ok=True)
+        of_any_seed = {PARTIAL / f"{name}.pt", *(PARTIAL / name).glob("*.pt")}
+        for other in of_any_seed - set(partial.values()):
+            other.unlink(missing_ok=True)
     return CHECKPOINTS / f"{name}.pt"
 
 
@@ -158,10 +161,7 @@ def _train_phase(
         torch.manual_seed(_seed(model.config.seed, phase.name, "step", number, distributed.rank()))
         loss = training_step(training, batch, rate)
         if not math.isfinite(loss):
-            raise UserError(
-                f"Training of {model.name} diverged in phase {phase.name} at step {number}: "
-                f"lower models.{model.name}.training.phases.{phase.name}.learning_rate."
-            )
+            raise _diverged(model, phase, f"at step {number}")
         progress.history.append((phase.name, number, loss, rate))
         progress.step += 1
         bar.update()
@@ -180,7 +180,17 @@ def _train_phase(
     if progress.best is not None:
         network.load_state_dict(progress.best)
         progress.best = None
+    for key, tensor in network.state_dict().items():  # no loss tells of the last step
+        if fault := fault_of(tensor):
+            raise _diverged(model, phase, f"in its last step ({key} has {fault})")
     progress.seconds[phase.name] += time.perf_counter() - begun
+
+
+def _diverged(model: Model, phase: Phase, where: str) -> UserError:
+    return UserError(
+        f"Training of {model.name} diverged in phase {phase.name} {where}: lower "
+        f"models.{model.name}.training.phases.{phase.name}.learning_rate."
+    )
 
 
 def _waited_for(

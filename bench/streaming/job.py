@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.config import PARAMS, Compute, checkpoint_of, pick, read_suite
+from bench.config import PARAMS, Compute, pick, read_suite
 from bench.errors import UserError
 from bench.files import load_state
 from bench.method import load_weights, network_for
-from bench.run import Run, open_run
+from bench.run import Run, open_run, require_checkpoint
 from data.dataset import PREPARED, open_dataset
 
 MOST_CLASSES = 254
@@ -73,8 +73,8 @@ def job(
 
     Args:
         run: a key of its table `runs`.
-        weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint, of
-            several seeds that of the first.
+        weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint, which
+            must be of the suite's training, of several seeds that of the first.
         classes: their number, where the run's data set is not prepared here.
         settings: fields of the spec to override.
 
@@ -85,12 +85,11 @@ def job(
     name = pick(suite.runs, run, "run").model
     model = suite.models[name]
     palette = _palette(model.dataset, classes)
-    return Job(
-        open_run(suite, run, settings, len(palette)),
-        palette,
-        suite.compute,
-        checkpoint_of(name, model, model.trainings[0].seed) if weights is None else weights,
-    )
+    resolved = open_run(suite, run, settings, len(palette))
+    if weights is None:
+        require_checkpoint(suite, name)
+        weights = resolved.checkpoint()
+    return Job(resolved, palette, suite.compute, weights)
 
 
 def _palette(dataset: str, classes: int | None) -> tuple[tuple[int, int, int], ...]:

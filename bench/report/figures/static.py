@@ -3,9 +3,7 @@
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
 from bench.files import write_bytes
+from bench.parallel import parallel_map, threads
 from bench.report.figures.chart import Axis, Chart, each
 from bench.report.figures.palette import FILLS, GREY, INK, RC
 
@@ -134,14 +133,13 @@ def place_labels(
 @contextmanager
 def written(drawings: Sequence[Drawing], folder: Path) -> Iterator[None]:
     """Draw figures in other processes while the block runs; their files exist at its end."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["matplotlib.figure", "pandas"])
-    with ProcessPoolExecutor(mp_context=context) as pool:
-        # An absolute path, for the processes do not start in the current folder.
-        running = [pool.submit(_write, folder.resolve(), *one) for one in drawings]
+    # An absolute path, for the processes do not start in the current folder.
+    tasks = [(folder.resolve(), *one) for one in drawings]
+    with threads(1) as pool:
+        libraries = ("matplotlib.figure", "pandas")
+        drawn = pool.submit(parallel_map, _write, tasks, "report", "figure", preload=libraries)
         yield
-        for one in running:
-            one.result()
+        drawn.result()
 
 
 def _write(folder: Path, name: str, draw: Callable[[], Figure], kinds: Sequence[str]) -> None:
