@@ -23,6 +23,7 @@ $(VENV)/.complete: requirements.lock
 	@touch $@
 
 repro: setup
+	python -m bench.pipeline.mend
 	dvc repro
 	@echo "Report: $(CURDIR)/site/$$(sed -n 's/^suite: *//p' params.yaml)/index.html"
 

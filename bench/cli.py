@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bench.config import AVX2, PARAMS, Seed, limited_to_avx2, read_suite
 from bench.errors import UserError, out_of_memory
+from bench.files import copy_lock
 
 T = TypeVar("T")
 LONGEST_TEMPORARY_BYTES = 70
@@ -46,6 +47,8 @@ def main(
         parsed = parser.parse_args()
         require_root()
         limit_instructions(parsed)
+        if "DVC_STAGE" in os.environ:
+            copy_lock()
         work(parsed)
 
     report_errors(begin)

@@ -1,5 +1,5 @@
-"""Atomic writes of files, YAML and checkpoints that are bounded and checked, tables of names that programs
-cannot take for commands, and fingerprints of files and code."""
+"""Atomic writes of files, a copy of dvc.lock, YAML and checkpoints that are bounded and checked, tables
+of names that programs cannot take for commands, and fingerprints of files and code."""
 
 import ast
 import hashlib
@@ -22,6 +22,8 @@ MOST = 50_000
 """Bytes of a params.yaml; also keys and values, its aliases expanded."""
 DEEPEST = 50
 """Tables in one another."""
+LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock")
+"""DVC rewrites dvc.lock after each stage, and not atomically: `bench.pipeline.mend` puts the copy back."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,6 +46,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy_lock() -> None:
+    """Keep dvc.lock as it is at the start of a stage, when DVC does not write it."""
+    if LOCK.is_file():
+        write_bytes(LOCK_COPY, LOCK.read_bytes())
 
 
 def csv_text(frame: Any) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import current_method, first_problem
+from bench.config import ModelConfig, RunConfig, current_method, first_problem, strict
 from bench.errors import Status, UserError
-from bench.files import write_text
+from bench.files import shortened, write_text
 from bench.record_contents import CONTENTS, checker
 
 SCHEMA = 2
@@ -118,6 +118,29 @@ def other_parts(
     if kept:
         require_same(path, earlier.settings, json.loads(json.dumps(settings)))
     return kept
+
+
+def made_otherwise(made: Record, model: ModelConfig, run: RunConfig | None = None) -> str:
+    """How the settings of a record differ from those of a model and of a run of it, a clause; empty
+    if they do not. Settings that there were not yet count as their defaults."""
+    for key, now in (("model", model), ("run", run)):
+        if now and key in made.settings:
+            earlier = strict(type(now), made.settings[key], f"The settings of {made.name}: {key}")
+            if found := difference(asdict(earlier), asdict(now)):
+                return found
+    return ""
+
+
+def difference(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> str:
+    """The first key, with its full path, whose value has changed, and both values; empty if none."""
+    for key in sorted({*earlier, *now}):
+        one, other = earlier.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if found := difference(one, other, f"{within}{key}."):
+                return found
+        elif one != other:
+            return f"{within}{key} was {shortened(repr(one))}, now {shortened(repr(other))}"
+    return ""
 
 
 def entries_of(table: Any) -> dict[str, Any]:

@@ -24,10 +24,9 @@ from bench.config import (
     limited_to_avx2,
     open_source,
     pick,
-    strict,
 )
 from bench.errors import UserError
-from bench.files import file_sha256, load_state, shortened, write_bytes
+from bench.files import file_sha256, load_state, write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
 from data.dataset import PREPARED, Dataset, open_dataset
 
@@ -235,7 +234,7 @@ def require_prepared(suite: Suite, name: str) -> None:
     """Refuse the prepared data of a model that were made with other settings."""
     dataset = open_dataset(suite.models[name].dataset)
     wanted = asdict(open_source(suite, dataset.name)[1])
-    if found := _difference(dict(dataset.settings), json.loads(json.dumps(wanted))):
+    if found := record.difference(dataset.settings, json.loads(json.dumps(wanted))):
         raise UserError(
             f"{dataset.root} was prepared with other settings than the suite {suite.suite} has: "
             f"{found}; run `dvc repro prepare@{dataset.name}`."
@@ -247,8 +246,7 @@ def require_checkpoint(suite: Suite, name: str) -> None:
     another training's."""
     path, model = record.path_of(suite.suite, "train", name), suite.models[name]
     made = record.read(path)
-    earlier = strict(ModelConfig, made.settings["model"], f"{path}: settings.model")
-    found = _difference(asdict(earlier), asdict(model))
+    found = record.made_otherwise(made, model)
     data = PREPARED / model.dataset / "dataset.json"
     if not found and data.is_file() and made.provenance["data_sha256"] != file_sha256(data):
         found = f"{data} has changed"
@@ -268,18 +266,6 @@ def require_checkpoint(suite: Suite, name: str) -> None:
                 f"{checkpoint} is not from the training of {path}, but another suite's or a later "
                 f"one's: run `dvc repro train@{name}`."
             )
-
-
-def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> str:
-    """The first key, with its full path, whose value has changed, and both values; empty if none."""
-    for key in sorted({*earlier, *now}):
-        one, other = earlier.get(key), now.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            if found := _difference(one, other, f"{within}{key}."):
-                return found
-        elif one != other:
-            return f"{within}{key} was {shortened(repr(one))}, now {shortened(repr(other))}"
-    return ""
 
 
 def set_up(compute: Compute) -> torch.device:

@@ -214,18 +214,18 @@ def parallel_map(
     left = iter(enumerate(tasks))
     results: dict[int, T] = {}
     try:
-        for pipe, one in zip(pipes, left, strict=False):
-            pipe.send(one)
+        for pipe in pipes:
+            pipe.send(next(left))
         while len(results) < len(tasks):
-            for pipe in wait(pipes):
-                assert isinstance(pipe, Connection)
-                number, result, error = pipe.recv()
+            for ready in wait(pipes):
+                assert isinstance(ready, Connection)
+                number, result, error = ready.recv()
                 if error:
                     raise error
                 results[number] = result
                 bar.update()
-                if one := next(left, None):
-                    pipe.send(one)
+                if following := next(left, None):
+                    ready.send(following)
     except (EOFError, ConnectionError):
         raise UserError(
             f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "

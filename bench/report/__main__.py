@@ -92,7 +92,11 @@ def _write_pages(site: Site, content: Content) -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     """Write the report of a suite from the records that there are."""
-    path = report(load_records(read_suite(arguments.suite)))
+    inputs = load_records(read_suite(arguments.suite))
+    for entry in inputs.entries:
+        if entry.outdated:
+            print(f"warning: {entry.name}: {entry.outdated}.")
+    path = report(inputs)
     print(path)
     if arguments.open:
         webbrowser.open(path.resolve().as_uri())

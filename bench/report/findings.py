@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from bench import metrics
-from bench.record import Record
 from bench.report import bootstrap, section
 from bench.report.bootstrap import Pairs, Sample
 from bench.report.evaluations import GATE, ONE_VIEW, Group, baseline_miou, front, matrix, stated
-from bench.report.load_records import BASELINE, Entry
+from bench.report.load_records import BASELINE, Entry, Record
 from bench.report.section import Finding, descriptions, sentences
 from bench.report.style import percent, size, spaced
 
@@ -145,8 +144,8 @@ def seed_sentences(found: Sequence[Group], ceilings: Mapping[str, float]) -> lis
 
 
 def reservations(entries: Sequence[Entry]) -> list[Finding]:
-    """What the measurement of a run could not see, or not for certain."""
-    found = []
+    """What is out of date of a run, and what its measurement could not see, or not for certain."""
+    found = [Finding(entry.name, entry.outdated) for entry in entries if entry.outdated]
     for entry in entries:
         for meter, reason in entry.measurement.get("missing", {}).items():
             found.append(Finding(entry.name, f"no {meter}: {reason}"))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench import record
 from bench.config import ModelConfig, RunConfig, Suite
-from bench.record import Record
+from bench.record import Record as Record
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
 MB = 2**20
@@ -42,6 +42,8 @@ class Entry:
     """Folder of the labels that it predicted."""
     evaluated: Record | None
     measured: Record | None
+    trained: Record | None = None
+    """Of its model."""
 
     @property
     def dataset(self) -> str:
@@ -68,6 +70,25 @@ class Entry:
             for stage, r in stages
             if r is None or r.status != "ok"
         )
+
+    @property
+    def outdated(self) -> str:
+        """Which records were made with other settings than the suite has, or with weights or data of
+        another training than the one that is recorded, stage by stage; empty if none was."""
+        found = []
+        for made in (self.trained, self.evaluated, self.measured):
+            if made and (why := self._made_otherwise(made)):
+                found.append(f"{made.stage}: its record is out of date ({why}), run `dvc repro`")
+        return "; ".join(found)
+
+    def _made_otherwise(self, made: Record) -> str:
+        if self.trained and made is not self.trained:
+            there = {**self.trained.values, **self.trained.provenance}
+            for key, what in (("checkpoint_sha256", "weights"), ("data_sha256", "data")):
+                known = made.provenance.get(key)
+                if known and known != there.get(key, known):
+                    return f"made with other {what} than train has recorded"
+        return record.made_otherwise(made, self.model, self.run)
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
@@ -133,6 +154,7 @@ def load_records(suite: Suite) -> Inputs:
         UserError: a record is there but damaged.
     """
     name, machine = suite.suite, suite.machine
+    trainings = {one: _read(record.path_of(name, "train", one)) for one in suite.models}
     return Inputs(
         suite=suite,
         entries=tuple(
@@ -143,10 +165,11 @@ def load_records(suite: Suite) -> Inputs:
                 predictions=record.RESULTS / name / "predictions" / run,
                 evaluated=_read(record.path_of(name, "evaluate", run)),
                 measured=_read(record.path_of(name, "measure", run, machine)),
+                trained=trainings[config.model],
             )
             for run, config in suite.runs.items()
         ),
-        trainings={one: _read(record.path_of(name, "train", one)) for one in suite.models},
+        trainings=trainings,
         predicted=_read(record.RESULTS / "predict.json"),
         steps=_read(record.path_of(name, "steps", machine)),
         uhr_methods=_read(record.RESULTS / "successors.json"),

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bench.memory.gpu_overhead import blas_bytes
-from bench.record import Record
 from bench.report import figures
 from bench.report.load_records import (
     MB,
     Inputs,
+    Record,
     median,
     method_name,
     published,

@@ -193,7 +193,8 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
         own = run_page.run_sections(content.inputs, entry, scenes.get(entry.dataset, ()))
         one = page(f"runs/{entry.name}", own, entry=entry)
         numbers = list(run_page.numbers(rows.loc[entry.name]))
-        found.append(replace(one, numbers=numbers, warning=entry.reason))
+        warning = "; ".join(filter(None, (entry.reason, entry.outdated)))
+        found.append(replace(one, numbers=numbers, warning=warning))
     return found
 
 

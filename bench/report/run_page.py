@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.record import Record
 from bench.report import bootstrap, figures, findings, style
 from bench.report.evaluations import confusion, matrix, scene_miou
-from bench.report.load_records import Entry, Inputs
+from bench.report.load_records import Entry, Inputs, Record
 from bench.report.section import Finding, Link, Plot, Section, section
 from bench.report.style import Form
 

@@ -1,0 +1,254 @@
+"""Kills `make repro` of a tiny suite at random moments, and at those at which DVC writes its own files,
+until the pipeline has ended; then does it again. Used by test_kills.py; by hand:
+
+    python tests/kills.py KILLS [SEED]"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from conftest import GLNET, PLAIN, ROOT, model_line, scene, write_suite
+from PIL import Image
+from ruamel.yaml import YAML
+
+MADE = ("checkpoints", "data/prepared", "results/tiny", "dvc.lock", "site", "report", ".dvc")
+"""What `repro` makes, with the copies in DVC's cache."""
+HANGS_S = 600
+DATA = {
+    "source": "folder",
+    "settings": {
+        "classes": [
+            {"name": name, "colour": [200 * (name == other) for other in ("red", "green", "blue")]}
+            for name in ("red", "green", "blue")
+        ],
+        "labels": "ids",
+        "splits": {"train": ["a", "b"], "val": ["c"], "test": ["d", "e"]},
+    },
+}
+
+
+def tiny() -> dict[str, Any]:
+    """A suite with the two packages of methods, several phases and several seeds."""
+    unet = model_line(
+        "baselines/generic", PLAIN | {"network": "unet", "train_on": "patch"}, ["train"]
+    )
+    colour = PLAIN | {"network": "colour", "train_on": "patch"}
+    phases = ["global", "global-to-local"]
+    return {
+        "suite": "tiny",
+        "machine": "tiny",
+        "splits": ["test"],
+        "compute": {"device": "cpu", "threads": 1, "jobs": 2},
+        "datasets": {"tiny": DATA},
+        "weights": {"nothing": {"encoder": PLAIN["encoder"], "source": "none"}},
+        "models": {
+            "colour": model_line("baselines/generic", colour, ["train"], steps=1),
+            "unet": unet | {"seeds": [0, 1]},
+            "glnet": model_line("glnet", GLNET | {"phases": phases}, phases, steps=2),
+        },
+        "runs": {
+            "colour": {"model": "colour", "strategy": "whole"},
+            "unet": {"model": "unet", "strategy": "patch"},
+            "glnet": {"model": "glnet", "strategy": "global-to-local"},
+        },
+    }
+
+
+def project(folder: Path) -> None:
+    """A checkout with the tiny suite, its images, and the pipeline without the stages `predict` and
+    `successors`, which do not depend on the suite and take minutes."""
+    for name in ("baselines", "bench", "data", "glnet", "suites", "tests", "docs"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("raw", "prepared")
+        )
+    for name in ("results/card", "results/fast"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Makefile", "pyproject.toml", "results/predict.json", "results/successors.json"):
+        shutil.copy(ROOT / name, folder / name)
+    pipeline = YAML().load(ROOT / "dvc.yaml")
+    for stage in ("predict", "successors"):
+        del pipeline["stages"][stage]
+    YAML().dump(pipeline, folder / "dvc.yaml")
+    write_suite(folder, tiny())
+    for number, id in enumerate("abcde"):
+        for kind, pixels in zip(("images", "labels"), scene(number), strict=True):
+            path = folder / f"data/raw/tiny/{kind}/{id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    anew(folder)
+
+
+def anew(folder: Path) -> None:
+    """Forget all results."""
+    for name in MADE:
+        path = folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text((ROOT / ".dvc/config").read_text() + "    no_scm = true\n")
+
+
+def repro(folder: Path) -> subprocess.Popen[str]:
+    """`make repro` in a group of its own, with the environment that runs this."""
+    environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(folder / ".dvc/site")}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.Popen(
+        ["make", "--old-file=setup", "repro", f"VENV={sys.prefix}"],
+        cwd=folder,
+        env=environment,
+        stdout=(folder / "log").open("a"),
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def results(folder: Path) -> dict[str, str]:
+    """SHA-256 by file of all weights, predicted labels and confusion matrices."""
+    found = {}
+    for path in (*folder.glob("checkpoints/*.pt"), *folder.glob("checkpoints/*.pt/*.pt")):
+        if path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    for path in folder.glob("results/tiny/predictions/*/*.png"):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    for path in folder.glob("results/tiny/evaluate/*.json"):
+        values = json.loads(path.read_text())["values"]
+        found[str(path.relative_to(folder))] = json.dumps(values, sort_keys=True).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(found.items())}
+
+
+def family(started: subprocess.Popen[str]) -> list[psutil.Process]:
+    """make, DVC, the stage and its workers."""
+    try:
+        made = psutil.Process(started.pid)
+        return [made, *made.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_dvc(process: psutil.Process) -> bool:
+    try:
+        return any(Path(word).name == "dvc" for word in process.cmdline()[:3])
+    except psutil.Error:
+        return False
+
+
+def everything(started: subprocess.Popen[str], rng: random.Random) -> list[psutil.Process]:
+    """As the system does when it is shut down."""
+    return family(started)
+
+
+def dvc_alone(started: subprocess.Popen[str], rng: random.Random) -> list[psutil.Process]:
+    return [one for one in family(started) if is_dvc(one)]
+
+
+def any_one(started: subprocess.Popen[str], rng: random.Random) -> list[psutil.Process]:
+    """For instance a worker."""
+    return rng.sample(family(started)[1:], k=1) if len(family(started)) > 1 else []
+
+
+def changes(path: Path) -> Callable[[], bool]:
+    """Whether a file is not what it was at first."""
+
+    def seen() -> tuple[int, int]:
+        try:
+            return path.stat().st_mtime_ns, path.stat().st_size
+        except FileNotFoundError:
+            return 0, 0
+
+    first = seen()
+    return lambda: seen() != first
+
+
+def kill(folder: Path, rng: random.Random, mean_s: float) -> str:
+    """Start `make repro` and kill it; returns what was killed when, or nothing if it had ended.
+
+    Raises:
+        AssertionError: it failed by itself, or did not end after the kill.
+    """
+    started = repro(folder)
+    aim = rng.choice(("time", "time", "dvc.lock", ".dvc/tmp/rwlock"))
+    victims = rng.choice(
+        (everything, dvc_alone, any_one) if aim == "time" else (everything, dvc_alone)
+    )
+    begun, delay_s = time.monotonic(), rng.expovariate(1 / mean_s)
+    changed = changes(folder / aim)
+    skipped = rng.randrange(3)  # of the changes of that file
+    while started.poll() is None:
+        if aim == "time" and time.monotonic() > begun + delay_s:
+            break
+        if aim != "time" and changed():
+            if not skipped:
+                break
+            skipped -= 1
+            changed = changes(folder / aim)
+        assert time.monotonic() < begun + HANGS_S, f"`make repro` hangs: {tail(folder)}"
+        time.sleep(0.05 if aim == "time" else 0.0005)
+    if started.poll() is not None:
+        assert started.returncode == 0, f"`make repro` failed by itself: {tail(folder)}"
+        return ""
+    killed = []
+    for one in victims(started, rng):
+        try:
+            killed.append(" ".join(one.cmdline()[-3:])[-40:])
+            one.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    size = (folder / "dvc.lock").stat().st_size if (folder / "dvc.lock").exists() else None
+    started.wait(HANGS_S)
+    after_s = time.monotonic() - begun
+    return f"{aim} after {after_s:.1f} s, dvc.lock has {size} bytes: {victims.__name__} {killed}"
+
+
+def tail(folder: Path) -> str:
+    return (folder / "log").read_text()[-3000:]
+
+
+def survive(folder: Path, kills: int, seed: int) -> Iterator[str]:
+    """Run the pipeline undisturbed, then kill it that many times; yields a line for each kill, and
+    one for each time that all results were those of the first run."""
+    rng = random.Random(seed)
+    begun = time.monotonic()
+    assert repro(folder).wait() == 0, tail(folder)
+    whole_s = time.monotonic() - begun
+    expected = results(folder)
+    assert len(expected) == 4 + 6 + 3, sorted(expected)
+    yield f"undisturbed in {whole_s:.0f} s"
+    done = 0
+    while done < kills:
+        anew(folder)
+        ended = False
+        while not ended and done < kills:
+            (folder / "log").write_text("")
+            said = kill(folder, rng, mean_s=whole_s / 6)
+            done += bool(said)
+            ended = not said
+            yield f"{done}: {said or 'it ended'}"
+            for line in tail(folder).splitlines():
+                if line.startswith(("Ended", "Removed", "Restored")):
+                    yield f"   {line}"
+        if not ended:
+            assert repro(folder).wait() == 0, tail(folder)
+        assert results(folder) == expected
+        yield f"all {len(expected)} results as of the undisturbed run"
+
+
+def main(kills: int, seed: int = 0) -> None:
+    with tempfile.TemporaryDirectory(prefix="kills") as name:
+        project(Path(name))
+        for line in survive(Path(name), kills, seed):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
