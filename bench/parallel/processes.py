@@ -197,7 +197,7 @@ def parallel_map(
         preload: modules that the server loads before it forks.
 
     Raises:
-        Exception: what `work` raised first.
+        Exception: what `work` raised first; tasks that had begun are done.
         UserError: the system killed a process.
     """
     jobs = min(jobs or _cores(), len(tasks))
@@ -210,22 +210,23 @@ def parallel_map(
         bar.close()
         return found
     started = [_start(_serve, preload, work) for _ in range(jobs)]
-    pipes = [pipe for _, pipe in started]
+    busy = [pipe for _, pipe in started]
     left = iter(enumerate(tasks))
     results: dict[int, T] = {}
+    failure: Exception | None = None
     try:
-        for pipe in pipes:
+        for pipe in busy:
             pipe.send(next(left))
-        while len(results) < len(tasks):
-            for ready in wait(pipes):
+        while busy:
+            for ready in wait(busy):
                 assert isinstance(ready, Connection)
-                number, result, error = ready.recv()
-                if error:
-                    raise error
-                results[number] = result
+                number, results[number], error = ready.recv()
+                failure = failure or error
                 bar.update()
-                if following := next(left, None):
+                if not failure and (following := next(left, None)):
                     ready.send(following)
+                else:
+                    busy.remove(ready)
     except (EOFError, ConnectionError):
         raise UserError(
             f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "
@@ -233,11 +234,13 @@ def parallel_map(
         ) from None
     finally:
         for process, pipe in started:
-            if len(results) < len(tasks):
+            if busy:
                 process.kill()
             pipe.close()  # the process ends
             process.join()
     bar.close()
+    if failure:
+        raise failure
     return [results[number] for number in range(len(tasks))]
 
 

@@ -27,7 +27,7 @@ CONFLICT = "<<<<<<<"
 def mend() -> Iterator[str]:
     """Mend everything; yields a sentence for each thing that was broken."""
     if ended := _end_orphans():
-        yield f"Ended {ended} processes that a killed `dvc repro` had left running."
+        yield f"Ended the stage that a killed `dvc repro` had left running (processes: {ended})."
     if _remove_broken_rwlock():
         yield f"Removed {TEMPORARY}/rwlock, which DVC was writing when it was killed."
     if origin := _restore_lock():

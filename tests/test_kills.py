@@ -1,0 +1,15 @@
+"""The pipeline killed again and again ends with the results of one that was left alone, and needs no
+help by hand. `python tests/kills.py 200` does it longer."""
+
+from pathlib import Path
+
+import pytest
+from kills import project, survive
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_kills_change_no_result(tmp_path: Path) -> None:
+    project(tmp_path)
+    lines = list(survive(tmp_path, kills=10, seed=0))
+    assert sum(line.startswith("all 13 results") for line in lines) >= 1, lines
