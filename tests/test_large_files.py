@@ -366,6 +366,22 @@ def test_other_weights_begin_anew(tmp_path: Path) -> None:
         again.release()
 
 
+@pytest.mark.parametrize("name", ["fingerprint.json", "done.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[]"])
+def test_damaged_progress_begins_anew(tmp_path: Path, name: str, content: bytes) -> None:
+    from bench.streaming.partial import Partial
+
+    begun = Partial(tmp_path / "labels.tif", {"weights": "a"})
+    begun.note("labels", 1)
+    (begun.folder / name).write_bytes(content)
+    begun.release()
+    again = Partial(tmp_path / "labels.tif", {"weights": "a"})
+    assert (again.resumed, again.done) == (False, {})
+    again.note("labels", 1)
+    assert again.done == {"labels": 1}
+    again.release()
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     tiff(

@@ -1,5 +1,6 @@
 """The finished parts of an unfinished image: a folder beside the output, with its fingerprint."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class Partial:
             raise UserError(f"Another process is making {output}: wait for it or end it.") from None
         known = self.folder / "fingerprint.json"
         wanted = json.dumps(fingerprint, indent=1, sort_keys=True)
-        if fresh or not known.exists() or known.read_text() != wanted:
+        if fresh or not known.exists() or known.read_bytes() != wanted.encode():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             write_text(known, wanted)
@@ -41,10 +42,11 @@ class Partial:
 
     @property
     def done(self) -> dict[str, int]:
-        """Progress of each step, by its name."""
-        path = self.folder / "done.json"
-        found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        return found
+        """Progress of each step, by its name; a damaged file tells of none."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found = json.loads((self.folder / "done.json").read_bytes())
+            return found if isinstance(found, dict) else {}
+        return {}
 
     def note(self, what: str, count: int) -> None:
         """Record a step's progress; its results must already be on the disk."""
