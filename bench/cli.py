@@ -6,6 +6,7 @@ import errno
 import gc
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from bench.config import AVX2, PARAMS, Seed, limited_to_avx2, read_suite
+from bench.config import AVX2, PARAMS, Name, Seed, limited_to_avx2, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.files import copy_lock
 
@@ -134,6 +135,22 @@ def above_zero(text: str) -> int:
 def seed(text: str) -> int:
     """The type of an argument that is a seed."""
     return _number(text, Seed, "whole number of at most 64 bits")
+
+
+def name(text: str) -> str:
+    """The type of an argument that becomes the name of a file."""
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.50}: {error.errors()[0]['msg']}") from None
+
+
+def expression(text: str) -> re.Pattern[str]:
+    """The type of an argument that is a regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.50} is no expression: {error}") from None
 
 
 def _number(text: str, kind: Any, what: str) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, call_command
 
 from bench import record
 from bench.config import Compute
 from bench.errors import UserError
-from bench.experiments import gpu_memory
+from bench.experiments import gpu_memory, step_time
 from bench.experiments.gpu_memory import published_cases
 from bench.memory.prediction import Case
 
@@ -110,3 +110,29 @@ def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gpu_memory._seconds(replace(case, run=case.run.varied(**own)), torch.device("cpu"))
     assert 1 <= len(found["wall_s"]) <= 2
     assert ("forward_s" in found) == (name == "isdnet")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "("], "is no expression"),
+        (["--machine", "../../x"], "names become names of files"),
+        (["--machine", ""], "names become names of files"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(words: list[str], said: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        arguments(*words)
+    assert said in capsys.readouterr().err
+
+
+def test_a_strategy_that_a_timed_model_does_not_have(project: Path) -> None:
+    def fill(parser: Any) -> None:
+        step_time._arguments(parser)
+        parser.set_defaults(work=step_time.work)
+
+    words = (
+        "unet --suite params.yaml --side 64 --rounds 1 --threads 1 --phases none --strategy nope"
+    )
+    with pytest.raises(UserError, match=r"is 'nope'; method .* has downsample, patch, whole"):
+        call_command(fill, *words.split())

@@ -10,7 +10,6 @@ Few machines have such a GPU, so that this is not a stage of the pipeline: commi
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -150,11 +149,11 @@ def work(arguments: argparse.Namespace) -> None:
             "torch sees no CUDA device here: what is predicted without one is in "
             f"{record.RESULTS}/predict.json and {record.RESULTS}/successors.json."
         )
-    chosen = {
-        case.key: case for case in published_cases() if re.search(arguments.only or "", case.key)
-    }
+    chosen = {case.key: case for case in published_cases() if arguments.only.search(case.key)}
     if not chosen:
-        raise UserError(f"No run matches {arguments.only!r}: leave --only out to see them all.")
+        raise UserError(
+            f"No run matches {arguments.only.pattern!r}: leave --only out to see them all."
+        )
     path = FOLDER / f"{arguments.machine or suite.machine}.json"
     settings = {"compute": asdict(compute), "jobs": arguments.jobs}
     record.other_parts(path, settings, chosen, "rows")
@@ -210,8 +209,16 @@ def _about(case: Case) -> dict[str, Any]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--machine", metavar="NAME", help="instead of what params.yaml has")
-    parser.add_argument("--only", metavar="PATTERN", help="runs whose name this expression finds")
+    parser.add_argument(
+        "--machine", type=cli.name, metavar="NAME", help="instead of what params.yaml has"
+    )
+    parser.add_argument(
+        "--only",
+        type=cli.expression,
+        default="",
+        metavar="PATTERN",
+        help="runs whose name this expression finds",
+    )
     parser.add_argument(
         "--jobs",
         type=int,

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from bench import cli
-from bench.config import read_suite
+from bench.config import RunConfig, read_suite
 from bench.memory.prediction import LEARNING_RATE, views_of
-from bench.run import open_model
+from bench.run import open_model, resolve
 from bench.training_step import enter_phase, training_step
 
 SEED = 0
@@ -44,7 +44,8 @@ def work(arguments: argparse.Namespace) -> None:
         step = partial(training_step, training, views, LEARNING_RATE)
         _report(arguments, phase.name, step)
     if arguments.strategy:
-        run = model.by(arguments.strategy)
+        by = RunConfig(arguments.model, arguments.strategy)
+        run = resolve(arguments.model, by, model.config, classes=arguments.classes)
         image = torch.zeros(3, *size, dtype=torch.uint8)
         _report(arguments, arguments.strategy, partial(run.predict, run.build(), image))
 
