@@ -17,9 +17,9 @@ from bench.record import Record
 from bench.report import evaluations
 from bench.report import runs as all_runs
 from bench.report.figures import accuracy, curves, palette
-from bench.report.figures.accuracy import Interactive
 from bench.report.figures.charts import VIEWS
 from bench.report.load_records import Entry, load_records
+from bench.report.section import Plot
 from bench.report.site import at, data
 
 BAD = [[2, 1, 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]  # red 2/6, green 0/4
@@ -41,11 +41,10 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     return list(load_records(read_suite()).entries)
 
 
-def made(entries: list[Entry], dataset: str = "tiny") -> Interactive:
+def made(entries: list[Entry], dataset: str = "tiny") -> Plot:
     runs = all_runs.runs(entries)
-    return accuracy.with_menus(
-        dataset, entries, runs, "allocated_bytes", "on a desk", lambda run: f"runs/{run}.html"
-    )
+    told = ("allocated_bytes", "on a desk", lambda run: f"runs/{run}.html")
+    return accuracy.with_menus("figure-1", dataset, entries, runs, *told)
 
 
 def traces(figure: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -59,11 +58,11 @@ def test_every_choice_is_a_figure(entries: list[Entry]) -> None:
         for meter in ("allocated", "predicted", "rss")
         for definition in ("miou", "miou_official", "miou_without_rare")
     }
-    known = {menu.name: sorted(menu.known) for menu in found.menus}
+    known = {menu["name"]: sorted(menu["known"]) for menu in found.menus}
     assert known["meter"] == ["allocated", "predicted", "rss"]
     assert known["split"] == ["test"]
-    assert [menu.chosen for menu in found.menus] == ["allocated", "test", "miou"]
-    assert all(menu.known < menu.texts.keys() for menu in found.menus)
+    assert [menu["chosen"] for menu in found.menus] == ["allocated", "test", "miou"]
+    assert all(menu["known"] < menu["texts"].keys() for menu in found.menus)
     figure = traces(found.content["variants"]["allocated|test|miou"])
     assert figure["U-Net"]["x"] == [40 * MIB]
     assert figure["U-Net"]["y"] == pytest.approx([100 * (2 / 6 + 0) / 2], abs=1e-3)
@@ -75,6 +74,7 @@ def test_every_choice_is_a_figure(entries: list[Entry]) -> None:
     assert found.content["pages"]["unet-patch"] == "runs/unet-patch.html"
     # From 40 to 80 MiB one sixth, then a half of no width: a twelfth of the rectangle.
     assert "Hypervolume 0.083" in found.note
+    assert "unet-whole" not in found.note, "what ran out of memory is on no front"
 
 
 def test_seeds_have_bars(entries: list[Entry]) -> None:

@@ -32,15 +32,6 @@ from bench.memory.prediction import timeline as live_bytes
 from bench.run import resolve
 
 MIB = 2**20
-COLOURS = {
-    "weights": "#332288",
-    "optimiser state": "#999933",
-    "inputs": "#6b7480",
-    "activations": "#56b4e9",
-    "gradients": "#009e73",
-    "temporaries": "#d55e00",
-}
-"""By category, from the bottom of the stack to its top."""
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +157,7 @@ def timeline(answer: Answer) -> tuple[pd.DataFrame, int]:
     peak. Repeated calls appear only a few times."""
     events = answer.trace.events
     alive = live_bytes(events, answer.trace.categories, moments=len(events))["bytes"]
-    wide = pd.DataFrame({name: alive[name] for name in COLOURS if name in alive})
+    wide = pd.DataFrame(alive)
     return wide, int(wide.sum(axis=1).to_numpy().argmax())
 
 
@@ -177,10 +168,10 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    from bench.report.figures.palette import INK, RC
+    from bench.report.figures.palette import CATEGORIES, INK, RC
 
     wide, at = timeline(peak)
-    mib = wide / MIB
+    mib = wide[[name for name in CATEGORIES if name in wide]] / MIB
     top = float(mib.sum(axis=1).iloc[at])
     height, width = question.size
     with mpl.rc_context(RC):
@@ -189,7 +180,7 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
             range(len(mib)),
             mib.to_numpy().T,
             labels=list(map(str, mib.columns)),
-            colors=[COLOURS[str(name)] for name in mib.columns],
+            colors=[CATEGORIES[str(name)] for name in mib.columns],
             step="post",
         )
         axes.plot([at], [top], "v", color=INK, label="peak")

@@ -23,7 +23,7 @@ from bench.config import Compute, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
-from bench.memory.meters import DEFINITIONS, measure_first_on_gpu
+from bench.memory.meters import measure_first_on_gpu
 from bench.memory.paper_memory import paper_cases
 from bench.memory.prediction import Case
 from bench.memory.published_settings import PLACES, uhr_cases
@@ -76,11 +76,8 @@ def _measure(report: Report, case: Case, compute: Compute) -> None:
         return network, image
 
     found = measure_first_on_gpu(first, device)
-    defined = {
-        meter: {**values, "definition": DEFINITIONS[meter]}
-        for meter, values in found.meters.items()
-    }
-    report({"meters": defined, "missing": found.missing, "device": device_facts(device, compute)})
+    facts = device_facts(device, compute)
+    report({"meters": found.defined, "missing": found.missing, "device": facts})
 
 
 def time_all(

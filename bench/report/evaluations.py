@@ -73,6 +73,20 @@ def confusion(entry: Entry, split: str) -> pd.DataFrame:
     return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
 
 
+def class_ious(entry: Entry) -> pd.Series:
+    """IoU on test of each class that counts, 0..1, the mean over the seeds; NaN for a class that
+    does not occur."""
+    names, ignored = entry.evaluation["classes"], entry.evaluation["ignored"]
+    by_seed = metrics.iou(matrices(entry, "test"), names, ignored)
+    means: pd.Series = pd.DataFrame(by_seed, columns=names).mean().drop(ignored)
+    return means
+
+
+def pixel_accuracy(entry: Entry) -> float:
+    """Share of the labelled pixels of test that are right, over all seeds."""
+    return metrics.accuracy(matrix(entry, "test"))
+
+
 def stated(entry: Entry) -> dict[str, Any]:
     """The run's own definition of mIoU, as arguments of `metrics.miou`.
 
@@ -130,6 +144,13 @@ def scene_miou(entry: Entry, scene: str, split: str = "test") -> float | None:
     return metrics.miou(metrics.total([found]), values["classes"], values["ignored"])
 
 
+def scene_ious(entry: Entry, scene: str) -> list[float]:
+    """IoU of each class on a scene of test, 0..1; NaN for classes that do not count."""
+    values = entry.evaluation
+    found = metrics.total([values["splits"]["test"][scene]])
+    return [float(one) for one in metrics.iou(found, values["classes"], values["ignored"])]
+
+
 def shares_of_best(frame: pd.DataFrame) -> pd.Series:
     """mIoU of each run as a share of the best one on its data set; empty without an accuracy.
 
@@ -138,6 +159,11 @@ def shares_of_best(frame: pd.DataFrame) -> pd.Series:
     """
     best = frame.groupby("dataset").miou.transform("max")
     return (frame.miou / best.where(best > 0)).astype(float)
+
+
+def by_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Best first; runs without an accuracy last, in the suite's order."""
+    return frame.sort_values("miou", ascending=False, na_position="last", kind="stable")
 
 
 def baseline_miou(frame: pd.DataFrame) -> float | None:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bench import metrics
-from bench.report import bootstrap, section
+from bench.report import bootstrap, evaluations, section
 from bench.report.bootstrap import Pairs, Sample
-from bench.report.evaluations import GATE, ONE_VIEW, Group, baseline_miou, front, matrix, stated
+from bench.report.evaluations import Group
 from bench.report.load_records import BASELINE, Entry, Record
 from bench.report.section import Finding, descriptions, sentences
 from bench.report.style import percent, size, spaced
@@ -33,10 +33,13 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
     trained = evaluated[evaluated.network != BASELINE]
     if trained.empty:
         return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
-    baseline, best = baseline_miou(frame), _most(trained)
-    differences = [(run, pairs.between(best.run, run)) for run in _ranked(trained).run]
-    passed = trained.share_of_best >= GATE
+    baseline, best = evaluations.baseline_miou(frame), _most(trained)
+    differences = [
+        (run, pairs.between(best.run, run)) for run in evaluations.by_accuracy(trained).run
+    ]
+    passed = trained.share_of_best >= evaluations.GATE
     useful = trained[passed & trained[meter].notna() & (trained.miou > (baseline or 0))]
+    cheapest = useful.sort_values(meter, kind="stable").iloc[:1]
     own = evaluated.run[evaluated.network == BASELINE]
     against = [pairs.between(run, own.iloc[0]) for run in trained.run if len(own)]
     verdicts = [one.verdict for one in against if one]
@@ -45,10 +48,8 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
         **_glnet(trained, meter, baseline, pairs),
         best=_point(best, meter),
         near=[run for run, one in differences if one and not one.significant],
-        least=None
-        if useful.empty
-        else _point(useful.sort_values(meter, kind="stable").iloc[0], meter),
-        gate=GATE,
+        least=" ".join(_point(row, meter) for _, row in cheapest.iterrows()),
+        gate=evaluations.GATE,
         missed=trained.run[~passed].tolist(),
         trained=len(trained),
         baseline=baseline,
@@ -69,7 +70,7 @@ def _glnet(
     if ours.empty or rivals.empty:
         return said
     own, rival = _most(ours), _most(rivals)
-    won, choices = pairs.between(own.run, rival.run), front(trained, meter, baseline)
+    won, choices = pairs.between(own.run, rival.run), evaluations.front(trained, meter, baseline)
     if pd.notna(own[meter]) and pd.notna(rival[meter]):
         said["cost"] = f"{float(own[meter]) / float(rival[meter]):.2g}"
     said |= {
@@ -78,7 +79,7 @@ def _glnet(
         "on_front": [run for run in ours.run if run in choices],
     }
     together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]
-    alone = ours[ours.strategy.isin(ONE_VIEW)]
+    alone = ours[ours.strategy.isin(evaluations.ONE_VIEW)]
     if len(together) and len(alone):
         both, single = _most(together), _most(alone)
         gain = pairs.between(both.run, single.run)
@@ -93,15 +94,10 @@ def baseline_finding(
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Trained runs of one data set whose test mIoU is not above the baseline's, worst first, and
     what their confusion matrices say about it: values for a text, and a line a run."""
-    least, miou = baseline_miou(frame), frame.set_index("run").miou
-    below = [
-        entry
-        for entry in sorted(entries, key=lambda entry: float(miou[entry.name]))
-        if least is not None
-        and entry.evaluation
-        and entry.network != BASELINE
-        and miou[entry.name] <= least
-    ]
+    least, miou = evaluations.baseline_miou(frame), frame.set_index("run").miou
+    trained = [one for one in entries if one.evaluation and one.network != BASELINE]
+    lost = [one for one in trained if least is not None and miou[one.name] <= least]
+    below = sorted(lost, key=lambda entry: float(miou[entry.name]))
     lines = [Finding(entry.name, _why(entry, miou[entry.name])) for entry in below]
     return {"least": least, "below": below, "dataset": name}, lines
 
@@ -128,8 +124,12 @@ def seed_sentences(found: Sequence[Group], ceilings: Mapping[str, float]) -> lis
         ceilings: mIoU 0..1 that cannot be passed, by what limits it.
     """
     own = [group for group in found if group.network == "glnet"]
-    single = [group for group in own if group.strategy in ONE_VIEW]
-    both = [group for group in own if group.strategy not in ONE_VIEW and group.feature_sharing]
+    single = [group for group in own if group.strategy in evaluations.ONE_VIEW]
+    both = [
+        group
+        for group in own
+        if group.strategy not in evaluations.ONE_VIEW and group.feature_sharing
+    ]
     said = []
     for group in both:
         passed = [name for name, limit in ceilings.items() if group.mean > limit]
@@ -175,10 +175,12 @@ def machine(records: Iterable[Record]) -> str:
 
 
 def definitions(entries: Sequence[Entry]) -> dict[str, str]:
-    """Meter -> its definition, and `latency`, as the records say them; and what runs state of their
-    own mIoU."""
-    own = [metrics.describe(**stated(e)) for e in entries if e.run.metric and e.evaluation]
-    found = {"miou_stated": _distinct(own)} if own else {}
+    """Column -> its definition: of metrics, of each meter and `latency` as the records say them, and
+    what runs state of their own mIoU."""
+    own = [
+        metrics.describe(**evaluations.stated(e)) for e in entries if e.run.metric and e.evaluation
+    ]
+    found = {**metrics.DEFINITIONS, **({"miou_stated": _distinct(own)} if own else {})}
     for entry in entries:
         for name, meter in entry.meters.items():
             found.setdefault(name, meter["definition"])
@@ -212,14 +214,9 @@ def _apart(own: Any, other: Any, pairs: Pairs) -> str:
     return sentences("difference", one=better, level=bootstrap.LEVEL)[0]
 
 
-def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Most accurate first."""
-    return frame.sort_values("miou", ascending=False, kind="stable")
-
-
 def _most(frame: pd.DataFrame) -> Any:
     """The most accurate row."""
-    return _ranked(frame).iloc[0]
+    return evaluations.by_accuracy(frame).iloc[0]
 
 
 def _point(row: Any, meter: str) -> str:
@@ -230,7 +227,7 @@ def _point(row: Any, meter: str) -> str:
 def _why(entry: Entry, miou: float) -> str:
     """Which classes a run never predicts, and which one it predicts too often."""
     names = [spaced(name) for name in entry.evaluation["classes"]]
-    counts = matrix(entry, "test")[:-1]
+    counts = evaluations.matrix(entry, "test")[:-1]
     truth, said = (counts.sum(axis) / max(1, int(counts.sum())) for axis in (1, 0))
     most = int(np.argmax(said - truth))
     return sentences(

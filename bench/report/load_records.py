@@ -206,9 +206,13 @@ def published(path: Path = PUBLISHED) -> pd.DataFrame:
     )
 
 
-def published_rows() -> dict[str, Any]:
-    """METHOD / inference -> the published row of that key."""
-    return {str(row.key): row for row in published().itertuples()}
+@cache
+def published_rows() -> dict[Any, dict[Any, Any]]:
+    """METHOD / inference -> the published row of that key, under names for tables of our runs."""
+    names = ["dataset", "confidence", "miou", "bytes", "fps"]
+    rows = published().set_index("key")[names].add_prefix("published_")
+    rows["confidence"] = rows.published_confidence
+    return rows.to_dict("index")
 
 
 def published_key(method: str, strategy: str) -> str:

@@ -16,7 +16,6 @@ from bench.report.load_records import (
     Record,
     median,
     method_name,
-    published,
     published_key,
     published_rows,
     values,
@@ -40,38 +39,26 @@ Line = Mapping[str, int]
 def predicted_section(predicted: Record | None) -> Section:
     """One line a run of the paper's suite, largest first; `ratio` = predicted / published, empty
     where the paper prints no memory."""
-    found, numbers = values(predicted), published()
-    theirs = numbers[(numbers.paper == "GLNet") & (numbers.dataset == "DeepGlobe")]
-    theirs = theirs.set_index("key")[["miou", "bytes", "confidence"]]
-    rows = pd.DataFrame([{"run": name, **one} for name, one in found.get("runs", {}).items()])
-    if len(rows):
-        names = {"device_bytes": "predicted_bytes", "host_bytes": "predicted_host_bytes"}
-        rows = rows.rename(columns=names).join(theirs.add_prefix("published_"), on="published")
-        rows["ratio"] = (rows.predicted_bytes / rows.published_bytes).astype(float)
-        rows["confidence"] = rows.published_confidence
-    frame = table("predicted", rows.to_dict("records")).sort_values(
+    found, known = values(predicted), published_rows()
+    runs = found.get("runs", {}).items()
+    rows = [{"run": name, **one, **known.get(one["published"], {})} for name, one in runs]
+    frame = table("predicted", rows).sort_values(
         ["predicted_bytes", "run"], ascending=[False, True], ignore_index=True
     )
     size = (found.get("height_px", 0), found.get("width_px", 0))
-    return section(
-        "predicted",
-        frame,
-        draw=partial(figures.charts.paper_memory, frame, size) if len(rows) else None,
-        fill={"size": size, "definition": found.get("definition", "")},
-    )
+    fill = {"size": size, "definition": found.get("definition", "")}
+    draw = partial(figures.charts.paper_memory, frame, size)
+    return section("predicted", frame, draw=draw, fill=fill)
 
 
 def explained_section(predicted: Record | None) -> Section:
     """One line a memory figure that the paper prints, in MiB: `predicted_mb` the tensors alone,
     `modelled_mb` everything, by the model fitted to all rows, `ratio` = modelled / published."""
     found = predicted.values.get("published", {}) if predicted else {}
+    said = sentences("paper_memory", **found) if found else ()
     frame = table("paper_memory", found.get("rows", []))
-    return section(
-        "paper_memory",
-        frame,
-        draw=partial(figures.charts.paper_model, frame) if len(frame) else None,
-        findings=sentences("paper_memory", **found) if found else (),
-    )
+    draw = partial(figures.charts.paper_model, frame)
+    return section("paper_memory", frame, draw=draw, findings=said)
 
 
 def allocator_section(inputs: Inputs) -> Section:
@@ -96,9 +83,7 @@ def allocator_section(inputs: Inputs) -> Section:
         for model, phases in steps.get("models", {}).items()
         for phase, found in phases.items()
     ]
-    # The records call what was allocated `booked`.
-    frame = table("prediction", ({**row, "allocated_bytes": row["booked_bytes"]} for row in rows))
-    frame["ratio"] = (frame.predicted_bytes / frame.allocated_bytes).astype(float)
+    frame = table("prediction", rows)
     off = 100 * (frame.ratio - 1).abs()
     said = []
     if len(frame):
@@ -117,8 +102,8 @@ def growth_sections(predicted: Record | None) -> list[Section]:
         columns[name] = (heading, lambda v: f"{law(v)} ({abs(v):.2f})")
         slope = (f"{of} {unit} a pixel".strip(), lambda v: f"{max(v, 0):,.0f}")
         columns[f"{name}_a_pixel"] = slope
-    drawn = partial(figures.charts.growth, points) if len(points) else None
-    laws = section("growth_law", growth_laws(points), columns, drawn)
+    draw = partial(figures.charts.growth, points)
+    laws = section("growth_law", growth_laws(points), columns, draw)
     return [laws, section("growth", points)]
 
 
@@ -168,19 +153,15 @@ def collapsed_head_section(record: Record | None) -> Section:
     rows = []
     for side, paths in (record.values["sides"] if record else {}).items():
         for path in PATHS:  # a record has its keys in the order of the alphabet
-            one, done = paths[path], pd.DataFrame(paths[path]["repetitions"])
+            done = pd.DataFrame(paths[path]["repetitions"])
             rows.append(
                 {
-                    **one,
+                    **paths[path],
                     **done[["wall_s", "network_s"]].median(),
                     "path": path,
-                    "height_px": int(side),
-                    "width_px": int(side),
+                    "side_px": int(side),
                     "threads": record and record.provenance.get("threads"),
-                    "flops": one["predicted"]["flops"],
                     "peak_rss_bytes": done.peak_rss_bytes.max(),
-                    "predicted_bytes": one["predicted"]["device_bytes"],
-                    "predicted_weights_bytes": one["predicted"]["weights_bytes"],
                 }
             )
     return section("collapsed_head", rows)
@@ -207,8 +188,8 @@ def gpu_section(
     for name, run in values(predicted).get("runs", {}).items():
         known["DeepGlobe", name, ""] = run
     frame = table("on_card", (line for record in records for line in _on_gpu(record, known)))
-    drawn = partial(figures.charts.on_gpu, frame) if len(frame) else None
-    return section("on_card", frame, draw=drawn, findings=gpu_sentences(frame))
+    draw = partial(figures.charts.on_gpu, frame)
+    return section("on_card", frame, draw=draw, findings=gpu_sentences(frame))
 
 
 def gpu_sentences(frame: pd.DataFrame) -> list[str]:
@@ -241,10 +222,7 @@ def paper_accuracy_section(on_gpu: pd.DataFrame) -> Section:
     rows = rows.dropna(subset=["published_miou", "nvml_bytes"])
     first = rows.done.map({"as released": 0, "corrected": 2}).fillna(1).sort_values(kind="stable")
     rows = rows.loc[first.index].drop_duplicates(["published"])
-    rows = rows.assign(
-        network=rows.run.map(lambda run: run.partition("-")[0]),
-        ratio=(rows.nvml_bytes / rows.published_bytes).astype(float),
-    )
+    rows = rows.assign(network=rows.run.map(lambda run: run.partition("-")[0]))
     frame = table(LEAD, rows.to_dict("records")).sort_values(
         "published_miou", ascending=False, kind="stable", ignore_index=True
     )
@@ -256,8 +234,8 @@ def paper_accuracy_section(on_gpu: pd.DataFrame) -> Section:
         within=((known.ratio - 1).abs() <= CLOSE[-1]).sum(),
         far=known[known.ratio > 2].sort_values("ratio", ascending=False).to_dict("records"),
     )
-    drawn = partial(figures.charts.paper_accuracy, frame) if len(frame) else None
-    return section(LEAD, frame, draw=drawn, findings=said if len(known) else ())
+    draw = partial(figures.charts.paper_accuracy, frame)
+    return section(LEAD, frame, draw=draw, findings=said if len(known) else ())
 
 
 def uhr_section(predicted: Record | None) -> Section:
@@ -273,36 +251,26 @@ def uhr_section(predicted: Record | None) -> Section:
         if row["dataset"] != "DeepGlobe":
             method, _, inference = key.partition(" / ")
             key = f"{method.split()[0]} on {row['dataset'].split()[0]} / {inference}"
-        theirs = known.get(key)
-        printed = None if theirs is None or pd.isna(theirs.bytes) else int(theirs.bytes)
-        rows.append(
-            {
-                **row,
-                "done": variant(row["done"]),
-                "predicted_bytes": row["device_bytes"],
-                "published_bytes": printed,
-                "ratio": row["device_bytes"] / printed if printed else None,
-                "verdict": verdict(row, printed),
-            }
-        )
+        theirs = known.get(key, {})
+        own = {"done": variant(row["done"]), "verdict": verdict(row, theirs.get("published_bytes"))}
+        rows.append({**row, **theirs, **own})
     frame = table("uhr_memory", rows)
     met = frame.verdict.astype(str).str.startswith("within").sum()
-    values_ = {"limit": f"{CLOSE[-1]:.0%}", "met": met, "count": frame.ratio.count()}
+    said = {"limit": f"{CLOSE[-1]:.0%}", "met": met, "count": frame.ratio.count()}
+    fill = {"definition": found.get("definition", "")}
     return section(
-        "uhr_memory",
-        frame,
-        fill={"definition": found.get("definition", "")},
-        findings=sentences("uhr_memory", **values_) if rows else (),
+        "uhr_memory", frame, fill=fill, findings=sentences("uhr_memory", **said) if rows else ()
     )
 
 
-def verdict(row: dict[str, Any], printed: int | None) -> str:
+def verdict(row: Mapping[str, Any], printed: Any) -> str:
     """Whether the tensors alone explain a published figure, and if not, what would have to be true.
 
     Args:
-        row: of the record; printed: published bytes.
+        row: of the record.
+        printed: published bytes; None or NA if there are none.
     """
-    if printed is None:
+    if pd.isna(printed):
         return "none published"
     predicted, weights = row["device_bytes"], row["weights_bytes"]
     for share in CLOSE:
@@ -349,29 +317,20 @@ def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[
     printed = published_rows()
     name = str(record.provenance.get("device_name", record.name))
     for row in record.values["rows"]:
-        held = {f"{meter}_bytes": one["bytes"] for meter, one in row.get("meters", {}).items()}
         predicted = known.get((row["dataset"], row["run"], row["done"]), {})
-        allocated, reserved = (
-            predicted[key] + blas_bytes(name) if predicted.get(key) else None
-            for key in ("tf32_allocated_bytes", "tf32_reserved_bytes")
-        )
-        line = {
+        with_copies = {
+            f"predicted_{what}bytes": predicted[key] + blas_bytes(name)
+            for what, key in (("", "tf32_allocated_bytes"), ("reserved_", "tf32_reserved_bytes"))
+            if predicted.get(key)
+        }
+        yield {
+            **(printed.get(row["published"], {}) if row["dataset"] == "DeepGlobe" else {}),
             **row,
-            **held,
+            **with_copies,
             "card": name,
             "method": method_name(row["method"]),
             "done": variant(row["done"]),
-            "tensors_bytes": predicted.get("device_bytes"),
-            "predicted_bytes": allocated,
-            "predicted_reserved_bytes": reserved,
+            "predicted": predicted,
             "wall_s": median(row.get("wall_s")),
             "forward_s": median(row.get("forward_s")),
         }
-        if allocated and "allocated_bytes" in held:
-            line["ratio"] = allocated / held["allocated_bytes"]
-        if "nvml_bytes" in held:
-            line["beside_bytes"] = held["nvml_bytes"] - held["reserved_bytes"]
-        if row["dataset"] == "DeepGlobe" and row["published"] in printed:
-            theirs = printed[row["published"]]
-            line |= {"published_bytes": theirs.bytes, "published_miou": theirs.miou}
-        yield line

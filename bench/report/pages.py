@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import metrics
 from bench.errors import UserError
 from bench.report import bootstrap, evaluations, figures, findings, memory, published, run_page
 from bench.report import runs as all_runs
-from bench.report.load_records import Entry, Inputs
+from bench.report.load_records import Entry, Inputs, values
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
 from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
@@ -89,6 +88,10 @@ class Content:
         """The page of a run below site/; empty for what is no run of the suite."""
         known = name in self.inputs.suite.runs
         return f"{self.suite}/runs/{name}.html" if known else ""
+
+    def from_home(self, name: str) -> str:
+        """The address of a run's page, as seen from the suite's first page."""
+        return at(f"{self.suite}/index.html")(self.target(name))
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -201,7 +204,7 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
 def _part(
     name: str, entries: Sequence[Entry], runs: pd.DataFrame, meter: str, compared: bootstrap.Pairs
 ) -> DatasetPart:
-    own = all_runs.by_accuracy(runs[runs.dataset == name])
+    own = evaluations.by_accuracy(runs[runs.dataset == name])
     order = list(own.run)
     ordered = sorted(entries, key=lambda entry: order.index(entry.name))
     mious = {one.name: evaluations.seed_mious(one) for one in ordered}
@@ -229,40 +232,18 @@ def _part(
 def _home(content: Content) -> list[Section]:
     tables, parts = content.tables, content.parts
     seeded = [part.seeded for part in parts if part.seeded]
-    of = {part.name: f": {part.name}" if len(parts) > 1 else "" for part in parts}
-    plots = []
+    known = (content.runs, content.meter, content.where)
+    plots, said, runs = [], [], []
     for number, part in enumerate(parts, 1):
-        drawn = figures.accuracy.with_menus(
-            part.name,
-            part.entries,
-            content.runs,
-            content.meter,
-            content.where,
-            lambda run: at(f"{content.suite}/index.html")(content.target(run)),
-        )
-        alt = f"mIoU against memory on {part.name}"
-        plots.append(Plot(f"figure-{number}", alt, drawn.content, drawn.menus, drawn.note))
-    return [
-        *(
-            section(
-                "findings_of", fill={"of": of[part.name], "seeded": seeded}, facts=part.findings
-            )
-            for part in parts
-        ),
-        *seeded,
-        _accuracy(content, plots),
-        *(
-            replace(
-                tables["runs"],
-                title=tables["runs"].title + of[part.name],
-                rows=part.runs,
-                facts=_failures(part),
-            )
-            for part in parts
-        ),
-        tables["published"],
-        _training(content),
-    ]
+        of = f": {part.name}" if len(parts) > 1 else ""
+        said.append(section("findings_of", fill={"of": of, "seeded": seeded}, facts=part.findings))
+        title = tables["runs"].title + of
+        own = replace(tables["runs"], title=title, rows=part.runs, facts=_failures(part))
+        runs.append(own)
+        of_part = (f"figure-{number}", part.name, part.entries, *known, content.from_home)
+        plots.append(figures.accuracy.with_menus(*of_part))
+    figure = _accuracy(content, plots)
+    return [*said, *seeded, figure, *runs, tables["published"], _training(content)]
 
 
 def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
@@ -273,7 +254,7 @@ def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
         draw=partial(figures.accuracy.accuracy_memory, content.runs, content.meter, content.where),
         fill={
             "gate": evaluations.GATE,
-            "known": metrics.DEFINITIONS | findings.definitions(content.inputs.entries),
+            "known": findings.definitions(content.inputs.entries),
             "meter": meter,
             "where": content.where,
             "machine": findings.machine(records),
@@ -285,10 +266,10 @@ def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
 
 def _training(content: Content) -> Section:
     records = content.inputs.trainings
-    done = [one for one in records.values() if one and one.status == "ok"]
-    phases = [phase for one in done for phase in one.values["phases"].values()]
+    trained = {name: one.values if one else {} for name, one in records.items()}
+    phases = [phase for one in records.values() for phase in values(one).get("phases", {}).values()]
     minutes = sum(float(phase["seconds"]) for phase in phases) / 60
-    draw = partial(figures.curves.training, records)
+    draw = partial(figures.curves.training, trained)
     return section("trainings", draw=draw, fill={"minutes": f"{minutes:.1f}"})
 
 
@@ -313,7 +294,7 @@ def _of_dataset(
     content: Content, part: DatasetPart, scenes: Sequence[figures.scenes.Page]
 ) -> list[Section]:
     classes, *others = (content.tables[name].of(part.name) for name in DATASET)
-    rows = all_runs.by_accuracy(classes.rows) if len(classes.rows) else classes.rows
+    rows = evaluations.by_accuracy(classes.rows) if len(classes.rows) else classes.rows
     values, below = findings.baseline_finding(part.name, part.entries, part.runs)
     images = [
         Image(
@@ -343,8 +324,7 @@ def _of_dataset(
 
 def _about(content: Content) -> list[Section]:
     inputs = content.inputs
-    known = metrics.DEFINITIONS | findings.definitions(inputs.entries)
-    known |= descriptions()["definitions"]
+    known = findings.definitions(inputs.entries) | descriptions()["definitions"]
     defined = [Finding(HEADINGS.get(name, name), text) for name, text in known.items()]
     credits = [Finding(part.name, part.credit) for part in content.parts if part.credit]
     return [

@@ -1,13 +1,12 @@
 """Ours beside what papers print: the verdict on each run, and the ultra-high-resolution methods under
 one protocol: which published ranking survives, and what the quirks of the released codes change."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.errors import UserError
@@ -37,6 +36,8 @@ SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
 UNTRAINED = "is left out: one is no better than the baseline"
 """A run that is not above nearest class-mean colour, or hardly above one class everywhere, says
 nothing of its method."""
+RANKINGS = {"survive": SURVIVES, "reversed": TURNED, "unknown": UNKNOWN, "untrained": UNTRAINED}
+"""Verdicts on a published ranking, by their names in texts."""
 HARDLY = 0.01
 """Of mIoU."""
 
@@ -63,7 +64,7 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
                 "no such METHOD / inference, or only a recalled one."
             )
         if key is not None:
-            lines.append(_verdicts(entry, known[key], own.loc[entry.name]))
+            lines.append(_verdicts(entry, {"published": key, **known[key]}, own.loc[entry.name]))
     frame = table("published", lines)
     drawn = partial(figures.charts.published, frame)
     return section("published", frame, draw=drawn if frame.published_bytes.notna().any() else None)
@@ -77,29 +78,28 @@ def uhr_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     Args:
         runs: the table of all runs.
     """
-    own = [one for one in entries if is_uhr(one)]
-    theirs = published().query("dataset == 'DeepGlobe'").set_index("key")[["miou", "bytes", "fps"]]
-    frame = runs.set_index("run", drop=False).loc[[one.name for one in own]]
-    frame = frame.assign(
-        method=frame.network,
-        done=[done(one) for one in own],
-        low=frame.miou_low,
-        high=frame.miou_high,
-        fps=1 / frame.latency_s.astype(float),
-        forward_s=np.array([median(one.measurement.get("forward_s")) for one in own], float),
-        key=[_published_key(one) for one in own],
-    ).join(theirs.add_prefix("published_"), on="key")
-    frame["forward_fps"] = 1 / frame.forward_s
-    frame = frame.sort_values(["dataset", "miou"], ascending=[True, False], kind="stable")
+    own, known = [one for one in entries if is_uhr(one)], published_rows()
+    numbers = runs.set_index("run", drop=False).to_dict("index")
+    rows = [
+        {
+            **numbers[one.name],
+            **known.get(_published_key(one), {}),
+            "done": done(one),
+            "forward_s": median(one.measurement.get("forward_s")),
+        }
+        for one in own
+    ]
+    frame = table("uhr_methods", rows).sort_values(
+        ["dataset", "miou"], ascending=[True, False], kind="stable", ignore_index=True
+    )
     evaluated = [of_entry(one) for one in own if one.evaluation]
-    rows = table("uhr_methods", frame.to_dict("records"))
-    return section("uhr_methods", rows, fill={"limits": limits(evaluated)})
+    return section("uhr_methods", frame, fill={"limits": limits(evaluated)})
 
 
 def ranking_section(entries: Sequence[Entry]) -> Section:
     """Every pair of methods that papers rank on DeepGlobe, and what is left of it here: points of
     mIoU with the paired interval of their difference."""
-    points = {key: row.miou_percent for key, row in published_rows().items()}
+    points = published().set_index("key").miou_percent
     baselines = {
         entry.dataset: bootstrap.miou(of_entry(entry))
         for entry in entries
@@ -134,13 +134,7 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
         )
     frame, said = table("ranking", rows), []
     for name, own in frame.groupby("dataset"):
-        counts = own.verdict.value_counts()
-        numbers = {
-            "survive": counts.get(SURVIVES, 0),
-            "reversed": counts.get(TURNED, 0),
-            "unknown": counts.get(UNKNOWN, 0),
-            "untrained": counts.get(UNTRAINED, 0),
-        }
+        numbers = {one: (own.verdict == verdict).sum() for one, verdict in RANKINGS.items()}
         said += sentences("ranking", dataset=name, count=len(own), **numbers)
         for row in own[own.verdict == TURNED].to_dict("records"):
             said += sentences("reversed", **{str(key): one for key, one in row.items()})
@@ -156,7 +150,7 @@ def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
     """
     cost = runs.set_index("run")[["allocated_bytes", "latency_s"]].astype(float)
     corrected = {_but_official(e): e for e in entries if is_uhr(e) and done(e) == "corrected"}
-    rows, said = [], []
+    rows = []
     for entry in entries:
         other = corrected.get(_but_official(entry))
         if "released" not in done(entry) or other is None:
@@ -169,18 +163,15 @@ def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
             "memory_ratio": memory,
             "latency_ratio": latency,
         }
-        known = []
         if entry.evaluation and other.evaluation:
             found = bootstrap.difference(of_entry(entry), of_entry(other))
             verdicts = {"beats": "better", "is beaten by": "worse"}
             line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, "no difference")}
-            known.append(f"{line['points']:+.1f} points of mIoU ({line['verdict']})")
-        ratios = ((memory, "memory"), (latency, "time"))
-        known += [f"{ratio:.2f} times the {what}" for ratio, what in ratios if pd.notna(ratio)]
         rows.append(line)
-        if known:
-            said.append(f"{entry.name} against {other.name}: {', '.join(known)}.")
-    return section("released", rows, findings=said)
+    frame = table("released", rows)
+    known = frame.dropna(how="all", subset=["points", "memory_ratio", "latency_ratio"])
+    said = [text for row in known.to_dict("records") for text in sentences("released", row=row)]
+    return section("released", frame, findings=said)
 
 
 def unspecified_section() -> Section:
@@ -205,31 +196,29 @@ def done(entry: Entry) -> str:
     return "corrected" if method_name(entry.model.method) in VARIANTS else ""
 
 
-def _verdicts(entry: Entry, theirs: Any, ours: Any) -> dict[str, Any]:
+def _verdicts(entry: Entry, theirs: Mapping[str, Any], ours: Any) -> dict[str, Any]:
     definition = "stated" if entry.run.metric else "official"
-    known = pd.notna(theirs.bytes)
+    published_bytes, dataset = theirs["published_bytes"], theirs["published_dataset"]
+    known = pd.notna(published_bytes)
     failures = {"oom": "not reproduced: out of memory", "failed": "failed"}
     line: dict[str, Any] = {
+        **theirs,
         "run": entry.name,
         "network": entry.network,
-        "published": theirs.key,
-        "dataset": theirs.dataset,
-        "confidence": theirs.confidence,
-        "published_miou": theirs.miou,
+        "dataset": dataset,
         "verdict": failures.get(entry.status, "not run"),
-        "published_bytes": theirs.bytes,
         "memory_verdict": "not run" if known else "none published",
     }
-    if theirs.dataset.lower() != entry.dataset.lower():
+    if dataset.lower() != entry.dataset.lower():
         return line | {"verdict": "another data set", "memory_verdict": "another data set"}
     if entry.evaluation:
         miou = ours[f"miou_{definition}"]
-        points = 100 * (miou - theirs.miou)
+        points = 100 * (miou - theirs["published_miou"])
         line |= {"miou": miou, "difference_points": points}
         line["definition"] = "as stated" if definition == "stated" else definition
         line["verdict"] = _closest(abs(points), POINTS, "{:.1f} points")
     if known and pd.notna(ours.nvml_bytes):
-        ratio = ours.nvml_bytes / theirs.bytes
+        ratio = ours.nvml_bytes / published_bytes
         line |= {"nvml_bytes": ours.nvml_bytes, "memory_ratio": ratio}
         line["memory_verdict"] = _closest(abs(ratio - 1), SHARES, "{:.0%}")
     elif known and entry.measurement:

@@ -10,7 +10,7 @@ from bench.report import bootstrap, figures, findings, style
 from bench.report.evaluations import confusion, matrix, scene_miou
 from bench.report.load_records import Entry, Inputs, Record
 from bench.report.section import Finding, Link, Plot, Section, section
-from bench.report.style import Form
+from bench.report.section import findings as worked_out
 
 
 def run_sections(
@@ -21,8 +21,8 @@ def run_sections(
     Args:
         pages: of its data set's scenes.
     """
-    trained = inputs.trainings.get(entry.run.model)
-    records = [found for found in (trained, entry.evaluated, entry.measured) if found]
+    training = inputs.trainings.get(entry.run.model)
+    records = [found for found in (training, entry.evaluated, entry.measured) if found]
     commits = {one.provenance.get("commit") or "" for one in records} - {""}
     commit = commits.pop() if len(commits) == 1 else ""
     splits = [s for s in ("test", "val") if entry.evaluation.get("splits", {}).get(s)]
@@ -31,7 +31,7 @@ def run_sections(
         _classes(entry),
         *(_confusion(entry, split) for split in splits),
         _scenes(entry, splits, pages),
-        _training(entry, trained),
+        _training(entry, training.values if training else {}),
         *_memory(entry),
         _latency(entry),
         section("run/settings", facts=list(_flat("", settings))),
@@ -40,23 +40,13 @@ def run_sections(
     ]
 
 
-def numbers(row: Any) -> Iterator[Finding]:
+def numbers(row: Any) -> list[Finding]:
     """What one wants to know first.
 
     Args:
         row: the run's line of the table of all runs.
     """
-    known: list[tuple[str, str, Form, str]] = [
-        ("mIoU on test", "miou", style.percent, " %"),
-        ("of the best run’s", "share_of_best", style.percent, " %"),
-        ("latency", "latency_s", style.duration, ""),
-        ("parameters", "parameters", style.count, ""),
-    ]
-    meters = [one for one in ("nvml", "allocated", "predicted") if pd.notna(row[f"{one}_bytes"])]
-    known += [("peak memory", f"{one}_bytes", style.size, f" ({one})") for one in meters[:1]]
-    for what, name, form, unit in known:
-        if pd.notna(row[name]):
-            yield Finding(what, form(row[name]) + unit)
+    return worked_out("numbers", row=row)
 
 
 def _classes(entry: Entry) -> Section:
@@ -101,8 +91,8 @@ def _scenes(entry: Entry, splits: Sequence[str], pages: Sequence[figures.scenes.
     return section("run/scenes", rows, links=links)
 
 
-def _training(entry: Entry, trained: Record | None) -> Section:
-    done = trained.values.get("phases", {}) if trained else {}
+def _training(entry: Entry, trained: Mapping[str, Any]) -> Section:
+    done = trained.get("phases", {})
     rows = []
     for name, schedule in entry.model.training.phases.items():
         found = done.get(name, {})
@@ -142,13 +132,8 @@ def _memory(entry: Entry) -> list[Section]:
 
 
 def _latency(entry: Entry) -> Section:
-    found = entry.measurement
-    facts = [
-        Finding(text, ", ".join(style.duration(seconds) for seconds in found[f"{name}_s"]))
-        for name, text in (("latency", "one prediction"), ("network", "the network alone"))
-        if found.get(f"{name}_s")
-    ]
-    timed = found["latency_definition"] if facts else ""
+    facts = worked_out("timed", **{"latency_s": [], "network_s": [], **entry.measurement})
+    timed = entry.measurement["latency_definition"] if facts else ""
     return section("run/latency", fill={"timed": timed}, facts=facts)
 
 

@@ -9,17 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench import metrics
-from bench.report import bootstrap, figures
-from bench.report.evaluations import (
-    ONE_VIEW,
-    Group,
-    accuracies,
-    confusion,
-    matrices,
-    matrix,
-    shares_of_best,
-)
+from bench.report import bootstrap, evaluations, figures
+from bench.report.evaluations import Group
 from bench.report.findings import limits, seed_sentences
 from bench.report.load_records import BASELINE, Entry, median
 from bench.report.section import Section, section, table
@@ -31,8 +22,8 @@ NVML_PX = 2000
 
 def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
-    frame = table("runs", ({**_about(one), **_accuracy(one), **_cost(one)} for one in entries))
-    frame["share_of_best"] = shares_of_best(frame)
+    frame = table("runs", ({**_cost(one), **_about(one), **_accuracy(one)} for one in entries))
+    frame["share_of_best"] = evaluations.shares_of_best(frame)
     return frame
 
 
@@ -64,15 +55,9 @@ def classes_section(entries: Sequence[Entry]) -> Section:
     rows, means = [], ["miou", "miou_without_rare"]
     for entry in entries:
         if entry.evaluation:
-            classes, ignored = entry.evaluation["classes"], entry.evaluation["ignored"]
-            by_seed = metrics.iou(matrices(entry, "test"), classes, ignored)
-            counted = pd.DataFrame(by_seed, columns=classes).mean().drop(ignored)
-            own = accuracies(entry, "test")
-            rows.append(
-                {"dataset": entry.dataset, "run": entry.name}
-                | {name: own[name] for name in means}
-                | counted.to_dict()
-            )
+            own = evaluations.accuracies(entry, "test")
+            about = {"dataset": entry.dataset, "run": entry.name, **{n: own[n] for n in means}}
+            rows.append({**about, **evaluations.class_ious(entry)})
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["dataset", "run", *means])
     names = list(frame.columns[4:])
     rare = {name for one in entries for name in one.evaluation.get("rare", ())}
@@ -93,7 +78,7 @@ def confusion_section(entries: Sequence[Entry]) -> Section:
         (entry.name, truth, predicted, share)
         for entry in entries
         if entry.evaluation
-        for truth, shares in confusion(entry, "test").dropna().iterrows()
+        for truth, shares in evaluations.confusion(entry, "test").dropna().iterrows()
         for predicted, share in shares.items()
     ]
     return section("confusion", rows)
@@ -103,7 +88,7 @@ def latency_section(entries: Sequence[Entry]) -> Section:
     """One line a run whose latency was measured, fastest first: median and range of its
     repetitions, the network's share, and what that comes to a pixel and an operation."""
     timed = (one for one in entries if one.measurement.get("latency_s"))
-    frame = table("latency", ({**_about(one), **_cost(one)} for one in timed))
+    frame = table("latency", ({**_cost(one), **_about(one)} for one in timed))
     by = ["dataset", "latency_s"]
     return section("latency", frame.sort_values(by, kind="stable", ignore_index=True))
 
@@ -121,7 +106,7 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
     for _, group in known.groupby(["dataset", "network"], sort=False):
         if len(group) > 1:
             said = differences([settings[run] for run in group.run])
-            own = by_accuracy(group.assign(settings=said, memory_bytes=group[meter]))
+            own = evaluations.by_accuracy(group.assign(settings=said, memory_bytes=group[meter]))
             memory = own.memory_bytes.astype(float)
             rows += own.assign(
                 difference_points=100 * (own.miou - own.miou.iloc[0]),
@@ -167,7 +152,8 @@ def seeds_section(dataset: str, found: Sequence[Group], ceilings: Mapping[str, f
         ceilings: mIoU 0..1 that cannot be passed, by what limits it.
     """
     sharing = [
-        NOTHING if g.strategy in ONE_VIEW else ("no", "yes")[g.feature_sharing] for g in found
+        NOTHING if g.strategy in evaluations.ONE_VIEW else ("no", "yes")[g.feature_sharing]
+        for g in found
     ]
     rows = [
         (g.name, g.strategy, shares, len(g.mious), g.mean, *g.interval, min(g.mious), max(g.mious))
@@ -208,11 +194,6 @@ def axis_meter(frame: pd.DataFrame) -> str:
     return "nvml_bytes" if complete and large else "allocated_bytes"
 
 
-def by_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Best first; runs without an accuracy last, in the suite's order."""
-    return frame.sort_values("miou", ascending=False, na_position="last", kind="stable")
-
-
 def run_metrics(frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, float]]]:
     """(run, what `dvc metrics show` prints of it), in units that people read; tables/runs.csv has
     the rest, and is raw."""
@@ -243,12 +224,12 @@ def _accuracy(entry: Entry) -> dict[str, Any]:
     if not entry.evaluation:
         return {}
     one = bootstrap.interval(bootstrap.of_entry(entry))
-    return accuracies(entry, "test") | {
+    return evaluations.accuracies(entry, "test") | {
         "miou_low": one.low,
         "miou_high": one.high,
         "seeds": 1 + len(entry.evaluation.get("other_seeds", {})),
-        "accuracy": metrics.accuracy(matrix(entry, "test")),
-        "miou_val": accuracies(entry, "val").get("miou"),
+        "accuracy": evaluations.pixel_accuracy(entry),
+        "miou_val": evaluations.accuracies(entry, "val").get("miou"),
     }
 
 
@@ -256,15 +237,11 @@ def _cost(entry: Entry) -> dict[str, Any]:
     values = entry.measurement
     if not values:  # what the process reported before its end
         values = entry.measured.values if entry.measured else {}
-    named = ("parameters", "flops", "device", "room_bytes", "height_px", "width_px")
-    found: dict[str, Any] = {name: values.get(name) for name in named}
-    found |= {f"{name}_bytes": one["bytes"] for name, one in entry.meters.items()}
-    found["predicted_host_bytes"] = entry.meters.get("predicted", {}).get("host_bytes")
+    found = {**values, "meters": entry.meters, "latency_s": None, "network_s": None}
     seconds = values.get("latency_s")
     if not seconds:
         return found
     latency, alone = statistics.median(seconds), median(values.get("network_s"))
-    pixels = values.get("height_px", 0) * values.get("width_px", 0)
     return found | {
         "latency_s": latency,
         "repetitions": len(seconds),
@@ -274,8 +251,7 @@ def _cost(entry: Entry) -> dict[str, Any]:
         "network_s": alone,
         # Two clocks in two rounds: where next to nothing is outside, their noise can pass it.
         "outside_share": max(0.0, 1 - alone / latency) if alone else None,
-        "megapixels_per_s": pixels / 1e6 / latency,
-        "flops_per_s": found["flops"] / latency if found["flops"] else None,
+        "flops_per_s": values["flops"] / latency if values.get("flops") else None,
     }
 
 

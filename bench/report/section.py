@@ -57,8 +57,14 @@ class Plot:
     id: str
     alt: str
     content: Mapping[str, Any]
-    menus: tuple[Any, ...] = ()
-    note: str = ""
+    menus: Sequence[Mapping[str, Any]] = ()
+    """Of sections.yaml, with the values that are `known` and the one that is `chosen`."""
+
+    @property
+    def note(self) -> str:
+        """Of the variant that is shown first."""
+        first = "|".join(menu["chosen"] for menu in self.menus)
+        return str(self.content["variants"].get(first, {}).get("note", ""))
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def section(
         name: in sections.yaml; in a page and for files what follows a slash.
         rows: a frame, or what `table` takes.
         columns: those that people read, where the description does not know them.
-        draw: of the figure that it describes; None: without it.
+        draw: of the figure that it describes; None: without it, and so is a table without rows.
         fill: values for its texts.
         more: fields of `Section`.
     """
@@ -200,9 +206,10 @@ def section(
     figure, fill = described.pop("figure", None), fill or {}
     frame = rows if isinstance(rows, pd.DataFrame) else table(name, rows)
     columns = described.pop("columns", {}) if columns is None else columns
-    described.pop("table", None)
+    for used in ("table", "from", "computed"):
+        described.pop(used, None)
     fields = {**_filled(described, fill), "rows": frame, "columns": _columns(columns), **more}
-    if draw:
+    if draw and (len(frame) or not columns):
         image = Image(**_filled(figure, fill), draw=draw)
         fields["figures"] = (*fields.get("figures", ()), image)
     return Section(**fields)
@@ -213,13 +220,23 @@ def table(name: str, rows: Iterable[Any] = ()) -> pd.DataFrame:
     no `table`; bytes, pixels and counts are whole numbers that may be missing.
 
     Args:
-        rows: mappings, or values in the order of the columns.
+        rows: mappings, whose fields and fields of fields become columns as `from` says, or values
+            in the order of the columns. What is in `computed` is added by its formula.
     """
-    described = descriptions()[name]
+    described, rows = descriptions()[name], list(rows)
     names = described["table"].split() if "table" in described else [*described.get("columns", ())]
-    frame = pd.DataFrame(list(rows), columns=names)
+    if any(isinstance(row, Mapping) for row in rows):
+        source = described.get("from", {})
+        frame = pd.json_normalize(rows).reindex(columns=[source.get(one, one) for one in names])
+        frame.columns = names
+    else:
+        frame = pd.DataFrame(rows, columns=names)
     whole = [one for one in names if one.endswith(("_bytes", "_px")) or one in _INTEGERS]
-    return frame.astype({one: "Int64" for one in whole if _is_whole(frame[one])})
+    frame = frame.astype({one: "Int64" for one in whole if _is_whole(frame[one])})
+    numbers = frame.apply(pd.to_numeric, errors="coerce").astype("Float64")
+    for column, formula in described.get("computed", {}).items():
+        frame[column] = numbers.eval(formula).astype("Int64" if column in whole else float)
+    return frame
 
 
 def sentences(name: str, **values: Any) -> list[str]:
@@ -235,7 +252,8 @@ def findings(name: str, **values: Any) -> list[Finding]:
 
 
 def say(text: str, **values: Any) -> str:
-    """A text of sections.yaml, which is a Jinja template; the names of `FORMS` are its filters."""
+    """A text of sections.yaml, which is a Jinja template; the names of `FORMS` are its filters, and
+    `known` is its test of a value that is not missing."""
     return _environment().from_string(text).render(**values).strip()
 
 
@@ -250,6 +268,7 @@ def descriptions() -> dict[str, Any]:
 def _environment() -> Environment:
     environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - no HTML
     environment.filters |= FORMS
+    environment.tests["known"] = pd.notna
     return environment
 
 

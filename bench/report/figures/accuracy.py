@@ -2,8 +2,10 @@
 split and the definition of mIoU."""
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -23,60 +25,10 @@ from bench.report.figures.chart import (
 )
 from bench.report.load_records import BASELINE, Entry
 from bench.report.load_records import published as published_rows
+from bench.report.section import Plot, descriptions, sentences
 
 LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
-_SHOWN = dict.fromkeys(("downsample", "whole", "global"), "whole image")
-_SHOWN |= dict.fromkeys(("patch", "local", "plain"), "patches")
 AXIS = {"allocated_bytes": "allocated tensors", "nvml_bytes": "process total (NVML)"}
-_METERS = {
-    "nvml": "process total (nvml)",
-    "allocated": "allocated tensors (allocated)",
-    "reserved": "reserved by the allocator (reserved)",
-    "predicted": "predicted without a device (predicted)",
-    "rss": "resident in the host (rss)",
-}
-_SPLITS = ("test", "val")
-_DEFINITIONS = {
-    "miou": "mIoU",
-    "miou_official": "official: as GLNet’s code counts",
-    "miou_without_rare": "without rare classes",
-    "miou_stated": "as stated by the run",
-}
-_MENUS: Sequence[tuple[str, str, Mapping[str, str]]] = (
-    ("meter", "memory", _METERS),
-    ("split", "split", dict(zip(_SPLITS, _SPLITS, strict=True))),
-    ("definition", "accuracy", _DEFINITIONS),
-)
-
-
-@dataclass(frozen=True)
-class Menu:
-    """One choice of the reader."""
-
-    name: str
-    label: str
-    texts: Mapping[str, str]
-    """By value."""
-    known: frozenset[str]
-    """Values of which there is a figure; others cannot be chosen."""
-    chosen: str
-    """At first; empty if no value is known."""
-
-
-@dataclass(frozen=True)
-class Interactive:
-    """A figure and its menus."""
-
-    menus: tuple[Menu, ...]
-    content: Mapping[str, Any]
-    """`variants`: figure and note by the values of the menus, joined by `|`; `hover` and `pages` by
-    run."""
-
-    @property
-    def note(self) -> str:
-        """Of the variant that is shown first."""
-        first = "|".join(menu.chosen for menu in self.menus)
-        return str(self.content["variants"].get(first, {}).get("note", ""))
 
 
 def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
@@ -88,17 +40,11 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
         where: the device in words, for the axis.
     """
     title = f"peak memory: {AXIS.get(meter, meter)}, {where}"
+    ends = 100 * frame[["miou_low", "miou_high"]].astype(float)
+    frame = frame.assign(bytes=frame[meter], low=ends.miou_low, high=ends.miou_high)
     charts = [
         replace(
-            accuracy_chart(
-                own.assign(
-                    bytes=own[meter],
-                    low=100 * own.miou_low.astype(float),
-                    high=100 * own.miou_high.astype(float),
-                ),
-                title,
-                f"mIoU on {name} (test), %, with 95 % CI",
-            ),
+            accuracy_chart(own, title, f"mIoU on {name} (test), %, with 95 % CI"),
             note="up and to the left is better  ↖",
         )
         for name, own in frame.groupby("dataset", sort=False)
@@ -137,10 +83,12 @@ def accuracy_chart(
         x=capacity.fillna(x.high),
         y=lost.y.fillna(y.low + 0.03 * (y.high - y.low)),
         label=lost.run.where(lost.y.notna(), lost.run + " (no mIoU)"),
+        bold=False,
         fill="hollow",
         trace="out of memory",
     )
-    named = on_front | (known.network == "glnet") | _best_of_its_network(known)
+    best = known.y == known.groupby("network").y.transform("max")
+    named = on_front | (known.network == "glnet") | best
     known = known.assign(
         label=known.label.where(named, ""),
         bold=on_front,
@@ -148,7 +96,6 @@ def accuracy_chart(
         trace=known.network.map(style.network_name),
     )
     drawn = marks(looks(pd.concat([lost, known])))
-    best = known.set_index("run").loc[front]
     devices = [
         Line(size, f"all of the device: {style.size(size)}", upright=True)
         for size in sorted({*capacity.dropna()})
@@ -162,22 +109,18 @@ def accuracy_chart(
         *(Line(at, "baseline (class-mean colour)") for at in baseline[:1]),
     )
     points = pd.concat([behind, drawn], ignore_index=True)
-    return Chart(x, y, points, legend(drawn), lines, tuple(zip(best.x, best.y, strict=True)))
-
-
-def _best_of_its_network(known: pd.DataFrame) -> pd.Series:
-    best: pd.Series = known.y == known.groupby("network").y.transform("max")
-    return best
+    return Chart(x, y, points, legend(drawn), lines, front=True)
 
 
 def looks(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with the colour of their network, its name as papers spell it, the marker of their
     strategy, and what that shows the network."""
+    shows = {name: one.get("shows", "both") for name, one in style.LOOKS["strategies"].items()}
     return rows.assign(
         colour=rows.network.map(palette.colours(rows.network)),
         marker=rows.strategy.map(palette.markers(rows.strategy)),
         network=rows.network.map(style.network_name),
-        view=rows.strategy.map(_SHOWN).fillna("both"),
+        view=rows.strategy.map(shows).fillna("both"),
     )
 
 
@@ -200,24 +143,26 @@ def published_points(dataset: str) -> pd.DataFrame:
         network="published",
         view=(rows.inference == "global").map({True: "whole image", False: "patches"}),
         hover=[
-            f"<b>{html.escape(row.method)}</b>, {row.inference}: published by "
-            f"{html.escape(row.paper)} {row.year}<br>{row.miou_percent} % at "
-            f"{style.size(row.bytes)} on {'an unnamed GPU' if pd.isna(row.gpu) else f'a {row.gpu}'}"
+            f"<b>{html.escape(row.method)}</b>{_lines('published_point', row=row)}"
             for row in each(rows)
         ],
     )
 
 
 def with_menus(
+    id: str,
     dataset: str,
     entries: Sequence[Entry],
     runs: pd.DataFrame,
     meter: str,
     where: str,
     target: Callable[[str], str],
-) -> Interactive:
+) -> Plot:
     """The interactive figure of one data set for every meter, split and definition of which there
     are numbers: every combination is computed here, the page only looks it up.
+
+    Its content is `variants`, figure and note by the values of the menus, joined by `|`, and `hover`
+    and `pages` by run.
 
     Args:
         entries: runs of the data set.
@@ -229,45 +174,36 @@ def with_menus(
     variants: dict[str, interactive.Figure] = {}
     runs = runs.set_index("run", drop=False).loc[[entry.name for entry in entries]]
     theirs = published_points(dataset)
-    for split in _SPLITS:
-        by_run = {
-            entry.name: pd.DataFrame(evaluations.accuracies_by_seed(entry, split))
-            for entry in entries
+    meters, splits, definitions = (menu["texts"] for menu in descriptions()["menus"])
+    for split, definition in product(splits, definitions):
+        seeds = {one.name: evaluations.accuracies_by_seed(one, split) for one in entries}
+        shares = {
+            run: [one[definition] for one in found if not math.isnan(one.get(definition, math.nan))]
+            for run, found in seeds.items()
         }
-        for definition, text in _DEFINITIONS.items():
-            shares = {
-                run: found[definition].dropna().tolist() if definition in found else []
-                for run, found in by_run.items()
-            }
-            accuracy = _over_seeds(runs.run.map(shares))
-            for name, meter_text in _METERS.items():
-                own = runs.assign(bytes=runs[f"{name}_bytes"], **accuracy)
-                if own.bytes.isna().all() or own.miou.isna().all():
-                    continue
-                title = f"peak memory, {meter_text}"
-                chart = accuracy_chart(
-                    own,
-                    title if name == "predicted" else f"{title}<br>{where}",
-                    f"{text.partition(':')[0]} on {split}, %",
-                    theirs if split == "test" else None,
-                )
-                shown = _with_seeds(chart, evaluations.groups(entries, shares))
-                variants[f"{name}|{split}|{definition}"] = {
-                    **interactive.scatter(shown),
-                    "note": _note(chart),
-                }
-    content = {
-        "variants": variants,
-        "hover": {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries},
-        "pages": {entry.name: target(entry.name) for entry in entries},
-    }
+        accuracy, groups = _over_seeds(runs.run.map(shares)), evaluations.groups(entries, shares)
+        for name, text in meters.items():
+            own = runs.assign(bytes=runs[f"{name}_bytes"], **accuracy)
+            if own.bytes.isna().all() or own.miou.isna().all():
+                continue
+            chart = accuracy_chart(
+                own,
+                f"peak memory, {text}" + (f"<br>{where}" if name != "predicted" else ""),
+                f"{definitions[definition].partition(':')[0]} on {split}, %",
+                theirs if split == "test" else None,
+            )
+            shown = interactive.scatter(_with_seeds(chart, groups)) | {"note": _note(chart)}
+            variants[f"{name}|{split}|{definition}"] = shown
     menus = []
-    for place, (name, label, texts) in enumerate(_MENUS):
-        known = frozenset(key.split("|")[place] for key in variants)
-        order = (meter.removesuffix("_bytes"), *texts)
+    for place, menu in enumerate(descriptions()["menus"]):
+        known = {key.split("|")[place] for key in variants}
+        order = (meter.removesuffix("_bytes"), *menu["texts"])
         chosen = next((value for value in order if value in known), "")
-        menus.append(Menu(name, label, texts, known, chosen))
-    return Interactive(tuple(menus), content)
+        menus.append({**menu, "known": known, "chosen": chosen})
+    hover = {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries}
+    pages = {entry.name: target(entry.name) for entry in entries}
+    content = {"variants": variants, "hover": hover, "pages": pages}
+    return Plot(id, f"mIoU against memory on {dataset}", content, menus)
 
 
 def _over_seeds(shares: pd.Series) -> dict[str, pd.Series]:
@@ -296,6 +232,7 @@ def _with_seeds(chart: Chart, groups: Sequence[evaluations.Group]) -> Chart:
                     low=100 * min(group.mious),
                     high=100 * max(group.mious),
                     fill="hollow",
+                    bold=False,
                     label="",
                     run="",
                     trace=f"{group.name}: mean of seeds",
@@ -309,50 +246,20 @@ def _with_seeds(chart: Chart, groups: Sequence[evaluations.Group]) -> Chart:
 
 def _note(chart: Chart) -> str:
     """The front and its hypervolume in a sentence."""
-    front = chart.points[chart.points.bold.astype(bool)].sort_values("x", kind="stable")
-    if front.empty:
-        return "No run is on a Pareto front: none is both measured and above the baseline."
+    front = chart.best
     most = chart.points.x[chart.points.fill.isin(("strong", "faded"))].max()
     volume = evaluations.hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
-    listed = ", ".join(f"{p.run} ({p.y:.1f} % at {style.size(p.x)})" for p in each(front))
-    return (
-        f"Pareto front: {listed}. Hypervolume {volume:.3f}: the share that the front dominates of "
-        f"the rectangle up to 100 % and to {style.size(most)}, the highest memory of a run here."
-    )
+    return " ".join(sentences("front", front=list(each(front)), volume=volume, most=most))
 
 
 def _hover(entry: Entry, row: Any) -> str:
     """What the records say of a run, in the tags that plotly knows."""
-    escaped = "<br>".join(html.escape(line) for line in _facts(entry, row))
-    return f"<b>{html.escape(entry.name)}</b><br>{escaped}<br><i>click: its page</i>"
+    _, splits, definitions = (menu["texts"] for menu in descriptions()["menus"])
+    found = {split: evaluations.accuracies(entry, split) for split in splits}
+    lines = _lines("run_point", entry=entry, row=row, splits=found, definitions=definitions)
+    return f"<b>{html.escape(entry.name)}</b><br>{lines}<br><i>click: its page</i>"
 
 
-def _facts(entry: Entry, row: Any) -> Iterator[str]:
-    yield f"{style.network_name(entry.network)}, {entry.run.strategy}"
-    if entry.status != "ok":
-        yield f"status: {entry.status} ({entry.reason})"[:160]
-    for split in _SPLITS:
-        said = [
-            f"{_DEFINITIONS[name].partition(':')[0]} {style.percent(value)}"
-            for name, value in evaluations.accuracies(entry, split).items()
-        ]
-        if said:
-            yield f"{split}, %: {', '.join(said)}"
-    for name, meter in entry.meters.items():
-        yield f"{name}: {style.size(meter['bytes'])}"
-    if predicted := entry.meters.get("predicted"):
-        place = predicted.get("module") or "outside of all modules"
-        yield f"peak at {predicted.get('at', 'unknown')}, {place}"
-    if pd.notna(row.latency_s):
-        yield (
-            f"latency {style.duration(row.latency_s)}, network alone "
-            f"{style.duration(row.network_s)}, {row.megapixels_per_s:.2f} megapixels a second"
-        )
-    if pd.notna(row.flops):
-        yield f"{row.flops / 1e9:.1f} GFLOP, {style.count(row.parameters)} parameters"
-    if pd.notna(row.height_px):
-        yield f"measured on {row.height_px} × {row.width_px} px, {row.device}"
-    if record := entry.evaluated or entry.measured:
-        facts = record.provenance
-        seed = f", seed {facts['seed']}" if "seed" in facts else ""
-        yield f"commit {(facts.get('commit') or 'unknown')[:10]}{seed}"
+def _lines(name: str, **values: Any) -> str:
+    """Sentences of sections.yaml, each on a line of a hover text."""
+    return html.escape("\n".join(sentences(name, **values))).replace("\n", "<br>")

@@ -83,8 +83,8 @@ class Chart:
     """Legend: `marks` with a label and no place."""
     lines: tuple[Line, ...] = ()
     """Upright ones first."""
-    front: tuple[tuple[float, float], ...] = ()
-    """Points of the Pareto front, cheapest first."""
+    front: bool = False
+    """Whether the bold points are a Pareto front."""
     note: str = ""
     diagonal: float | None = None
     """Draw x = y with a band of this relative width."""
@@ -94,9 +94,15 @@ class Chart:
     interval: str = "y"
 
     @property
-    def steps(self) -> tuple[tuple[float, float], ...]:
-        """The front up to the end of the x axis."""
-        return (*self.front, (self.x.high, self.front[-1][1])) if self.front else ()
+    def best(self) -> pd.DataFrame:
+        """The points of the front, cheapest first."""
+        return self.points[self.points.bold.astype(bool)].sort_values("x", kind="stable")
+
+    @property
+    def steps(self) -> list[tuple[float, float]]:
+        """The front up to the end of the x axis; empty without one."""
+        found = list(zip(self.best.x, self.best.y, strict=True)) if self.front else []
+        return [*found, (self.x.high, found[-1][1])] if found else []
 
 
 def keys(points: pd.DataFrame, by: str, *looks: str, heading: str = "") -> pd.DataFrame:

@@ -166,7 +166,7 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
         x=memory_axis(chart.x.title, points.x, log=True),
         points=points,
         keys=pd.concat([networks, keys(points[ours], "view", "fill", "size_pt")]),
-        front=chart.front if letter == "a" else (),
+        front=letter == "a",
         join_width=0.8,
     )
     spaces = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
@@ -197,9 +197,9 @@ def paper_accuracy(frame: pd.DataFrame) -> Figure:
         fill=bold.map({True: "strong", False: "full"}),
     )
     theirs = rows.assign(x=frame.published_bytes.astype(float), fill="ring", size_pt=5.0, layer=2)
-    theirs = theirs.dropna(subset=["x"]).assign(label="", trace="memory as published")
+    theirs = theirs.dropna(subset=["x"])
+    theirs = theirs.assign(label="", bold=False, trace="memory as published")
     points = pd.concat([theirs, ours])
-    best_points = ours.set_index("run").loc[front]
     chart = Chart(
         memory_axis(f"process total (NVML) on an {frame.card.iloc[0]}", points.x, log=True),
         percent_axis("mIoU on DeepGlobe as published, %", points.y),
@@ -208,7 +208,7 @@ def paper_accuracy(frame: pd.DataFrame) -> Figure:
             [legend(ours), keys(theirs.assign(colour=palette.GREY, marker="o"), "trace", "fill")]
         ),
         (LIMIT,),
-        tuple(zip(best_points.x, best_points.y, strict=True)),
+        front=True,
         note="up and to the left is better  ↖",
         join_width=0.8,
     )

@@ -9,25 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.record import Record
 from bench.report.figures import interactive, palette
 from bench.report.figures.chart import MIB
 from bench.report.figures.interactive import heading, line
 
-_CATEGORIES = {
-    "weights": palette.BLUE,
-    "inputs": "#56b4e9",
-    "activations": "#e69f00",
-    "temporaries": palette.ERROR,
-    "gradients": "#009e73",
-    "optimiser state": "#cc79a7",
-}
 
-
-def losses(trained: Record | None) -> pd.DataFrame:
-    """Loss by optimiser step: columns phase, x, y, its running `mean` within the phase and
-    `colour`; no rows for a model that trains in one step."""
-    found = trained.values.get("loss", []) if trained else []
+def losses(trained: Mapping[str, Any]) -> pd.DataFrame:
+    """Loss by optimiser step, from the values of a record of `train`: columns phase, x, y, its
+    running `mean` within the phase and `colour`; no rows for a model that trains in one step."""
+    found = trained.get("loss", [])
     frame = pd.DataFrame(found if len(found) > 1 else [], columns=["phase", "step", "y"])
     frame = frame.astype({"phase": str, "y": float}).assign(x=range(len(frame)))
     phases = frame.groupby("phase", sort=False)
@@ -39,9 +29,9 @@ def losses(trained: Record | None) -> pd.DataFrame:
     )
 
 
-def training(records: Mapping[str, Record | None]) -> Figure:
+def training(trained: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Loss by step, one panel a model, phases side by side."""
-    curves = {name: losses(record) for name, record in records.items()}
+    curves = {name: losses(one) for name, one in trained.items()}
     curves = {name: frame for name, frame in curves.items() if len(frame)}
     with mpl.rc_context(palette.RC):
         lines = -(-len(curves) // 3) or 1
@@ -74,11 +64,11 @@ def _draw(axes: Axes, title: str, frame: pd.DataFrame) -> None:
     axes.tick_params(labelsize=7)
 
 
-def training_curves(trained: Record | None) -> interactive.Figure | None:
+def training_curves(trained: Mapping[str, Any]) -> interactive.Figure | None:
     """Loss by optimiser step with its running mean, and mIoU on val if the training evaluated it;
     None for a model that trains in one step."""
     frame = losses(trained)
-    if trained is None or frame.empty:
+    if frame.empty:
         return None
     traces = []
     for phase, own in frame.groupby("phase", sort=False):
@@ -88,7 +78,7 @@ def training_curves(trained: Record | None) -> interactive.Figure | None:
         hidden = {"opacity": 0.4, "showlegend": False, "hoverinfo": "skip", "legendgroup": phase}
         traces += [each | hidden, mean | {"legendgroup": phase}]
     layout = {"xaxis": heading("step"), "yaxis": {"rangemode": "tozero", **heading("loss")}}
-    if looks := trained.values.get("looks", []):
+    if looks := trained.get("looks", []):
         starts = frame.groupby("phase").x.min()
         steps = [int(starts[phase]) + step for phase, step, _ in looks]
         val = line("mIoU on val", steps, [100 * miou for *_, miou in looks], color=palette.INK)
@@ -107,9 +97,15 @@ def memory_timeline(course: Mapping[str, Any], peak: str) -> interactive.Figure:
     """
     held = pd.DataFrame(course["bytes"], index=course["events"]) / MIB
     traces = [
-        line(name, held.index, held[name], color=_CATEGORIES.get(name, palette.GREY), shape="hv")
+        line(
+            name,
+            held.index,
+            held[name],
+            color=palette.CATEGORIES.get(name, palette.GREY),
+            shape="hv",
+        )
         | {"stackgroup": "allocated", "hovertemplate": f"{name} %{{y:.1f}} MiB<extra></extra>"}
-        for name in sorted(map(str, held), key=[*_CATEGORIES, *held].index)
+        for name in sorted(map(str, held), key=[*palette.CATEGORIES, *held].index)
     ]
     total = held.sum(axis=1)
     at, top = held.index.tolist()[int(total.argmax())], round(float(total.max()), 3)

@@ -10,34 +10,17 @@ from typing import Any
 import pandas as pd
 
 from bench.report.figures.chart import Axis, Chart, Line
-from bench.report.figures.palette import FILLS, INK
+from bench.report.figures.palette import FILLS, INK, SYMBOLS
 
 Figure = dict[str, Any]
 """`data`: traces; `layout`."""
-_SYMBOLS = {
-    "o": "circle",
-    "s": "square",
-    "D": "diamond",
-    "P": "cross",
-    "X": "x",
-    "*": "star",
-    "^": "triangle-up",
-    "v": "triangle-down",
-    "<": "triangle-left",
-    ">": "triangle-right",
-    "h": "hexagon",
-    "p": "pentagon",
-    "8": "octagon",
-    "d": "diamond-tall",
-    "H": "hexagon2",
-}
 
 
 def scatter(chart: Chart) -> Figure:
     """The interactive figure of a chart: one trace a value of `trace`, then the legend."""
     behind = chart.points.layer == 1
     look: Any = {"color": INK, "shape": "hv", "width": 1.2}
-    front = [line("Pareto front", *zip(*chart.steps, strict=True), **look)] if chart.front else []
+    front = [line("Pareto front", *zip(*chart.steps, strict=True), **look)] if chart.steps else []
     keys = chart.keys[chart.keys.marker != ""]
     return {
         "data": [
@@ -103,7 +86,7 @@ def _markers(name: Any, own: pd.DataFrame) -> dict[str, Any]:
         "marker": {
             "color": own.colour.tolist(),
             "size": (own.size_pt * 4 / 3).round(1).tolist(),
-            "symbol": (own.marker.map(_SYMBOLS) + hollow.map({True: "-open", False: ""})).tolist(),
+            "symbol": (own.marker.map(SYMBOLS) + hollow.map({True: "-open", False: ""})).tolist(),
             "opacity": [FILLS[fill][3] for fill in own.fill],
             "line": {"color": edges, "width": hollow.map({True: 2, False: 1}).tolist()},
         },

@@ -1,6 +1,6 @@
 """Colours and markers of all figures: the same network and strategy look the same everywhere.
 
-Those of networks are in `bench/report/style.py`, beside their names."""
+Those of networks, strategies and categories of memory are in `bench/report/looks.yaml`."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,23 +12,12 @@ from bench.report import style
 
 INK, GREY, PALE = "#1c2430", "#6b7480", "#d9dde2"
 ERROR, BLUE, PUBLISHED = "#d55e00", "#0072b2", "#c3c8ce"
+CATEGORIES: Mapping[str, str] = style.LOOKS["categories"]
+"""Colours of memory, from the bottom of a stack to its top."""
+SYMBOLS: Mapping[str, str] = style.LOOKS["symbols"]
+"""Markers of matplotlib -> those of plotly.js."""
 PHASES = (BLUE, ERROR, "#009e73", "#cc79a7")
 """Colours of training phases, in order."""
-_STRATEGIES = {
-    "downsample": "v",
-    "patch": "s",
-    "whole": "o",
-    "global": "^",
-    "local": "D",
-    "global-to-local": "P",
-    "collaborative": "*",
-    "contexts": "X",
-    "progressive": "h",
-    "fast": "p",
-    "coarse": "<",
-    "cascade": "8",
-    "base": ">",
-}
 FILLS: Mapping[str, tuple[str | None, str | None, float, float]] = {
     "full": (None, "white", 0.6, 1.0),
     "solid": (None, None, 1.0, 1.0),
@@ -53,19 +42,22 @@ COLUMN_RC = RC | _settings("column")
 
 def colours(networks: Iterable[str]) -> dict[str, str]:
     """A colour a network; unknown networks take spare ones in alphabetical order."""
-    own = {name: colour for name, (_, colour, _) in style.NETWORKS.items()}
+    own = {name: colour for name, (_, colour, _) in style.LOOKS["networks"].items()}
     return _assign(networks, own, ("#000000", "#44aa99", "#ddcc77", "#7f7f7f"))
 
 
 def network_markers(networks: Iterable[str]) -> dict[str, str]:
     """A matplotlib marker a network, for figures without a shape a strategy."""
-    own = {name: marker for name, (_, _, marker) in style.NETWORKS.items()}
+    own = {name: marker for name, (_, _, marker) in style.LOOKS["networks"].items()}
     return _assign(networks, own, ("$+$", "$x$", "$=$", "$o$"))
 
 
 def markers(strategies: Iterable[str]) -> dict[str, str]:
     """A matplotlib marker a strategy."""
-    return _assign(strategies, _STRATEGIES, ("d", "H"))
+    own = {
+        name: one["marker"] for name, one in style.LOOKS["strategies"].items() if "marker" in one
+    }
+    return _assign(strategies, own, ("d", "H"))
 
 
 def _assign(names: Iterable[str], own: Mapping[str, str], spare: tuple[str, ...]) -> dict[str, str]:

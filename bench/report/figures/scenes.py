@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from bench import metrics
 from bench.errors import UserError
 from bench.files import write_bytes
 from bench.report import style
-from bench.report.evaluations import scene_miou
+from bench.report.evaluations import scene_ious, scene_miou
 from bench.report.figures import palette
 from bench.report.load_records import Entry, Inputs
 from bench.report.site import Site
@@ -218,13 +217,10 @@ def _write_page(
         if predicted is None:
             return None
         wrong = errors(truth, predicted, ignored)
-        values = entry.evaluation
-        matrix = metrics.total([values["splits"]["test"][scene]])
-        iou = metrics.iou(matrix, values["classes"], values["ignored"])
         return {
             "name": entry.name,
             "miou": _known(scene_miou(entry, scene)),
-            "iou": [_known(float(one)) for one in iou],
+            "iou": [_known(one) for one in scene_ious(entry, scene)],
             "labels": labels(entry.name, predicted),
             "errors": write_image(root, f"{scene}/{entry.name}.errors", wrong, _ERRORS),
         }

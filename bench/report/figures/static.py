@@ -183,7 +183,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
                 fontsize=0.9 * mpl.rcParams["font.size"],
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
-    if chart.front:
+    if chart.steps:
         axes.plot(*zip(*chart.steps, strict=True), drawstyle="steps-post", zorder=2, **_FRONT)
     for _, own in _joined(chart):
         colour = chart.join_colour or own.colour.iloc[0]
@@ -277,7 +277,7 @@ def _handles(chart: Chart) -> list[Line2D]:
         for name, own in _joined(chart):
             look = own.iloc[0]
             found.append(Line2D([], [], color=look.colour, ls=DASHES[look.dash], label=str(name)))
-    if chart.front:
+    if chart.steps:
         found.append(Line2D([], [], label="Pareto front", **_FRONT))
     return found + [
         Line2D([], [], color=line.colour, lw=1, ls=DASHES[line.dash], label=line.text)
