@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.report import bootstrap, figures, findings, style
 from bench.report.evaluations import confusion, matrix, scene_miou
-from bench.report.load_records import Entry, Inputs, Record
+from bench.report.load_records import Entry, Inputs
 from bench.report.section import Finding, Link, Plot, Section, section
 from bench.report.section import findings as worked_out
 
