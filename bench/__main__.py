@@ -18,6 +18,7 @@ COMMANDS = {
     "what-if": ("bench.commands.what_if", "command"),
     "estimate": ("bench.commands.estimate", "command"),
     "predict": ("bench.commands.predict", "command"),
+    "tune": ("bench.pipeline.tune", "command"),
     "check": ("bench.commands.check", "command"),
     "report": ("bench.commands.report", "command"),
     "parity": ("reference.__main__", "command"),

@@ -253,6 +253,9 @@ class Suite:
     compute: Compute = Compute()
     splits: tuple[Split, ...] = ("val", "test")
     """Splits that every run is evaluated on: `val` to select settings, `test` to report."""
+    details: bool = False
+    """Whether `evaluate` also counts what `bench.pipeline.details` defines; takes seconds an image of
+    10 megapixels."""
     shared: dict[str, Any] = field(default_factory=dict)
     """YAML anchors for use in the tables; not read by the code."""
 

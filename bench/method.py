@@ -50,6 +50,9 @@ class Strategy:
     forward: Callable[[Any, Tensor, Any], Tensor] | None = None
     """(network, normalised image (1, 3, H, W) on its device, spec) -> scores (1, K, h, w) there:
     the one pass of a method that takes an image whole, which papers' speed is of."""
+    scores: Callable[[Any, Tensor, Any], Tensor] | None = None
+    """Arguments as of `predict` -> scores (K, H, W) on the host, of which `predict` takes the best;
+    None where a strategy ends with labels. Where patches overlap they are sums."""
     by_windows: Callable[[Any], ByWindows | None] = lambda spec: None
     """(spec) -> how the strategy finds the same labels of an image that lies on the disk, whatever
     its size; None where it needs the image in memory."""
@@ -117,12 +120,15 @@ def by_scores(
         inputs, parts: as in `Strategy`.
     """
 
-    def predict(network: Any, image: Tensor, spec: Any) -> Tensor:
+    def enlarged(network: Any, image: Tensor, spec: Any) -> Tensor:
         def score(turned: Tensor) -> Tensor:
             return scores(network, turned, spec)
 
         total = summed_over_turnings(image, getattr(spec, "test_time", ()), score)
-        return labels_of(resize(total[None], (image.shape[-2], image.shape[-1]))[0])
+        return resize(total[None], (image.shape[-2], image.shape[-1]))[0]
+
+    def predict(network: Any, image: Tensor, spec: Any) -> Tensor:
+        return labels_of(enlarged(network, image, spec))
 
     def by_windows(network: Any, image: Large, spec: Any) -> None:
         found = scores(network, image, spec)
@@ -132,7 +138,7 @@ def by_scores(
     def windows(spec: Any) -> ByWindows | None:  # turned images would have to be in memory
         return None if getattr(spec, "test_time", ()) else by_windows
 
-    return Strategy(predict, parts, by_windows=windows, inputs=inputs)
+    return Strategy(predict, parts, scores=enlarged, by_windows=windows, inputs=inputs)
 
 
 def load(name: str) -> Method:

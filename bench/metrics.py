@@ -148,6 +148,22 @@ def accuracy(matrix: Matrix) -> float:
     return float(np.trace(matrix[:-1]) / labelled) if labelled else float("nan")
 
 
+def average_precision(counts: NDArray[np.int64]) -> float:
+    """Area under the curve of precision against recall, 0..1; NaN for a class without pixels.
+
+    The sum over all thresholds of precision times the gain in recall.
+
+    Args:
+        counts: (2, N), the pixels of a class and all pixels, by the probability that they were
+            given, in N rising steps.
+    """
+    found, predicted = np.cumsum(counts[:, ::-1], axis=1)
+    if not found[-1]:
+        return float("nan")
+    precision = found / np.maximum(predicted, 1)
+    return float((precision * counts[0, ::-1]).sum() / found[-1])
+
+
 def _shares(
     part: NDArray[np.float64], whole: NDArray[Any], known: NDArray[np.bool_]
 ) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """What a method's training.py consists of: phases, views, losses and augmentation; and optimisers and
 learning rates, so that methods do not differ in their training recipe."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import limited_to_avx2
+from bench.errors import UserError
 from bench.parallel import distributed
 from bench.parallel.distributed import mean as mean_over_processes
 from bench.parallel.distributed import size as process_count
@@ -90,7 +91,13 @@ def stepped(first: float, step: int, drops: Iterable[int]) -> float:
     return first / 10.0 ** sum(step >= drop for drop in drops)
 
 
-def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = False) -> Tensor:
+def focal_loss(
+    logits: Tensor,
+    label: Tensor,
+    gamma: float,
+    whole_batch: bool = False,
+    class_weights: Sequence[float] = (),
+) -> Tensor:
     """Mean over labelled pixels of -(1 - q) ** gamma * log q, q the probability of the true class.
 
     GLNet section 3.4 (focal loss of Lin et al. 2017); gamma 0 is cross-entropy. q is clamped to
@@ -102,6 +109,11 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
         label: (N, H, W) uint8.
         whole_batch: the images are all images of a step, or this process's share of them. The mean
             is then over the labelled pixels of all processes, whose numbers may differ.
+        class_weights: factors of a pixel's loss by its true class, K of them; none: 1. The mean is
+            still over the number of pixels, so that groups of patches can be added up.
+
+    Raises:
+        UserError: there are not as many weights as classes.
 
     Returns:
         A scalar; 0 if no pixel is labelled. With `whole_batch` its mean over the processes is the
@@ -112,6 +124,13 @@ def focal_loss(logits: Tensor, label: Tensor, gamma: float, whole_batch: bool = 
     log_q = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]  # (N, H, W)
     log_q = log_q.clamp(-16.118095651, -1e-7)  # log 1e-7, log(1 - 1e-7)
     loss = -((1 - log_q.exp()) ** gamma) * log_q
+    if class_weights:
+        if len(class_weights) != logits.shape[1]:
+            raise UserError(
+                f"`class_weights` has {len(class_weights)} numbers, but the data set has "
+                f"{logits.shape[1]} classes."
+            )
+        loss = loss * logits.new_tensor(class_weights)[target]
     count = distributed.mean(known.sum()) if whole_batch else known.sum()
     return (loss * known).sum() / (count + (count == 0))
 

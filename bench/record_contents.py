@@ -25,6 +25,14 @@ Step = tuple[str, Count, float | None]
 
 
 @dataclass
+class Details:
+    """What `bench.pipeline.details` counts in a split."""
+
+    scenes: dict[str, dict[Literal["boundaries", "objects"], list[list[Any]]]]
+    scores: list[tuple[list[Count], list[Count]]] = _OPTIONAL
+
+
+@dataclass
 class Evaluation:
     """Content of `evaluate`."""
 
@@ -34,6 +42,8 @@ class Evaluation:
     rare: list[str] = _OPTIONAL
     ceilings: Numbers = _OPTIONAL
     other_seeds: dict[str, dict[str, Scenes]] = _OPTIONAL
+    details: dict[str, dict[str, Details]] = _OPTIONAL
+    """By seed and split."""
 
     def __post_init__(self) -> None:
         k = len(self.classes)
@@ -159,6 +169,13 @@ class Trained:
     def __post_init__(self) -> None:
         if {phase for phase, *_ in self.looks or ()} - {phase for phase, *_ in self.loss or ()}:
             raise ValueError("`looks` names a phase that `loss` does not have")
+
+
+@dataclass
+class Tuned:
+    """Content of `tune`."""
+
+    candidates: dict[str, dict[Literal["miou"], Annotated[float, Field(ge=0, le=1)]]]
 
 
 @dataclass
@@ -336,6 +353,7 @@ class CollapsedHead:
 
 CONTENTS: dict[str, type] = {
     "train": Trained,
+    "tune": Tuned,
     "evaluate": Evaluation,
     "measure": Measurement,
     "steps": Steps,

@@ -28,6 +28,7 @@ from bench.config import (
 from bench.errors import UserError
 from bench.files import file_sha256, load_state, write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
+from bench.tiling import labels_of
 from data.dataset import PREPARED, Dataset, open_dataset
 
 
@@ -88,6 +89,10 @@ class Scene:
     """(K + 1, K), as `metrics.confusion` counts."""
     seconds: float
     """From host to host."""
+    truth: Tensor
+    """As `labels`; 255 where it is unlabelled."""
+    scores: Tensor | None
+    """(K, H, W), on the host, where they were asked for and the strategy has them."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +166,30 @@ class Run:
         with torch.inference_mode():
             return self.strategy.predict(network, image, self.spec)
 
-    def scenes(self, network: nn.Module, split: str) -> Iterator[Scene]:
+    def scenes(self, network: nn.Module, split: str, with_scores: bool = False) -> Iterator[Scene]:
         """Predict every scene of a split, one after another."""
         device = next(iter(network.state_dict().values())).device
         for id in self.dataset.ids(split):
             image, truth = self.dataset.read(id)
-            with clock(device) as took:
-                labels = self.predict(network, image)
+            scores = None
+            with clock(device) as took, torch.inference_mode():
+                if with_scores and self.strategy.scores:
+                    scores = self.strategy.scores(network, image, self.spec)
+                    labels = labels_of(scores)
+                else:
+                    labels = self.predict(network, image)
             counted = metrics.confusion(truth.numpy(), labels.numpy(), self.model.classes)
-            yield Scene(id, labels, counted, took[0])
+            yield Scene(id, labels, counted, took[0], truth, scores)
+
+    def coverage(self, height_px: int, width_px: int) -> Tensor | None:
+        """How many patches the strategy sums the scores of at each pixel of an image of this size,
+        (H, W); None for one that takes the image whole."""
+        found = self.strategy.inputs(self.spec, height_px, width_px)
+        boxes = next((one.boxes for one in found if one.what == "patches"), ())
+        counts = torch.zeros(height_px, width_px)
+        for box in boxes:
+            box.of(counts).add_(1)
+        return counts if boxes else None
 
 
 def open_model(suite: Suite, name: str) -> Model:

@@ -5,6 +5,7 @@ branch alone, at 1/4 of its input. Full-resolution scores and the stored maps of
 the host, as in the official code: no tensor on the device has the image's size."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -184,15 +185,10 @@ def scores_coarse_to_fine(network: GLNet, image: Image, small: Tensor, spec: Spe
     return scores
 
 
-def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
-    """The strategy whose labels are the best of `scores`, summed over the spec's test-time
-    augmentations.
+def total_of(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
+    """`scores` of an image in memory, summed over the spec's test-time augmentations."""
 
-    Resizing is nearest, so enlarging labels gives the same map as enlarging logits, which the
-    official code does.
-    """
-
-    def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+    def total(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
         def score(turned: Tensor) -> Tensor:
             small = shrink_image(turned, spec.global_size)
             if spec.quirk("unturned-patches"):
@@ -206,11 +202,28 @@ def by_labels(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
                 turned = image
             return scores(network, turned, small, spec)
 
-        total = summed_over_turnings(image, spec.test_time, score)
-        labels = labels_of(total)[None, None]
+        return summed_over_turnings(image, spec.test_time, score)
+
+    return total
+
+
+def in_memory(scores: Scores, parts: tuple[str, ...], inputs: Inputs) -> Strategy:
+    """The strategy of an image in memory: its labels are the best of `scores`.
+
+    Resizing is nearest, so enlarging labels gives the same map as enlarging logits, which the
+    official code does.
+    """
+    total = total_of(scores)
+
+    def enlarged(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+        size = (image.shape[-2], image.shape[-1])
+        return resize(total(network, image, spec)[None], size, "nearest")[0]
+
+    def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+        labels = labels_of(total(network, image, spec))[None, None]
         return resize(labels, (image.shape[-2], image.shape[-1]), "nearest")[0, 0]
 
-    return predict
+    return Strategy(predict, parts, prepare, scores=enlarged, inputs=inputs)
 
 
 def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
@@ -256,7 +269,7 @@ def _strategy(scores: Scores, inputs: Inputs, *parts: str) -> Strategy:
     def windows(spec: Spec) -> ByWindows | None:
         return by_windows(scores, spec)
 
-    return Strategy(by_labels(scores), parts, prepare, by_windows=windows, inputs=inputs)
+    return replace(in_memory(scores, parts, inputs), by_windows=windows)
 
 
 STRATEGIES = {
@@ -272,10 +285,7 @@ STRATEGIES = {
     ),
     # Needs the global branch's labels at the image's own size: no windows, and its patches depend
     # on them.
-    "coarse-to-fine": Strategy(
-        by_labels(scores_coarse_to_fine),
-        ("global_branch", "local_branch", "aggregation"),
-        prepare,
-        inputs=_shrunk,
+    "coarse-to-fine": in_memory(
+        scores_coarse_to_fine, ("global_branch", "local_branch", "aggregation"), _shrunk
     ),
 }

@@ -58,6 +58,8 @@ class Spec:
     focal_gamma: NonNegativeFloat = 3.0
     """Of the loss that counters class imbalance: 3 in the official code, 6 in print; 0 is
     cross-entropy."""
+    class_weights: tuple[NonNegativeFloat, ...] = ()
+    """Factors of the loss by true class, for classes that cover few pixels; none: 1 each."""
     regularisation: NonNegativeFloat = 0.15
     """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3); 0
     leaves it out."""

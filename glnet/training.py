@@ -159,13 +159,13 @@ def _global(network: GLNet, views: list[View], spec: Spec, step: PatchLosses) ->
     images = network.normalise(torch.stack([view["global"] for view in views]))
     label = torch.stack([view["global_label"] for view in views])
     logits = network.global_branch(images).logits
-    step.add_whole(focal_loss(logits, label, spec.focal_gamma, whole_batch=True))
+    step.add_whole(_loss(logits, label, spec, whole_batch=True))
 
 
 def _local_alone(network: GLNet, view: View, spec: Spec, step: PatchLosses) -> None:
     for group in _groups(view, spec):
         logits = network.local_alone(network.normalise(view["patches"][group])).logits
-        loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
+        loss = _loss(logits, view["labels"][group], spec)
         step.add(loss, len(group) / len(view["labels"]))
 
 
@@ -181,8 +181,8 @@ def _global_to_local(network: GLNet, view: View, spec: Spec, step: PatchLosses) 
         shared = crop(whole.fused, places, size, spec.quirk("loose-crops"))
         logits = network.aggregation(local.fused, shared, aggregate)
         label = view["labels"][group]
-        loss = focal_loss(local.logits, label, spec.focal_gamma)
-        loss = loss + focal_loss(logits, label, spec.focal_gamma)
+        loss = _loss(local.logits, label, spec)
+        loss = loss + _loss(logits, label, spec)
         if spec.regularisation:
             target = resize(shared, (local.fused.shape[-2], local.fused.shape[-1]))
             loss = loss + spec.regularisation * F.mse_loss(local.fused, target)
@@ -209,7 +209,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: PatchL
     fused = whole.fused.detach().requires_grad_()
     aggregation = ComposedAggregation(network.local_branch.fpn, network.aggregation_borrowing)
     label = torch.stack([view["global_label"] for view in views])
-    own = focal_loss(whole.logits, label, spec.focal_gamma, whole_batch=True)
+    own = _loss(whole.logits, label, spec, whole_batch=True)
     for number, view in enumerate(views):
         boxes, size, chosen = _boxes(view), _size(view), view["chosen"].tolist()
         for group in _groups(view, spec):
@@ -220,7 +220,7 @@ def _local_to_global(network: GLNet, views: list[View], spec: Spec, step: PatchL
             )
             around = crop(fused[number : number + 1], places, size, spec.quirk("loose-crops"))
             logits = aggregation.scores(last, given, around)
-            loss = focal_loss(logits, view["labels"][group], spec.focal_gamma)
+            loss = _loss(logits, view["labels"][group], spec)
             step.add(loss, len(group) / len(view["labels"]))
     aggregation.backward()
     gathered = fused.grad
@@ -248,6 +248,10 @@ def _merged(
             if i in chosen:
                 kept[i] = [map[n] for map in last], [map[n] for map in given]
     return kept, merger.mean()
+
+
+def _loss(logits: Tensor, label: Tensor, spec: Spec, whole_batch: bool = False) -> Tensor:
+    return focal_loss(logits, label, spec.focal_gamma, whole_batch, spec.class_weights)
 
 
 def _groups(view: View, spec: Spec) -> list[list[int]]:

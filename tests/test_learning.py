@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bench.errors import UserError
 from bench.optim import flip_and_turn, focal_loss, poly, sgd, stepped
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
@@ -83,3 +84,20 @@ def test_sgd_has_momentum_and_decays_weights() -> None:
     # v = 1 + .5 * 2 = 2; then v = .9 * 2 + 1 + .5 * 1.8
     assert seen == pytest.approx([1.8, 1.8 - 0.1 * 3.7])
     assert sgd([torch.nn.ReLU()], 0.5) is None
+
+
+def test_class_weights_scale_the_loss_of_a_pixel_by_its_true_class() -> None:
+    label = LABEL.clone()
+    label[0, 0] = 255
+    weights = (0.5, 2.0, 7.0)
+    expected = 0.0
+    for k, weight in enumerate(weights):
+        of_class = torch.where(label == k, label, 255).to(torch.uint8)
+        expected += weight * float(focal_loss(LOGITS, of_class, 2) * (label == k).sum())
+    found = focal_loss(LOGITS, label, 2, class_weights=weights)
+    assert found.item() == pytest.approx(expected / int((label != 255).sum()), rel=1e-5)
+
+
+def test_class_weights_have_to_fit_the_classes() -> None:
+    with pytest.raises(UserError, match="2 numbers, but the data set has 3 classes"):
+        focal_loss(LOGITS, LABEL, 0, class_weights=(1, 2))

@@ -23,8 +23,9 @@ def patch(network: nn.Module, image: Image, spec: Spec) -> Tensor:
 
 
 def whole(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:
-    """The image at its own resolution in one pass."""
-    return labels_of(network(image[None])[0]).to(image.device)
+    """Scores of the image at its own resolution in one pass, on the network's device."""
+    scores: Tensor = network(image[None])
+    return scores[0]
 
 
 def _boxes(spec: Spec, height_px: int, width_px: int) -> list[Box]:
@@ -43,7 +44,8 @@ STRATEGIES = {
         lambda spec, height, width: [NetworkInput.patches(_boxes(spec, height, width))],
     ),
     "whole": Strategy(
-        whole,
+        lambda *arguments: labels_of(whole(*arguments)).to(arguments[1].device),
+        scores=lambda *arguments: whole(*arguments).to(arguments[1].device),
         inputs=lambda spec, height, width: [NetworkInput.whole(height, width, (height, width))],
     ),
 }

@@ -53,6 +53,8 @@ class Spec:
     """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""
     focal_gamma: NonNegativeFloat = 0.0
     """0: cross-entropy."""
+    class_weights: tuple[NonNegativeFloat, ...] = ()
+    """Factors of the loss by true class, for classes that cover few pixels; none: 1 each."""
 
     def __post_init__(self) -> None:
         if self.overlap_px >= self.size_px:

@@ -40,7 +40,7 @@ def backward(network: nn.Module, views: list[View], spec: Spec, phase: str, back
     labels = torch.stack([view["label"] for view in views])
     assert isinstance(network, Network)
     losses = [
-        weight * focal_loss(scores, labels, spec.focal_gamma, whole_batch=True)
+        weight * focal_loss(scores, labels, spec.focal_gamma, True, spec.class_weights)
         for weight, scores in network.heads(images)
     ]
     loss = torch.stack(losses).sum()

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from bench.errors import Status, out_of_memory
 from bench.files import file_sha256, write_bytes
 from bench.parallel import parallel_map
 from bench.pipeline import cache
+from bench.pipeline.details import DEFINITIONS, Details
 from bench.run import Run, device_facts, open_run, set_up
 
 PRELOAD = ("bench.pipeline.evaluate", "segmentation_models_pytorch")
@@ -35,6 +37,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
     dataset = run.dataset
     seeds = run.seeds
     by_seed: dict[int, Splits] = {}
+    details: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     status: Status = "ok"
     reason = None
@@ -45,18 +48,24 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             network = run.network(device, seed)
             by_seed[seed] = {split: {} for split in suite.splits}
             for split, matrices in by_seed[seed].items():
-                for scene in run.scenes(network, split):
+                counted = Details(len(dataset.classes))
+                for scene in run.scenes(network, split, suite.details):
                     matrices[scene.id] = scene.matrix.tolist()
+                    if suite.details:
+                        counted.add(scene, run.coverage(*scene.labels.shape))
                     if seed == seeds[0]:
                         seconds[scene.id] = scene.seconds
                         if split == "test":
                             _write_labels(labels / f"{scene.id}.png", scene.labels, dataset.palette)
                     bar.update()
+                if suite.details:
+                    details.setdefault(str(seed), {})[split] = counted.values
         bar.close()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        status, reason, by_seed = "oom", str(error).split("\n", 1)[0], {}
+        status, reason = "oom", str(error).split("\n", 1)[0]
+        by_seed, details = {}, {}
         labels.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
     return record.Record(
         stage="evaluate",
@@ -72,6 +81,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             "ceilings": dict(dataset.ceilings),
             "splits": by_seed.get(seeds[0], {}),
             **record.other_seeds(by_seed),
+            **({"details": details, "detail_definitions": DEFINITIONS} if details else {}),
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "
                 "(columns), at the image's own resolution"

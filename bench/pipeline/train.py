@@ -72,7 +72,7 @@ def train(suite: Suite, name: str) -> Path:
         for one in model.config.trainings
     }
     results = {
-        one.seed: _train_seed(suite, replace(model, config=one), partial[one.seed])
+        one.seed: train_seed(suite, replace(model, config=one), partial[one.seed])
         for one in model.config.trainings
     }
     if distributed.rank() == 0:
@@ -83,7 +83,7 @@ def train(suite: Suite, name: str) -> Path:
     return CHECKPOINTS / f"{name}.pt"
 
 
-def _train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
+def train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
     """Train one model with its one seed.
 
     Args:

@@ -1,0 +1,145 @@
+"""Counts beyond the confusion matrix, against values worked out by hand or by a plain definition."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bench import record
+from bench.config import read_suite
+from bench.metrics import average_precision
+from bench.pipeline.details import (
+    BINS,
+    DIAMETERS_PX,
+    boundary_counts,
+    object_counts,
+    score_counts,
+)
+from bench.pipeline.evaluate import evaluate
+from bench.pipeline.train import train
+from bench.run import open_run
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], None]
+
+
+def test_average_precision_of_a_perfect_and_a_blind_network() -> None:
+    truth = np.array([[0, 0, 0, 1]], np.uint8)
+    perfect = torch.tensor([[[9.0, 9, 9, 0]], [[0.0, 0, 0, 9]]])
+    assert average_precision(score_counts(perfect, None, truth)[1]) == 1
+    blind = torch.zeros(2, 1, 4)
+    assert average_precision(score_counts(blind, None, truth)[1]) == 0.25  # the class's share
+
+
+def test_average_precision_by_hand() -> None:
+    """Scores in falling order: right, wrong, right; precision 1 and 2/3 at the two gains."""
+    truth = np.array([[1, 0, 1]], np.uint8)
+    scores = torch.stack([torch.zeros(1, 3), torch.tensor([[3.0, 2.0, 1.0]])])
+    counts = score_counts(scores, None, truth)[1]
+    assert average_precision(counts) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_class_without_pixels_has_no_average_precision() -> None:
+    counts = score_counts(torch.zeros(2, 1, 2), None, np.zeros((1, 2), np.uint8))
+    assert np.isnan(average_precision(counts[1]))
+
+
+def test_unlabelled_pixels_are_not_counted() -> None:
+    truth = np.array([[0, 255, 1]], np.uint8)
+    counts = score_counts(torch.randn(3, 1, 3), None, truth)
+    assert counts[:, 1].sum() == 3 * 2
+    assert counts.shape == (3, 2, BINS)
+
+
+def test_scores_of_overlapping_patches_count_as_their_mean() -> None:
+    one = torch.randn(3, 4, 6)
+    truth = np.zeros((4, 6), np.uint8)
+    coverage = torch.tensor([1.0, 1, 2, 2, 1, 1]).expand(4, 6)
+    summed = score_counts(one * coverage, coverage, truth)
+    assert (summed == score_counts(one, None, truth)).all()
+
+
+def test_coverage_counts_the_patches_of_a_strategy(project: Path) -> None:
+    suite = read_suite()
+    run = open_run(suite, "fpn-patch", {"size_px": 32, "overlap_px": 8})
+    found = run.coverage(32, 80)
+    assert found is not None
+    starts_px = [0, 24, 48]
+    assert found[0].tolist() == [sum(s <= x < s + 32 for s in starts_px) for x in range(80)]
+    assert open_run(suite, "fpn-whole").coverage(32, 80) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(60, 140), st.integers(60, 140))
+def test_boundaries_are_what_erosion_leaves(seed: int, height: int, width: int) -> None:
+    """A pixel is inside if all pixels of the square around it are of its class."""
+    rng = np.random.default_rng(seed)
+    truth = np.kron(rng.integers(0, 3, (4, 4)), np.ones((height // 4, width // 4)))
+    truth = truth.astype(np.uint8)
+    prediction = np.roll(truth, 3, 1)
+    reach = max(1, round(0.02 * np.hypot(*truth.shape)))
+
+    def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        padded = np.pad(mask, reach)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1,) * 2)
+        inside: NDArray[np.bool_] = windows.all((-1, -2))
+        return mask & ~inside
+
+    for k, (both, either) in enumerate(boundary_counts(truth, prediction, 3)):
+        true, predicted = boundary(truth == k), boundary(prediction == k)
+        assert (both, either) == ((true & predicted).sum(), (true | predicted).sum())
+
+
+def test_objects_are_counted_by_size() -> None:
+    truth = np.zeros((64, 64), np.uint8)
+    truth[2:5, 2:5] = 1  # 3.4 px wide as a circle
+    truth[5, 5] = 1  # touches it at a corner
+    truth[20:40, 20:40] = 1  # 22.6 px
+    truth[60, 60] = 255
+    prediction = np.zeros_like(truth)
+    prediction[20:40, 20:30] = 1
+    prediction[60, 58:62] = 1  # of these 4 px one is unlabelled, so two objects are left
+    counts = object_counts(truth, prediction, 2)[1]
+    assert counts[0].tolist() == [1, 10, 0, 3, 0]
+    assert counts[1].tolist() == [0, 0, 0, 200, 200]  # 16.0 px, just below
+    assert counts[2].tolist() == [1, 400, 200, 0, 0]
+    assert counts.shape == (len(DIAMETERS_PX) + 1, 5)
+    assert counts.sum(0)[[1, 3]].tolist() == [410, 203]
+
+
+def test_evaluate_counts_details_where_the_suite_wants_them(
+    project: Path, edit_suite: Edit
+) -> None:
+    """With the same labels as without: they are then taken from the scores."""
+    suite = read_suite()
+    names = [name for name, run in suite.runs.items() if run.model in ("glnet", "fpn")]
+    assert names
+    for model in {suite.runs[name].model for name in names}:
+        train(suite, model)
+    plain = {name: evaluate(open_run(suite, name), suite).values for name in names}
+    edit_suite(lambda values: values.update(details=True))
+    suite = read_suite()
+    for name in names:
+        found = evaluate(open_run(suite, name), suite)
+        assert found.values["splits"] == plain[name]["splits"], name
+        assert "details" not in plain[name]
+        [by_split] = found.values["details"].values()
+        for split, scenes in found.values["splits"].items():
+            details = by_split[split]
+            assert details["scenes"].keys() == scenes.keys()
+            matrix = np.sum(list(scenes.values()), 0)[:-1]
+            counts = np.array(details["scores"])
+            assert (counts[:, 0].sum(-1) == matrix.sum(1)).all()
+            assert (counts[:, 1].sum(-1) == matrix.sum()).all()
+            objects = np.sum([one["objects"] for one in details["scenes"].values()], 0)
+            assert (objects[..., 1].sum(-1) == matrix.sum(1)).all()
+            assert (objects[..., 2].sum(-1) == np.diag(matrix)).all()
+            assert (objects[..., 3].sum(-1) == matrix.sum(0)).all()
+        path = record.path_of("tiny", "evaluate", name)
+        record.write(path, found)
+        assert record.read(path).values["details"]
