@@ -26,6 +26,7 @@ __all__ = [
     "flip_and_turn",
     "focal_loss",
     "mean_over_processes",
+    "pixel_by_class",
     "poly",
     "process_count",
     "propagate",
@@ -172,18 +173,50 @@ class PatchLosses:
         return sum(loss * weight for loss, weight in self.parts)
 
 
-def random_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+def random_crop(
+    image: Tensor, label: Tensor, side: int, rng: Generator, by_class: bool = False
+) -> tuple[Tensor, Tensor]:
     """A random square of the image and its label; smaller images are padded below and to the right
-    with black, unlabelled pixels."""
+    with black, unlabelled pixels.
+
+    Args:
+        by_class: the square shows a pixel that `pixel_by_class` draws.
+    """
     height, width = label.shape
     down, across = max(side - height, 0), max(side - width, 0)
     if down or across:  # else nothing is copied, and the rest of a large image is never read
         image = F.pad(image, (0, across, 0, down))
         label = F.pad(label, (0, across, 0, down), value=UNLABELLED)
         height, width = label.shape
-    top, left = draw(height - side + 1, rng), draw(width - side + 1, rng)
+    pixel = pixel_by_class(label, rng) if by_class else None
+
+    def first(length: int, place: int | None) -> int:
+        if place is None:
+            return draw(length - side + 1, rng)
+        return min(max(place - draw(side, rng), 0), length - side)
+
+    top, left = map(first, (height, width), pixel or (None, None))
     here = (..., slice(top, top + side), slice(left, left + side))
     return image[here].contiguous(), label[here].contiguous()
+
+
+def pixel_by_class(label: Tensor, rng: Generator) -> tuple[int, int] | None:
+    """(row, column) of a random pixel of a class that is drawn first, so that rare classes are seen
+    as often as frequent ones; None if nothing is labelled.
+
+    Args:
+        label: (H, W) uint8, 255 = unlabelled.
+    """
+    counts = torch.bincount(label.flatten(), minlength=UNLABELLED + 1)[:UNLABELLED]
+    present = counts.nonzero()[:, 0].tolist()
+    if not present:
+        return None
+    k = present[draw(len(present), rng)]
+    inside, rank = label == k, draw(int(counts[k]), rng)
+    until = inside.sum(1).cumsum(0)  # pixels of the class in each row and all above
+    row = int(torch.searchsorted(until, rank, right=True))
+    above = int(until[row - 1]) if row else 0
+    return row, int(inside[row].nonzero()[rank - above, 0])
 
 
 def flip_and_turn(

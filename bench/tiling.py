@@ -31,6 +31,10 @@ class Box(NamedTuple):
         """The view of `map` (..., H, W) inside the box."""
         return map[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
+    def shows(self, row: int, column: int) -> bool:
+        """Whether a pixel is inside."""
+        return 0 <= row - self.top < self.height and 0 <= column - self.left < self.width
+
 
 class MapStore(Protocol):
     """Stores one tensor per group of patches, by the group's first box."""

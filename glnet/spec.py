@@ -60,6 +60,9 @@ class Spec:
     cross-entropy."""
     class_weights: tuple[NonNegativeFloat, ...] = ()
     """Factors of the loss by true class, for classes that cover few pixels; none: 1 each."""
+    sample_classes: bool = False
+    """Whether training draws patches around pixels of classes drawn before, so that rare classes are
+    seen as often as frequent ones."""
     regularisation: NonNegativeFloat = 0.15
     """Weight of the feature-map regularisation in the phase `global-to-local` (section 3.3); 0
     leaves it out."""

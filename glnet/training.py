@@ -16,8 +16,10 @@ from bench.optim import (
     PatchLosses,
     Phase,
     View,
+    draw,
     flip_and_turn,
     focal_loss,
+    pixel_by_class,
     process_count,
 )
 from bench.tiling import (
@@ -99,9 +101,7 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if phase == "global":
         return view
     boxes = _training_boxes(label, spec)
-    chosen = torch.arange(len(boxes))
-    if spec.patches_per_image is not None:
-        chosen = torch.randperm(len(boxes), generator=rng)[: spec.patches_per_image]
+    chosen = _chosen(boxes, label, spec, rng)
     # Only the last phase needs the other patches: their maps are merged and shared.
     if phase != "local-to-global":
         boxes = [boxes[i] for i in chosen.tolist()]
@@ -113,6 +113,23 @@ def seen(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
         "chosen": chosen,
         "labels": shrink_label(labels, quarter((boxes[0].height, boxes[0].width), spec)),
     }
+
+
+def _chosen(boxes: list[Box], label: Tensor, spec: Spec, rng: Generator) -> Tensor:
+    """Indices of the patches in the loss."""
+    count = spec.patches_per_image
+    if count is None:
+        return torch.arange(len(boxes))
+    found: set[int] = set()
+    for _ in range(count if spec.sample_classes else 0):
+        if (pixel := pixel_by_class(label, rng)) is None:
+            break
+        around = [number for number, box in enumerate(boxes) if box.shows(*pixel)]
+        if around:
+            found.add(around[draw(len(around), rng)])
+    return (
+        torch.tensor(sorted(found)) if found else torch.randperm(len(boxes), generator=rng)[:count]
+    )
 
 
 def _training_boxes(label: Tensor, spec: Spec) -> list[Box]:

@@ -10,7 +10,7 @@ from bench.tiling import Box, Merger, crop, grid
 from glnet.inference import STRATEGIES, shared_crops
 from glnet.model import FPN, GLNet, Maps, build
 from glnet.spec import Spec
-from glnet.training import backward, phases, view
+from glnet.training import backward, phases, seen, view
 
 ENCODER_CHANNELS = (2048, 1024, 512, 256)
 
@@ -176,6 +176,20 @@ def test_the_view_of_each_phase() -> None:
     merged = view(IMAGE, LABEL, spec, "local-to-global", rng)
     assert len(merged["patches"]) == 12  # all of them are merged, four are learnt from
     assert len(merged["labels"]) == len(merged["chosen"]) == 4
+
+
+@pytest.mark.parametrize("phase", ["local", "local-to-global"])
+def test_patches_are_drawn_by_class_where_the_spec_says_so(phase: str) -> None:
+    """One pixel is of a rare class: half of the draws choose a patch that shows it."""
+    _, spec = small(patches_per_image=1, sample_classes=True)
+    label = torch.zeros_like(LABEL)
+    label[3, 3] = 1
+    rng = torch.Generator().manual_seed(0)
+    views = [seen(IMAGE, label, spec, phase, rng) for _ in range(40)]
+    chosen = [Box(*one["boxes"][one["chosen"]][0].tolist()) for one in views]
+    assert 15 <= sum(box.shows(3, 3) for box in chosen) <= 30
+    unlabelled = torch.full_like(LABEL, 255)
+    assert len(seen(IMAGE, unlabelled, spec, phase, rng)["chosen"]) == 1
 
 
 @pytest.mark.parametrize("phase", ["local", *THREE_PHASES[1:]])

@@ -5,7 +5,15 @@ import torch
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.optim import flip_and_turn, focal_loss, poly, sgd, stepped
+from bench.optim import (
+    flip_and_turn,
+    focal_loss,
+    pixel_by_class,
+    poly,
+    random_crop,
+    sgd,
+    stepped,
+)
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.manual_seed(0))
 LABEL = torch.randint(0, 3, (2, 5, 7), dtype=torch.uint8, generator=torch.manual_seed(1))
@@ -101,3 +109,40 @@ def test_class_weights_scale_the_loss_of_a_pixel_by_its_true_class() -> None:
 def test_class_weights_have_to_fit_the_classes() -> None:
     with pytest.raises(UserError, match="2 numbers, but the data set has 3 classes"):
         focal_loss(LOGITS, LABEL, 0, class_weights=(1, 2))
+
+
+def test_rare_classes_are_drawn_as_often_as_frequent_ones() -> None:
+    label = torch.zeros(60, 80, dtype=torch.uint8)
+    label[:30] = 1
+    label[40, 7:10] = 2
+    label[:, 70:] = 255
+    rng = torch.manual_seed(0)
+    pixels = [pixel_by_class(label, rng) for _ in range(900)]
+    drawn = torch.tensor([int(label[pixel]) for pixel in pixels if pixel])
+    assert all(250 < (drawn == k).sum() < 350 for k in range(3))
+    assert {pixel for pixel in pixels if pixel and label[pixel] == 2} == {(40, 7), (40, 8), (40, 9)}
+    ones = [pixel for pixel in pixels if pixel and label[pixel] == 1]
+    assert {row for row, _ in ones} == set(range(30))
+    columns = {column for _, column in ones}
+    assert columns <= set(range(70))
+    assert len(columns) > 60
+
+
+def test_nothing_is_drawn_without_labels() -> None:
+    assert pixel_by_class(torch.full((4, 5), 255, dtype=torch.uint8), torch.manual_seed(0)) is None
+
+
+def test_crops_by_class_show_the_class_at_any_place() -> None:
+    label = torch.zeros(50, 60, dtype=torch.uint8)
+    label[0, 59] = 1
+    label[25, 30] = 1
+    image = label.expand(3, -1, -1)
+    rng = torch.manual_seed(0)
+    crops = [random_crop(image, label, 16, rng, by_class=True) for _ in range(300)]
+    shown = torch.stack([crop for _, crop in crops])
+    assert all(torch.equal(image[0], crop) for image, crop in crops)
+    assert 130 < shown.amax((1, 2)).sum() < 220  # of the half drawn for class 1, all
+    places = shown.nonzero()
+    assert len(set(places[:, 1].tolist())) == len(set(places[:, 2].tolist())) == 16
+    small = random_crop(image, label, 70, rng, by_class=True)[1]
+    assert small.shape == (70, 70)

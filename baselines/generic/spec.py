@@ -55,6 +55,9 @@ class Spec:
     """0: cross-entropy."""
     class_weights: tuple[NonNegativeFloat, ...] = ()
     """Factors of the loss by true class, for classes that cover few pixels; none: 1 each."""
+    sample_classes: bool = False
+    """Whether training draws patches around pixels of classes drawn before, so that rare classes are
+    seen as often as frequent ones."""
 
     def __post_init__(self) -> None:
         if self.overlap_px >= self.size_px:

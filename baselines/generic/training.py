@@ -25,7 +25,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     if spec.train_on == "downsample":
         image, label = shrink_image(image, (side, side)), shrink_label(label, (side, side))
     else:
-        image, label = random_crop(image, label, side, rng)
+        image, label = random_crop(image, label, side, rng, spec.sample_classes)
     image, label = flip_and_turn(image, label, rng)
     return {"image": image, "label": label}
 
