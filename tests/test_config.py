@@ -227,3 +227,30 @@ def test_a_method_may_be_named_by_its_earlier_place(tmp_path: Path) -> None:
     values["models"]["unet"]["method"] = "baselines"
     write_suite(tmp_path, values)
     assert read_suite(tmp_path / "params.yaml").models["unet"].method == "baselines/generic"
+
+
+@pytest.mark.parametrize("name", ["idrid-a", "idrid-b", "dubai"])
+def test_networks_on_real_images_have_equal_budgets(name: str) -> None:
+    """docs/protocol.md: pixels of network input through which gradients pass, and all else alike."""
+    suite = read_suite(ROOT / f"suites/{name}.yaml")
+    budgets, recipes = {}, set()
+    for model in suite.models.values():
+        spec, phases = model.spec, model.training.phases
+        if spec.get("network") == "colour":
+            continue
+        per_step = {"train": 1, "global": 1}
+        with_patches = spec.get("patches_per_image")
+        for phase in phases:
+            inputs = per_step.get(phase) or with_patches + (phase == "local-to-global")
+            side = spec.get("size_px") or spec["patch_px"]
+            assert side == spec.get("global_px", side)
+            budgets.setdefault(id(model), []).append(
+                inputs * phases[phase].steps * phases[phase].batch * side**2
+            )
+            recipes.add((phases[phase].learning_rate, phases[phase].batch, side))
+        shared = ("encoder", "focal_gamma", "class_weights", "sample_classes", "overlap_px")
+        recipes.add(str({key: spec.get(key) for key in shared}))
+        recipes.add(str({**vars(model.training), "phases": None, "checkpoint_every": None}))
+    totals = [sum(parts) for parts in budgets.values()]
+    assert max(totals) <= 1.02 * min(totals)
+    assert len(recipes) == 3
