@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from bench import cli
 
-# Command -> module and function. The function adds its arguments to the given parser and sets `work`;
-# its docstring is the help text.
+# Command -> module and function. The function adds its arguments to the given parser and sets `work`,
+# and `in_root` for a command of a project; its docstring is the help text.
 COMMANDS = {
     "import-official": ("reference.checkpoint_io", "import_glnet_command"),
     "export-official": ("reference.checkpoint_io", "export_glnet_command"),
@@ -37,6 +37,8 @@ def main() -> None:
 
     def begin() -> None:
         arguments = parser.parse_args()
+        if getattr(arguments, "in_root", False):  # its paths are relative to the project's root
+            cli.require_root()
         cli.limit_instructions(arguments)
         arguments.work(arguments)
 

@@ -42,8 +42,7 @@ class Evaluation:
     rare: list[str] = _OPTIONAL
     ceilings: Numbers = _OPTIONAL
     other_seeds: dict[str, dict[str, Scenes]] = _OPTIONAL
-    details: dict[str, dict[str, Details]] = _OPTIONAL
-    """By seed and split."""
+    details: dict[str, dict[str, Details]] = _OPTIONAL  # by seed and split
 
     def __post_init__(self) -> None:
         k = len(self.classes)
@@ -172,10 +171,17 @@ class Trained:
 
 
 @dataclass
+class Candidate:
+    """A short training."""
+
+    miou: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass
 class Tuned:
     """Content of `tune`."""
 
-    candidates: dict[str, dict[Literal["miou"], Annotated[float, Field(ge=0, le=1)]]]
+    candidates: dict[str, Candidate]
 
 
 @dataclass

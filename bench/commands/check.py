@@ -14,12 +14,11 @@ from data import check
 def command(parser: argparse.ArgumentParser) -> None:
     """Check a data set's raw files: counts, sizes, class shares, and all problems."""
     parser.add_argument("dataset", help="a key of the table datasets")
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Check one data set of params.yaml; ends with status 1 if it cannot be prepared."""
-    cli.require_root()
     name = arguments.dataset
     source, settings, raw = open_source(read_suite(), name)
     about = source.about(settings)

@@ -61,12 +61,11 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--of", choices=tuple(QUANTITIES), help="what --fit looks for (default: image)"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="memory over time by category")
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Print the answer."""
-    cli.require_root()
     settings = dict(map(parse_setting, arguments.set))
     budget = parse_bytes(arguments.fit, "--fit") if arguments.fit else None
     _check(arguments)

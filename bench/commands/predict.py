@@ -33,12 +33,11 @@ def command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
     parser.add_argument("--fresh", action="store_true", help="do not resume an interrupted process")
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Label the image; print time and memory."""
-    cli.require_root()
     limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
     settings = dict(map(parse_setting, arguments.set))
     if not arguments.image.is_file():

@@ -24,12 +24,11 @@ def command(parser: argparse.ArgumentParser) -> None:
         "for instance test_time=[flips] or official=[template-merge]",
     )
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Print a table with a line a setting."""
-    cli.require_root()
     suite = read_suite()
     changes = [parse_setting(text) for text in arguments.settings]
     print(compare(suite, arguments.run, changes, arguments.split).to_string(index=False))

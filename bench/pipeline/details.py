@@ -3,18 +3,13 @@ boundaries are met, and which sizes of object are found.
 
 Everything is counted in pixels, so that images and seeds can be added up."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-
-from bench.metrics import UNLABELLED
-
-if TYPE_CHECKING:
-    from bench.run import Scene
 
 Labels = NDArray[np.uint8]
 Counts = NDArray[np.int64]
@@ -68,7 +63,7 @@ def score_counts(scores: Tensor, coverage: Tensor | None, truth: Labels) -> Coun
             part = part / coverage[here]
         logits = torch.logit(torch.softmax(part, 0), eps=1e-7)
         places = ((logits + LOGIT) * (BINS / 2 / LOGIT)).long().clamp_(0, BINS - 1).numpy()
-        labelled = truth[here] != UNLABELLED
+        labelled = truth[here] < classes
         for k in range(classes):
             inside = places[k][truth[here] == k]
             counts[k, 0] += np.bincount(inside, minlength=BINS)
@@ -87,7 +82,7 @@ def boundary_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
         (K, 2).
     """
     width = max(1, round(BOUNDARY_SHARE * float(np.hypot(*truth.shape))))
-    labelled = truth != UNLABELLED
+    labelled = truth < classes
     counts = np.zeros((classes, 2), np.int64)
     for k in range(classes):
         true, predicted = (
@@ -133,7 +128,7 @@ def object_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
         (K, len(DIAMETERS_PX) + 1, 5); the last axis as in `DEFINITIONS`.
     """
     counts = np.zeros((classes, len(DIAMETERS_PX) + 1, 5), np.int64)
-    seen = np.where(truth == UNLABELLED, UNLABELLED, prediction)
+    seen = np.where(truth < classes, prediction, classes)  # no class where it is unlabelled
     for k in range(classes):
         right = (truth == k) & (seen == k)
         counts[k, :, :3] = _by_size(truth == k, right)
@@ -160,15 +155,22 @@ class Details:
         self.scores: Counts | None = None
         self.scenes: dict[str, dict[str, Any]] = {}
 
-    def add(self, scene: "Scene", coverage: Tensor | None) -> None:
-        """Count one image; `coverage` as in `score_counts`."""
-        truth, prediction = scene.truth.numpy(), scene.labels.numpy()
-        self.scenes[scene.id] = {
+    def add(
+        self,
+        id: str,
+        truth: Labels,
+        prediction: Labels,
+        scores: Tensor | None,
+        coverage: Tensor | None,
+    ) -> None:
+        """Count one image; arguments as in `score_counts` and `object_counts`, and no scores where a
+        strategy has none."""
+        self.scenes[id] = {
             "boundaries": boundary_counts(truth, prediction, self.classes).tolist(),
             "objects": object_counts(truth, prediction, self.classes).tolist(),
         }
-        if scene.scores is not None:
-            counts = score_counts(scene.scores, coverage, truth)
+        if scores is not None:
+            counts = score_counts(scores, coverage, truth)
             self.scores = counts if self.scores is None else self.scores + counts
 
     @property

@@ -52,7 +52,9 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
                 for scene in run.scenes(network, split, suite.details):
                     matrices[scene.id] = scene.matrix.tolist()
                     if suite.details:
-                        counted.add(scene, run.coverage(*scene.labels.shape))
+                        truth, prediction = scene.truth.numpy(), scene.labels.numpy()
+                        coverage = run.coverage(*truth.shape)
+                        counted.add(scene.id, truth, prediction, scene.scores, coverage)
                     if seed == seeds[0]:
                         seconds[scene.id] = scene.seconds
                         if split == "test":

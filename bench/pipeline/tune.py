@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import cli, record
+from bench import record
 from bench.config import ModelConfig, Suite, read_suite
 from bench.errors import UserError
 from bench.pipeline.progress import look
@@ -29,12 +29,11 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--share", type=float, default=SHARE, help="of the steps of all phases (default: 0.25)"
     )
     parser.epilog = "example: glnet-bench tune unet-patch glnet --factors 0.3 1 3 --share 0.25"
-    parser.set_defaults(work=work)
+    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:
     """Tune models of params.yaml."""
-    cli.require_root()
     if not 0 < arguments.share <= 1:
         raise UserError(f"--share is {arguments.share}: give a number above 0 and at most 1.")
     if min(arguments.factors) <= 0:
