@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_table import tables
 from file_server import Server
 from ruamel.yaml import YAML
 
@@ -224,6 +225,14 @@ def _libraries_loaded_once() -> None:
 def _one_thread() -> None:
     """Small tensors are faster on one thread, and no test depends on the number of cores."""
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """A table that people can read, in place of pytest-benchmark's own (`--benchmark-quiet`)."""
+    session = getattr(config, "_benchmarksession", None)
+    done = [one for one in session.benchmarks if one.stats.data] if session else []
+    if done:
+        terminalreporter.write_line("\n" + tables(done))
 
 
 def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:

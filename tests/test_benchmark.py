@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from bench import latency
 from bench.config import read_suite
 from bench.errors import UserError
+from bench.memory.meters import allocated_bytes_of
+from bench.memory.tracker import tensors_of
 from bench.run import Run, clock, open_run, set_up
 
 NOISE_PX = (720, 720)
@@ -37,6 +39,8 @@ class Ready:
     weights: str
     device: torch.device
     warm_s: float
+    allocated_bytes: int
+    """Peak of the prediction after the first one."""
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +58,10 @@ def ready(run: str, timed: bool) -> Ready:
 
     with clock(device) as took:
         opened.predict(network, image)
-    return Ready(network, image, opened.predict, forward, weights, device, took[0])
+    peak = timed and allocated_bytes_of(
+        lambda: opened.predict(network, image), [*tensors_of(network), image]
+    )
+    return Ready(network, image, opened.predict, forward, weights, device, took[0], peak)
 
 
 def trained(run: Run, device: torch.device) -> tuple[nn.Module, Tensor, str] | None:
@@ -81,6 +88,7 @@ def cases() -> list[Any]:
         )
         for run in SUITE.runs
         for part in latency.parts(SUITE, run)
+        if not (part == "network-alone" and latency.at_once(set_up(SUITE.compute)))
     ]
 
 
@@ -106,6 +114,7 @@ def test_latency(benchmark: Any, run: str, part: latency.Part) -> None:
             "height_px": height,
             "width_px": width,
             "device": it.device.type,
+            **({"allocated_bytes": it.allocated_bytes} if part == "end-to-end" else {}),
             "weights": it.weights,
             "definition": latency.DEFINITIONS[part],
         }

@@ -10,7 +10,7 @@ from test_large_files import job_of
 from bench.experiments.growth import draw
 from bench.streaming import predict_file
 
-SIDES_PX = (512, 1024, 2048)
+SIDES_PX = (256, 512, 1024)
 BRIEF_PX = 96
 """Where nothing is timed."""
 
