@@ -20,7 +20,14 @@ from bench.config import read_suite
 from bench.errors import UserError
 from bench.experiments import collapsed_head, gpu_memory, growth
 from bench.parallel import Outcome
-from bench.pipeline import evaluate, measure, measure_training, predict_memory, predict_uhr_methods
+from bench.pipeline import (
+    evaluate,
+    measure,
+    measure_training,
+    predict_memory,
+    predict_uhr_methods,
+    tune,
+)
 from bench.pipeline.train import train
 from bench.record import Record
 from bench.report.__main__ import report
@@ -85,6 +92,27 @@ def broken(module: Any, name: str, path: Path) -> Callable[[pytest.MonkeyPatch],
         return path
 
     return run
+
+
+def of_tune(patch: pytest.MonkeyPatch) -> Path:
+    """The second candidate diverges: the first one's result and an earlier one's stay."""
+    path = record.path_of("tiny", "tune", "fpn")
+    patch.setattr(tune, "_miou", lambda *_: 0.5)
+    run(tune.command, tune.work, "fpn", "--factors", "0.1")
+    content = record.read(path)
+    record.write(path, replace(content, provenance={"commit": "earlier"}))
+    scores = iter([0.25])
+    patch.setattr(tune, "_miou", lambda *_: next(scores, None) or breaks())
+    with pytest.raises(UserError, match="It breaks here"):
+        run(tune.command, tune.work, "fpn", "--factors", "1", "3")
+    assert {key: one["miou"] for key, one in entries(path, "candidates").items()} == {
+        "0.1": 0.5,
+        "1": 0.25,
+    }
+    record.write(path, replace(record.read(path), provenance={"commit": "earlier"}))
+    with pytest.raises(UserError, match="It breaks here"):
+        run(tune.command, tune.work, "fpn", "--factors", "1")
+    return path
 
 
 def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
@@ -180,6 +208,7 @@ def of_report(patch: pytest.MonkeyPatch) -> Path:
 STEPS = record.path_of("tiny", "steps", MACHINE)
 COMMANDS = {
     "bench.pipeline.progress": of_train,
+    "bench.pipeline.tune": of_tune,
     "bench.pipeline.evaluate": of_evaluate,
     "bench.pipeline.measure": of_measure,
     "bench.pipeline.measure_training": broken(measure_training, "measure_steps", STEPS),
