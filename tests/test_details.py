@@ -23,6 +23,9 @@ from bench.pipeline.details import (
 )
 from bench.pipeline.evaluate import evaluate
 from bench.pipeline.train import train
+from bench.report import runs
+from bench.report.load_records import load_records
+from bench.report.section import Image
 from bench.run import open_run
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -140,6 +143,37 @@ def test_evaluate_counts_details_where_the_suite_wants_them(
             assert (objects[..., 1].sum(-1) == matrix.sum(1)).all()
             assert (objects[..., 2].sum(-1) == np.diag(matrix)).all()
             assert (objects[..., 3].sum(-1) == matrix.sum(0)).all()
-        path = record.path_of("tiny", "evaluate", name)
-        record.write(path, found)
-        assert record.read(path).values["details"]
+        record.write(record.path_of("tiny", "evaluate", name), found)
+    _the_report_shows_them(names)
+
+
+def _the_report_shows_them(names: list[str]) -> None:
+    inputs = load_records(read_suite())
+    entries = [one for one in inputs.entries if one.name in names]
+    found = runs.details_section(entries).rows
+    assert list(found.run.unique()) == [one.name for one in entries]
+    for entry in entries:
+        values = entry.evaluation
+        [details] = [splits["test"] for splits in values["details"].values()]
+        own = found[found.run == entry.name].set_index("class")
+        for k, name in enumerate(values["classes"]):
+            counts = np.array(details["scores"][k])
+            assert own.average_precision[name] == pytest.approx(average_precision(counts))
+            both, either = np.sum([s["boundaries"][k] for s in details["scenes"].values()], 0)
+            assert own.boundary_iou[name] == pytest.approx(both / either)
+    section = runs.objects_section(entries)
+    for entry in entries:
+        own = section.rows[section.rows.run == entry.name]
+        matrix = np.sum(list(entry.evaluation["splits"]["test"].values()), 0)[:-1]
+        [details] = [splits["test"] for splits in entry.evaluation["details"].values()]
+        objects = np.sum([one["objects"] for one in details["scenes"].values()], 0)
+        for line in own.itertuples():
+            k = entry.evaluation["classes"].index(line[own.columns.get_loc("class") + 1])
+            pixels = objects[k, line.group, 1]
+            assert line.found_share == pytest.approx(objects[k, line.group, 2] / pixels)
+        assert own.objects.sum() == objects[..., 0].sum()
+        assert matrix.sum() == objects[..., 1].sum()
+    [image] = section.figures
+    assert isinstance(image, Image)
+    assert image.draw
+    assert len(image.draw().axes) == section.rows["class"].nunique()

@@ -41,6 +41,8 @@ DEFINITIONS = {
         "their pixels, of these predicted right; pixels of predicted objects, of these right"
     ),
 }
+ABOUT = {"detail_definitions": DEFINITIONS, "diameters_px": DIAMETERS_PX}
+"""Of the counts in a record."""
 
 
 def score_counts(scores: Tensor, coverage: Tensor | None, truth: Labels) -> Counts:

@@ -18,7 +18,7 @@ from bench.errors import Status, out_of_memory
 from bench.files import file_sha256, write_bytes
 from bench.parallel import parallel_map
 from bench.pipeline import cache
-from bench.pipeline.details import DEFINITIONS, Details
+from bench.pipeline.details import ABOUT, Details
 from bench.run import Run, device_facts, open_run, set_up
 
 PRELOAD = ("bench.pipeline.evaluate", "segmentation_models_pytorch")
@@ -83,7 +83,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             "ceilings": dict(dataset.ceilings),
             "splits": by_seed.get(seeds[0], {}),
             **record.other_seeds(by_seed),
-            **({"details": details, "detail_definitions": DEFINITIONS} if details else {}),
+            **({"details": details, **ABOUT} if details else {}),
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "
                 "(columns), at the image's own resolution"

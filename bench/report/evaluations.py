@@ -7,6 +7,7 @@ import os.path
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,51 @@ def class_ious(entry: Entry) -> pd.Series:
     by_seed = metrics.iou(matrices(entry, "test"), names, ignored)
     means: pd.Series = pd.DataFrame(by_seed, columns=names).mean().drop(ignored)
     return means
+
+
+def class_details(entry: Entry) -> list[dict[str, Any]]:
+    """One line a class: average precision and boundary IoU on test, 0..1, the means over the seeds;
+    none where they were not counted."""
+    by_seed = [splits["test"] for splits in entry.evaluation.get("details", {}).values()]
+    rows = []
+    for k, name in enumerate(entry.evaluation["classes"] if by_seed else ()):
+        counts = [np.array(one["scores"][k]) for one in by_seed if "scores" in one]
+        boundaries = [
+            np.sum([scene["boundaries"][k] for scene in one["scenes"].values()], 0)
+            for one in by_seed
+        ]
+        means = {
+            "average_precision": [metrics.average_precision(one) for one in counts],
+            "boundary_iou": [both / either if either else np.nan for both, either in boundaries],
+        }
+        rows.append(
+            {"class": name, **{key: np.mean(found) for key, found in means.items() if found}}
+        )
+    return rows
+
+
+def object_details(entry: Entry) -> pd.DataFrame:
+    """One line a class and size of object on test: shares 0..1 of the true objects' pixels that are
+    found, and of the predicted objects' pixels that are right, over all seeds; sizes without an
+    object are left out."""
+    details = entry.evaluation.get("details", {})
+    if not details:
+        return pd.DataFrame()
+    scenes = [scene for splits in details.values() for scene in splits["test"]["scenes"].values()]
+    limits = entry.evaluation["diameters_px"]
+    between = [f"{low}-{high}" for low, high in pairwise(limits)]
+    sizes = [f"< {limits[0]}", *between, f">= {limits[-1]}"]
+    frame = pd.DataFrame(
+        np.sum([scene["objects"] for scene in scenes], 0).reshape(-1, 5),
+        pd.MultiIndex.from_product([entry.evaluation["classes"], range(len(sizes))]),
+        ["objects", "pixels", "found", "predicted", "right"],
+    )
+    frame = frame[frame.objects > 0].rename_axis(["class", "group"]).reset_index()
+    frame["diameter_px"] = frame.group.map(sizes.__getitem__)
+    frame["objects"] //= len(details)
+    frame["found_share"] = frame.found / frame.pixels
+    frame["right_share"] = frame.right / frame.predicted.replace(0, np.nan)
+    return frame
 
 
 def pixel_accuracy(entry: Entry) -> float:

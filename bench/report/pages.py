@@ -28,7 +28,7 @@ MEMORY = (
 )
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
-DATASET = ("classes", "ablation", "latency", "pairs")
+DATASET = ("classes", "details", "objects", "ablation", "latency", "pairs")
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"}
 IN_SUMMARY = 2
 """Findings of each data set on the page above all suites; the first ones say most."""
@@ -118,6 +118,8 @@ def collect(inputs: Inputs) -> Content:
     tables = [
         all_runs.runs_section(runs, meter),
         all_runs.classes_section(entries),
+        all_runs.details_section(entries),
+        all_runs.objects_section(entries),
         all_runs.ablation_section(entries, runs, meter),
         all_runs.latency_section(entries),
         all_runs.confusion_section(entries),

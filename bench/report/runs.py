@@ -71,6 +71,33 @@ def classes_section(entries: Sequence[Entry]) -> Section:
     )
 
 
+def details_section(entries: Sequence[Entry]) -> Section:
+    """One line a run and class: average precision and boundary IoU on test, shares 0..1."""
+    rows = [
+        {"dataset": entry.dataset, "run": entry.name, **row}
+        for entry in entries
+        for row in evaluations.class_details(entry)
+    ]
+    return section("details", rows)
+
+
+def objects_section(entries: Sequence[Entry]) -> Section:
+    """One line a run, class and size of object on test, shares 0..1."""
+    rows = [
+        {
+            "dataset": entry.dataset,
+            "run": entry.name,
+            "network": entry.network,
+            "strategy": entry.run.strategy,
+            **row,
+        }
+        for entry in entries
+        for row in evaluations.object_details(entry).to_dict("records")
+    ]
+    draw = partial(figures.charts.object_sizes, pd.DataFrame(rows)) if rows else None
+    return section("objects", rows, draw=draw)
+
+
 def confusion_section(entries: Sequence[Entry]) -> Section:
     """One line a run, true class and predicted class: the share of the true class's pixels, 0..1,
     over all scenes of test and all seeds; a class without pixels has no line."""

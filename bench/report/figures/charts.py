@@ -315,6 +315,32 @@ def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
     return static.figure([chart], (9, 1.5 + 0.42 * max(3, len(groups))))
 
 
+def object_sizes(frame: pd.DataFrame) -> Figure:
+    """A panel a class, a line a run: share of the pixels of true objects that is found, by size.
+
+    Args:
+        frame: rows of the table `objects`.
+    """
+    looks = frame.assign(
+        x=frame.group,
+        y=100 * frame.found_share,
+        join=frame.run,
+        colour=frame.network.map(palette.colours(frame.network)),
+        marker=frame.strategy.map(palette.markers(frame.strategy)),
+    )
+    ticks = dict(sorted(zip(map(float, frame.group), frame.diameter_px, strict=True)))
+    panels = [
+        Chart(
+            Axis(f"{style.spaced(name)}: diameter, px", -0.5, max(ticks) + 0.5, ticks=ticks),
+            Axis("found, %", -3, 103),
+            marks(own, size_pt=5.0),
+        )
+        for name, own in looks.groupby("class", sort=False)
+    ]
+    panels[0] = replace(panels[0], keys=keys(marks(looks), "run", "colour", "marker"))
+    return static.figure(panels, (3.4 * len(panels), 3.4), len(panels))
+
+
 def class_intervals(
     names: Sequence[str], intervals: Mapping[str, tuple[float, float, float]]
 ) -> interactive.Figure:
