@@ -328,17 +328,21 @@ def object_sizes(frame: pd.DataFrame) -> Figure:
         colour=frame.network.map(palette.colours(frame.network)),
         marker=frame.strategy.map(palette.markers(frame.strategy)),
     )
-    ticks = dict(sorted(zip(map(float, frame.group), frame.diameter_px, strict=True)))
+    limits = frame[~frame.diameter_px.str.startswith("<")]
+    starts = limits.diameter_px.str.extract(r"(\d+)")[0]
+    ticks = {float(group) - 0.5: at for group, at in zip(limits.group, starts, strict=True)}
+    named = keys(marks(looks), "run", "colour", "marker")
     panels = [
         Chart(
-            Axis(f"{style.spaced(name)}: diameter, px", -0.5, max(ticks) + 0.5, ticks=ticks),
+            Axis(f"{style.spaced(name)}: diameter, px", -0.5, frame.group.max() + 0.5, ticks=ticks),
             Axis("found, %", -3, 103),
             marks(own, size_pt=5.0),
+            named,
         )
         for name, own in looks.groupby("class", sort=False)
     ]
-    panels[0] = replace(panels[0], keys=keys(marks(looks), "run", "colour", "marker"))
-    return static.figure(panels, (3.4 * len(panels), 3.4), len(panels))
+    size_in = (2.8 * len(panels) + 2.2, 3.2)
+    return static.figure(panels, size_in, len(panels), {"loc": "outside right upper"})
 
 
 def class_intervals(
