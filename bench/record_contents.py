@@ -15,7 +15,7 @@ _OPTIONAL: Any = None
 Count = Annotated[int, Field(ge=0, le=2**60)]
 Positive = Annotated[int, Field(ge=1, le=2**60)]
 Number = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Numbers = dict[str, Number | None]
+Fits = dict[Literal["rows", "rank_correlation", "median_left_out_error", "explained"], float]
 Scenes = dict[
     str, Annotated[list[list[Annotated[int, Field(ge=0, le=2**40)]]], Field(min_length=2)]
 ]
@@ -40,7 +40,7 @@ class Evaluation:
     ignored: list[str]
     splits: dict[str, Scenes]
     rare: list[str] = _OPTIONAL
-    ceilings: Numbers = _OPTIONAL
+    ceilings: dict[str, Number | None] = _OPTIONAL
     other_seeds: dict[str, dict[str, Scenes]] = _OPTIONAL
     details: dict[str, dict[str, Details]] = _OPTIONAL  # by seed and split
 
@@ -263,9 +263,9 @@ class Explained:
     """The paper's memory figures, and the model fitted to them."""
 
     rows: list[dict[str, str | Number | None]]
-    fit: dict[Literal["context_mb", "holding", "workspace"], float]
-    summary: Numbers
-    variants: list[dict[str, Any]]
+    fit: Annotated[dict[Literal["context_mb", "holding", "workspace"], float], Field(min_length=3)]
+    summary: Annotated[Fits, Field(min_length=4)]
+    variants: list[Annotated[dict[str, Any], Field(min_length=6)]]
 
 
 @dataclass

@@ -195,6 +195,10 @@ def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
     [
         (["unett"], "no method or run 'unett'; did you mean unet"),
         (["unet", "--size", "0x5"], "--size is '0x5'"),
+        (["unet", "--size", "9" * 30], "--size is '999"),
+        (["unet", "--size", "9" * 5000], "--size is '999"),
+        (["unet", "--classes", "255"], "--classes is 255: give a whole number from 1 to 254"),
+        (["unet", "--batch", "0", "--phase", "training"], "--batch is 0"),
         (["unet", "--fit", "two"], "--fit is 'two'"),
         (["unet", "--fit", "1MiB", "--size", "64"], "Nothing fits into 1.0 MiB"),
         (["unet", "--fit", "2GiB", "--of", "batch"], "A batch is of training"),

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, run
@@ -264,3 +265,31 @@ def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
     assert len(paths) > 200
     assert {"glnet", "baselines/generic", "baselines/isdnet", "baselines/fctl"} <= methods
     assert all((ROOT / method / "spec.py").is_file() for method in methods)
+
+
+@pytest.mark.parametrize("change", ["missing", "null"])
+def test_each_key_of_the_fitted_model_is_needed(tmp_path: Path, change: str) -> None:
+    sound = (ROOT / "results/predict.json").read_text()
+    published = json.loads(sound)["values"]["published"]
+    places = [("fit",), ("summary",), *([("variants", 0)] if change == "missing" else [])]
+    keys = [(*place, key) for place in places for key in one_of(published, place)]
+    assert len(keys) == 3 + 4 + (6 if change == "missing" else 0)
+    for *place, key in keys:
+        record_ = json.loads(sound)
+        table = one_of(record_["values"]["published"], place)
+        table[key] = None
+        if change == "missing":
+            del table[key]
+        path = tmp_path / "predict.json"
+        path.write_text(json.dumps(record_))
+        with pytest.raises(
+            UserError, match=rf"predict\.json is damaged .*({key}|\.fit|\.summary|\.variants\.0)"
+        ):
+            record.read(path)
+
+
+def one_of(table: Any, place: Sequence[Any]) -> Any:
+    """What lies at a place in nested tables."""
+    for key in place:
+        table = table[key]
+    return table

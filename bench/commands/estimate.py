@@ -32,6 +32,8 @@ from bench.memory.prediction import timeline as live_bytes
 from bench.run import resolve
 
 MIB = 2**20
+MOST_CLASSES = 254
+"""Labels are bytes, and 255 is unlabelled."""
 
 
 def command(parser: argparse.ArgumentParser) -> None:
@@ -102,9 +104,9 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise a UserError for options that do not go together, or have no such value."""
     if arguments.phase == "training" and arguments.precision == "fp16":
         raise UserError("The suite does not train in fp16: ask for bf16, which takes as much.")
-    for name in ("batch", "classes"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise UserError(f"--{name} is {value}: give a whole number from 1.")
+    for name, most in (("batch", 2**20), ("classes", MOST_CLASSES)):
+        if (value := getattr(arguments, name)) is not None and not 1 <= value <= most:
+            raise UserError(f"--{name} is {value}: give a whole number from 1 to {most}.")
     if arguments.of and not arguments.fit:
         raise UserError(
             "--of says what --fit looks for: give a budget too, for instance --fit 2GiB."
@@ -117,7 +119,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def parse_size(text: str) -> tuple[int, int]:
     """`2448x2448` or `5000` -> (H, W) px."""
-    found = re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,7})(?:\s*[x×]\s*(\d{1,7}))?", text.strip().lower())
     sides = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if min(sides) < 1:
         raise UserError(f"--size is {text!r}: give height x width in px, for instance 2448x2448.")
