@@ -124,10 +124,17 @@ def made_otherwise(made: Record, model: ModelConfig, run: RunConfig | None = Non
     """How the settings of a record differ from those of a model and of a run of it, a clause; empty
     if they do not. Settings that there were not yet count as their defaults."""
     for key, now in (("model", model), ("run", run)):
-        if now and key in made.settings:
-            earlier = strict(type(now), made.settings[key], f"The settings of {made.name}: {key}")
-            if found := difference(asdict(earlier), asdict(now)):
-                return found
+        if now is None or key not in made.settings:
+            continue
+        earlier = made.settings[key]
+        if not isinstance(earlier, Mapping):
+            return f"its settings have no table {key}"
+        try:
+            found = difference(asdict(strict(type(now), earlier, key)), asdict(now))
+        except UserError as error:
+            found = str(error).removesuffix(".")
+        if found:
+            return found
     return ""
 
 

@@ -268,7 +268,7 @@ def require_checkpoint(suite: Suite, name: str) -> None:
     made = record.read(path)
     found = record.made_otherwise(made, model)
     data = PREPARED / model.dataset / "dataset.json"
-    if not found and data.is_file() and made.provenance["data_sha256"] != file_sha256(data):
+    if not found and data.is_file() and made.provenance.get("data_sha256") != file_sha256(data):
         found = f"{data} has changed"
     if found:
         raise UserError(

@@ -18,6 +18,8 @@ from bench.config import read_suite
 from bench.errors import UserError
 from bench.pipeline import evaluate, measure, measure_training
 from bench.pipeline.train import train
+from bench.report import findings
+from bench.report.load_records import load_records
 from bench.streaming import job
 from data.dataset import open_dataset
 
@@ -102,6 +104,41 @@ def test_a_checkpoint_that_is_named_is_taken_and_older_records_are_too(trained: 
     assert job("colour").weights == trained
     other_steps()
     assert job("colour", weights=trained).weights == trained
+
+
+def test_the_report_says_which_records_are_out_of_date(trained: Path) -> None:
+    evaluate.work(ALL)
+
+    def said() -> list[str]:
+        entries = load_records(read_suite()).entries
+        assert [one.text for one in findings.reservations(entries)][:1] == [
+            entry.outdated for entry in entries if entry.outdated
+        ]
+        return entries[0].outdated.split("; ")
+
+    assert said() == [""]
+    other_steps()
+    changed = (
+        "its record is out of date (training.phases.train.steps was 1, now 2), run `dvc repro`"
+    )
+    assert said() == [f"train: {changed}", f"evaluate: {changed}"]
+    edit(lambda suite: suite["runs"]["colour"].update(published="UNet / global"))
+    assert said() == [
+        "evaluate: its record is out of date (published was None, now 'UNet / global'), run `dvc repro`"
+    ]
+    edit(lambda suite: None)
+    path = record.path_of("tiny", "train", "colour")
+    content = json.loads(path.read_text())
+    for place, key, what in (
+        ("values", "checkpoint_sha256", "weights"),
+        ("provenance", "data_sha256", "data"),
+    ):
+        other = content | {place: content[place] | {key: "0" * 64}}
+        path.write_text(json.dumps(other))
+        (sentence,) = said()
+        assert f"made with other {what} than train has recorded" in sentence
+    path.write_text(json.dumps(content | {"settings": {"model": {"dataset": 7}}}))
+    assert said()[0].startswith("train: its record is out of date (model: the key")
 
 
 def test_data_that_were_prepared_with_other_settings_are_refused(trained: Path) -> None:
