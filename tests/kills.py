@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,13 @@ def tiny() -> dict[str, Any]:
     }
 
 
-def project(folder: Path) -> None:
+def project(folder: Path, stages: Collection[str] = ()) -> None:
     """A checkout with the tiny suite, its images, and the pipeline without the stages `predict` and
-    `successors`, which do not depend on the suite and take minutes."""
+    `successors`, which do not depend on the suite and take minutes.
+
+    Args:
+        stages: what is left of the others; none: all.
+    """
     for name in ("baselines", "bench", "data", "glnet", "suites", "tests", "docs"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("raw", "prepared")
@@ -79,8 +83,10 @@ def project(folder: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "results/predict.json", "results/successors.json"):
         shutil.copy(ROOT / name, folder / name)
     pipeline = YAML().load(ROOT / "dvc.yaml")
-    for stage in ("predict", "successors"):
-        del pipeline["stages"][stage]
+    for stage in list(pipeline["stages"]):
+        if stage in ("predict", "successors") or (stages and stage not in stages):
+            del pipeline["stages"][stage]
+    del pipeline["plots"]
     YAML().dump(pipeline, folder / "dvc.yaml")
     write_suite(folder, tiny())
     for number, id in enumerate("abcde"):
@@ -197,7 +203,7 @@ def kill(folder: Path, rng: random.Random, mean_s: float) -> str:
         assert started.returncode == 0, f"`make repro` failed by itself: {tail(folder)}"
         return ""
     killed = []
-    for one in victims(started, rng):
+    for one in victims(started, rng) or everything(started, rng):
         try:
             killed.append(" ".join(one.cmdline()[-3:])[-40:])
             one.send_signal(signal.SIGKILL)
