@@ -9,7 +9,7 @@ from conftest import GLNET, THREE_PHASES
 from torch import Tensor, nn
 
 import glnet.spec
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
 from bench.tiling import labels_of, shrink_image
@@ -116,7 +116,7 @@ def test_scores_and_labels_in_single_precision(strategy: str, encoder: str) -> N
 def test_at_the_papers_size_a_quarter_of_the_operations_and_half_of_the_memory() -> None:
     specs = (glnet.spec.Spec(sub_batch=1, head=head) for head in ("plain", "collapsed"))
     plain, collapsed = (
-        predict_memory(run_of("glnet", "collaborative", spec, 7), (2448, 2448), "cuda")
+        predict_run(run_of("glnet", "collaborative", spec, 7), (2448, 2448), "cuda")
         for spec in specs
     )
     assert plain.flops == pytest.approx(10.5e12, rel=0.01)

@@ -19,7 +19,7 @@ from baselines.generic import spec as generic
 from baselines.isdnet import spec as isdnet
 from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
 
@@ -112,9 +112,7 @@ def test_a_gpu_holds_weights_and_no_full_resolution_but_in_whole(
 ) -> None:
     """Runs the device code on fake CUDA tensors: a tensor left on the wrong device fails here."""
     run = run_of(method, strategy, spec(method, network, sub_batch=16), CLASSES)
-    small, large = (
-        predict_memory(run, (SMALL_PX, width), "cuda") for width in (SMALL_PX, LARGE_PX)
-    )
+    small, large = (predict_run(run, (SMALL_PX, width), "cuda") for width in (SMALL_PX, LARGE_PX))
     assert small.device_bytes > small.weights_bytes > 0
     grown = large.device_bytes - small.device_bytes
     if strategy in FULL_RESOLUTION:

@@ -25,7 +25,7 @@ from bench.commands.question import (
 from bench.config import parse_bytes
 from bench.errors import UserError
 from bench.memory.cpu_allocator import record_cpu_allocations
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.memory.tracker import bytes_of, tensors_of
 from bench.method import network_for
 from bench.run import resolve, run_of
@@ -80,19 +80,17 @@ def test_the_colours_means_are_counted_by_hand() -> None:
 
 def test_a_card_shows_its_context_too() -> None:
     (found,) = answer(question(device="cuda"))
-    assert found.reserved_bytes is not None
-    assert found.reserved_bytes >= found.prediction.device_bytes
-    assert found.shown_bytes > found.reserved_bytes + 100 * MIB
+    reserved = found.prediction.reserved_on()
+    assert reserved >= found.prediction.device_bytes
+    assert found.shown_bytes > reserved + 100 * MIB
 
 
 def test_a_card_with_tf32_holds_copies_that_an_older_one_does_not() -> None:
     asked = question("unet", "whole", device="cuda")
     old, new = (
-        answer(replace(asked, gpu=card))[0].reserved_bytes
+        answer(asked)[0].prediction.reserved_on(card)
         for card in ("GeForce GTX 1080 Ti", "NVIDIA A100-SXM4-80GB")
     )
-    assert old is not None
-    assert new is not None
     assert new > old
 
 
@@ -157,7 +155,7 @@ def test_half_precision_against_the_allocators_account(
     with torch.inference_mode(), record_cpu_allocations() as allocations:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + allocations.peak_bytes
-    predicted = predict_memory(run, size, "cpu")
+    predicted = predict_run(run, size, "cpu")
     # Without AVX-512, and with AMX, bf16 takes other kernels, whose workspace was never measured.
     avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
     measured = avx512 and not torch.cpu._is_amx_tile_supported()

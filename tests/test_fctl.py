@@ -14,7 +14,7 @@ from baselines.fctl.model import VGG, Blend, Enlarge, FCtL, Maps, build, start
 from baselines.fctl.spec import Spec
 from baselines.fctl.training import backward, phases, seen, view
 from bench.errors import UserError
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.run import run_of
 from bench.tiling import Box, cut, grid
 from reference.checkpoint_io import from_fctl, import_fctl_command
@@ -183,7 +183,7 @@ def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     for (variant, strategy, idle), (operations, weights) in known.items():
         official = ("idle-weights",) if idle else ()
         spec = Spec(variant=variant, sub_batch=1, official=official)  # type: ignore[arg-type]
-        found = predict_memory(run_of("baselines/fctl", strategy, spec, 7), size, "cuda")
+        found = predict_run(run_of("baselines/fctl", strategy, spec, 7), size, "cuda")
         assert found.flops is not None
         assert found.flops / 1e12 == pytest.approx(operations, rel=0.01), (variant, strategy)
         assert found.weights_bytes / 2**20 == pytest.approx(weights, rel=0.005), (variant, strategy)

@@ -14,7 +14,7 @@ from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, sp
 from bench.config import Compute
 from bench.experiments import gpu_memory
 from bench.experiments.gpu_memory import published_cases
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.method import load
 from bench.run import run_of
 
@@ -80,7 +80,7 @@ def test_predicted_memory_is_what_the_allocator_says(
     """But for cuDNN's workspaces, which only add."""
     image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
     model, plan, settings = made(method, network, strategy)
-    predicted = predict_memory(run_of(method, strategy, settings, CLASSES), SIZE, "cuda")
+    predicted = predict_run(run_of(method, strategy, settings, CLASSES), SIZE, "cuda")
     torch.cuda.empty_cache()
     there = torch.cuda.memory_allocated()
     model.to("cuda")

@@ -14,7 +14,7 @@ from baselines.isdnet.model import ISDNet, build, deep_input, start
 from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import affinity_loss, backward, losses, phases, view
 from bench.errors import UserError
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.optim import UNLABELLED
 from bench.run import run_of
 from reference.checkpoint_io import from_isdnet, import_isdnet_command, shapes_of
@@ -74,7 +74,7 @@ def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Operations exactly; memory within 2 %, weights apart: of the backbone's maps, which the
     released code holds as well, only the last is held here."""
     released, lean, deep = (
-        predict_memory(run_of("baselines/isdnet", "whole", spec, 7), (2448, 2448), "cuda")
+        predict_run(run_of("baselines/isdnet", "whole", spec, 7), (2448, 2448), "cuda")
         for spec in (Spec(official=True), Spec(), Spec(depth=50))
     )
     assert released.flops == pytest.approx(475.9e9, rel=1e-3)

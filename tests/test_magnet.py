@@ -18,7 +18,7 @@ from baselines.magnet.spec import Spec
 from baselines.magnet.training import given, hard_example_loss, phases, view
 from bench.config import strict
 from bench.errors import UserError
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.optim import UNLABELLED
 from bench.run import run_of
 from bench.tiling import Box, coverage
@@ -94,7 +94,7 @@ def test_released_checkpoints_are_imported(tmp_path: Path) -> None:
 def test_what_it_costs_is_what_is_known_of_the_released_code() -> None:
     """Passes of both networks; memory of the released code within 6 %, the image on the host."""
     found = {
-        (strategy, official): predict_memory(
+        (strategy, official): predict_run(
             run_of("baselines/magnet", strategy, Spec(official=official), 7), (2448, 2448), "cuda"
         )
         for strategy, official in (("progressive", True), ("fast", True), ("progressive", False))

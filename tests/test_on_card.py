@@ -15,7 +15,7 @@ from bench.config import Compute
 from bench.errors import UserError
 from bench.experiments import gpu_memory, step_time
 from bench.experiments.gpu_memory import published_cases
-from bench.memory.prediction import Case
+from bench.memory.runs import Case
 
 
 @pytest.fixture

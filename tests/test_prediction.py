@@ -14,15 +14,8 @@ from torch.nn import functional as F
 
 from bench.config import ModelConfig, Training
 from bench.memory.cpu_allocator import record_cpu_allocations
-from bench.memory.prediction import (
-    LEARNING_RATE,
-    RULES,
-    STEPS,
-    Prediction,
-    predict_memory,
-    trace_training,
-    views_of,
-)
+from bench.memory.prediction import RULES, Prediction
+from bench.memory.runs import LEARNING_RATE, STEPS, predict_run, predict_steps, views_of
 from bench.memory.tracker import Tracker, bytes_of, tensors_of
 from bench.run import Model, run_of
 from bench.training_step import enter_phase, training_step
@@ -48,7 +41,7 @@ def test_one_image_through_every_strategy(
     with torch.inference_mode(), record_cpu_allocations() as allocations:
         plan.predict(model, image, settings)
     allocated_bytes_of = bytes_of([*tensors_of(model), image]) + allocations.peak_bytes
-    predicted = predict_memory(run_of(method, strategy, settings, CLASSES), size, "cpu")
+    predicted = predict_run(run_of(method, strategy, settings, CLASSES), size, "cpu")
     assert sum(predicted.by_category.values()) == predicted.device_bytes
     if strategy in ("coarse-to-fine", "cascade"):  # how many patches there are depends on the image
         assert predicted.device_bytes >= (1 - WITHIN) * allocated_bytes_of
@@ -70,7 +63,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
     # Four patches, in two batches.
     size = SIZES[0] if method == "baselines/generic" else (56, 50)
     batch: defaultdict[str, int] = defaultdict(lambda: 2)
-    predicted = trace_training(whole, size, batch, "cpu")
+    predicted = predict_steps(whole, size, batch, "cpu")
     model = whole.build().to(memory_format=torch.channels_last)
     for phase in whole.method.phases(model, whole.spec):
         views = views_of(whole, phase, size, batch[phase.name])
@@ -81,7 +74,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
         with record_cpu_allocations() as allocations:
             for _ in range(STEPS):
                 training_step(training, views, LEARNING_RATE)
-        found = predicted[phase.name].prediction
+        found = predicted[phase.name]
         assert found.device_bytes == pytest.approx(there + allocations.peak_bytes, rel=WITHIN)
         assert found.by_category["optimiser state"] > 0
         assert sum(found.by_category.values()) == found.device_bytes
@@ -89,14 +82,14 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
 
 def test_the_module_at_the_peak_is_named() -> None:
     run = run_of("baselines/generic", "whole", spec("baselines/generic", "fcn8s"), CLASSES)
-    found = predict_memory(run, SIZES[0], "cpu")
+    found = predict_run(run, SIZES[0], "cpu")
     assert found.at == "aten.conv2d.default"
     assert found.module == "Conv2d network.encoder.features.2"
 
 
 def test_a_card_reserves_more_than_it_is_asked_for() -> None:
     run = run_of("baselines/generic", "patch", spec("baselines/generic", "unet"), CLASSES)
-    found = predict_memory(run, SIZES[0], "cuda")
+    found = predict_run(run, SIZES[0], "cuda")
     assert isinstance(found, Prediction)
     assert found.reserved_bytes is not None
     assert found.allocated_bytes is not None

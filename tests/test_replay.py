@@ -1,6 +1,5 @@
 """Replayed calls are tracked exactly as if they had been executed."""
 
-import dataclasses
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.memory import prediction
-from bench.memory.prediction import predict_memory
+from bench.memory import runs
 from bench.memory.replay import replaying
+from bench.memory.runs import predict_run
 from bench.memory.tracker import Tracker
 from bench.run import run_of
 
@@ -33,9 +32,9 @@ def test_prediction_is_the_same_without(
     method: str, network: str, strategy: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case: Any = (run_of(method, strategy, spec(method, network), CLASSES), (110, 150), device)
-    quick = predict_memory(*case)
-    monkeypatch.setattr(prediction, "replaying", lambda *_: nullcontext())
-    assert dataclasses.asdict(quick) == dataclasses.asdict(predict_memory(*case))
+    quick = predict_run(*case)
+    monkeypatch.setattr(runs, "replaying", lambda *_: nullcontext())
+    assert quick.figures() == predict_run(*case).figures()
 
 
 class Counting(nn.Module):
@@ -81,7 +80,7 @@ def test_other_shapes_are_other_calls() -> None:
 
 def test_floating_point_operations_are_those_that_torch_counts() -> None:
     model, plan, settings = made("baselines/generic", "unet2015", "whole")
-    found = predict_memory(run_of("baselines/generic", "whole", settings, CLASSES), (40, 56), "cpu")
+    found = predict_run(run_of("baselines/generic", "whole", settings, CLASSES), (40, 56), "cpu")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         plan.predict(model, torch.zeros(3, 40, 56, dtype=torch.uint8), settings)
@@ -91,5 +90,5 @@ def test_floating_point_operations_are_those_that_torch_counts() -> None:
 def test_operations_of_every_replayed_patch_count() -> None:
     settings = spec("baselines/generic", "unet2015", overlap_px=0, sub_batch=1)
     run, side = run_of("baselines/generic", "patch", settings, CLASSES), settings.size_px
-    one, nine = (predict_memory(run, (n * side, n * side), "cuda") for n in (1, 3))
+    one, nine = (predict_run(run, (n * side, n * side), "cuda") for n in (1, 3))
     assert nine.flops == 9 * one.flops

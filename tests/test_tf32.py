@@ -13,8 +13,8 @@ from bench import record
 from bench.experiments.gpu_memory import published_cases
 from bench.memory.cuda_allocator import play
 from bench.memory.gpu_overhead import BLAS_BYTES, HOPPER_BLAS_BYTES, blas_bytes, has_tf32
-from bench.memory.prediction import predict_memory
-from bench.memory.rules_cuda import CUDA, TF32
+from bench.memory.rules.cuda import CUDA, TF32
+from bench.memory.runs import predict_run
 from bench.memory.tracker import Tracker, tensors_of
 from bench.record import Record
 from bench.report import figures
@@ -96,7 +96,7 @@ def test_an_h100_said_so(key: str) -> None:
     """What torch's allocator said there, within 1 %."""
     said = next(row for row in record.read(H100).values["rows"] if row["key"] == key)
     case = next(case for case in published_cases() if case.key == key)
-    found = predict_memory(case.run, case.size, "cuda")
+    found = predict_run(case.run, case.size, "cuda")
     assert found.tf32_allocated_bytes is not None
     told = found.tf32_allocated_bytes + HOPPER_BLAS_BYTES
     assert told == pytest.approx(said["meters"]["allocated"]["bytes"], rel=0.01)

@@ -1,4 +1,5 @@
-"""`glnet-bench estimate METHOD ...`: how much memory a method needs, and what fits into a budget.
+"""`glnet-bench estimate METHOD ...`: how much memory a method or any network needs, and what fits into
+a budget.
 
 Computed on fake tensors, without weights, data or a device."""
 
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench import cli
+from bench.commands.factory import MIXED, OPTIMIZERS, is_factory, predict_factory
 from bench.commands.question import (
     CLASSES,
     PAPER,
@@ -28,7 +30,6 @@ from bench.commands.question import (
 )
 from bench.config import parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
-from bench.memory.prediction import timeline as live_bytes
 from bench.run import resolve
 
 MIB = 2**20
@@ -38,17 +39,32 @@ MOST_CLASSES = 254
 
 def command(parser: argparse.ArgumentParser) -> None:
     """How much memory does METHOD need, and what fits into a budget? Without weights or a GPU."""
-    parser.add_argument("method", metavar="METHOD", nargs="?", help="a network, or a run's key")
+    parser.add_argument(
+        "method",
+        metavar="METHOD",
+        nargs="?",
+        help="a network, a run's key, or any torch module as package.module:factory",
+    )
     parser.add_argument("--size", default="2448x2448", help="H x W in px (default: 2448x2448)")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        metavar="SHAPE",
+        help="inputs of package.module:factory, for instance 8x3x1024x1024 or 8x128:int64",
+    )
+    parser.add_argument(
+        "--train", choices=tuple(OPTIMIZERS), help="a training step of package.module:factory"
+    )
     parser.add_argument(
         "--strategy", help="how the image is processed (default: patch; glnet: collaborative)"
     )
     parser.add_argument("--phase", choices=("inference", "training"), default="inference")
     parser.add_argument(
         "--precision",
-        choices=tuple(PRECISIONS),
+        choices=(*PRECISIONS, *MIXED),
         default="fp32",
-        help="bf16, fp16: in inference weights and activations are of that type (the suite's own "
+        help="of package.module:factory the -mixed ones are autocast, and 16-mixed scales the loss. "
+        "Of a method bf16, fp16: in inference weights and activations are of that type (the suite's own "
         "inference is fp32); in training bf16 is autocast, as precision bf16-mixed does: weights, "
         "gradients and Adam's state stay fp32. The suite does not train in fp16",
     )
@@ -57,7 +73,13 @@ def command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="images per training step (default: the suite's)")
     parser.add_argument("--classes", type=int, default=CLASSES)
     parser.add_argument("--suite", type=Path, help="look up METHOD only in this suite")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="spec fields; arguments of the factory",
+    )
     parser.add_argument("--fit", metavar="BUDGET", help="for instance 2GiB: what fits?")
     parser.add_argument(
         "--of", choices=tuple(QUANTITIES), help="what --fit looks for (default: image)"
@@ -71,6 +93,22 @@ def work(arguments: argparse.Namespace) -> None:
     settings = dict(map(parse_setting, arguments.set))
     budget = parse_bytes(arguments.fit, "--fit") if arguments.fit else None
     _check(arguments)
+    if is_factory(arguments.method):
+        found = predict_factory(arguments, settings)
+        rows = figures(found, arguments.device, arguments.card)
+        if budget is not None:
+            fits = found.prediction.fits(budget, arguments.card, known_overhead(arguments.card))
+            rows[f"fits into {_mib(budget)}"] = "yes" if fits else "no"
+        title = f"{arguments.method} {' '.join(arguments.input)}, {arguments.precision}"
+        title += f", {arguments.device}"
+        print(pd.DataFrame({found.phase: rows}).rename_axis(title).to_string())
+        for doubt in found.prediction.doubts:
+            print(f"doubt: {doubt}.")
+        if arguments.plot:
+            draw(title, found, arguments.plot)
+            print(arguments.plot)
+        return
+    cli.require_root()
     ask = partial(
         Question,
         size=parse_size(arguments.size),
@@ -96,13 +134,27 @@ def work(arguments: argparse.Namespace) -> None:
     print(table(question, answers).to_string())
     if arguments.plot:
         worst = max(answers, key=lambda one: one.prediction.device_bytes)
-        draw(question, worst, arguments.plot)
+        height, width = question.size
+        strategy = f"{question.run.name} · {question.run.config.strategy} · {worst.phase}"
+        about = f"{height} × {width} px · {question.precision} · {question.device}"
+        draw(f"{strategy} · {about}", worst, arguments.plot)
         print(arguments.plot)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise a UserError for options that do not go together, or have no such value."""
-    if arguments.phase == "training" and arguments.precision == "fp16":
+    if is_factory(arguments.method):
+        others = ("strategy", "batch", "suite", "of")
+        if wrong := next((name for name in others if getattr(arguments, name)), None):
+            raise UserError(f"--{wrong} is of the suite's methods: leave it out.")
+        if not arguments.input:
+            raise UserError("Give the shape of its inputs, for instance --input 8x3x512x512.")
+    elif arguments.input or arguments.train or arguments.precision in MIXED:
+        raise UserError(
+            "--input, --train and -mixed precisions are of any torch module: name it as "
+            "package.module:factory, for instance torchvision.models:resnet50."
+        )
+    elif arguments.phase == "training" and arguments.precision == "fp16":
         raise UserError("The suite does not train in fp16: ask for bf16, which takes as much.")
     for name, most in (("batch", 2**20), ("classes", MOST_CLASSES)):
         if (value := getattr(arguments, name)) is not None and not 1 <= value <= most:
@@ -113,7 +165,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.plot and arguments.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot is {arguments.plot}: give a name that ends in .png, .svg or .pdf.")
-    if arguments.plot and arguments.fit:
+    if arguments.plot and arguments.fit and not is_factory(arguments.method):
         raise UserError("--plot draws one estimate: leave --fit out.")
 
 
@@ -128,25 +180,29 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
     """A column for each phase; sizes in MiB."""
-    overhead = known_overhead(question.gpu)
-    known = "measured" if overhead.measured else "assumed"
-    columns = {}
-    for one in answers:
-        rows = {"device: tensors": _mib(one.prediction.device_bytes)}
-        if one.reserved_bytes is not None:
-            rows["device: reserved by the allocator"] = _mib(one.reserved_bytes)
-            context = f"device: with the context ({_mib(overhead.context_bytes)}, {known})"
-            rows[context] = _mib(one.shown_bytes)
-        rows["host"] = _mib(one.prediction.host_bytes)
-        rows |= {f"peak: {name}": _mib(size) for name, size in one.prediction.by_category.items()}
-        rows["operator at the peak"] = one.prediction.at
-        rows["module at the peak"] = one.module
-        columns[one.phase] = rows
+    columns = {one.phase: figures(one, question.device, question.gpu) for one in answers}
     frame = pd.DataFrame(columns)
     frame = frame.loc[sorted(frame.index, key=lambda row: row.endswith("at the peak"))]
     run, (height, width) = question.run, question.size
     title = f"{run.name} {run.config.strategy} {height}x{width} px"
     return frame.fillna("-").rename_axis(f"{title}, {question.precision}, {question.device}")
+
+
+def figures(answer: Answer, device: str, gpu: str) -> dict[str, str]:
+    """Rows of a table."""
+    prediction = answer.prediction
+    rows = {"device: tensors": _mib(prediction.device_bytes)}
+    if device == "cuda":
+        overhead = known_overhead(gpu)
+        known = "measured" if overhead.measured else "assumed"
+        rows["device: reserved by the allocator"] = _mib(prediction.reserved_on(gpu))
+        context = f"device: with the context ({_mib(overhead.context_bytes)}, {known})"
+        rows[context] = _mib(answer.shown_bytes)
+    rows["host"] = _mib(prediction.host_bytes)
+    rows |= {f"peak: {name}": _mib(size) for name, size in prediction.by_category.items()}
+    rows["operator at the peak"] = prediction.at
+    rows["module at the peak"] = prediction.module or "outside of all modules"
+    return rows
 
 
 def _mib(count: int) -> str:
@@ -156,13 +212,13 @@ def _mib(count: int) -> str:
 def timeline(answer: Answer) -> tuple[pd.DataFrame, int]:
     """Live bytes by category (columns) after each allocation or free (rows), and the row of the
     peak. Repeated calls appear only a few times."""
-    events = answer.trace.events
-    alive = live_bytes(events, answer.trace.categories, moments=len(events))["bytes"]
+    found = answer.prediction
+    alive = found.timeline(moments=len(found.events))["bytes"]
     wide = pd.DataFrame(alive)
     return wide, int(wide.sum(axis=1).to_numpy().argmax())
 
 
-def draw(question: Question, peak: Answer, path: Path) -> None:
+def draw(title: str, peak: Answer, path: Path) -> None:
     """Draw memory over time, stacked by category, with the operator and module of the peak."""
     import matplotlib as mpl
 
@@ -174,7 +230,6 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
     wide, at = timeline(peak)
     mib = wide[[name for name in CATEGORIES if name in wide]] / MIB
     top = float(mib.sum(axis=1).iloc[at])
-    height, width = question.size
     with mpl.rc_context(RC):
         figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
         axes.stackplot(
@@ -191,9 +246,7 @@ def draw(question: Question, peak: Answer, path: Path) -> None:
             ylabel="live tensors, MiB",
         )
         axes.set_title(
-            f"{question.run.name} · {question.run.config.strategy} · {peak.phase} · "
-            f"{height} × {width} px · {question.precision} · {question.device}\n"
-            f"peak {top:.1f} MiB: {peak.prediction.at}, {peak.module}",
+            f"{title}\npeak {top:.1f} MiB: {peak.prediction.at}, {peak.prediction.module}",
             fontsize=9,
         )
         figure.legend(loc="outside lower center", ncols=7, fontsize=8)

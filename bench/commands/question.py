@@ -14,8 +14,9 @@ from torch import nn
 from bench import record
 from bench.config import PARAMS, ModelConfig, RunConfig, Schedule, Suite, Training, read_suite
 from bench.errors import UserError
-from bench.memory.gpu_overhead import blas_bytes, gpu_overhead_of, has_tf32
-from bench.memory.prediction import Prediction, Trace, trace_memory, trace_training
+from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
+from bench.memory.prediction import Prediction
+from bench.memory.runs import predict_run, predict_steps
 from bench.method import Method
 from bench.run import Run, resolve
 
@@ -53,21 +54,9 @@ class Answer:
     """Predicted memory of one image, or of a step of one phase."""
 
     phase: str
-    trace: Trace
-    reserved_bytes: int | None
-    """None on the CPU, whose allocator does not cache."""
+    prediction: Prediction
     shown_bytes: int
     """On a GPU the process total: reserved, context and workspaces; on the CPU the tensors."""
-
-    @property
-    def prediction(self) -> Prediction:
-        """The figures at the peak."""
-        return self.trace.prediction
-
-    @property
-    def module(self) -> str:
-        """The module at the peak."""
-        return self.prediction.module or "outside of all modules"
 
 
 def find(name: str, path: Path | None, strategy: str | None) -> tuple[ModelConfig, RunConfig]:
@@ -158,24 +147,17 @@ def answer(question: Question) -> list[Answer]:
     if question.training:
         phases = model.config.training.phases
         batch = {name: question.batch or schedule.batch for name, schedule in phases.items()}
-        traces = trace_training(model, question.size, batch, device)
+        found = predict_steps(model, question.size, batch, device)
     else:
-        traces = {"inference": trace_memory(replace(run, model=model), question.size, device)}
-    tf32 = device == "cuda" and has_tf32(question.gpu)
+        found = {"inference": predict_run(replace(run, model=model), question.size, device)}
     overhead = known_overhead(question.gpu)
-    handles = (2 if question.training else 1) * blas_bytes(question.gpu)
-    found = []
-    for phase, trace in traces.items():
-        one = trace.prediction
-        reserved, shown = one.tf32_reserved_bytes if tf32 else one.reserved_bytes, one.device_bytes
-        if reserved is not None:
-            reserved += handles
-            shown = reserved + overhead.context_bytes + overhead.workspace_bytes
-        found.append(Answer(phase, trace, reserved, shown))
-    return found
+    return [
+        Answer(phase, one, one.process_bytes(question.gpu, overhead))
+        for phase, one in found.items()
+    ]
 
 
-def known_overhead(name: str) -> Any:
+def known_overhead(name: str) -> GpuOverhead:
     """The memory overhead of the GPU `name`: from this project's records, else assumed."""
     found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
     return gpu_overhead_of(name, [one.values for one in found if one.status == "ok"])

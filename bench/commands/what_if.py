@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench import cli
 from bench.config import Split, Suite, parse_setting, read_suite
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.run import Scene, open_run, require_inputs, set_up
 
 
@@ -52,7 +52,7 @@ def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Spli
         pairs = [(old.labels, new.labels) for old, new in zip(before, after, strict=True)]
         differing = sum(int((old != new).sum()) for old, new in pairs)
         height, width = max((scene.labels.shape for scene in after), key=math.prod)
-        predicted = predict_memory(one, (height, width), device.type)
+        predicted = predict_run(one, (height, width), device.type)
         rows.append(
             {
                 "setting": label,

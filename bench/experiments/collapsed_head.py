@@ -20,8 +20,8 @@ from bench.config import ModelConfig, RunConfig, Suite, Training, read_suite
 from bench.errors import UserError
 from bench.experiments.noise import noise
 from bench.latency import NetworkClock
-from bench.memory.prediction import predict_memory
 from bench.memory.rss import PeakResident
+from bench.memory.runs import predict_run
 from bench.parallel import Report, run_isolated
 from bench.run import Run, clock, device_facts, resolve, set_up, wait
 
@@ -62,7 +62,7 @@ def compare(suite: Suite, side_px: int, rounds: int, settings: Mapping[str, Any]
         labels[path] = outcome.reported.pop("labels")
         found[path]["repetitions"].append(outcome.reported)
     for path in PATHS:
-        predicted = predict_memory(_run(path, settings), (side_px, side_px), "cuda")
+        predicted = predict_run(_run(path, settings), (side_px, side_px), "cuda")
         found[path] |= {
             "labels_equal_share": float((labels["plain"] == labels[path]).mean()),
             "labels_px": np.bincount(labels[path].ravel(), minlength=CLASSES).tolist(),

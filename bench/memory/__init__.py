@@ -2,17 +2,22 @@
 
 Records keep each meter's definition beside its number.
 
-tracker.py             live tensors, by operator, module and category
-prediction.py          the same on fake tensors, plus the temporaries that the rules add
+prediction.py          `predict_memory` of any network, on fake tensors
+runs.py                the same of the suite's runs and models
+published_settings.py  the UHR methods at the settings for which papers print memory
+tracker.py             live tensors, by operator, module and category, and the rules' temporaries
+modules.py             the module of a network that runs an operator
 replay.py              replays repeated calls, so that 1000 patches take no longer than one
-rules_cpu.py           temporaries inside operators, on the CPU
-rules_cuda.py          the same on CUDA
+rules/                 temporaries inside operators, on the CPU and on CUDA
 cuda_allocator.py      simulation of CUDA's caching allocator
 gpu_overhead.py        memory beside the tensors: CUDA context and workspaces
 meters.py              all meters of one run, with their definitions
 cpu_allocator.py       allocations that torch's CPU allocator reports: `allocated` on the CPU
 nvml.py                GPU memory that NVML reports
 rss.py                 resident memory of this process
-published_settings.py  the UHR methods at the settings for which papers print memory
 paper_memory.py        one model of all memory figures in the GLNet paper
 """
+
+from bench.memory.prediction import Mode, Prediction, Recipe, predict_memory
+
+__all__ = ["Mode", "Prediction", "Recipe", "predict_memory"]

@@ -11,8 +11,9 @@ from bench.files import file_sha256
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import blas_bytes
 from bench.memory.nvml import NvmlSampler, gpu_bytes
-from bench.memory.prediction import PREDICTED, Prediction, predict_memory, timeline, trace_memory
+from bench.memory.prediction import Prediction
 from bench.memory.rss import PeakResident
+from bench.memory.runs import PREDICTED, predict_run
 from bench.memory.tracker import bytes_of, tensors_of
 from bench.parallel import Report, host_limit_bytes
 from bench.run import Run, device_facts, open_run, set_up
@@ -69,8 +70,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     report({"provenance": {**device_facts(device, suite.compute), **checkpoint}})
     size = (found.image.shape[-2], found.image.shape[-1])
 
-    trace = trace_memory(run, size, device.type)
-    predicted = trace.prediction
+    predicted = predict_run(run, size, device.type)
     found.meters["predicted"] = {
         "bytes": predicted.device_bytes,
         "told_bytes": expected_allocated_bytes(predicted, device),
@@ -82,7 +82,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
-        "course": timeline(trace.events, trace.categories),
+        "course": predicted.timeline(),
     }
     report(
         {
@@ -102,7 +102,7 @@ def _compared(run: Run, found: "Measured", device: torch.device) -> dict[str, in
     """Predicted and allocated bytes for a part of the image that has another shape."""
     height, width = found.image.shape[-2] // 2, found.image.shape[-1] // 3
     part = found.image[:, :height, :width].contiguous()
-    predicted = predict_memory(run, (height, width), device.type)
+    predicted = predict_run(run, (height, width), device.type)
     return {
         "height_px": height,
         "width_px": width,
@@ -113,19 +113,16 @@ def _compared(run: Run, found: "Measured", device: torch.device) -> dict[str, in
     }
 
 
-def expected_allocated_bytes(predicted: Prediction, device: torch.device, threads: int = 1) -> int:
+def expected_allocated_bytes(predicted: Prediction, device: torch.device) -> int:
     """Bytes that the device's allocator should report for a prediction. CUDA's rounds requests up,
-    and its figure includes the cuBLAS workspaces, which exist from the warm-up on.
-
-    Args:
-        threads: host threads that multiplied matrices on the GPU: each has a workspace."""
+    and its figure includes the cuBLAS workspaces, which exist from the warm-up on."""
     if device.type == "cpu":
         return predicted.device_bytes
     # torch allows TF32 in convolutions by default, and GPUs have it from Ampere on.
     tf32 = torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
     reported = predicted.tf32_allocated_bytes if tf32 else predicted.allocated_bytes
     assert reported is not None
-    return reported + threads * blas_bytes(torch.cuda.get_device_name(device))
+    return reported + predicted.blas_threads * blas_bytes(torch.cuda.get_device_name(device))
 
 
 def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from bench.config import Suite, read_suite
-from bench.memory.prediction import Case, predict_memory
+from bench.memory.runs import Case, predict_run
 from bench.parallel import parallel_map
 from bench.run import Run, open_run
 
@@ -189,7 +189,7 @@ def published_rows(
 
 def _row(run: Run, published_mb: float) -> Row:
     with largest_convolution() as unfolded:
-        found = predict_memory(run, (SIDE_PX, SIDE_PX), "cuda")
+        found = predict_run(run, (SIDE_PX, SIDE_PX), "cuda")
     side = getattr(run.spec, "size_px", getattr(run.spec, "patch_px", SIDE_PX))
     return Row(
         row=str(run.config.published),

@@ -1,43 +1,54 @@
-"""Peak memory of predicting one image, and of one training step, computed on fake tensors."""
+"""Peak memory of any network, computed on fake tensors: `predict_memory`.
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+The suite's own runs and training steps go through the same `trace` (`bench.memory.runs`)."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from bench.memory.cuda_allocator import play
-from bench.memory.replay import replaying
-from bench.memory.rules_cpu import CPU
-from bench.memory.rules_cuda import CUDA, TF32
-from bench.memory.tracker import Category, Event, Rules, Tracker, bytes_of, tensors_of
-from bench.method import Phase, View, network_for
-from bench.run import Model, Run
-from bench.training_step import PhaseTraining, enter_phase, training_step
-
-RULES: Mapping[str, Rules] = {"cpu": CPU, "cuda": CUDA}
-PREDICTED = (
-    "as allocated, worked out on fake tensors without weights, data or a device: bytes of all "
-    "tensors alive at the peak on the device that the network is on, and by rule what "
-    "operators take inside themselves"
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
 )
-"""The definition that records keep beside the number."""
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bench.errors import UserError
+from bench.memory.cuda_allocator import OutOfMemoryError, play
+from bench.memory.gpu_overhead import GpuOverhead, blas_bytes, gpu_overhead_of, has_tf32
+from bench.memory.rules import RULES, TF32
+from bench.memory.tracker import Category, Event, Tracker, bytes_of, tensors_of
+
 MOMENTS = 120
 """Maximum number of moments in a recorded timeline; enough for a figure."""
-LEARNING_RATE = 1e-6
+Mode = Literal["inference", "training"]
+SMALL = 2**14
+"""Elements up to which a tensor is real while a network is built, because constructors read such
+values: a stochastic depth by layer, the positions of a grid."""
+AUTOCAST = (
+    "autocast was traced with the CPU's lists of operators; CUDA's keep more in float32, "
+    "for instance normalisation of layers"
+)
 STEPS = 2
-"""Steps traced per phase: the first one creates the optimiser's state, the second one has it."""
+"""Steps traced: the first one creates the optimiser's state, the second one has it."""
+UNRECORDED = {"recorded": False}
+"""Metadata of fields that records leave out."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted memory and operations of one image, or one training step, on a device."""
+    """Predicted memory and operations of one call of a network, or of a training step."""
 
     device_bytes: int
+    """All tensors on the device, and by rule what operators take inside themselves."""
     host_bytes: int
     """On the host: the image, label and score maps, stored maps. On the CPU the same as
     `device_bytes`."""
@@ -46,7 +57,7 @@ class Prediction:
     """The operator at the peak on the device."""
     module: str
     """The module at the peak on the device; empty outside all modules."""
-    by_category: Mapping[str, int]
+    by_category: Mapping[Category, int]
     """Bytes of each category at the peak on the device."""
     reserved_bytes: int | None
     """Segments of CUDA's caching allocator; None on the CPU, whose allocator does not cache."""
@@ -54,176 +65,312 @@ class Prediction:
     """As torch.cuda.max_memory_allocated reports; None on the CPU."""
     tf32_reserved_bytes: int | None
     """As `reserved_bytes`, on a GPU with TF32, whose convolutions copy into NHWC
-    (`rules_cuda.TF32`)."""
+    (`rules.TF32`)."""
     tf32_allocated_bytes: int | None
     """As `allocated_bytes`, on such a GPU."""
     parameters: int
     flops: int
     """Of convolutions and matrix products, a multiplication and an addition counting as two."""
-
-
-class Trace(NamedTuple):
-    """A prediction, and every block that is allocated or freed on the way, in order."""
-
-    prediction: Prediction
-    events: list[Event]
-    """Of the device that is predicted."""
-    categories: list[Category]
+    device: str = field(repr=False, metadata=UNRECORDED)
+    blas_threads: int = field(repr=False, metadata=UNRECORDED)
+    """Host threads that multiply matrices: each has a workspace of cuBLAS."""
+    events: Sequence[Event] = field(repr=False, metadata=UNRECORDED)
+    """Every block that is allocated or freed, in order; also those of the device's variants."""
+    categories: Sequence[Category] = field(repr=False, metadata=UNRECORDED)
     """Of each event's block."""
+    doubts: tuple[str, ...] = field(metadata=UNRECORDED)
+    """Why the figures may be wrong, a sentence each."""
+
+    def figures(self) -> dict[str, Any]:
+        """What records keep."""
+        return {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if "recorded" not in one.metadata
+        }
+
+    def reserved_on(self, gpu: str = "") -> int:
+        """Bytes that torch reserves on the GPU `gpu`, cuBLAS's workspaces included; on the CPU
+        those of the tensors."""
+        found = self.tf32_reserved_bytes if has_tf32(gpu) else self.reserved_bytes
+        if found is None:
+            return self.device_bytes
+        return found + self.blas_threads * blas_bytes(gpu)
+
+    def process_bytes(self, gpu: str = "", overhead: GpuOverhead | None = None) -> int:
+        """Bytes of the whole process on the GPU `gpu`, its context included; on the CPU those of the
+        tensors. `overhead`: by default assumed for the GPU."""
+        if self.reserved_bytes is None:
+            return self.device_bytes
+        overhead = overhead or gpu_overhead_of(gpu)
+        return self.reserved_on(gpu) + overhead.context_bytes + overhead.workspace_bytes
+
+    def fits(self, budget: int, gpu: str = "", overhead: GpuOverhead | None = None) -> bool:
+        """Whether the process fits into `budget` bytes: torch's allocator frees what it caches
+        before it runs out of memory, so that less than `process_bytes` can do."""
+        if self.reserved_bytes is None:
+            return self.device_bytes <= budget
+        tf32 = has_tf32(gpu)
+        segments = self.tf32_reserved_bytes if tf32 else self.reserved_bytes
+        assert segments is not None
+        room = segments + budget - self.process_bytes(gpu, overhead)
+        try:
+            play(self.events, self.device, room, TF32 if tf32 else "")
+        except OutOfMemoryError:
+            return False
+        return True
+
+    def timeline(self, moments: int = MOMENTS) -> dict[str, Any]:
+        """Live bytes by category at up to `moments` events (`timeline`)."""
+        pairs = zip(self.events, self.categories, strict=True)
+        own = [(event, kind) for event, kind in pairs if event.device == self.device]
+        return timeline([event for event, _ in own], [kind for _, kind in own], moments)
+
+
+def mean_of(outputs: Any) -> Tensor:
+    """The mean of all floating-point tensors of a network's outputs: a loss where none is given."""
+    means = [leaf.float().mean() for leaf in tree_leaves(outputs) if _is_float(leaf)]
+    if not means:
+        raise UserError("The network returns no floating-point tensor: give a Recipe with a loss.")
+    return torch.stack(means).sum() if len(means) > 1 else means[0]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A run at the size of one data set's images."""
+class Recipe:
+    """How a network is run and trained. Layout, type and trainability of weights are the network's
+    own: build it so, for instance `lambda: resnet50().to(memory_format=torch.channels_last)`."""
 
-    dataset: str
-    """As bench/published.csv has it."""
-    side_px: int
-    done: str
-    """Variant of a method whose released code has quirks: `as meant` (corrected) or
-    `as released`; `ours` where there is one variant; empty for rows of GLNet's paper."""
-    run: Run
-
-    @property
-    def key(self) -> str:
-        """Unique among all cases."""
-        return " ".join(filter(None, (self.dataset, self.run.name, self.done)))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.side_px, self.side_px
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = torch.optim.AdamW
+    """Makes the optimiser of the trainable parameters; None: gradients alone."""
+    loss: Callable[[Any], Tensor] = mean_of
+    """Maps the network's outputs to a scalar. Targets are inputs of a network that returns its
+    loss."""
+    autocast: torch.dtype | None = None
+    """Precision of the forward pass; None: that of the weights."""
+    scaled: bool = False
+    """Whether a GradScaler scales the loss, as float16 needs it."""
+    accumulate: int = 1
+    """Forward and backward passes per optimiser step."""
+    ddp: bool = False
+    """Whether DistributedDataParallel keeps its buckets: the gradients once more."""
 
 
-def predict_case(case: Case) -> dict[str, Any]:
-    """A row of the records of published settings: peak memory of a case on a CUDA device."""
-    begun = time.perf_counter()
-    predicted = predict_memory(case.run, case.size, "cuda")
-    return {
-        **asdict(predicted),
-        "method": case.run.model.config.method,
-        "strategy": case.run.config.strategy,
-        "published": case.run.config.published,
-        "seconds": time.perf_counter() - begun,
-    }
+def predict_memory(
+    build: Callable[[], nn.Module],
+    inputs: Any,
+    device: Literal["cuda", "cpu"] = "cuda",
+    mode: Mode = "inference",
+    recipe: Recipe = Recipe(),
+) -> Prediction:
+    """Peak memory of a network, on fake tensors: without weights, data or the device.
 
-
-def predict_memory(run: Run, size: tuple[int, int], device: str) -> Prediction:
-    """Peak memory of one prediction, on fake tensors.
+    The network runs on fake CPU tensors that count as the device's, with the device's rules. In
+    inference it is in eval mode and under torch.inference_mode; in training it keeps its modes, and
+    two optimiser steps are traced.
 
     Args:
-        size: (H, W) of the image in pixels.
-        device: `cpu` or `cuda`; no GPU needs to be present.
+        build: makes the network, or returns one, which stays as it is.
+        inputs: a list of positional or a dict of keyword arguments; anything else is the only
+            argument. In it a shape is a tuple of whole numbers, for float32, or `(shape, dtype)`;
+            of a tensor only shape, strides and type are used.
+
+    Raises:
+        UserError: an operator has no result that could be predicted: its shape depends on values.
     """
-    return trace_memory(run, size, device).prediction
-
-
-def trace_memory(run: Run, size: tuple[int, int], device: str) -> Trace:
-    """Same as `predict_memory`, with the timeline."""
-    with torch.device("meta"):
-        network = network_for(run.method, run.strategy, run.spec, run.model.classes)
-        parameters = sum(p.numel() for p in network.parameters())
-        network = run.strategy.prepare(network, run.spec)
-    with FakeTensorMode(), torch.inference_mode():
-        _refill(network, device)
-        image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
-        tracker = Tracker(tensors_of(network), network, RULES, variant=TF32)
-        tracker.add([image], "inputs")
-        with tracker, replaying(network, tracker):
-            run.strategy.predict(network, image, run.spec)
-    found = _prediction(tracker, network, device)
-    return Trace(replace(found, parameters=parameters), *tracker.timeline(device))
-
-
-def trace_training(
-    model: Model, size: tuple[int, int], batch: Mapping[str, int], device: str
-) -> dict[str, Trace]:
-    """Peak memory of an optimiser step of each phase, on fake tensors, by the phase's name.
-
-    The step is `bench.training_step.training_step` in float32 with weights in NHWC; the second
-    step of a phase, which has the optimiser's state from its start.
-
-    A CUDA step is traced on fake CPU tensors that count as CUDA's, with CUDA's rules, because
-    torch's autograd engine requires a GPU for CUDA tensors. Assumed: the operators that torch
-    selects by device save the same tensors for the backward pass.
-
-    Args:
-        size: (H, W) of each training image in pixels.
-        batch: images a step, by phase.
-        device: `cpu` or `cuda`; no GPU needs to be present.
-    """
-    method, spec = model.method, model.spec
-    with torch.device("meta"):
-        network = model.build().to(memory_format=torch.channels_last)
-    phases = method.phases(network, spec)
-    seen = [views_of(model, phase, size, batch[phase.name]) for phase in phases]
-    found = {}
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        _refill(network, "cpu")
-        for phase, real in zip(phases, seen, strict=True):
-            views = [
-                {
-                    name: value if name in READ else mode.from_tensor(value)
-                    for name, value in view.items()
-                }
-                for view in real
-            ]
-            tracker = Tracker(tensors_of(network), network, RULES, {"cpu": device}, TF32)
-            tracker.add((value for view in views for value in view.values()), "inputs")
-            training = _observed(
-                enter_phase(method, spec, network, phase, model.config.training), tracker, device
-            )
-            phase.begin()
-            with tracker:
-                for _ in range(STEPS):
-                    training_step(training, views, LEARNING_RATE)
-            prediction = _prediction(tracker, network, device)
-            if device != "cpu":  # the host holds the views that were copied from it
-                on_host = bytes_of(value for view in real for value in view.values())
-                prediction = replace(prediction, host_bytes=on_host)
-            found[phase.name] = Trace(prediction, *tracker.timeline(device))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with _Building():
+            network = build()
+        network = fake_copy(network, fake, "cpu")
+        with fake:
+            args, kwargs = _arguments(inputs)
+            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            training = mode == "training"
+            run = _training if training else _inference
+            work = run(network, args, kwargs, recipe)
+            found = trace(work, network, given, device, stands_for=True, training=training)
+    except (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedOperatorException,
+    ) as error:
+        raise UserError(
+            f"The memory of {type(network).__name__} cannot be predicted: the result of the "
+            f"operator {error.func} depends on values, which fake tensors lack."
+        ) from error
+    if recipe.autocast and device == "cuda":
+        found = replace(found, doubts=(*found.doubts, AUTOCAST))
     return found
 
 
-READ = ("size", "boxes", "chosen")
-"""Keys of a view whose values a method reads: small tensors of sizes and positions."""
+Work = Callable[[Tracker], object]
 
 
-def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> list[View]:
-    """The views of `count` black images of `size` (H, W) that are all of the first class."""
-    rng = torch.Generator().manual_seed(0)
-    image = torch.zeros(3, *size, dtype=torch.uint8)
-    label = torch.zeros(*size, dtype=torch.uint8)
-    return [
-        model.method.view(image.clone(), label.clone(), model.spec, phase.name, rng)
-        for _ in range(count)
+def trace(
+    work: Work,
+    network: nn.Module,
+    inputs: Iterable[Tensor],
+    device: str,
+    stands_for: bool = False,
+    training: bool = False,
+) -> Prediction:
+    """Memory of `work`, which calls a network of fake tensors.
+
+    Args:
+        inputs: tensors that exist already beside the network's.
+        device: what is predicted.
+        stands_for: the tensors are the CPU's, but count as the device's. A training step has to be
+            traced so, because torch's autograd engine requires a GPU for CUDA tensors. Assumed: the
+            operators that torch selects by device save the same tensors for the backward pass.
+        training: gradients are computed, in a thread of their own on a GPU.
+    """
+    tracker = Tracker(
+        tensors_of(network), network, RULES, {"cpu": device} if stands_for else None, TF32
+    )
+    tracker.add(inputs, "inputs")
+    with tracker:
+        work(tracker)
+    events = list(tracker.events)  # frees follow as soon as the tensors go
+    peak = tracker.peak_of(device)
+    held = play(events, device) if device == "cuda" else None
+    copied = play(events, device, variant=TF32) if device == "cuda" else None
+    return Prediction(
+        device_bytes=peak.bytes,
+        host_bytes=tracker.peak["cpu"],
+        weights_bytes=bytes_of(tensors_of(network)),
+        at=peak.operator,
+        module=peak.module,
+        by_category=peak.by_category,
+        reserved_bytes=held.reserved_bytes if held else None,
+        allocated_bytes=held.allocated_bytes if held else None,
+        tf32_reserved_bytes=copied.reserved_bytes if copied else None,
+        tf32_allocated_bytes=copied.allocated_bytes if copied else None,
+        parameters=sum(p.numel() for p in network.parameters()),
+        flops=tracker.flops,
+        device=device,
+        blas_threads=2 if training else 1,
+        events=events,
+        categories=tracker.categories(events),
+        doubts=_doubts(tracker),
+    )
+
+
+def fake_copy(network: nn.Module, mode: FakeTensorMode, device: str) -> nn.Module:
+    """A copy of a network whose weights and buffers are fake tensors on `device`; weights that
+    modules share stay shared."""
+    copies: dict[int, Any] = {}
+    with mode:
+        for old in tensors_of(network):
+            new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
+            parameter = isinstance(old, nn.Parameter)
+            copies[id(old)] = nn.Parameter(new, old.requires_grad) if parameter else new
+    return copy.deepcopy(network, copies)
+
+
+class _Building(TorchFunctionMode):
+    """Inside the block new tensors are on the meta device, except small ones, which can be read."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.__bool__ and args[0].is_meta:  # `while mask.any()` of trunc_normal_
+            return False
+        if func in _device_constructors() and kwargs.get("device") is None:
+            large = func(*args, **kwargs | {"device": "meta"})
+            return large if large.numel() > SMALL else func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _arguments(inputs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments of fake tensors."""
+    made = tree_map(_argument, inputs, is_leaf=_is_tensor_like)
+    if isinstance(made, dict):
+        return [], made
+    return (made if isinstance(made, list) else [made]), {}
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(one) is int for one in value)
+
+
+def _is_tensor_like(value: Any) -> bool:
+    typed = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype)
+    return _is_shape(value) or (typed and _is_shape(value[0]))
+
+
+def _argument(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        made = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="cpu")
+        return made.requires_grad_(leaf.requires_grad)
+    if not isinstance(leaf, tuple):
+        return leaf
+    shape, dtype = (leaf, torch.float32) if _is_shape(leaf) else leaf
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _inference(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+    network.eval()
+
+    def work(_: Tracker) -> None:
+        with torch.inference_mode(), _precision(recipe):
+            network(*args, **kwargs)
+
+    return work
+
+
+def _training(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not trained:
+        raise UserError(f"{type(network).__name__} has no weight that requires a gradient.")
+    optimizer = recipe.optimizer(trained) if recipe.optimizer else None
+    scaler = torch.amp.GradScaler("cpu", enabled=recipe.scaled)
+
+    def step() -> None:
+        for _ in range(recipe.accumulate):
+            with _precision(recipe):
+                loss = recipe.loss(network(*args, **kwargs))
+            if recipe.accumulate > 1:
+                loss = loss / recipe.accumulate
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            del loss
+        if optimizer:
+            if recipe.scaled:
+                scaler.unscale_(optimizer)
+            optimizer.step()
+            if recipe.scaled:
+                scaler.update()
+        for parameter in trained:
+            parameter.grad = None
+
+    def work(tracker: Tracker) -> None:
+        if recipe.ddp:
+            buckets = [torch.empty_like(parameter) for parameter in trained]
+            tracker.add(buckets, "gradients")
+        for _ in range(STEPS):
+            step()
+
+    return work
+
+
+def _precision(recipe: Recipe) -> Any:
+    return torch.autocast("cpu", dtype=recipe.autocast) if recipe.autocast else nullcontext()
+
+
+def _doubts(tracker: Tracker) -> tuple[str, ...]:
+    doubts = [
+        f"{module or 'The code outside of all modules'} reads values with {operator}, "
+        f"which fake tensors lack: assumed were 1 for a number, and all elements for a mask"
+        for operator, module in tracker.read
     ]
-
-
-def _observed(training: PhaseTraining, tracker: Tracker, device: str) -> PhaseTraining:
-    """The same step; while it runs, it sets the category of new tensors in the tracker."""
-
-    def backward(loss: Tensor) -> None:
-        tracker.category = "gradients"
-        loss.backward()  # type: ignore[no-untyped-call]
-        tracker.category = "activations"
-
-    def before(*_: Any) -> None:
-        tracker.category = "temporaries"
-
-    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        kept = (value for state in optimizer.state.values() for value in state.values())
-        tracker.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
-        tracker.category = "activations"
-
-    if training.optimizer:
-        # torch's default depends on the tensors' device; here they represent another device.
-        for group in training.optimizer.param_groups:
-            group["foreach"] = device == "cuda"
-            group["fused"] = group["fused"] and device == "cpu"
-        training.optimizer.register_step_pre_hook(before)
-        training.optimizer.register_step_post_hook(after)
-    return replace(training, backward=backward)
+    if tracker.without_rule:
+        named = ", ".join(sorted(tracker.without_rule))
+        doubts.append(f"no rule says what memory these operators take inside themselves: {named}")
+    return tuple(doubts)
 
 
 def timeline(
@@ -234,7 +381,7 @@ def timeline(
 
     Args:
         events: in order, on one device.
-        categories: of each event's block (`Trace`).
+        categories: of each event's block.
 
     Returns:
         `events`: indices of the chosen events; `bytes`: by category, one number per chosen event.
@@ -253,36 +400,3 @@ def timeline(
         "events": chosen,
         "bytes": {name: alive[chosen, place].tolist() for place, name in enumerate(names)},
     }
-
-
-def _prediction(tracker: Tracker, network: nn.Module, device: str) -> Prediction:
-    peak = tracker.peak_of(device)
-    held = play(tracker.events, device) if device == "cuda" else None
-    copied = play(tracker.events, device, variant=TF32) if device == "cuda" else None
-    return Prediction(
-        device_bytes=peak.bytes,
-        host_bytes=tracker.peak["cpu"],
-        weights_bytes=bytes_of(tensors_of(network)),
-        at=peak.operator,
-        module=peak.module,
-        by_category=peak.by_category,
-        reserved_bytes=held.reserved_bytes if held else None,
-        allocated_bytes=held.allocated_bytes if held else None,
-        tf32_reserved_bytes=copied.reserved_bytes if copied else None,
-        tf32_allocated_bytes=copied.allocated_bytes if copied else None,
-        parameters=sum(p.numel() for p in network.parameters()),
-        flops=tracker.flops,
-    )
-
-
-def _refill(network: nn.Module, device: str) -> None:
-    """Give a network empty tensors on `device`; unlike Module.to, this works under fake tensors."""
-    for module in network.modules():
-        for name, old in [*module._parameters.items(), *module._buffers.items()]:
-            if old is None:
-                continue
-            new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
-            if name in module._parameters:
-                module._parameters[name] = torch.nn.Parameter(new, requires_grad=False)
-            else:
-                module._buffers[name] = new

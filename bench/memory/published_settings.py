@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config import read_suite
-from bench.memory.prediction import Case
+from bench.memory.runs import Case
 from bench.run import Run, open_run
 
 UHR_METHODS = Path("suites/deepglobe-successors.yaml")

@@ -2,12 +2,11 @@
 
 A dispatch mode intercepts every operator and tracks each new storage until it is freed. With fake
 tensors it gives the same result for any device, within seconds, without computing anything.
-Temporary memory inside an operator is not dispatched: a table of rules adds it (`rules_cpu`,
-`rules_cuda`)."""
+Temporary memory inside an operator is not dispatched: a table of rules adds it (`rules`)."""
 
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
@@ -15,52 +14,26 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+from bench.memory.modules import Modules
+from bench.memory.rules import Moment, Rules, Use
+
 Category = Literal[
     "weights", "inputs", "activations", "gradients", "optimiser state", "temporaries"
 ]
 """`weights`: parameters and buffers; `inputs`: the image or the views; `activations`: results of
-operators in the forward pass; `gradients`: in the backward pass; `optimiser state`: what an
-optimiser keeps from step to step; `temporaries`: memory inside an operator, and what the
-optimiser's step allocates besides its state."""
-
-
-class Moment(NamedTuple):
-    """Temporary blocks that exist at the same time inside an operator."""
-
-    blocks: Sequence[int]
-    """Bytes of each block; all are freed before the operator returns."""
-    results: bool = False
-    """Whether the operator's results exist at that time."""
-    variant: str = ""
-    """For blocks that only some devices of the type allocate: they are tracked if this variant is
-    requested, under the device name `TYPE VARIANT`."""
-
-
-class Use(NamedTuple):
-    """One call of an operator, as a rule gets it. A rule reads sizes and layouts, never values."""
-
-    args: Mapping[str, Any]
-    """By name, in the order of the operator's schema, defaults included."""
-    result: Any
-
-    @property
-    def first(self) -> Any:
-        """The first argument, whose name differs between the variants of an operator."""
-        return next(iter(self.args.values()))
-
-
-Rule = Callable[[Use], list[Moment]]
-Rules = Mapping[str, Rule]
-"""By the operator's name without its overload, for instance `aten::convolution`."""
+operators in the forward pass, and of those that the backward pass computes again; `gradients`: of
+all others in the backward pass; `optimiser state`: what an optimiser keeps from step to step;
+`temporaries`: memory inside an operator, and what the optimiser's step allocates besides its
+state."""
 
 
 class Event(NamedTuple):
@@ -79,7 +52,7 @@ class Peak(NamedTuple):
     """The moment with the most live bytes on a device."""
 
     bytes: int
-    by_category: dict[str, int]
+    by_category: dict[Category, int]
     operator: str
     module: str
 
@@ -126,9 +99,13 @@ class Tracker(TorchDispatchMode):
         self.events: list[Event] = []
         self.flops = 0
         """Of convolutions and matrix products, a multiplication and an addition counting as two."""
-        self.category: Category = "activations"
-        """Category of the results of operators from now on."""
+        self.read: Counter[tuple[str, str]] = Counter()
+        """Operators whose result depends on values, and their modules: how often one was guessed."""
+        self.without_rule: Counter[str] = Counter()
+        """Operators whose temporaries are not known: how often each was called."""
         self._seeing = True
+        self._in_step = False
+        self._hooks: list[Any] = []
         self._categories: list[Category] = []
         self._seen: Any = WeakIdKeyDictionary()
         self._rules = rules or {}
@@ -140,13 +117,40 @@ class Tracker(TorchDispatchMode):
     def __enter__(self) -> "Tracker":
         if self._modules:
             self._modules.start()
+        self._hooks = [
+            register_optimizer_step_pre_hook(self._step_begins),
+            register_optimizer_step_post_hook(self._step_ends),
+        ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
         if self._modules:
             self._modules.stop()
+
+    def _step_begins(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._in_step = True
+        for group in optimizer.param_groups:
+            # torch's default depends on the tensors' device; here they may stand for another one.
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = self._stands_for.get("cpu") == "cuda"
+
+    def _step_ends(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._in_step = False
+        kept = (value for state in optimizer.state.values() for value in state.values())
+        self.add((value for value in kept if isinstance(value, Tensor)), "optimiser state")
+
+    @property
+    def category(self) -> Category:
+        """Category of the results of operators at this moment."""
+        if self._in_step:
+            return "temporaries"
+        # A checkpointed forward pass runs again within the backward pass, with gradients enabled.
+        back = torch._C._current_autograd_node() is not None and not torch.is_grad_enabled()
+        return "gradients" if back else "activations"
 
     def add(self, tensors: Iterable[Tensor], category: Category) -> None:
         """Track tensors that exist already; set the category of those tracked already."""
@@ -166,6 +170,8 @@ class Tracker(TorchDispatchMode):
         result = _without_values(func, args)
         if result is None:
             result = func(*args, **kwargs)
+        elif not self._in_step:  # an optimiser reads its hyperparameters
+            self.read[str(func), module] += 1
         operator = str(func)
         self.flops += flops_of(func, args, kwargs, result)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -182,21 +188,20 @@ class Tracker(TorchDispatchMode):
 
     def peak_of(self, device: str) -> Peak:
         """The peak on a device type, by category."""
-        events, categories = self.timeline(device)
+        events = [event for event in self.events if event.device == device]
         totals = list(accumulate(event.bytes for event in events))
         if not (most := max(totals, default=0)):
             return Peak(0, {}, "", "")
         at = totals.index(most)
-        now: Counter[str] = Counter()
-        for event, category in zip(events[: at + 1], categories, strict=False):
-            now[category] += event.bytes
+        now: Counter[Category] = Counter()
+        for event in events[: at + 1]:
+            now[self._categories[event.block]] += event.bytes
         by_category = {name: size for name, size in now.items() if size}
         return Peak(most, by_category, events[at].operator, events[at].module)
 
-    def timeline(self, device: str) -> tuple[list[Event], list[Category]]:
-        """Events on a device type in order, and the category of each one's block."""
-        events = [event for event in self.events if event.device == device]
-        return events, [self._categories[event.block] for event in events]
+    def categories(self, events: Iterable[Event]) -> list[Category]:
+        """Of each event's block."""
+        return [self._categories[event.block] for event in events]
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
@@ -258,8 +263,13 @@ class Tracker(TorchDispatchMode):
         self, func: Any, args: Any, kwargs: Any, result: Any, made: list[Tensor]
     ) -> list[Moment]:
         schema = func._schema
-        rule = self._rules.get(self._device(made[0]), {}).get(schema.name) if made else None
+        rules = self._rules.get(self._device(made[0])) if made else None
+        if rules is None:
+            return []
+        rule = rules.get(schema.name)
         if rule is None:
+            if not _elementwise_or_view(func):
+                self.without_rule[str(func)] += 1
             return []
         named = {one.name: one.default_value for one in schema.arguments}
         named |= zip(named, args, strict=False)
@@ -309,52 +319,6 @@ class Tracker(TorchDispatchMode):
         self.now[device] -= size
 
 
-class Modules:
-    """Finds the module of a network that runs, in the forward and in the backward pass.
-
-    The forward pass uses torch's module hooks. An operator of the backward pass belongs to the
-    module whose forward pass created its autograd node, found by autograd's sequence number."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._names = {
-            id(module): f"{type(module).__name__} {name}".strip()
-            for name, module in network.named_modules()
-        }
-        self._inside: list[str] = []
-        self._made: dict[int, str] = {}
-        self._hooks: list[Any] = []
-
-    def start(self) -> None:
-        """Register the hooks."""
-
-        def enter(module: nn.Module, _: Any) -> None:
-            self._inside.append(self._names.get(id(module), ""))
-
-        def leave(module: nn.Module, _: Any, __: Any) -> None:
-            self._inside.pop()
-
-        self._hooks = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-
-    def stop(self) -> None:
-        """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def current(self) -> str:
-        """The module that runs, as `Conv2d encoder.layer1.0.conv1`; empty outside all modules."""
-        node = torch._C._current_autograd_node()
-        if node is not None:
-            return self._made.get(node._sequence_nr(), "")
-        module = self._inside[-1] if self._inside else ""
-        if module and torch.is_grad_enabled():
-            # Keep the first module: an operator without a node finds the previous node.
-            self._made.setdefault(torch.autograd._get_sequence_nr() - 1, module)
-        return module
-
-
 def tensors_of(network: nn.Module) -> list[Tensor]:
     """Weights and buffers of a network."""
     return [*network.parameters(), *network.buffers()]
@@ -384,12 +348,24 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
     return int(formula(*args, **kwargs, out_val=result)) if formula else 0
 
 
+def _elementwise_or_view(func: Any) -> bool:
+    """Whether an operator is known to allocate its results alone: elementwise ones, and views."""
+    results = func._schema.returns
+    views = bool(results) and all(
+        one.alias_info is not None and not one.alias_info.is_write for one in results
+    )
+    return views or torch.Tag.pointwise in func.tags
+
+
 def _without_values(func: Any, args: Any) -> Any:
     """Result of an operator that depends on values, which fake tensors lack: a number is read as 1,
     and a mask selects all elements, the upper bound. None for any other operator."""
-    if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+    # In inference mode the latter two are not decomposed into the first.
+    aten = torch.ops.aten
+    reads = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default)
+    if func in reads and isinstance(args[0], FakeTensor):
         return 1.0 if args[0].dtype.is_floating_point else 1
-    if func is torch.ops.aten.index.Tensor and isinstance(args[0], FakeTensor):
+    if func is aten.index.Tensor and isinstance(args[0], FakeTensor):
         masks = [one for one in args[1] if one is not None and one.dtype == torch.bool]
         if len(masks) == 1 and args[1][0] is masks[0]:
             return args[0].new_empty(masks[0].numel(), *args[0].shape[masks[0].dim() :])

@@ -1,7 +1,7 @@
 """Stage `steps`: memory of one optimiser step of every phase of every model, predicted on fake
 tensors and measured by the device's allocator.
 
-The record shows the memory of training, and how accurate `trace_training` is."""
+The record shows the memory of training, and how accurate `predict_steps` is."""
 
 import argparse
 from typing import Any
@@ -11,8 +11,7 @@ import torch
 from bench import cli, record
 from bench.config import read_suite
 from bench.memory.meters import DEFINITIONS, allocated_bytes_of, expected_allocated_bytes
-from bench.memory.prediction import LEARNING_RATE, STEPS, trace_training, views_of
-from bench.memory.tracker import tensors_of
+from bench.memory.runs import LEARNING_RATE, STEPS, predict_steps, views_of
 from bench.method import Phase, View
 from bench.run import Model, device_facts, open_model, require_prepared, set_up
 from bench.training_step import enter_phase, training_step
@@ -32,7 +31,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
     size = (image.shape[-2], image.shape[-1])
     phases = model.config.training.phases
     batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
-    traced = trace_training(model, size, batch, device.type)
+    traced = predict_steps(model, size, batch, device.type)
     network = model.build().to(device).to(memory_format=torch.channels_last)
     found = {}
     for phase in model.method.phases(network, model.spec):
@@ -40,13 +39,12 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             {key: value.to(device) for key, value in one.items()}
             for one in views_of(model, phase, size, batch[phase.name])
         ]
-        one = traced[phase.name].prediction
+        one = traced[phase.name]
         found[phase.name] = {
             "height_px": size[0],
             "width_px": size[1],
             "batch": batch[phase.name],
-            # torch's autograd runs in its own thread.
-            "predicted_bytes": expected_allocated_bytes(one, device, threads=2),
+            "predicted_bytes": expected_allocated_bytes(one, device),
             "booked_bytes": _allocated_bytes(model, network, phase, views),
             "by_category": dict(one.by_category),
             "at": one.at,
@@ -66,7 +64,8 @@ def _allocated_bytes(
         for _ in range(STEPS):
             training_step(training, views, LEARNING_RATE)
 
-    there = [*tensors_of(network), *(value for one in views for value in one.values())]
+    seen = (value for one in views for value in one.values())
+    there = [*network.parameters(), *network.buffers(), *seen]
     return allocated_bytes_of(steps, there)
 
 

@@ -12,7 +12,7 @@ from bench import cli, record
 from bench.config import Suite, read_suite
 from bench.memory import paper_memory
 from bench.memory.paper_memory import CLASSES, PAPER, SIDE_PX, paper_cases
-from bench.memory.prediction import PREDICTED, Case, predict_case, predict_memory
+from bench.memory.runs import PREDICTED, Case, predict_case, predict_run
 from bench.parallel import parallel_map
 from bench.run import Run, open_run
 from bench.tiling import Box, grid
@@ -56,7 +56,7 @@ def _grown(run: Run, side: int) -> dict[str, int]:
     row = {"side_px": side, "patches": patches}
     if patches > MOST_PATCHES:
         return row
-    predicted = predict_memory(run, (side, side), "cuda")
+    predicted = predict_run(run, (side, side), "cuda")
     return row | {
         "device_bytes": predicted.device_bytes,
         "reserved_bytes": predicted.reserved_bytes or 0,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import cli, record
-from bench.memory.prediction import PREDICTED, predict_case
 from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_cases
+from bench.memory.runs import PREDICTED, predict_case
 from bench.parallel import parallel_map
 
 RESULT = record.RESULTS / "successors.json"

@@ -1,7 +1,7 @@
 """Predicted memory of labelling an image, and settings that fit a limit.
 
 By windows it is the sum of the memory that the process already holds, the tensors of one group of
-patches by `predict_memory`, and a constant for data in transit (`PASSING_BYTES`); none
+patches by `predict_run`, and a constant for data in transit (`PASSING_BYTES`); none
 of it depends on the image. In memory it includes the tensors of the whole image."""
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from bench.errors import UserError
-from bench.memory.prediction import predict_memory
+from bench.memory.runs import predict_run
 from bench.run import Run
 from bench.streaming.raster import BLOCK_BYTES
 from data.image_header import CACHE_BYTES
@@ -83,7 +83,7 @@ def choose(run: Run, size: Size, device: str, budget: int | None) -> tuple[Run, 
 
 def need(run: Run, size: Size, device: str, by_windows: bool) -> MemoryNeed:
     """Predicted memory for an image of `size` (H, W) px."""
-    found = predict_memory(run, _group(run.spec, size) if by_windows else size, device)
+    found = predict_run(run, _group(run.spec, size) if by_windows else size, device)
     # Loading holds the weights twice: in the checkpoint's tensors and in the network.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
     passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]

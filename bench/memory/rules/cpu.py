@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.memory.tracker import Moment, Rules, Use
+from bench.memory.rules.shared import SHARED, Moment, Rules, Use, beside_results, copy_bytes, named
 
 GATHERED = 2**20
 """Bytes that a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
@@ -63,6 +63,9 @@ class Shape:
         self.kernel: int = math.prod(self.weight.shape[2:])
         # Some taps read only padding: oneDNN then gathers (measured for sides 1 to 20).
         self.overhanging = any(one > side for one, side in zip(padding, sides, strict=True))
+        extents = (d * (k - 1) + 1 for d, k in zip(dilation, self.weight.shape[2:], strict=True))
+        self.wider = any(one > side for one, side in zip(extents, sides, strict=True))
+        """Whether the dilated kernel is wider than its source."""
         self.inputs: int = self.source.shape[1]
         self.outputs = self.weight.shape[1] * self.groups if self.transposed else len(self.weight)
         self.dilated, self.strided = max(dilation) > 1, max(stride) > 1
@@ -192,6 +195,8 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
     inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
     if _by_columns(shape):
         inside = [_column_bytes(shape, gradient)]
+    elif shape.dilated and shape.wider and shape.groups == 1 and not shape.transposed:
+        inside = [_column_bytes(shape, gradient), weight.nbytes]
     return [
         *moments,
         Moment([*copies, to_source, *inside]),
@@ -238,16 +243,6 @@ def _column_bytes(shape: Shape, gradient: Tensor) -> int:
     return weights + columns + (image if shape.channels_last else 0)
 
 
-def copy_bytes(map: Tensor, layout: torch.memory_format) -> int:
-    """Bytes of a copy in a layout; 0 if the tensor has it."""
-    return 0 if map.is_contiguous(memory_format=layout) else map.nbytes
-
-
-def beside_results(*blocks: int) -> list[Moment]:
-    """Blocks that exist at the same time as the operator's results."""
-    return [Moment(blocks, results=True)]
-
-
 def _convolution(use: Use) -> list[Moment]:
     return forward(Shape(use.args), use.result)
 
@@ -285,6 +280,48 @@ def _shrink(use: Use) -> list[Moment]:
     return beside_results(rows, channels * height * width, channels * result[0, 0].numel())
 
 
+def _batch_norm(use: Use) -> list[Moment]:
+    """A factor and an offset of each channel (batch_norm_kernel.cpp)."""
+    return beside_results(2 * use.first.shape[1] * 4)
+
+
+def _attention(use: Use) -> list[Moment]:
+    """Blocks of scores and results of each thread (FlashAttentionKernel.cpp)."""
+    rows, columns, width = _attention_block(use.args["query"], use.args["key"])
+    return beside_results(torch.get_num_threads() * 4 * rows * (columns + 2 + width))
+
+
+def _attention_backward(use: Use) -> list[Moment]:
+    """Two blocks of scores and one column of sums of each thread, and the gradient made
+    contiguous (FlashAttentionKernel.cpp)."""
+    rows, columns, _ = _attention_block(use.args["query"], use.args["key"])
+    scores = torch.get_num_threads() * 4 * rows * (2 * columns + 1)
+    return beside_results(scores, use.args["grad_out"].nbytes)
+
+
+def _whole_attention(use: Use) -> list[Moment]:
+    """Query, key and value twice, with their bias and without; then once, with all scores
+    (attention.cpp, native_multi_head_attention_cpu)."""
+    source = use.first  # (N, L, C)
+    heads = use.args.get("num_head") or use.args["num_heads"]
+    scores = len(source) * heads * source.shape[1] ** 2 * source.element_size()
+    return [Moment([3 * source.nbytes, 3 * source.nbytes]), Moment([3 * source.nbytes, scores])]
+
+
+def _encoder_layer(use: Use) -> list[Moment]:
+    """Attention, then a hidden layer beside its source (transformer.cpp)."""
+    source, hidden = use.first, use.args["ffn_weight_1"].shape[0]
+    inside = source.nbytes // source.shape[-1] * hidden
+    return [*_whole_attention(use), *beside_results(source.nbytes, inside)]
+
+
+def _attention_block(query: Tensor, key: Tensor) -> tuple[int, int, int]:
+    """Rows, columns and width of the block that a thread works on."""
+    length = query.shape[-2]
+    rows = 256 if length >= 768 else 64 if length >= 192 else 32
+    return min(rows, length), min(512, key.shape[-2]), query.shape[-1]
+
+
 def _batch_norm_backward(use: Use) -> list[Moment]:
     """One more map if gradient and source have the same layout; the other kernel needs none."""
     source = use.args["input"]
@@ -295,27 +332,11 @@ def _batch_norm_backward(use: Use) -> list[Moment]:
     return beside_results(source.nbytes) if alike and use.result[0] is not None else []
 
 
-def _contiguous(use: Use) -> list[Moment]:
-    """The source is made contiguous first."""
-    return beside_results(copy_bytes(use.first, torch.contiguous_format))
-
-
-def pool(use: Use) -> list[Moment]:
-    """Indices of the maxima, of 8 bytes, which are discarded (Pooling.cpp, max_pool2d: the first
-    result of max_pool2d_with_indices)."""
-    return beside_results(use.result.numel() * 8)
-
-
 def _pool_backward(use: Use) -> list[Moment]:
     """Indices and result are copied where their layout differs from the gradient's."""
     layout = _layout_of(use.first)
     copies = (copy_bytes(map, layout) for map in (use.result, use.args["indices"]))
     return beside_results(*filter(None, copies))
-
-
-def elementwise_loss(use: Use) -> list[Moment]:
-    """The loss of each element before the mean (Loss.cpp, mse_loss_out)."""
-    return beside_results(use.first.nbytes) if use.args["reduction"] else []
 
 
 def _sum(use: Use) -> list[Moment]:
@@ -336,12 +357,6 @@ def _mixed(use: Use) -> list[Moment]:
     return beside_results(*copies) if copies else []
 
 
-def masked(use: Use) -> list[Moment]:
-    """A mask becomes 64-bit indices, one per dimension (IndexingUtils.h, expandTensors)."""
-    masks = [one for one in use.args["indices"] if one is not None and one.dtype == torch.bool]
-    return beside_results(*(8 * mask.dim() * len(use.result) for mask in masks))
-
-
 def _channels_last(map: Tensor) -> bool:
     return map.is_contiguous(memory_format=torch.channels_last)
 
@@ -356,24 +371,21 @@ def _all(value: int | Sequence[int], dimensions: int) -> list[int]:
     return values * dimensions if len(values) == 1 else values
 
 
-CPU: Rules = {
-    f"aten::{operator}": rule
-    for operators, rule in (
-        ("conv2d convolution conv_transpose2d", _convolution),
-        ("convolution_backward", _convolution_backward),
-        ("upsample_nearest2d _upsample_nearest_exact2d", _resize),
-        ("upsample_bilinear2d", partial(_resize, bilinear=True)),
-        ("upsample_nearest2d_backward _upsample_nearest_exact2d_backward", _resize_backward),
-        ("upsample_bilinear2d_backward", _resize_backward),
-        ("_upsample_bilinear2d_aa", _shrink),
-        ("native_batch_norm_backward", _batch_norm_backward),
-        ("_log_softmax log_softmax _softmax softmax", _contiguous),
-        ("max_pool2d", pool),
-        ("max_pool2d_with_indices_backward", _pool_backward),
-        ("mse_loss", elementwise_loss),
-        ("sum", _sum),
-        ("add sub mul div", _mixed),
-        ("index", masked),
-    )
-    for operator in operators.split()
-}
+CPU: Rules = SHARED | named(
+    ("conv2d convolution conv_transpose2d", _convolution),
+    ("convolution_backward", _convolution_backward),
+    ("upsample_nearest2d _upsample_nearest_exact2d", _resize),
+    ("upsample_bilinear2d", partial(_resize, bilinear=True)),
+    ("upsample_nearest2d_backward _upsample_nearest_exact2d_backward", _resize_backward),
+    ("upsample_bilinear2d_backward", _resize_backward),
+    ("_upsample_bilinear2d_aa", _shrink),
+    ("batch_norm native_batch_norm", _batch_norm),
+    ("native_batch_norm_backward", _batch_norm_backward),
+    ("_scaled_dot_product_flash_attention_for_cpu", _attention),
+    ("_scaled_dot_product_flash_attention_for_cpu_backward", _attention_backward),
+    ("_native_multi_head_attention", _whole_attention),
+    ("_transformer_encoder_layer_fwd", _encoder_layer),
+    ("max_pool2d_with_indices_backward", _pool_backward),
+    ("sum", _sum),
+    ("add sub mul div", _mixed),
+)

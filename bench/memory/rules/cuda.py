@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from bench.memory.rules_cpu import beside_results, copy_bytes, elementwise_loss, masked, pool
-from bench.memory.tracker import Moment, Rules, Use
+from bench.memory.rules.shared import SHARED, Moment, Rules, Use, beside_results, copy_bytes, named
 
 TF32 = "tf32"
 """Variant of a CUDA device (`Moment.variant`): blocks that only GPUs with TF32 allocate."""
+WITHOUT_TEMPORARIES = (
+    "batch_norm native_batch_norm native_batch_norm_backward max_pool2d_with_indices_backward "
+    "upsample_bilinear2d upsample_bilinear2d_backward upsample_nearest2d upsample_nearest2d_backward "
+    "_foreach_sqrt _foreach_add _foreach_mul _foreach_div _foreach_sub _foreach_neg _foreach_pow"
+)
+"""Beside those of every device; a list of tensors is its result."""
 
 
 def _convolution(use: Use) -> list[Moment]:
@@ -50,11 +55,6 @@ def _convolution_backward(use: Use) -> list[Moment]:
     ]
 
 
-def _contiguous(use: Use) -> list[Moment]:
-    """SoftMax.cu, host_softmax: `input_.contiguous()`."""
-    return _copies(torch.contiguous_format, use.first)
-
-
 def _layout(use: Use) -> torch.memory_format:
     """NHWC if source or weights have it (ConvUtils.h, cudnn_conv_suggest_memory_format)."""
     either = [suggest_memory_format(use.args[name]) for name in ("input", "weight")]
@@ -66,16 +66,9 @@ def _copies(layout: torch.memory_format, *tensors: Tensor) -> list[Moment]:
     return beside_results(*filter(None, (copy_bytes(tensor, layout) for tensor in tensors)))
 
 
-CUDA: Rules = {
-    "aten::conv2d": _convolution,
-    "aten::convolution": _convolution,
-    "aten::conv_transpose2d": _copied,
-    "aten::convolution_backward": _convolution_backward,
-    "aten::log_softmax": _contiguous,
-    "aten::_log_softmax": _contiguous,
-    "aten::softmax": _contiguous,
-    "aten::_softmax": _contiguous,
-    "aten::max_pool2d": pool,
-    "aten::mse_loss": elementwise_loss,
-    "aten::index": masked,
-}
+CUDA: Rules = SHARED | named(
+    ("conv2d convolution", _convolution),
+    ("conv_transpose2d", _copied),
+    ("convolution_backward", _convolution_backward),
+    (WITHOUT_TEMPORARIES, lambda _: []),
+)
