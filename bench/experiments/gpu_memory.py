@@ -25,13 +25,8 @@ from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
 from bench.memory.meters import measure_first_on_gpu
 from bench.memory.paper_memory import paper_cases
-from bench.memory.published_settings import PLACES, uhr_cases
-<<<<<<< HEAD
+from bench.memory.published_settings import PLACES, Case, uhr_cases
 from bench.parallel import Report, run_isolated, threads
-=======
-from bench.memory.runs import Case
-from bench.parallel import Report, run_isolated
->>>>>>> a96bd27 (Memory of any network: predict_memory takes a factory and shapes, and the suite's runs and steps go through the same trace)
 from bench.run import clock, device_facts, set_up
 
 FOLDER = record.RESULTS / "card"

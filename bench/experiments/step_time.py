@@ -19,15 +19,9 @@ from pathlib import Path
 import torch
 
 from bench import cli
-<<<<<<< HEAD
 from bench.config import RunConfig, read_suite
-from bench.memory.prediction import LEARNING_RATE, views_of
-from bench.run import open_model, resolve
-=======
-from bench.config import read_suite
 from bench.memory.runs import LEARNING_RATE, views_of
-from bench.run import open_model
->>>>>>> a96bd27 (Memory of any network: predict_memory takes a factory and shapes, and the suite's runs and steps go through the same trace)
+from bench.run import open_model, resolve
 from bench.training_step import enter_phase, training_step
 
 SEED = 0

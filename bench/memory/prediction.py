@@ -33,10 +33,7 @@ Mode = Literal["inference", "training"]
 SMALL = 2**14
 """Elements up to which a tensor is real while a network is built, because constructors read such
 values: a stochastic depth by layer, the positions of a grid."""
-AUTOCAST = (
-    "autocast was traced with the CPU's lists of operators; CUDA's keep more in float32, "
-    "for instance normalisation of layers"
-)
+AUTOCAST = "autocast was traced with the CPU's lists; CUDA's keep more operators in float32"
 STEPS = 2
 """Steps traced: the first one creates the optimiser's state, the second one has it."""
 UNRECORDED = {"recorded": False}

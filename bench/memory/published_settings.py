@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config import read_suite
-from bench.memory.runs import Case
+from bench.memory.runs import PREDICTED, Case, predict_case
 from bench.run import Run, open_run
 
+__all__ = [
+    "PLACES",
+    "PREDICTED",
+    "UHR_METHODS",
+    "Case",
+    "Place",
+    "predict_case",
+    "uhr_cases",
+    "uhr_runs",
+]
 UHR_METHODS = Path("suites/deepglobe-successors.yaml")
 """Their settings in inference are the same for both data sets."""
 GLNET = "glnet-collaborative"

@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import cli, record
-from bench.memory.published_settings import PLACES, UHR_METHODS, Place, uhr_cases
-from bench.memory.runs import PREDICTED, predict_case
+from bench.memory.published_settings import (
+    PLACES,
+    PREDICTED,
+    UHR_METHODS,
+    Place,
+    predict_case,
+    uhr_cases,
+)
 from bench.parallel import parallel_map
 
 RESULT = record.RESULTS / "successors.json"
