@@ -36,6 +36,7 @@ from doc_records import (
     values,
     within,
 )
+from test_predict_any import WITHIN, WITHIN_DEEPLAB, WITHIN_HALF
 
 from bench.memory import gpu_overhead
 from bench.pipeline import measure
@@ -104,6 +105,11 @@ CLAIMS = (
             len(generate.names("earthcover-long/train")),
             training_minutes("earthcover-long"),
         ),
+    ),
+    Claim(
+        "docs/estimate.md",
+        f"within {N} % of torch's allocations, DeepLabv3 in inference within {N} %, in bf16 within {N} %",
+        lambda: [100 * one for one in (WITHIN, WITHIN_DEEPLAB, WITHIN_HALF)],
     ),
     # docs/memory.md
     Claim(MEMORY, f"A run has {N} minutes", lambda: [measure.LIMIT_S / 60]),

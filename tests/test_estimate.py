@@ -1,5 +1,6 @@
 """Questions about memory: what is needed, and what fits."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,23 @@ def test_the_table_and_the_plot_with_its_peak(
     assert "activations" in drawn
 
 
+def test_any_torch_module_from_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "plot.svg"
+    words = ["torch.nn:Linear", "--set", "in_features=1024", "out_features=256", "bias=false"]
+    words += ["--input", "512x1024", "--train", "adamw", "--device", "cpu"]
+    run(monkeypatch, *words, "--fit", "1MiB", "--plot", str(plot))
+    printed = capsys.readouterr().out
+    assert re.search(r"peak: weights +1\.0 MiB", printed)
+    assert re.search(r"peak: optimiser state +2\.0 MiB", printed)
+    assert re.search(r"fits into 1\.0 MiB +no", printed)
+    assert "doubt" not in printed
+    assert "peak " in plot.read_text()
+    run(monkeypatch, *words, "--precision", "16-mixed", "--device", "cuda")
+    assert "doubt: autocast was traced" in capsys.readouterr().out
+
+
 def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
     (found,) = answer(question())
     wide, at = estimate.timeline(found)
@@ -207,6 +225,16 @@ def test_the_timeline_ends_at_the_peak_that_is_told() -> None:
         (["unet", "--of", "image"], "give a budget"),
         (["unet", "--phase", "training", "--precision", "fp16"], "does not train in fp16"),
         ([], "Name a METHOD"),
+        (["unet", "--input", "1x3x64x64"], "are of any torch module"),
+        (["torch.nn:ReLU"], "Give the shape of its inputs"),
+        (["torch.nn:ReLU", "--input", "3y4"], "--input is '3y4'"),
+        (["torch.nn:ReLU", "--input", "3x4:half_int"], "--input is '3x4:half_int'"),
+        (["torch.nn:ReLU", "--input", "3x4", "--of", "image"], "--of is of the suite's methods"),
+        (["torch.nn:ReLU", "--input", "3x4", "--train", "sgd"], "no weight that requires"),
+        (["torch.nn:ReLUU", "--input", "3x4"], "There is no torch.nn:ReLUU"),
+        (["torch.nn:functional", "--input", "3x4"], "cannot be called"),
+        (["math:nextafter", "--input", "3x4", "--set", "x=1"], "does not run on 3x4"),
+        (["torch.nn:Linear", "--input", "3x4", "--set", "in_features=5", "out_features=2"], "3x4:"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
