@@ -110,15 +110,16 @@ def repro(folder: Path) -> subprocess.Popen[str]:
     """`make repro` in a group of its own, with the environment that runs this."""
     environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(folder / ".dvc/site")}
     environment.pop("PYTHONPATH", None)
-    return subprocess.Popen(
-        ["make", "--old-file=setup", "repro", f"VENV={sys.prefix}"],
-        cwd=folder,
-        env=environment,
-        stdout=(folder / "log").open("a"),
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            ["make", "--old-file=setup", "repro", f"VENV={sys.prefix}"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def results(folder: Path) -> dict[str, str]:

@@ -114,6 +114,30 @@ def test_a_list_of_files_in_use_that_is_cut_off_is_removed(content: str) -> None
     assert path.exists()
 
 
+@pytest.mark.parametrize("kind", ["write", "read"])
+def test_a_list_of_files_that_only_ended_processes_use_is_removed(kind: str) -> None:
+    path = Path(".dvc/tmp/rwlock")
+
+    def use(*pids: int) -> None:
+        lines = [{"pid": pid, "cmd": "dvc repro"} for pid in pids]
+        files = {"/a": lines} if kind == "read" else {f"/{n}": one for n, one in enumerate(lines)}
+        write_text(path, json.dumps({kind: files}))
+
+    with subprocess.Popen(["sleep", "100"]) as ended:
+        use(os.getpid(), ended.pid)
+        assert said() == ""
+        use(ended.pid)
+        assert said() == ""
+        ended.kill()
+        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        use(os.getpid(), ended.pid)
+        assert said() == ""
+        use(ended.pid)
+        assert said().startswith("Removed .dvc/tmp/rwlock")
+        assert not path.exists()
+
+
 def test_a_stage_whose_dvc_was_killed_is_ended_and_one_that_has_its_dvc_is_not() -> None:
     environment = {**os.environ, "DVC_STAGE": "train@unet", "DVC_ROOT": str(Path.cwd())}
     sleep = [sys.executable, "-c", "import time; time.sleep(100)"]

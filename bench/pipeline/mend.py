@@ -8,6 +8,7 @@ import argparse
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def mend() -> Iterator[str]:
     """Mend everything; yields a sentence for each thing that was broken."""
     if ended := _end_orphans():
         yield f"Ended the stage that a killed `dvc repro` had left running (processes: {ended})."
-    if _remove_broken_rwlock():
-        yield f"Removed {TEMPORARY}/rwlock, which DVC was writing when it was killed."
+    if _remove_stale_rwlock():
+        yield f"Removed {TEMPORARY}/rwlock, which a killed DVC had left."
     if origin := _restore_lock():
         yield (
             f"Restored {LOCK}, which DVC was writing when it was killed, from {origin}; "
@@ -57,18 +58,30 @@ def _is_orphan(process: psutil.Process) -> bool:
     return "dvc" not in above
 
 
-def _remove_broken_rwlock() -> bool:
-    """Remove the list of files in use if it is cut off; no process is left to remove its lines."""
+def _remove_stale_rwlock() -> bool:
+    """Remove the list of files in use if it is cut off, or names only processes that have ended."""
     path = TEMPORARY / "rwlock"
     if not path.exists():
         return False
     with FileLock(f"{path}.lock", timeout=10):
         try:
-            json.loads(path.read_text())
-        except ValueError:
+            found = json.loads(path.read_text())
+            users = [*found.get("write", {}).values(), *chain(*found.get("read", {}).values())]
+            alive = not users or any(_runs(int(one["pid"])) for one in users)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            alive = False
+        if not alive:
             path.unlink()
-            return True
-    return False
+    return not alive
+
+
+def _runs(pid: int) -> bool:
+    """DVC takes one that was killed for running until its parent asks for its status, which the first
+    process of a container may never do."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _restore_lock() -> str:
