@@ -194,8 +194,6 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
             moments.append(Moment([*copies, reordered, to_source, to_source]))
     inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
     if _by_columns(shape):
-        inside = [_column_bytes(shape, gradient)]
-    elif shape.dilated and shape.wider and shape.groups == 1 and not shape.transposed:
         inside = [_column_bytes(shape, gradient), weight.nbytes]
     return [
         *moments,
@@ -223,11 +221,16 @@ def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
 
 
 def _by_columns(shape: Shape) -> bool:
-    """Whether the weights' gradient uses im2col: without AVX-512 for a dilated convolution, and in
-    NHWC for a depthwise kernel that is larger than its source."""
-    if shape.transposed or block() > 8:
+    """Whether the weights' gradient uses im2col (measured): in NCHW for a dilated kernel that is
+    wider than its source, without AVX-512 for either; in NHWC without AVX-512 for a dilated
+    convolution, and for a depthwise kernel that is larger than its source."""
+    avx512 = block() > 8
+    if shape.transposed:
         return False
-    if shape.groups > 1 and not (shape.depthwise and shape.channels_last):
+    if not shape.channels_last:
+        both = shape.dilated and shape.wider if avx512 else shape.dilated or shape.wider
+        return both and shape.groups == 1
+    if avx512 or (shape.groups > 1 and not shape.depthwise):
         return False
     smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
     return shape.dilated or (shape.depthwise and smaller)
