@@ -1,6 +1,7 @@
 """Patches of prepared images: the same pixels as cut from the whole, fast, in little memory."""
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from PIL import Image
 
 from baselines.generic import training
 from baselines.generic.spec import Spec
+from bench.files import file_sha256
 from data.dataset import Dataset, open_folder
 
 SIDE, PATCH = 2448, 508
@@ -56,6 +58,10 @@ def big(folder: Path, images: int) -> Dataset:
     for number in range(images):
         np.save(root / f"images/{number}.npy", np.ascontiguousarray(image.transpose(2, 0, 1)))
         np.save(root / f"labels/{number}.npy", label)
+    described = json.loads((root / "dataset.json").read_text())
+    for path in root.glob("*/*.npy"):
+        described["files"][path.relative_to(root).as_posix()] = file_sha256(path)
+    (root / "dataset.json").write_text(json.dumps(described))
     return open_folder(root)
 
 

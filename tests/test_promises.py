@@ -21,6 +21,7 @@ from test_large_files import SIZE, _saved, in_memory, job_of, pixels, read, tiff
 from bench.commands.predict import command
 from bench.config import read_suite
 from bench.errors import UserError
+from bench.pipeline.train import train
 from bench.run import open_run, save
 from bench.streaming import predict_file
 from bench.streaming.partial import Partial
@@ -267,6 +268,15 @@ DATA = {
         "test_fetch::test_cuts_in_the_middle",
     ],
     "the pause that the server asks for": ["test_fetch::test_retry_after_is_kept_to"],
+    "a public repository, or `data/raw/idrid` | official test; val from a seed": [
+        "test_real_data::test_retinas",
+        "test_real_data::test_an_archive_or_a_folder_of_the_user",
+        "test_real_data::test_the_validation_images_are_drawn_by_a_seed",
+    ],
+    "a public repository, or `data/raw/fold-*` | two folds": [
+        "test_real_data::test_mosaics",
+        "test_real_data::test_every_mosaic_is_in_one_split_of_a_fold_and_in_one_test",
+    ],
     "A web page instead of the file, or an unexpected length or SHA-256": [
         "test_fetch::test_a_wrong_answer_is_one_sentence",
         "test_fetch::test_a_web_page_in_disguise",
@@ -314,9 +324,9 @@ def test_every_line_of_what_is_refused_or_kept_has_a_promise(page: str) -> None:
 def test_the_command_takes_what_it_says(project: Path) -> None:
     image = _saved(Path("a.png"), pixels())
     run = open_run(read_suite(), "unet-patch")
-    for seed, path in ((3, "checkpoints/unet.pt"), (4, "other.pt")):
-        torch.manual_seed(seed)
-        save(Path(path), run.build().state_dict())
+    train(read_suite(), "unet")
+    torch.manual_seed(4)
+    save(Path("other.pt"), run.build().state_dict())
     Path("params.yaml").rename("suite.yaml")
     found = {}
     for name, more in {
