@@ -12,7 +12,8 @@ END_TO_END = "End to end: image in memory to labels in memory"
 NETWORK_ALONE = "Of it, inside the network"
 FORWARD = "One forward pass over noise at 0.8 of the sides, as ISDNet's speed was published"
 FILES = "Image file to label file, by windows: a small GLNet"
-TITLES = (END_TO_END, NETWORK_ALONE, FORWARD, FILES)
+HEADS = "GLNet at the paper's widths, with each of its heads"
+TITLES = (END_TO_END, NETWORK_ALONE, FORWARD, FILES, HEADS)
 HEADERS = ("run", "image, px", "median, ms", "fastest", "slowest", "megapixels/s", "peak MiB")
 
 
@@ -40,7 +41,7 @@ def kinds(benchmark: Any) -> list[tuple[str, list[float]]]:
     seconds = benchmark.stats.data
     part = benchmark.params.get("part")
     if part is None:
-        return [(FILES, seconds)]
+        return [(HEADS if "path" in benchmark.params else FILES, seconds)]
     title = {"end-to-end": END_TO_END, "network-alone": NETWORK_ALONE}.get(part, FORWARD)
     both = benchmark.extra_info.get(NETWORK)
     return [(title, seconds), *([(NETWORK_ALONE, both)] if both else [])]
@@ -53,7 +54,7 @@ def cells(benchmark: Any, seconds: list[float]) -> list[str]:
     median = statistics.median(seconds)
     peak = info.get("allocated_bytes") if seconds is benchmark.stats.data else None
     return [
-        benchmark.params.get("run", ""),
+        benchmark.params.get("run") or benchmark.params.get("path", ""),
         f"{height} x {width}",
         *(_number(1e3 * one) for one in (median, min(seconds), max(seconds))),
         _number(height * width / 1e6 / median),

@@ -1,9 +1,12 @@
 """The table that `pytest --benchmark-only` prints."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
-from benchmark_table import END_TO_END, FILES, NETWORK_ALONE, tables
+import pytest
+from benchmark_table import END_TO_END, FILES, HEADS, NETWORK_ALONE, tables
+from conftest import ROOT, run
 
 
 def finished(params: dict[str, str], seconds: list[float], **info: Any) -> SimpleNamespace:
@@ -34,6 +37,17 @@ def test_a_table_per_kind_and_a_row_per_run_the_fastest_first() -> None:
     assert "slow" in text[second:third]
     assert "quick" not in text[second:third]
     assert "peak" not in text[second:]  # no column without a figure
+
+
+@pytest.mark.slow
+def test_every_kind_of_benchmark_is_in_the_printed_tables() -> None:
+    files = [f"tests/test_{name}.py" for name in ("benchmark", "benchmark_large", "fast")]
+    chosen = "colour-end or 256 or (path and collapsed)"
+    words = ["--benchmark-only", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
+    done = run(sys.executable, "-m", "pytest", *words, cwd=ROOT)
+    for title in (END_TO_END, NETWORK_ALONE, FILES, HEADS):
+        assert f"\n{title}\n" in done.stdout
+    assert "benchmark: " not in done.stdout  # pytest-benchmark's own table
 
 
 def test_nothing_is_printed_where_nothing_was_timed() -> None:

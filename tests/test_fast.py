@@ -39,6 +39,7 @@ def test_latency_of_a_path(benchmark: Any, path: str) -> None:
         predict()
     labels = time_prediction(benchmark, "end-to-end", predict, network, device, took[0])
     assert labels.shape == (side, side)
+    benchmark.extra_info |= {"height_px": side, "width_px": side}
 
 
 def test_the_record_of_both_paths_is_a_table_of_two_lines(
