@@ -40,7 +40,9 @@ def test_a_table_per_kind_and_a_row_per_run_the_fastest_first() -> None:
 
 
 @pytest.mark.slow
-def test_every_kind_of_benchmark_is_in_the_printed_tables() -> None:
+def test_every_kind_of_benchmark_is_in_the_printed_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest-benchmark refuses to time anything in a process that a worker of pytest-xdist started.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     files = [f"tests/test_{name}.py" for name in ("benchmark", "benchmark_large", "fast")]
     chosen = "colour-end or 256 or (path and collapsed)"
     words = ["--benchmark-only", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
