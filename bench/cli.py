@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from bench.config import AVX2, PARAMS, Name, Seed, limited_to_avx2, read_suite
+from bench.config import AVX2, PARAMS, Name, Seed, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.files import copy_lock
 
@@ -58,14 +58,18 @@ def main(
 def limit_instructions(arguments: argparse.Namespace) -> None:
     """Start this program again with the environment that `compute.isa` of its suite needs; workers
     inherit it."""
-    path = getattr(arguments, "suite", None) or PARAMS
-    try:
-        wanted = read_suite(Path(path)).compute.isa
-    except UserError:  # what needs the suite reads it again, and says so
-        return
-    if wanted == "avx2" and not limited_to_avx2():
+    limits = instruction_limits(Path(getattr(arguments, "suite", None) or PARAMS))
+    if not limits.items() <= os.environ.items():
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **AVX2})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **limits})
+
+
+def instruction_limits(path: Path = PARAMS) -> dict[str, str]:
+    """The environment variables that `compute.isa` of a suite needs."""
+    try:
+        return AVX2 if read_suite(path).compute.isa == "avx2" else {}
+    except (UserError, OSError):  # what needs the suite reads it again, and says so
+        return {}
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:

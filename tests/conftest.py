@@ -20,6 +20,8 @@ from benchmark_table import tables
 from file_server import Server
 from ruamel.yaml import YAML
 
+from bench.cli import instruction_limits
+
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 SIZE = (70, 90)  # neither square nor divisible by anything
@@ -225,6 +227,12 @@ def _libraries_loaded_once() -> None:
 def _one_thread() -> None:
     """Small tensors are faster on one thread, and no test depends on the number of cores."""
     torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """Benchmarks run with the instructions of their suite. The libraries ask for them at their first
+    operator, so torch may be imported already."""
+    os.environ.update(instruction_limits())
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

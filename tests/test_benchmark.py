@@ -114,6 +114,7 @@ def test_latency(benchmark: Any, run: str, part: latency.Part) -> None:
             "height_px": height,
             "width_px": width,
             "device": it.device.type,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             **({"allocated_bytes": it.allocated_bytes} if part == "end-to-end" else {}),
             "weights": it.weights,
             "definition": latency.DEFINITIONS[part],

@@ -29,6 +29,13 @@ LESS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 """Makes the libraries see an older processor."""
 
 
+@pytest.fixture(autouse=True)
+def _unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever params.yaml asks for here."""
+    for key in AVX2:
+        monkeypatch.delenv(key, raising=False)
+
+
 def start(*command: object, **environment: str) -> str:
     """What a new process prints, whose processor is this one's, or as the environment says."""
     plain = {key: value for key, value in os.environ.items() if key not in AVX2}
@@ -90,6 +97,22 @@ def test_workers_and_predictions_of_memory_are_limited_too(project: Path) -> Non
     assert steps.provenance["cpu_capability"] == "AVX2"
     bytes_ = steps.values["models"]["unet"]["train"]
     assert bytes_["predicted_bytes"] == pytest.approx(bytes_["booked_bytes"], rel=0.05)
+
+
+@pytest.mark.slow
+@has_avx2
+@pytest.mark.parametrize("isa", ["avx2", "native"])
+def test_benchmarks_run_with_the_instructions_of_their_suite(
+    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch, isa: str
+) -> None:
+    # pytest-benchmark refuses to time anything in a process that a worker of pytest-xdist started.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    edit_suite(lambda suite: suite["compute"].update(isa=isa))
+    words = ("--benchmark-only", "--benchmark-json=found.json", "-p", "no:cacheprovider")
+    start("-m", "pytest", *words, "-k", "colour-end", "tests/test_benchmark.py")
+    (case,) = json.loads(Path("found.json").read_text())["benchmarks"]
+    native = start("-c", "import torch; print(torch.backends.cpu.get_cpu_capability())").strip()
+    assert case["extra_info"]["cpu_capability"] == ("AVX2" if isa == "avx2" else native)
 
 
 def test_a_program_that_was_not_started_for_it_refuses_avx2(
