@@ -203,7 +203,7 @@ def parse(text: bytes, origin: str, mend: str) -> Record:
         UserError: it is not JSON, of another schema version, or lacks what readers need.
     """
     try:
-        values = json.loads(text, object_hook=_with_current_method)
+        values = json.loads(text, object_hook=_as_now)
         if (schema := values.get("schema", SCHEMA)) not in (1, SCHEMA):
             raise UserError(
                 f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
@@ -229,10 +229,13 @@ def _check(stage: Any, text: bytes) -> None:
             raise ValueError(first_problem(left)) from None
 
 
-def _with_current_method(values: dict[str, Any]) -> dict[str, Any]:
-    """A table of a record with the current name of its `method`, where it has one."""
+def _as_now(values: dict[str, Any]) -> dict[str, Any]:
+    """A table of a record with the current name of its `method`, and with what `compute` was before
+    it had `isa`."""
     if isinstance(method := values.get("method"), str):
         values["method"] = current_method(method)
+    if isinstance(compute := values.get("compute"), dict):
+        values["compute"] = {"isa": "native", **compute}
     return values
 
 

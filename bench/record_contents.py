@@ -1,11 +1,9 @@
 """What readers of records rely on, by the stage that writes them. Other keys may be there."""
 
-from dataclasses import field
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, Field, TypeAdapter
 
 from bench.errors import Status
 
@@ -15,25 +13,38 @@ _OPTIONAL: Any = None
 Count = Annotated[int, Field(ge=0, le=2**60)]
 Positive = Annotated[int, Field(ge=1, le=2**60)]
 Number = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Fits = dict[Literal["rows", "rank_correlation", "median_left_out_error", "explained"], float]
-Scenes = dict[
-    str, Annotated[list[list[Annotated[int, Field(ge=0, le=2**40)]]], Field(min_length=2)]
-]
+Pixels = Annotated[int, Field(ge=0, le=2**40)]  # sums of them fit in 64 bits
+Scenes = dict[str, Annotated[list[list[Pixels]], Field(min_length=2)]]
 """Confusion matrix (K + 1, K) by scene."""
 Step = tuple[str, Count, float | None]
 """Phase, step within it, and loss or mIoU."""
 
 
-@dataclass
-class Details:
-    """What `bench.pipeline.details` counts in a split."""
+class SceneDetails(BaseModel):
+    """What `bench.pipeline.details` counts in an image."""
 
-    scenes: dict[str, dict[Literal["boundaries", "objects"], list[list[Any]]]]
-    scores: list[tuple[list[Count], list[Count]]] = _OPTIONAL
+    boundaries: list[tuple[Pixels, Pixels]]
+    objects: list[list[tuple[Pixels, Pixels, Pixels, Pixels, Pixels]]]
 
 
-@dataclass
-class Evaluation:
+class Details(BaseModel):
+    """And in a split."""
+
+    scenes: Annotated[dict[str, SceneDetails], Field(min_length=1)]
+    scores: list[tuple[list[Pixels], list[Pixels]]] = _OPTIONAL
+
+    def match(self, classes: int, sizes: int | None) -> bool:
+        """Whether the counts are of that many classes and groups of objects by size."""
+        scenes, scores = self.scenes.values(), self.scores
+        return (
+            {(len(one.boundaries), len(one.objects)) for one in scenes} == {(classes, classes)}
+            and {len(by_size) for one in scenes for by_size in one.objects} == {sizes}
+            and (scores is None or len(scores) == classes)
+            and all(0 < len(one) == len(whole) for one, whole in scores or ())
+        )
+
+
+class Evaluation(BaseModel):
     """Content of `evaluate`."""
 
     classes: Annotated[list[str], Field(min_length=1)]
@@ -43,8 +54,9 @@ class Evaluation:
     ceilings: dict[str, Number | None] = _OPTIONAL
     other_seeds: dict[str, dict[str, Scenes]] = _OPTIONAL
     details: dict[str, dict[str, Details]] = _OPTIONAL  # by seed and split
+    diameters_px: Annotated[list[Positive], Field(min_length=1)] = _OPTIONAL
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         k = len(self.classes)
         if len(set(self.classes)) < k:
             raise ValueError("`classes` names one twice")
@@ -57,13 +69,14 @@ class Evaluation:
                 raise ValueError("the seeds in `other_seeds` have other scenes than `splits`")
             for matrix in (one for scenes in seed.values() for one in scenes.values()):
                 if len(matrix) != k + 1 or any(len(row) != k for row in matrix):
-                    raise ValueError(
-                        f"a matrix of `splits` is not {k + 1} x {k}, as `classes` says"
-                    )
+                    raise ValueError(f"a matrix of `splits` is not {k + 1} x {k}")
+        sizes = len(self.diameters_px) + 1 if self.diameters_px else None
+        for one in (self.details or {}).values():
+            if "test" not in one or not all(split.match(k, sizes) for split in one.values()):
+                raise ValueError("`details` does not fit `classes` and `diameters_px`")
 
 
-@dataclass
-class Meter:
+class Meter(BaseModel):
     """Peak memory by one meter."""
 
     bytes: Count
@@ -74,19 +87,17 @@ class Meter:
     card: dict[str, Any] = _OPTIONAL
 
 
-@dataclass
-class Course:
+class Course(BaseModel):
     """Bytes over time by category."""
 
     events: list[Count]
     bytes: dict[str, list[Count]]
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         if any(len(one) != len(self.events) for one in self.bytes.values()):
             raise ValueError("`bytes` and `events` are of different lengths")
 
 
-@dataclass
 class Predicted(Meter):
     """Predicted memory."""
 
@@ -99,8 +110,7 @@ class Predicted(Meter):
     course: Course | None = None
 
 
-@dataclass(config=ConfigDict(extra="forbid"))
-class Meters:
+class Meters(BaseModel, extra="forbid"):
     """By name."""
 
     predicted: Predicted
@@ -109,13 +119,12 @@ class Meters:
     rss: Meter = _OPTIONAL
     nvml: Meter = _OPTIONAL
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         if self.nvml and not (self.reserved and self.nvml.card):
             raise ValueError("`nvml` is without `card` or `reserved`")
 
 
-@dataclass
-class Part:
+class Part(BaseModel):
     """Predicted and allocated bytes of one step or prediction."""
 
     predicted_bytes: Count
@@ -125,8 +134,7 @@ class Part:
     batch: Count | None = None
 
 
-@dataclass
-class Measurement:
+class Measurement(BaseModel):
     """Content of `measure`."""
 
     device: str
@@ -147,8 +155,7 @@ class Measurement:
     part: Part | None = None
 
 
-@dataclass
-class Phase:
+class Phase(BaseModel):
     """What one phase of a training took."""
 
     seconds: Number
@@ -156,8 +163,7 @@ class Phase:
     parameters: Count | None = None
 
 
-@dataclass
-class Trained:
+class Trained(BaseModel):
     """Content of `train`."""
 
     phases: dict[str, Phase]
@@ -165,35 +171,31 @@ class Trained:
     looks: list[Step] = _OPTIONAL
     other_seeds: dict[str, Any] = _OPTIONAL
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         if {phase for phase, *_ in self.looks or ()} - {phase for phase, *_ in self.loss or ()}:
             raise ValueError("`looks` names a phase that `loss` does not have")
 
 
-@dataclass
-class Candidate:
+class Candidate(BaseModel):
     """A short training."""
 
     miou: Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass
-class Tuned:
+class Tuned(BaseModel):
     """Content of `tune`."""
 
     candidates: dict[str, Candidate]
 
 
-@dataclass
-class Steps:
+class Steps(BaseModel):
     """Content of `steps`."""
 
     device: str
     models: dict[str, dict[str, Part]]
 
 
-@dataclass
-class Costs:
+class Costs(BaseModel):
     """Predicted memory and operations of a run on a CUDA device."""
 
     device_bytes: Positive
@@ -207,8 +209,7 @@ class Costs:
     parameters: Count | None = None
 
 
-@dataclass
-class Case:
+class Case(BaseModel):
     """A published setting of a run."""
 
     dataset: str
@@ -219,14 +220,12 @@ class Case:
     published: str | None
 
 
-@dataclass
 class PublishedCosts(Costs, Case):
     """A line of `successors`."""
 
-    reserved_bytes: Count | None = field(kw_only=True)
+    reserved_bytes: Count | None
 
 
-@dataclass
 class SuiteCosts(Costs):
     """A run of `predict`."""
 
@@ -235,8 +234,7 @@ class SuiteCosts(Costs):
     published: str | None = None
 
 
-@dataclass
-class Growth:
+class Growth(BaseModel):
     """Costs at one image size; of a size that was not computed only the patches."""
 
     side_px: Positive
@@ -246,79 +244,87 @@ class Growth:
     reserved_bytes: Positive = _OPTIONAL
     host_bytes: Positive = _OPTIONAL
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         found = (self.flops, self.device_bytes, self.reserved_bytes, self.host_bytes)
         if any(found) and not all(found):
             raise ValueError("a size has some of flops and bytes, but not all")
 
 
-def _computed(lines: list[Growth]) -> list[Growth]:
-    if len([line for line in lines if line.flops]) < 2:
-        raise ValueError("fewer than two sizes were computed")
-    return lines
+class Fit(BaseModel):
+    """How good the model is."""
+
+    rows: Number
+    rank_correlation: Annotated[float, Field(ge=-1, le=1)]
+    median_left_out_error: Number
+    explained: Number
 
 
-@dataclass
-class Explained:
+class Variant(Fit):
+    """With another choice for one network."""
+
+    network: str
+    choice: dict[str, str | int | float | bool]
+
+
+class Explained(BaseModel):
     """The paper's memory figures, and the model fitted to them."""
 
     rows: list[dict[str, str | Number | None]]
     fit: Annotated[dict[Literal["context_mb", "holding", "workspace"], float], Field(min_length=3)]
-    summary: Annotated[Fits, Field(min_length=4)]
-    variants: list[Annotated[dict[str, Any], Field(min_length=6)]]
+    summary: Fit
+    variants: list[Variant]
 
 
-@dataclass
-class Predictions:
+class Predictions(BaseModel):
     """Content of `predict`."""
 
     runs: dict[str, SuiteCosts]
     height_px: Positive = _OPTIONAL
     width_px: Positive = _OPTIONAL
     definition: str = ""
-    growth: dict[str, Annotated[list[Growth], AfterValidator(_computed)]] = _OPTIONAL
+    growth: dict[str, list[Growth]] = _OPTIONAL
     published: Explained = _OPTIONAL
 
+    def model_post_init(self, _: Any) -> None:
+        for run, sizes in (self.growth or {}).items():
+            if len([size for size in sizes if size.flops]) < 2:
+                raise ValueError(f"fewer than two sizes of `growth.{run}` were computed")
 
-@dataclass
-class Successors:
+
+class Successors(BaseModel):
     """Content of `successors`."""
 
     rows: list[PublishedCosts]
     definition: str = ""
 
 
-@dataclass
-class Bytes:
+class Bytes(BaseModel):
     """What a meter reports."""
 
     bytes: Positive
 
 
-@dataclass
 class OnGpu(Case):
     """A line of `card`."""
 
-    key: str = field(kw_only=True)
+    key: str
     meters: dict[Literal["allocated", "reserved", "rss", "nvml"], Bytes] = _OPTIONAL
     wall_s: list[Number] | None = None
     forward_s: list[Number] | None = None
     side_px: Positive = _OPTIONAL
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         if "nvml" in (self.meters or {}) and "reserved" not in self.meters:
             raise ValueError("`nvml` is without `reserved`")
 
 
-@dataclass
-class Cards:
+class Cards(BaseModel):
     """Content of `card`."""
 
     rows: list[OnGpu]
 
 
-@dataclass
-class Repetition:
+class Repetition(BaseModel):
     """One prediction by GLNet."""
 
     wall_s: Number
@@ -326,15 +332,13 @@ class Repetition:
     peak_rss_bytes: Count
 
 
-@dataclass
 class HeadCosts(Costs):
     """Predicted of GLNet with one of its heads."""
 
-    flops: Count = field(kw_only=True)
+    flops: Count
 
 
-@dataclass
-class Head:
+class Head(BaseModel):
     """GLNet with one of its heads."""
 
     repetitions: Annotated[list[Repetition], Field(min_length=1)]
@@ -342,16 +346,14 @@ class Head:
     labels_equal_share: Number | None = None
 
 
-@dataclass
-class Heads:
+class Heads(BaseModel):
     """Of one image size."""
 
     plain: Head
     collapsed: Head
 
 
-@dataclass
-class CollapsedHead:
+class CollapsedHead(BaseModel):
     """Content of `fast`."""
 
     sides: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Heads]
@@ -371,8 +373,7 @@ CONTENTS: dict[str, type] = {
 """By stage."""
 
 
-@dataclass
-class Provenance:
+class Provenance(BaseModel):
     """Where a record comes from."""
 
     commit: str | None = None
@@ -381,14 +382,13 @@ class Provenance:
     threads: Count = _OPTIONAL
 
 
-@dataclass
-class _Checked(Generic[T]):
+class _Checked(BaseModel, Generic[T]):
     values: T
     stage: str
     name: str
     settings: dict[str, Any]
     provenance: Provenance
-    schema: Literal[1, 2]
+    schema_: Literal[1, 2] = Field(alias="schema")
     status: Status = "ok"
     reason: str | None = None
 

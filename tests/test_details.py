@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench import record
 from bench.config import read_suite
+from bench.errors import UserError
 from bench.metrics import average_precision
 from bench.pipeline.details import (
     BINS,
@@ -177,3 +178,44 @@ def _the_report_shows_them(names: list[str]) -> None:
     assert isinstance(image, Image)
     assert image.draw
     assert len(image.draw().axes) == section.rows["class"].nunique()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("diameters_px",), [8, 16]),
+        (("diameters_px",), []),
+        (("details", "0"), {}),
+        (("details", "0", "test", "scenes"), {}),
+        (("details", "0", "test", "scenes", "d", "boundaries"), [[1, 2]]),
+        (("details", "0", "test", "scenes", "d", "boundaries", 0), [1, None]),
+        (("details", "0", "test", "scenes", "d", "objects", 1), [[1] * 5]),
+        (("details", "0", "test", "scenes", "d", "objects", 1, 1), [1] * 4),
+        (("details", "0", "test", "scores"), [[[1], [2]]]),
+        (("details", "0", "test", "scores", 0), [[], []]),
+        (("details", "0", "test", "scores", 0), [[1, 1], [2]]),
+        (None, None),
+    ],
+)
+def test_counts_that_do_not_fit_are_refused_in_a_sentence(
+    tmp_path: Path, place: tuple[Any, ...] | None, value: Any
+) -> None:
+    scene = {"boundaries": [[1, 2], [1, 2]], "objects": [[[1] * 5, [0] * 5] for _ in "ab"]}
+    split = {"scenes": {"d": scene}, "scores": [[[1], [2]], [[0], [2]]]}
+    values = {"classes": ["a", "b"], "ignored": [], "diameters_px": [8]}
+    values |= {
+        "splits": {"test": {"d": [[1, 0], [0, 1], [0, 0]]}},
+        "details": {"0": {"test": split}},
+    }
+    path = tmp_path / "unet.json"
+    inner: Any = values
+    for key in place[:-1] if place else ():
+        inner = inner[key]
+    if place:
+        inner[place[-1]] = value
+    record.write(path, record.Record("evaluate", "unet", {}, values, {}))
+    if place is None:
+        record.read(path)
+    else:
+        with pytest.raises(UserError, match=r"unet\.json is damaged .*(details|diameters_px)"):
+            record.read(path)

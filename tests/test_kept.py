@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, call_command, tiny_suite, write_suite
@@ -129,12 +130,15 @@ def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
     run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
     assert entries(path, "sides").keys() == {"512", "2448", "64"}
     assert before.items() <= entries(path, "sides").items()
-    suite = tiny_suite()
-    suite["compute"]["threads"] = 2
-    write_suite(Path(), suite)
+    path.write_text(
+        path.read_text().replace('"isa": "native",', "")
+    )  # as it was before there was isa
+    run(collapsed_head._arguments, collapsed_head.work, "--side", 32)
     patch.setattr(collapsed_head, "compare", lambda *_: pytest.fail("it is refused before"))
-    with pytest.raises(UserError, match=r"has results with compute .*: move that file away"):
-        run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
+    for change in ({"threads": 2}, {"isa": "avx2"}):
+        write_suite(Path(), tiny_suite() | {"compute": tiny_suite()["compute"] | change})
+        with pytest.raises(UserError, match=r"has results with compute .*: move that file away"):
+            run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
     return path
 
 
@@ -168,6 +172,7 @@ def of_gpu_memory(patch: pytest.MonkeyPatch) -> Path:
 def of_growth(patch: pytest.MonkeyPatch) -> Path:
     def measured(work: Any, run: str, settings: Any, seed: Any, side: int, **_: Any) -> Outcome:
         row = {"settings": growth._said(settings), "weights": growth._weights(seed), "threads": 1}
+        row |= {"isa": read_suite().compute.isa}
         row |= {"height_px": side, "width_px": side, "wall_s": 1.0, "cpu_s": 1.0}
         return Outcome(reported=row | {"peak_rss_bytes": 1, "processor": record.processor()})
 
@@ -180,6 +185,13 @@ def of_growth(patch: pytest.MonkeyPatch) -> Path:
     for other, key in ((["--random", 0], "weights"), (["--set", "size_px=32"], "settings")):
         with pytest.raises(UserError, match=rf"colour.csv has results with {key} .*: move"):
             run(growth.command, growth.work, "colour", "--sides", 256, *other)
+    rows = pd.read_csv(path, keep_default_na=False)
+    rows.drop(columns="isa").to_csv(path, index=False)  # as it was before there was isa
+    run(growth.command, growth.work, "colour", "--sides", 128)
+    assert pd.read_csv(path, keep_default_na=False)[[*rows]].equals(rows)
+    write_suite(Path(), tiny_suite() | {"compute": tiny_suite()["compute"] | {"isa": "avx2"}})
+    with pytest.raises(UserError, match=r"colour.csv has results with isa 'native', .*: move"):
+        run(growth.command, growth.work, "colour", "--sides", 128)
     return path
 
 

@@ -271,9 +271,9 @@ def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
 def test_each_key_of_the_fitted_model_is_needed(tmp_path: Path, change: str) -> None:
     sound = (ROOT / "results/predict.json").read_text()
     published = json.loads(sound)["values"]["published"]
-    places = [("fit",), ("summary",), *([("variants", 0)] if change == "missing" else [])]
+    places = [("fit",), ("summary",), ("variants", 0)]
     keys = [(*place, key) for place in places for key in one_of(published, place)]
-    assert len(keys) == 3 + 4 + (6 if change == "missing" else 0)
+    assert len(keys) == 3 + 4 + 6
     for *place, key in keys:
         record_ = json.loads(sound)
         table = one_of(record_["values"]["published"], place)
@@ -286,6 +286,16 @@ def test_each_key_of_the_fitted_model_is_needed(tmp_path: Path, change: str) -> 
             UserError, match=rf"predict\.json is damaged .*({key}|\.fit|\.summary|\.variants\.0)"
         ):
             record.read(path)
+
+
+@pytest.mark.parametrize("choice", [None, [], {"width": None}, {"width": [32]}, 7, "width"])
+def test_a_choice_that_is_none_is_refused_in_a_sentence(tmp_path: Path, choice: Any) -> None:
+    found = json.loads((ROOT / "results/predict.json").read_text())
+    found["values"]["published"]["variants"][1]["choice"] = choice
+    path = tmp_path / "predict.json"
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"predict\.json is damaged .*variants\.1\.choice"):
+        record.read(path)
 
 
 def one_of(table: Any, place: Sequence[Any]) -> Any:

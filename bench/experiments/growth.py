@@ -29,7 +29,7 @@ LIMIT_S = 7200.0
 CLASSES = 7
 CELL_PX = 16
 """Side of the synthetic image's squares of one colour, which keep the file small."""
-SAME = ("settings", "weights", "threads", "processor")
+SAME = ("settings", "weights", "threads", "isa", "processor")
 """Columns that have one value in all rows of a file."""
 
 
@@ -68,6 +68,7 @@ def measure(
             "height_px": done.height_px,
             "width_px": done.width_px,
             "threads": wanted.compute.threads,
+            "isa": wanted.compute.isa,
             "sub_batch": done.sub_batch,
             "wall_s": done.seconds,
             "label_s": done.label_s,
@@ -100,9 +101,14 @@ def fit(table: pd.DataFrame, column: str = "wall_s") -> str:
 
 
 def _refuse_others(path: Path, wanted: Mapping[str, Any]) -> None:
-    if path.exists():
-        for row in pd.read_csv(path, keep_default_na=False)[[*wanted]].to_dict("index").values():
-            record.require_same(path, row, wanted)
+    for row in _earlier(path).to_dict("index").values():
+        record.require_same(path, row, wanted)
+
+
+def _earlier(path: Path) -> pd.DataFrame:
+    """The rows of a file, if it is there; those without `isa` were native."""
+    rows = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame()
+    return rows.assign(isa=rows.get("isa", "native"))
 
 
 def _said(settings: Mapping[str, Any]) -> str:
@@ -148,8 +154,7 @@ def merged(path: Path, row: Mapping[str, Any]) -> pd.DataFrame:
         UserError: an earlier row is of other settings or another processor.
     """
     _refuse_others(path, {key: row[key] for key in SAME})
-    known = [pd.read_csv(path)] if path.exists() else []
-    table = pd.concat([*known, pd.DataFrame([row])], ignore_index=True)
+    table = pd.concat([_earlier(path), pd.DataFrame([row])], ignore_index=True)
     table = table.drop_duplicates(["height_px", "width_px"], keep="last")
     return table.sort_values("height_px", ignore_index=True)
 
