@@ -84,7 +84,7 @@ def test_a_gain_on_some_scenes_and_a_loss_on_others_is_not_significant() -> None
         sample("a", [[EASY, HARD, EASY]]), sample("b", [[HARD, EASY, EASY]])
     )
     assert found.low < 0 < found.high
-    assert (found.verdict, found.significant) == ("is not distinguishable from", False)
+    assert (found.verdict, found.significant) == ("no significant difference", False)
     assert not Difference("a", "b", 0.1, float("nan"), float("nan")).significant
 
 

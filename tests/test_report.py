@@ -291,7 +291,7 @@ def test_the_pages_hide_nothing(written: Path) -> None:
     assert "as GLNet&#39;s released code counts" in text
     latex = (written / "site/tiny/tables/runs.tex").read_text()
     assert r"\toprule" in latex
-    assert r"mIoU \%" in latex
+    assert r"mIoU, \%" in latex
 
 
 class Addresses(HTMLParser):
@@ -512,16 +512,16 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
     small, great = said(little), said(much)
     assert "does not win" in small["GLNet"]
     assert (
-        "the data show no difference between collaborative and rival: +1.2 points" in small["GLNet"]
+        "no significant difference between collaborative and rival: +1.2 points" in small["GLNet"]
     )
     assert "makes no significant difference" in small["Its branches"]
-    assert "show no difference to 2 of the others: global, rival." in small["Most accurate"]
+    assert "No significant difference to 2 of the others: global, rival." in small["Most accurate"]
     assert "GLNet wins" in great["GLNet"]
     assert "collaborative beats rival by" in great["GLNet"]
     assert "Joining its branches pays here" in great["Its branches"]
-    assert "no difference" not in great["Most accurate"]
+    assert "significant" not in great["Most accurate"]
     assert (
-        "Of 3 trained runs 0 beat it, 2 are beaten by it, and for 1 the data show no difference"
+        "Of 3 trained runs 0 beat it, 2 are beaten by it, and for 1 there is no significant difference"
         in (great["Baseline"])
     )
     assert "4 test scenes" in great["Uncertainty"]

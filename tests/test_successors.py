@@ -176,7 +176,7 @@ def test_a_run_below_the_baseline_is_left_out_of_rankings() -> None:
         ("FCtL", "ISDNet"): papers.UNTRAINED,
     }
     said = section.findings
-    assert said[1].startswith("2 are left out")
+    assert said[1].startswith("2 are excluded")
 
 
 def test_one_class_everywhere_is_below_the_baseline() -> None:

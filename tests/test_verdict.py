@@ -133,7 +133,7 @@ def test_the_table_reads() -> None:
     section = verdict_section(runs, all_runs.runs(runs))
     heads = [cell.text for cell in section.head()]
     lines = [dict(zip(heads, (c.text for c in row), strict=True)) for row in section.cells()]
-    assert [line["difference"] for line in lines] == ["-0.3", "–"]
+    assert [line["difference, points"] for line in lines] == ["-0.3", "–"]
     assert [line["verdict"] for line in lines] == ["reproduced within 0.5 points", "not run"]
     assert [line["number"] for line in lines] == ["printed", "printed"]
 

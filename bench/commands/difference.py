@@ -19,10 +19,10 @@ from bench.report import bootstrap
 
 METERS = ("nvml", "allocated", "predicted", "reserved", "rss")
 """In order of preference: the table shows the first that both sides have."""
-VERDICTS: dict[bootstrap.Verdict, Literal["better", "worse", "cannot tell"]] = {
+VERDICTS: dict[bootstrap.Verdict, Literal["better", "worse", "no significant difference"]] = {
     "beats": "better",
     "is beaten by": "worse",
-    "is not distinguishable from": "cannot tell",
+    "no significant difference": "no significant difference",
 }
 
 
@@ -65,7 +65,9 @@ class Accuracy:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
-    verdict: Literal["better", "worse", "cannot tell", "same", "no interval"] | None = None
+    verdict: (
+        Literal["better", "worse", "no significant difference", "same", "no interval"] | None
+    ) = None
     """Of the second, by the paired interval, if both were evaluated on the same scenes."""
 
 

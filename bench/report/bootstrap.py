@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ FEW_SCENES = 10
 """With fewer an interval is too short, which `findings.limits` says."""
 Shares = NDArray[np.float64]
 """0..1, or NaN where nothing counts."""
-Verdict = Literal["beats", "is beaten by", "is not distinguishable from"]
+NO_DIFFERENCE: Final = "no significant difference"
+Verdict = Literal["beats", "is beaten by", "no significant difference"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """`first` VERDICT `second`: one beats the other only where the interval excludes 0."""
+        """One beats the other only where the interval excludes 0."""
         if self.low > 0:
             return "beats"
-        return "is beaten by" if self.high < 0 else "is not distinguishable from"
+        return "is beaten by" if self.high < 0 else NO_DIFFERENCE
 
     @property
     def significant(self) -> bool:
         """Whether the interval excludes 0."""
-        return self.verdict != "is not distinguishable from"
+        return self.verdict != NO_DIFFERENCE
 
     def turned(self) -> "Difference":
         """The same, `second` minus `first`."""

@@ -8,7 +8,16 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import bootstrap, evaluations, figures, findings, memory, published, run_page
+from bench.report import (
+    bootstrap,
+    evaluations,
+    figures,
+    findings,
+    memory,
+    published,
+    run_page,
+    style,
+)
 from bench.report import runs as all_runs
 from bench.report.load_records import Entry, Inputs, values
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
@@ -29,7 +38,7 @@ MEMORY = (
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
 DATASET = ("classes", "details", "objects", "ablation", "latency", "pairs")
-HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"}
+HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"} | style.METERS
 IN_SUMMARY = 2
 """Findings of each data set on the page above all suites; the first ones say most."""
 ScenePages = Mapping[str, Sequence[figures.scenes.Page]]

@@ -33,7 +33,7 @@ SHARES = (0.05, 0.15)
 VARIANTS = ("glnet", "isdnet", "fctl", "magnet")
 """Methods that can be run as released or corrected."""
 SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
-UNTRAINED = "is left out: one is no better than the baseline"
+UNTRAINED = "excluded: below baseline"
 """A run that is not above nearest class-mean colour, or hardly above one class everywhere, says
 nothing of its method."""
 RANKINGS = {"survive": SURVIVES, "reversed": TURNED, "unknown": UNKNOWN, "untrained": UNTRAINED}
@@ -166,7 +166,7 @@ def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
         if entry.evaluation and other.evaluation:
             found = bootstrap.difference(of_entry(entry), of_entry(other))
             verdicts = {"beats": "better", "is beaten by": "worse"}
-            line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, "no difference")}
+            line |= {**_in_points(found), "verdict": verdicts.get(found.verdict, found.verdict)}
         rows.append(line)
     frame = table("released", rows)
     known = frame.dropna(how="all", subset=["points", "memory_ratio", "latency_ratio"])

@@ -113,7 +113,11 @@ def _memory(entry: Entry) -> list[Section]:
         drawn = figures.curves.memory_timeline(course, place)
         plots = (Plot("drawn-memory", "Memory over time by category", drawn),)
     meters = [
-        (name, one["bytes"], " · ".join(filter(None, (one.get("at"), one.get("module")))))
+        (
+            style.FORMS["meter"](name),
+            one["bytes"],
+            " · ".join(filter(None, (one.get("at"), one.get("module")))),
+        )
         for name, one in entry.meters.items()
     ]
     sizes = sorted(((size, name) for name, size in parts.items() if size), key=lambda one: -one[0])

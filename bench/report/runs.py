@@ -162,7 +162,9 @@ def pairs_section(by_dataset: Mapping[str, bootstrap.Pairs]) -> Section:
             | {
                 "dataset": dataset,
                 "difference": one.value,
-                "verdict": f"{one.first} {one.verdict} {one.second}",
+                "verdict": f"{one.first} {one.verdict} {one.second}"
+                if one.significant
+                else one.verdict,
                 "scenes": of[one.first].shape[1],
                 "seeds": f"{len(of[one.first])} and {len(of[one.second])}",
             }

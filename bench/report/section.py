@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 Target = Callable[[str], str]
 """Run -> its page, as a path below site/, or empty if there is none."""
-Column = tuple[str, Form]
-"""Heading, and how a value reads."""
 DESCRIPTIONS = Path(__file__).parent / "sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
 _INTEGERS = ("flops", "parameters", "seeds", "repetitions")
+
+
+class Column(NamedTuple):
+    """How people read a column of a table."""
+
+    heading: str
+    form: Form
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class Cell:
     """Colour of a dot before the text."""
     target: str = ""
     """Page below site/ that the text leads to."""
+    meaning: str = ""
+    """What a pointer that rests on it is told."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Section:
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Raw values: shares 0..1, bytes, seconds."""
     columns: Mapping[str, Column] = field(default_factory=dict)
-    """What people read of the rows, in order."""
+    """What people read of the rows, in order. `LOW..HIGH` is one column of two columns of rows."""
     caption: str = ""
     note: str = ""
     figures: tuple[Image | Plot, ...] = ()
@@ -136,18 +144,21 @@ class Section:
     def shown(self) -> dict[str, Column]:
         """The columns in which something is known."""
         known = self.rows.columns[self.rows.notna().any()]
-        return {name: column for name, column in self.columns.items() if name in known}
+        return {n: column for n, column in self.columns.items() if n.partition("..")[0] in known}
 
     def head(self) -> list[Cell]:
         """The headings."""
-        return [Cell(text, self._kind(name)) for name, (text, _) in self.shown.items()]
+        return [
+            Cell(one.heading, self._kind(name), meaning=one.meaning)
+            for name, one in self.shown.items()
+        ]
 
     def cells(self, target: Target = lambda run: "") -> list[list[Cell]]:
         """The table as a page shows it; a value of the column `run` leads to the run's page."""
-        columns = [(name, form, self._kind(name)) for name, (_, form) in self.shown.items()]
+        columns = [(name, one.form, self._kind(name)) for name, one in self.shown.items()]
 
         def cell(row: Any, name: str, form: Form, kind: str) -> Cell:
-            value = row[name]
+            value = _value(row, name)
             fields = {"kind": kind, "order": _order(value)}
             if name == "run":
                 fields["target"] = target(value)
@@ -163,7 +174,11 @@ class Section:
         if "md" in self.kinds:
             sides = ["left" if "left" in cell.kind else "right" for cell in self.head()]
             texts = pd.DataFrame(
-                {text: self.rows[name].map(form) for name, (text, form) in self.shown.items()},
+                [
+                    [one.form(_value(row, name)) for name, one in self.shown.items()]
+                    for _, row in self.rows.iterrows()
+                ],
+                columns=[one.heading for one in self.shown.values()],
                 dtype=object,
             )
             markdown = texts.map(markdown_cell).rename(columns=markdown_cell)
@@ -180,7 +195,7 @@ class Section:
 
     def _kind(self, name: str) -> str:
         """Texts are flush left, numbers flush right."""
-        text = self.rows[name].map(lambda value: isinstance(value, str)).any()
+        text = self.rows[name.partition("..")[0]].map(lambda value: isinstance(value, str)).any()
         return ("left words" if name in WORDY else "left") if text else "number"
 
 
@@ -224,7 +239,8 @@ def table(name: str, rows: Iterable[Any] = ()) -> pd.DataFrame:
             in the order of the columns. What is in `computed` is added by its formula.
     """
     described, rows = descriptions()[name], list(rows)
-    names = described["table"].split() if "table" in described else [*described.get("columns", ())]
+    read = " ".join(described.get("columns", ())).replace("..", " ")
+    names = described.get("table", read).split()
     if any(isinstance(row, Mapping) for row in rows):
         source = described.get("from", {})
         frame = pd.json_normalize(rows).reindex(columns=[source.get(one, one) for one in names])
@@ -278,13 +294,28 @@ def _filled(described: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
 
 
 def _columns(given: Mapping[str, Any]) -> dict[str, Column]:
-    """Heading and form of each column: as given, as any table has it, or by its name."""
+    """Each column: as given, as any table has it, or by its name."""
     found = {}
     for name, about in given.items():
-        usual = descriptions()["columns"].get(name, (style.spaced(name), "text"))
-        heading, form = (about or usual[0], usual[1]) if isinstance(about, str | None) else about
-        found[name] = heading, FORMS[form] if isinstance(form, str) else form
+        low, _, high = name.partition("..")
+        usual = descriptions()["columns"].get(low, style.spaced(name))
+        heading, *more = [usual] if isinstance(usual, str) else usual
+        if isinstance(about, str):
+            heading = about
+        elif about:
+            heading, *more = about
+        form, *meaning = more or ["text"]
+        form = FORMS[form] if isinstance(form, str) else form
+        found[name] = Column(heading, style.ends(form) if high else form, *meaning)
     return found
+
+
+def _value(row: Any, name: str) -> Any:
+    """Of a column; of a column of ranges both ends, or None where they are unknown."""
+    low, _, high = name.partition("..")
+    if not high:
+        return row[name]
+    return None if pd.isna(row[low]) else (row[low], row[high])
 
 
 def _is_whole(values: pd.Series) -> bool:
@@ -293,8 +324,9 @@ def _is_whole(values: pd.Series) -> bool:
 
 
 def _order(value: Any) -> float | str | None:
-    """What a value sorts by: numbers by themselves, what is unknown below all (an empty text does
-    that), texts as they read."""
+    """What a value sorts by: numbers by themselves, ranges by their lower end, what is unknown below
+    all (an empty text does that), texts as they read."""
     if isinstance(value, str):
         return None
+    value = value[0] if isinstance(value, tuple) else value
     return "" if pd.isna(value) else float(value)

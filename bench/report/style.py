@@ -14,6 +14,8 @@ LOOKS: Mapping[str, Mapping[str, Any]] = YAML(typ="safe").load(
 )
 """`networks`, `strategies`, `categories` of memory, and `symbols`; looks.yaml says what each has."""
 NOTHING = "–"
+METERS = {"nvml": "process total (NVML)", "rss": "host RSS"}
+"""Meters whose names in records are not those that people read."""
 
 
 def network_name(network: str) -> str:
@@ -60,10 +62,16 @@ def duration(seconds: Any) -> str:
     return f"{rate(1000 * seconds)} ms" if seconds < 1 else f"{rate(seconds)} s"
 
 
-@optional
-def count(number: Any) -> str:
-    """Parameters in millions."""
-    return f"{number / 1e6:.2f} M"
+def ends(form: Form) -> Form:
+    """A range of values that read so; its ends are joined by a word where they may have a sign."""
+
+    def joined(value: Any) -> str:
+        if value is None:
+            return NOTHING
+        low, high = map(form, value)
+        return f"{low} to {high}" if low[0] in "+-" else f"{low}–{high}"
+
+    return joined
 
 
 def points(share: Any) -> str:
@@ -73,12 +81,16 @@ def points(share: Any) -> str:
 
 FORMS: Mapping[str, Form] = {
     "percent": percent,
-    "exact_percent": optional(lambda share: f"{100 * share:.4f} %"),
+    "exact_percent": optional(lambda share: f"{100 * share:.4f}"),
     "points": points,
     "signed": optional("{:+.1f}".format),
     "size": size,
     "duration": duration,
-    "count": count,
+    "mib": optional(lambda count: rate(count / 2**20)),
+    "ms": optional(lambda seconds: rate(1000 * seconds)),
+    "timed_ms": lambda seconds: "not timed" if pd.isna(seconds) else rate(1000 * seconds),
+    "count": optional(lambda number: f"{number / 1e6:.2f} M"),
+    "millions": optional(lambda number: f"{number / 1e6:.2f}"),
     "rate": rate,
     "giga": optional(lambda value: rate(value / 1e9)),
     "tera": optional(lambda value: f"{value / 1e12:.2f}"),
@@ -92,6 +104,7 @@ FORMS: Mapping[str, Form] = {
     "or_dash": lambda text: text or NOTHING,
     "text": optional(str),
     "network": network_name,
+    "meter": lambda name: METERS.get(name, str(name)),
     "spaced": spaced,
     "printed": optional({"figure": "read off a plot", "exact": "printed"}.__getitem__),
 }

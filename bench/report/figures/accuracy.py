@@ -28,7 +28,6 @@ from bench.report.load_records import published as published_rows
 from bench.report.section import Plot, descriptions, sentences
 
 LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
-AXIS = {"allocated_bytes": "allocated tensors", "nvml_bytes": "process total (NVML)"}
 
 
 def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
@@ -39,7 +38,7 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
         meter: the column of the memory axis.
         where: the device in words, for the axis.
     """
-    title = f"peak memory: {AXIS.get(meter, meter)}, {where}"
+    title = f"peak memory: {meter_name(meter)}, {where}"
     ends = 100 * frame[["miou_low", "miou_high"]].astype(float)
     frame = frame.assign(bytes=frame[meter], low=ends.miou_low, high=ends.miou_high)
     charts = [
@@ -52,6 +51,11 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
     columns = 1 + any(len(chart.keys) > 24 for chart in charts)
     legend = {"loc": "outside right upper", "ncols": columns}
     return static.figure(charts, (7 + 2 * columns, 5.2 * max(1, len(charts))), legend=legend)
+
+
+def meter_name(column: str) -> str:
+    """What people call the meter of a column of memory."""
+    return style.FORMS["meter"](column.removesuffix("_bytes"))
 
 
 def accuracy_chart(

@@ -12,11 +12,11 @@ from bench.report import evaluations, style
 from bench.report.evaluations import ONE_VIEW, Group
 from bench.report.figures import interactive, palette, static
 from bench.report.figures.accuracy import (
-    AXIS,
     LIMIT,
     accuracy_chart,
     legend,
     looks,
+    meter_name,
     published_points,
 )
 from bench.report.figures.chart import (
@@ -140,7 +140,7 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     dataset = str(frame.dataset.iloc[0]) if len(frame) else ""
     chart = accuracy_chart(
         frame.assign(bytes=frame[meter]),
-        f"peak memory: {AXIS.get(meter, meter)}\n{where}",
+        f"peak memory: {meter_name(meter)}\n{where}",
         f"mIoU on {dataset} (test), %",
         published_points(dataset),
     )
