@@ -124,8 +124,14 @@ def _refined(
 def scores_collaborative(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
     """The merged maps of the patches are also shared with a second global branch (mode 3 of the
     official code)."""
+    boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
+    return _both_ways(network, image, small, boxes, spec)
+
+
+def _both_ways(
+    network: GLNet, image: Image, small: Tensor, boxes: Sequence[Box], spec: Spec
+) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
-    boxes = boxes_of(*size, spec)
     whole = network.normalise(small[None])
     global_maps: Maps = network.global_branch(whole).maps
     # With collapsed heads the device holds one set of whole-image maps at a time; the official code
@@ -166,22 +172,44 @@ def merger_of(
 
 
 def scores_coarse_to_fine(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
-    """For binary labels with little foreground: the local branch refines patches inside the
-    bounding box of the global branch's foreground; elsewhere the global branch's scores stay.
+    """`global-to-local` in a box alone, for binary labels with little foreground: the local branch
+    refines patches inside the bounding box of the global branch's foreground; elsewhere the global
+    branch's scores stay.
 
     Described in the paper, never released. On fake tensors, which hold no labels, the box is the
     whole image: predicted memory is an upper bound.
     """
-    size = (image.shape[-2], image.shape[-1])
     whole: Output = network.global_branch(network.normalise(small[None]))
-    scores = resize(whole.logits.to(image.device), size, "nearest")[0]
+
+    def refine(boxes: Sequence[Box]) -> Tensor:
+        return _refined(network, image, whole, boxes, spec)
+
+    return _in_box(image, whole.logits, spec, refine)
+
+
+def scores_coarse_to_fine_both_ways(
+    network: GLNet, image: Image, small: Tensor, spec: Spec
+) -> Tensor:
+    """`collaborative` in such a box alone: what the patches share back covers the box, and is 0
+    elsewhere. The paper does not say how the two are combined."""
+    logits = network.global_branch(network.normalise(small[None])).logits
+
+    def refine(boxes: Sequence[Box]) -> Tensor:
+        return _both_ways(network, image, small, boxes, spec)
+
+    return _in_box(image, logits, spec, refine)
+
+
+def _in_box(
+    image: Image, logits: Tensor, spec: Spec, refine: Callable[[Sequence[Box]], Tensor]
+) -> Tensor:
+    """The global branch's scores, and in the box of its foreground those of `refine(patches)`."""
+    size = (image.shape[-2], image.shape[-1])
+    scores = resize(logits.to(image.device), size, "nearest")[0]
     found = bounding_box(labels_of(scores) == spec.foreground)
-    if found is None:
-        return scores
-    box = relaxed(found, size, spec.margin, spec.patch_size)
-    boxes = boxes_within(box, spec)
-    refined = _refined(network, image, whole, boxes, spec)
-    box.of(scores).copy_(box.of(refined))
+    if found is not None:
+        box = relaxed(found, size, spec.margin, spec.patch_size)
+        box.of(scores).copy_(box.of(refine(boxes_within(box, spec))))
     return scores
 
 
@@ -287,5 +315,10 @@ STRATEGIES = {
     # on them.
     "coarse-to-fine": in_memory(
         scores_coarse_to_fine, ("global_branch", "local_branch", "aggregation"), _shrunk
+    ),
+    "coarse-to-fine-both-ways": in_memory(
+        scores_coarse_to_fine_both_ways,
+        ("global_branch", "local_branch", "global_borrowing", "aggregation_borrowing"),
+        _shrunk,
     ),
 }

@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-Strategy = Literal["global", "local", "global-to-local", "collaborative", "coarse-to-fine"]
+Strategy = Literal[
+    "global",
+    "local",
+    "global-to-local",
+    "collaborative",
+    "coarse-to-fine",
+    "coarse-to-fine-both-ways",
+]
 PhaseName = Literal["global", "global-to-local", "local-to-global", "local"]
 Sides = PositiveInt | tuple[PositiveInt, PositiveInt]
 """Side of a square, or (height, width), in px."""

@@ -64,7 +64,8 @@ def phases(network: GLNet, spec: Spec) -> list[Phase]:
             return Phase(name, moving, gradients=gradients, judged_by=judge)
         if name == "local-to-global":
             moving = (network.global_borrowing, network.aggregation_borrowing)
-            return Phase(name, moving, begin_local_to_global, True, gradients, "collaborative")
+            judge = "coarse-to-fine-both-ways" if spec.learn_in_box else "collaborative"
+            return Phase(name, moving, begin_local_to_global, True, gradients, judge)
         return Phase(name, (network.local_alone,), gradients=gradients, judged_by=name)
 
     return [phase(name) for name in spec.phases]

@@ -24,7 +24,7 @@ BY_WINDOWS = [
     (method, network, strategy)
     for method, network, strategy in CASES
     if method not in IN_MEMORY
-    and strategy not in ("whole", "coarse-to-fine")
+    and strategy not in ("whole", "coarse-to-fine", "coarse-to-fine-both-ways")
     and (
         method != "baselines/generic" or network in ("enet", "colour")
     )  # others differ in nothing here

@@ -27,6 +27,7 @@ RECEIVERS = {
     ("glnet", "global-to-local"): {"global_branch": "whole image", "local_branch": "patches"},
     ("glnet", "collaborative"): {"global_branch": "whole image", "local_branch": "patches"},
     ("glnet", "coarse-to-fine"): {"global_branch": "whole image"},
+    ("glnet", "coarse-to-fine-both-ways"): {"global_borrowing": "whole image"},
     ("baselines/isdnet", "whole"): {"backbone": "whole image (deep branch)"},
     ("baselines/pointrend", "whole"): {"encoder": "whole image"},
     ("baselines/cascadepsp", "base"): {"base": "whole image (base network)"},

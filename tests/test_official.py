@@ -281,7 +281,16 @@ def test_official_true_is_all_of_it() -> None:
 # --- coarse to fine ---------------------------------------------------------------------------
 
 
-def test_coarse_to_fine_refines_the_box_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "everywhere_as"),
+    [
+        ("coarse-to-fine", "global-to-local"),
+        ("coarse-to-fine-both-ways", "collaborative"),
+    ],
+)
+def test_coarse_to_fine_refines_the_box_and_nothing_else(
+    strategy: str, everywhere_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import glnet.inference as module
 
     spec = plain(margin=0.0)
@@ -289,13 +298,13 @@ def test_coarse_to_fine_refines_the_box_and_nothing_else(monkeypatch: pytest.Mon
     found = Box(20, 40, 32, 44)
     with torch.inference_mode():
         coarse = STRATEGIES["global"].predict(model, picture, spec)
-        fine = STRATEGIES["global-to-local"].predict(model, picture, spec)
+        fine = STRATEGIES[everywhere_as].predict(model, picture, spec)
         monkeypatch.setattr(module, "bounding_box", lambda mask: found)
-        both = STRATEGIES["coarse-to-fine"].predict(model, picture, spec)
+        both = STRATEGIES[strategy].predict(model, picture, spec)
         monkeypatch.setattr(module, "bounding_box", lambda mask: Box(0, 0, 96, 120))
-        everywhere = STRATEGIES["coarse-to-fine"].predict(model, picture, spec)
+        everywhere = STRATEGIES[strategy].predict(model, picture, spec)
         monkeypatch.setattr(module, "bounding_box", lambda mask: None)
-        nowhere = STRATEGIES["coarse-to-fine"].predict(model, picture, spec)
+        nowhere = STRATEGIES[strategy].predict(model, picture, spec)
     outside = torch.ones(96, 120, dtype=torch.bool)
     found.of(outside).fill_(False)
     assert both[outside].equal(coarse[outside])

@@ -54,8 +54,7 @@ def test_every_row_of_the_paper_has_a_run() -> None:
         for name in PAPER
         for run in read_suite(ROOT / f"suites/{name}.yaml").runs.values()
     }
-    # Neither printed nor released is how the box and what patches lend back go together.
-    assert rows - answered == {"GLNet c2f: G<->L + Bbox / coarse-to-fine"}
+    assert rows <= answered
 
 
 def test_a_strategy_that_does_not_exist_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
