@@ -177,8 +177,6 @@ class Trained(BaseModel):
 
 
 class Candidate(BaseModel):
-    """A short training."""
-
     miou: Annotated[float, Field(ge=0, le=1)]
 
 
@@ -291,10 +289,10 @@ class Predictions(BaseModel):
                 raise ValueError(f"fewer than two sizes of `growth.{run}` were computed")
 
 
-class Successors(BaseModel):
-    """Content of `successors`."""
+class Rows(BaseModel, Generic[T]):
+    """Content of several stages."""
 
-    rows: list[PublishedCosts]
+    rows: list[T]
     definition: str = ""
 
 
@@ -318,23 +316,23 @@ class OnGpu(Case):
             raise ValueError("`nvml` is without `reserved`")
 
 
-class Cards(BaseModel):
-    """Content of `card`."""
+class Estimate(BaseModel):
+    """A line of `estimates`."""
 
-    rows: list[OnGpu]
+    key: str
+    kind: str
+    allocated_bytes: Positive
+    predicted_bytes: Positive
+    others: dict[str, Positive]
 
 
 class Repetition(BaseModel):
-    """One prediction by GLNet."""
-
     wall_s: Number
     network_s: Number
     peak_rss_bytes: Count
 
 
 class HeadCosts(Costs):
-    """Predicted of GLNet with one of its heads."""
-
     flops: Count
 
 
@@ -366,16 +364,15 @@ CONTENTS: dict[str, type] = {
     "measure": Measurement,
     "steps": Steps,
     "predict": Predictions,
-    "successors": Successors,
-    "card": Cards,
+    "successors": Rows[PublishedCosts],
+    "card": Rows[OnGpu],
+    "estimates": Rows[Estimate],
     "fast": CollapsedHead,
 }
 """By stage."""
 
 
 class Provenance(BaseModel):
-    """Where a record comes from."""
-
     commit: str | None = None
     dirty: bool | None = None
     versions: dict[str, str] = _OPTIONAL

@@ -19,7 +19,7 @@ from test_report import write_measurement
 from bench import record
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.experiments import collapsed_head, gpu_memory, growth
+from bench.experiments import any_network, collapsed_head, gpu_memory, growth
 from bench.parallel import Outcome
 from bench.pipeline import (
     evaluate,
@@ -169,6 +169,36 @@ def of_gpu_memory(patch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def of_any_network(patch: pytest.MonkeyPatch) -> Path:
+    """A case that fails leaves its earlier result, and the others'."""
+    row = dict.fromkeys(("network", "kind", "mode", "precision"), "x")
+    sizes = dict.fromkeys(("side_px", "allocated_bytes", "predicted_bytes"), 1)
+    patch.setattr(any_network, "VERSIONS", ())
+    patch.setattr(
+        any_network, "measure", lambda case: {"key": case.key, **row, **sizes, "others": {}}
+    )
+    path = record.RESULTS / f"estimates/{MACHINE}.json"
+    run(any_network._arguments, any_network.work, MACHINE, "--only", "resnet50 .* fp32 128")
+    before = entries(path, "rows")
+    assert {key.split()[1] for key in before} == {"inference", "training"}
+    patch.setattr(any_network, "measure", breaks)
+    with pytest.raises(
+        UserError, match="Not all cases ran: resnet50 inference fp32 128: UserError"
+    ):
+        run(any_network._arguments, any_network.work, MACHINE, "--only", "^resnet50 inference")
+    with pytest.raises(UserError, match="or all are done"):
+        run(
+            any_network._arguments,
+            any_network.work,
+            MACHINE,
+            "--only",
+            "^resnet50 .*fp32 128",
+            "--missing",
+        )
+    assert entries(path, "rows") == before
+    return path
+
+
 def of_growth(patch: pytest.MonkeyPatch) -> Path:
     def measured(work: Any, run: str, settings: Any, seed: Any, side: int, **_: Any) -> Outcome:
         row = {"settings": growth._said(settings), "weights": growth._weights(seed), "threads": 1}
@@ -228,6 +258,7 @@ COMMANDS = {
     "bench.pipeline.predict_uhr_methods": broken(
         predict_uhr_methods, "predict", predict_uhr_methods.RESULT
     ),
+    "bench.experiments.any_network": of_any_network,
     "bench.experiments.collapsed_head": of_collapsed_head,
     "bench.experiments.gpu_memory": of_gpu_memory,
     "bench.experiments.growth": of_growth,

@@ -207,6 +207,29 @@ def test_a_module_that_exists_stays_as_it_is() -> None:
         assert parameter.grad is None
 
 
+class Pooled(nn.Module):
+    """One pixel in NHWC, normalised, enlarged, then convolved in the layout that the CPU gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Conv2d(3, 64, 1).to(memory_format=torch.channels_last)
+        self.normalise = nn.BatchNorm2d(64)
+        self.last = nn.Conv2d(64, 64, 3, padding=1)
+        self.register_buffer("scale", torch.zeros(3))
+        self.scale.copy_(torch.ones(20000)[:3] * 2)  # from the meta device while it is built
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normalise(self.read(x * self.scale[:, None, None]))
+        return self.last(nn.functional.interpolate(x, scale_factor=48.0, mode="bilinear"))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_normalised_pixel_has_the_layout_of_the_cpu(mode: Mode) -> None:
+    found = predict_memory(Pooled, (2, 3, 1, 1), "cpu", mode)
+    real = allocated(Pooled, (2, 3, 1, 1), mode)
+    assert found.device_bytes == pytest.approx(real, rel=WITHIN)
+
+
 def test_what_a_checkpoint_computes_again_is_an_activation() -> None:
     found = predict_memory(Checkpointed, (2, 3, 64, 64), "cpu", "training", Recipe(None))
     kinds = {

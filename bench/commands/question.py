@@ -14,9 +14,7 @@ from torch import nn
 from bench import record
 from bench.config import PARAMS, ModelConfig, RunConfig, Schedule, Suite, Training, read_suite
 from bench.errors import UserError
-from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
-from bench.memory.prediction import Prediction
-from bench.memory.runs import predict_run, predict_steps
+from bench.memory import GpuOverhead, Prediction, gpu_overhead_of, predict_run, predict_steps
 from bench.method import Method
 from bench.run import Run, resolve
 

@@ -20,8 +20,7 @@ from bench.config import ModelConfig, RunConfig, Suite, Training, read_suite
 from bench.errors import UserError
 from bench.experiments.noise import noise
 from bench.latency import NetworkClock
-from bench.memory.rss import PeakResident
-from bench.memory.runs import predict_run
+from bench.memory import PeakResident, predict_run
 from bench.parallel import Report, run_isolated
 from bench.run import Run, clock, device_facts, resolve, set_up, wait
 

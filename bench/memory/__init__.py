@@ -18,6 +18,35 @@ rss.py                 resident memory of this process
 paper_memory.py        one model of all memory figures in the GLNet paper
 """
 
-from bench.memory.prediction import Mode, Prediction, Recipe, predict_memory
+from bench.memory.cpu_allocator import record_cpu_allocations
+from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
+from bench.memory.prediction import (
+    Mode,
+    Prediction,
+    Recipe,
+    fake_copy,
+    inference_work,
+    predict_memory,
+    training_work,
+)
+from bench.memory.rss import PeakResident
+from bench.memory.runs import predict_run, predict_steps
+from bench.memory.tracker import bytes_of, tensors_of
 
-__all__ = ["Mode", "Prediction", "Recipe", "predict_memory"]
+__all__ = [
+    "GpuOverhead",
+    "Mode",
+    "PeakResident",
+    "Prediction",
+    "Recipe",
+    "bytes_of",
+    "fake_copy",
+    "gpu_overhead_of",
+    "inference_work",
+    "predict_memory",
+    "predict_run",
+    "predict_steps",
+    "record_cpu_allocations",
+    "tensors_of",
+    "training_work",
+]

@@ -107,12 +107,10 @@ class Prediction:
         before it runs out of memory, so that less than `process_bytes` can do."""
         if self.reserved_bytes is None:
             return self.device_bytes <= budget
-        tf32 = has_tf32(gpu)
-        segments = self.tf32_reserved_bytes if tf32 else self.reserved_bytes
-        assert segments is not None
-        room = segments + budget - self.process_bytes(gpu, overhead)
+        workspaces = self.blas_threads * blas_bytes(gpu)
+        beside = self.process_bytes(gpu, overhead) - self.reserved_on(gpu) + workspaces
         try:
-            play(self.events, self.device, room, TF32 if tf32 else "")
+            play(self.events, self.device, budget - beside, TF32 if has_tf32(gpu) else "")
         except OutOfMemoryError:
             return False
         return True
@@ -126,7 +124,8 @@ class Prediction:
 
 def mean_of(outputs: Any) -> Tensor:
     """The mean of all floating-point tensors of a network's outputs: a loss where none is given."""
-    means = [leaf.float().mean() for leaf in tree_leaves(outputs) if _is_float(leaf)]
+    tensors = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+    means = [leaf.float().mean() for leaf in tensors if leaf.is_floating_point()]
     if not means:
         raise UserError("The network returns no floating-point tensor: give a Recipe with a loss.")
     return torch.stack(means).sum() if len(means) > 1 else means[0]
@@ -140,8 +139,7 @@ class Recipe:
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = torch.optim.AdamW
     """Makes the optimiser of the trainable parameters; None: gradients alone."""
     loss: Callable[[Any], Tensor] = mean_of
-    """Maps the network's outputs to a scalar. Targets are inputs of a network that returns its
-    loss."""
+    """Maps outputs to a scalar. Targets are inputs of a network that returns its loss."""
     autocast: torch.dtype | None = None
     """Precision of the forward pass; None: that of the weights."""
     scaled: bool = False
@@ -183,7 +181,7 @@ def predict_memory(
             args, kwargs = _arguments(inputs)
             given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             training = mode == "training"
-            run = _training if training else _inference
+            run = training_work if training else inference_work
             work = run(network, args, kwargs, recipe)
             found = trace(work, network, given, device, stands_for=True, training=training)
     except (
@@ -273,6 +271,10 @@ class _Building(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.__bool__ and args[0].is_meta:  # `while mask.any()` of trunc_normal_
             return False
+        if (
+            func is Tensor.copy_ and args[1].is_meta and not args[0].is_meta
+        ):  # has no values to copy
+            return args[0]
         if func in _device_constructors() and kwargs.get("device") is None:
             large = func(*args, **kwargs | {"device": "meta"})
             return large if large.numel() > SMALL else func(*args, **kwargs)
@@ -306,11 +308,8 @@ def _argument(leaf: Any) -> Any:
     return torch.empty(shape, dtype=dtype, device="cpu")
 
 
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
-def _inference(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+def inference_work(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+    """One call of a network, of real or fake tensors."""
     network.eval()
 
     def work(_: Tracker) -> None:
@@ -320,7 +319,8 @@ def _inference(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Wo
     return work
 
 
-def _training(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+def training_work(network: nn.Module, args: Any, kwargs: Any, recipe: Recipe) -> Work:
+    """`STEPS` optimiser steps of a network, of real or fake tensors."""
     trained = [p for p in network.parameters() if p.requires_grad]
     if not trained:
         raise UserError(f"{type(network).__name__} has no weight that requires a gradient.")

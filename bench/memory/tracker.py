@@ -36,6 +36,9 @@ all others in the backward pass; `optimiser state`: what an optimiser keeps from
 state."""
 
 
+BATCH_NORMS = ("aten::batch_norm", "aten::native_batch_norm")
+
+
 class Event(NamedTuple):
     """A block is allocated or freed."""
 
@@ -175,6 +178,8 @@ class Tracker(TorchDispatchMode):
         operator = str(func)
         self.flops += flops_of(func, args, kwargs, result)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if func._schema.name in BATCH_NORMS and self._device(made[0]) == "cpu":
+            _in_nchw_if_both(made[0])
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:
             if not moment.results:
@@ -346,6 +351,14 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
         return 2 * int(result.numel()) * int(args[0].shape[-1])
     formula = flop_registry.get(func._overloadpacket)
     return int(formula(*args, **kwargs, out_val=result)) if formula else 0
+
+
+def _in_nchw_if_both(result: Tensor) -> None:
+    """Give the result of batch normalisation on the CPU the strides of NCHW where its layout is
+    both NCHW and NHWC, as that of one pixel is (Normalization.cpp, suggest_memory_format_contig);
+    the fake operator keeps those of its source."""
+    if result.is_contiguous():
+        result.as_strided_(result.shape, torch.empty(result.shape, device="meta").stride())
 
 
 def _elementwise_or_view(func: Any) -> bool:
