@@ -8,6 +8,7 @@ method needs no change of this file."""
 
 import importlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -261,7 +262,8 @@ class Suite:
 
 
 def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """`kind(**values)` with every key and type checked.
+    """`kind(**values)` with every key and type checked: of numbers only a whole one is taken for
+    another type, a float.
 
     Args:
         kind: a dataclass.
@@ -271,8 +273,11 @@ def strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         UserError: names the first wrong key with its full path, and what is allowed.
     """
+    adapter, table = TypeAdapter(kind), dict(values)
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        # As JSON first: of Python's values a strict check refuses lists for tuples as well.
+        adapter.validate_json(json.dumps(table, skipkeys=True, default=str), strict=True)
+        return adapter.validate_python(table)
     except ValidationError as error:
         raise UserError(f"{where}: {first_problem(error.errors())}.") from None
 

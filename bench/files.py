@@ -22,6 +22,8 @@ MOST = 50_000
 """Bytes of a params.yaml; also keys and values, its aliases expanded."""
 DEEPEST = 50
 """Tables in one another."""
+LONGEST = 3000
+"""Characters of a value: Python does not print whole numbers much longer."""
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock")
 """DVC rewrites dvc.lock after each stage, and not atomically: `bench.pipeline.mend` puts the copy back."""
 
@@ -104,6 +106,8 @@ def _check_size(text: str) -> None:
     containers: list[tuple[str, int]] = [("", 0)]
     for event in YAML(typ="safe").parse(text):
         size, anchor = 1, str(getattr(event, "anchor", None) or "")
+        if len(getattr(event, "value", None) or "") > LONGEST:
+            raise ValueError(f"it has a value of more than {LONGEST} characters")
         if isinstance(event, CollectionStartEvent):
             containers.append((anchor, 1))
             if anchor:

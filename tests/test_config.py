@@ -124,7 +124,7 @@ def test_a_methods_own_settings_are_checked_by_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["steps", "batch", "checkpoint_every"])
-@pytest.mark.parametrize("value", [0, -1, 0.5, float("nan"), "a"])
+@pytest.mark.parametrize("value", [0, -1, 0.5, 3.0, True, "3", float("nan"), "a"])
 def test_counts_of_a_training_are_at_least_one(tmp_path: Path, key: str, value: object) -> None:
     values = tiny_suite()
     training = values["models"]["unet"]["training"]
@@ -134,13 +134,22 @@ def test_counts_of_a_training_are_at_least_one(tmp_path: Path, key: str, value: 
         read_suite(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf")])
-def test_learning_rates_are_finite(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf"), True, "1e-3"])
+def test_learning_rates_are_finite_numbers(tmp_path: Path, value: object) -> None:
     values = tiny_suite()
     values["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = value
     write_suite(tmp_path, values)
     with pytest.raises(UserError, match=r"train\.learning_rate is "):
         read_suite(tmp_path / "params.yaml")
+
+
+def test_a_whole_number_is_a_learning_rate_too(tmp_path: Path) -> None:
+    values = tiny_suite()
+    values["models"]["unet"]["training"]["phases"]["train"]["learning_rate"] = 1
+    write_suite(tmp_path, values)
+    suite = read_suite(tmp_path / "params.yaml")
+    rate = suite.models["unet"].training.phases["train"].learning_rate
+    assert (rate, type(rate)) == (1.0, float)
 
 
 SIZES = ("_px", "_width", "width", "sub_batch", "patches_per_image", "depth")
@@ -154,9 +163,13 @@ def test_every_setting_of_a_method_is_a_finite_number_and_a_size_is_above_zero(m
     refused = 0
     for name, field in spec.__dataclass_fields__.items():
         usual = given.get(name, field.default)
-        wrong = [float("nan"), float("inf"), float("-inf")] if isinstance(usual, float) else []
-        if isinstance(usual, int) and not isinstance(usual, bool):
-            wrong += [-1, *([0] if name.endswith(SIZES) and name not in MAY_BE_ZERO else [])]
+        wrong: list[Any] = [str(usual)] if isinstance(usual, int | float) else []
+        if isinstance(usual, float):
+            wrong += [True, float("nan"), float("inf"), float("-inf")]
+        if isinstance(usual, bool):
+            wrong += [int(usual)]
+        elif isinstance(usual, int):
+            wrong += [True, -1, *([0] if name.endswith(SIZES) and name not in MAY_BE_ZERO else [])]
         if isinstance(usual, tuple) and isinstance(next(iter(usual), None), float):
             wrong += [[float("nan")] * len(usual)]
         for value in wrong:

@@ -67,6 +67,7 @@ BYTES = [
         b"- " * 1500,
     ),
     *(b"\t", b":", b"&a [*a]", b"*a", b"<<", b"!!python/name:os.system", b"9" * 5000, b"NaN"),
+    b"0x" + b"f" * 5000,
     *(b"\x1b[31m", b"\xff\xfe\0\0", b"%YAML 9.9\n---\n", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"),
     *(b"\0\0\0\0", b"\x80" * 8),
 ]
