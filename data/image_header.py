@@ -107,6 +107,10 @@ def inspect(path: Path, bands: Sequence[int] = (), numbers: bool = False) -> Ima
                 f"{path} has {len(file.subdatasets)} pages: save the one that is meant as a file "
                 "of its own."
             )
+        if file.driver == "PNG" and b"fdAT" in _png_chunks(path):
+            raise UserError(
+                f"{path} is animated: save the picture that is meant as a file of its own."
+            )
         space = COLOUR_SPACES.get(file.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE", ""))
         if space:
             raise UserError(f"{path} has {space} colours: save it as RGB.")

@@ -295,6 +295,7 @@ def _with_exif(exif: bytes) -> Callable[[Path], None]:
 
 REFUSED = {
     "pages": ("a.tif", _pages, "has 3 pages"),
+    "animation": ("a.png", _pages, "is animated"),
     "CMYK": ("a.tif", lambda path: Image.new("CMYK", (9, 9)).save(path), "CMYK"),
     "CMYK JPEG": ("a.jpg", lambda path: Image.new("CMYK", (9, 9)).save(path), "CMYK"),
     "Lab": ("a.tif", lambda path: Image.new("LAB", (9, 9)).save(path), "L\\*a\\*b\\*"),

@@ -100,7 +100,7 @@ PREDICT = {
         "test_large_files::test_control_points",
         "test_large_files::test_rational_polynomials_and_control_points_without_a_system_are_kept",
     ],
-    "16 bits and others (scaling is your choice), CMYK and L\\*a\\*b\\*, several pages": [
+    "16 bits and others (scaling is your choice), CMYK and L\\*a\\*b\\*, several pages, animation": [
         "test_image_file::test_images_that_are_refused"
     ],
     "a georeference with an orientation tag": [
@@ -203,7 +203,7 @@ DATA = {
         "test_labels::test_near_colours_are_taken_within_the_tolerance_alone",
         "test_labels::test_a_label_that_cannot_be_used",
     ],
-    "a file that is truncated, damaged, of several pages, or no PNG, JPEG or TIFF": [
+    "a file that is truncated, damaged, animated, of several pages, or no PNG, JPEG or TIFF": [
         "test_labels::test_an_image_that_cannot_be_used",
         "test_image_file::test_images_that_are_refused",
     ],
@@ -232,7 +232,7 @@ DATA = {
         "test_folder::test_leaks_may_be_let_through_and_are_told",
         "test_folder::test_a_look_at_a_source_without_files",
     ],
-    "an orientation tag (image and label are each turned by their own)": [
+    "an orientation tag (image and label each turned by their own)": [
         "test_labels::test_exif_turns_image_and_label_alike",
         "test_folder::test_a_look_lists_all_that_is_wrong",
     ],
