@@ -97,7 +97,7 @@ def report_errors(work: Callable[[], None]) -> None:
         work()
     except UserError as error:
         sys.exit(f"error: {error}")
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         if not out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:100] or type(error).__name__

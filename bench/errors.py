@@ -24,11 +24,20 @@ class UserError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the GPU or on the host."""
+    """Whether an exception means that memory ran out, on the GPU or on the host, or that a size is
+    beyond what torch or numpy counts with."""
     if isinstance(error, MemoryError):
         return True
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError | TypeError | ValueError | OverflowError):
         return False
+    words = (
+        *("can't allocate memory", "bad_alloc", "not enough memory", "calculation overflowed"),
+        *(
+            "Overflow when unpacking",
+            "too large to convert",
+            "too big to convert",
+            "array is too big",
+        ),
+    )
     # By name, because the caller may not have imported torch.
-    words = ("can't allocate memory", "bad_alloc", "not enough memory", "calculation overflowed")
     return type(error).__name__ == "OutOfMemoryError" or any(one in str(error) for one in words)

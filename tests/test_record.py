@@ -1,6 +1,7 @@
 """Records and files: whole or not there, and provenance that can be trusted."""
 
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -10,10 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, run
 
-from bench import record
+from bench import cli, record
+from bench.config import ModelConfig, strict
 from bench.errors import UserError
 from bench.files import file_sha256, write_bytes, write_text
 from bench.record import Record
@@ -190,6 +194,35 @@ def test_a_stage_says_in_one_sentence_what_went_wrong(how: str, status: int, say
         assert done.stderr.count("\n") <= 1
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.empty(2**40, 2**40),
+        lambda: torch.empty(10**30),
+        lambda: torch.arange(10**30),
+        lambda: np.empty((2**40, 2**40)),
+        lambda: np.empty(2**50),
+        lambda: np.arange(3).repeat(10**30),
+    ],
+)
+def test_a_size_beyond_all_memory_is_one_sentence(work: Callable[[], object]) -> None:
+    with pytest.raises(SystemExit, match=r"^error: Memory ran out \(.+\): close") as ended:
+        cli.report_errors(work)
+    gc.unfreeze()
+    assert "\n" not in str(ended.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["global_px=1000000000000", f"fpn_width={10**30}"])
+def test_an_estimate_of_such_a_size_is_one_sentence(setting: str) -> None:
+    """Torch logs a traceback of its own where an operator on fake tensors fails."""
+    words = ("estimate", "glnet", "--size", "500x500", "--set", setting)
+    done = run(sys.executable, "-m", "bench", *words, cwd=ROOT, ok=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Memory ran out (")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(("letters", "status"), [(70, 0), (71, 1), (150, 1)])
 def test_a_long_folder_for_temporary_files_works_or_is_refused(letters: int, status: int) -> None:
     """Whatever is let through is short enough for the sockets of processes."""
@@ -257,10 +290,11 @@ def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
     assert read.settings["model"]["method"] == "baselines/isdnet"
     assert [row["method"] for row in read.values["rows"]] == ["baselines/generic", "glnet"]
     paths = [p for p in (ROOT / "results").rglob("*.json") if "plots" not in p.parts]
+    lines = {path: record.read(path).settings.get("model") for path in paths}
     methods = {
-        line["method"]
-        for path in paths
-        if isinstance(line := record.read(path).settings.get("model"), dict)
+        strict(ModelConfig, line, str(path)).method
+        for path, line in lines.items()
+        if isinstance(line, dict)
     }
     assert len(paths) > 200
     assert {"glnet", "baselines/generic", "baselines/isdnet", "baselines/fctl"} <= methods

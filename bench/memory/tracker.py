@@ -4,6 +4,7 @@ A dispatch mode intercepts every operator and tracks each new storage until it i
 tensors it gives the same result for any device, within seconds, without computing anything.
 Temporary memory inside an operator is not dispatched: a table of rules adds it (`rules`)."""
 
+import logging
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from bench.memory.modules import Modules
 from bench.memory.rules import Moment, Rules, Use
+
+# Of an operator that fails it prints a traceback, and raises the error as well.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 Category = Literal[
     "weights", "inputs", "activations", "gradients", "optimiser state", "temporaries"
