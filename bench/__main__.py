@@ -16,6 +16,7 @@ COMMANDS = {
     "import-magnet": ("reference.checkpoint_io", "import_magnet_command"),
     "compare": ("bench.commands.compare", "command"),
     "what-if": ("bench.commands.what_if", "command"),
+    "choose": ("bench.commands.choose", "command"),
     "estimate": ("bench.commands.estimate", "command"),
     "predict": ("bench.commands.predict", "command"),
     "tune": ("bench.pipeline.tune", "command"),

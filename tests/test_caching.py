@@ -11,7 +11,7 @@ from bench.memory.cuda_allocator import (
     round_size,
     segment_size,
 )
-from bench.memory.gpu_overhead import KNOWN_GPUS, gpu_overhead_of
+from bench.memory.gpu_overhead import BLAS_BYTES, KNOWN_GPUS, gpu_overhead_of
 from bench.memory.tracker import Event
 
 KIB, MIB = 2**10, 2**20
@@ -140,16 +140,17 @@ def measured(
         "meters": {
             "nvml": {"bytes": reserved + beside, "card": {"name": name}, "doubt": doubt},
             "reserved": {"bytes": reserved},
-            "predicted": {"reserved_bytes": predicted},
+            "predicted": {"reserved_bytes": 1, "tf32_reserved_bytes": predicted},
         }
     }
 
 
 def test_a_card_is_taken_from_its_records_or_assumed() -> None:
+    held = BLAS_BYTES + 1000
     ours = [
-        measured("Card X", 300, 1000, 900),
-        measured("Card X", 320, 1000, 800),
-        measured("Card X", 310, 1000, None),
+        measured("Card X", 300, held, 900),
+        measured("Card X", 320, held, 800),
+        measured("Card X", 310, held, None),
         measured("Card Y", 9, 9, 9),
         measured("Card X", 9999, 9999, 1, doubt="2 other processes were on the card"),
         {"meters": {}},
@@ -157,7 +158,10 @@ def test_a_card_is_taken_from_its_records_or_assumed() -> None:
     card = gpu_overhead_of("Card X", ours)
     assert (card.context_bytes, card.workspace_bytes, card.measured) == (310, 150, True)
     assert card.source == "3 records of this card"
+    assert gpu_overhead_of("card x", ours).context_bytes == 310
     assert gpu_overhead_of("Card Z", ours) is KNOWN_GPUS[-1]
     assert gpu_overhead_of("NVIDIA RTX 6000 Ada Generation").family == "RTX 6000 Ada"
     assert gpu_overhead_of("NVIDIA H100 80GB HBM3").measured
+    assert gpu_overhead_of("h100").measured
+    assert gpu_overhead_of("", ours) is KNOWN_GPUS[-1]
     assert all(card.source for card in KNOWN_GPUS)

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from bench.commands.difference import METERS, Accuracy, Change, Side, compare, open_side
-from bench.report import bootstrap, style
+from bench.commands.difference import LEVEL, METERS, Accuracy, Change, Side, compare, open_side
+from bench.report import style
 
 SIDES = ("first", "second")
 NAMED = 4
@@ -117,7 +117,7 @@ def _legend(found: Sequence[Change]) -> list[str]:
     said = []
     if any(change.accuracy.low is not None for change in found):
         said.append(
-            f"mIoU on test, B minus A in points, and its {100 * bootstrap.LEVEL:.0f} % interval "
+            f"mIoU on test, B minus A in points, and its {LEVEL} interval "
             "over the same draws of scenes; better\nor worse only if it excludes 0. It does not "
             "include the variation between trainings."
         )

@@ -19,6 +19,8 @@ from bench.report import bootstrap
 
 METERS = ("nvml", "allocated", "predicted", "reserved", "rss")
 """In order of preference: the table shows the first that both sides have."""
+LEVEL = f"{100 * bootstrap.LEVEL:.0f} %"
+"""Of an interval."""
 VERDICTS: dict[bootstrap.Verdict, Literal["better", "worse", "no significant difference"]] = {
     "beats": "better",
     "is beaten by": "worse",

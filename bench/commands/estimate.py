@@ -5,7 +5,7 @@ Computed on fake tensors, without weights, data or a device."""
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +21,17 @@ from bench.commands.question import (
     Answer,
     Question,
     answer,
-    find,
     known_overhead,
     largest,
+    named,
     needs,
     runs_of,
     varied,
 )
 from bench.config import parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
-from bench.run import resolve
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 MOST_CLASSES = 254
 """Labels are bytes, and 255 is unlabelled."""
 
@@ -98,7 +97,7 @@ def work(arguments: argparse.Namespace) -> None:
         rows = figures(found, arguments.device, arguments.card)
         if budget is not None:
             fits = found.prediction.fits(budget, arguments.card, known_overhead(arguments.card))
-            rows[f"fits into {_mib(budget)}"] = "yes" if fits else "no"
+            rows[f"fits into {mib(budget)}"] = "yes" if fits else "no"
         title = f"{arguments.method} {' '.join(arguments.input)}, {arguments.precision}"
         title += f", {arguments.device}"
         print(pd.DataFrame({found.phase: rows}).rename_axis(title).to_string())
@@ -125,8 +124,8 @@ def work(arguments: argparse.Namespace) -> None:
         runs = runs_of(suite, arguments.phase == "training", settings, arguments.classes)
         print(which([ask(run) for run in runs], budget).to_string(index=False))
         return
-    model, config = find(arguments.method, arguments.suite, arguments.strategy)
-    question = ask(resolve(arguments.method, config, model, settings, arguments.classes))
+    place = arguments.suite, arguments.strategy
+    question = ask(named(arguments.method, *place, settings, arguments.classes))
     if budget is not None:
         print(fit(question, arguments.of or "image", budget))
         return
@@ -191,21 +190,22 @@ def table(question: Question, answers: Sequence[Answer]) -> pd.DataFrame:
 def figures(answer: Answer, device: str, gpu: str) -> dict[str, str]:
     """Rows of a table."""
     prediction = answer.prediction
-    rows = {"device: tensors": _mib(prediction.device_bytes)}
+    rows = {"device: tensors": mib(prediction.device_bytes)}
     if device == "cuda":
         overhead = known_overhead(gpu)
         known = "measured" if overhead.measured else "assumed"
-        rows["device: reserved by the allocator"] = _mib(prediction.reserved_on(gpu))
-        context = f"device: with the context ({_mib(overhead.context_bytes)}, {known})"
-        rows[context] = _mib(answer.shown_bytes)
-    rows["host"] = _mib(prediction.host_bytes)
-    rows |= {f"peak: {name}": _mib(size) for name, size in prediction.by_category.items()}
+        rows["device: reserved by the allocator"] = mib(prediction.reserved_on(gpu))
+        context = f"device: with the context ({mib(overhead.context_bytes)}, {known})"
+        rows[context] = mib(answer.shown_bytes)
+    rows["host"] = mib(prediction.host_bytes)
+    rows |= {f"peak: {name}": mib(size) for name, size in prediction.by_category.items()}
     rows["operator at the peak"] = prediction.at
     rows["module at the peak"] = prediction.module or "outside of all modules"
     return rows
 
 
-def _mib(count: int) -> str:
+def mib(count: int) -> str:
+    """A number of bytes in MiB, with its unit."""
     return f"{count / MIB:.1f} MiB"
 
 
@@ -255,13 +255,19 @@ def draw(title: str, peak: Answer, path: Path) -> None:
         plt.close(figure)
 
 
+def with_answers(questions: Sequence[Question]) -> Iterator[Answer]:
+    """The answer that needs most of each question, with a progress bar."""
+    for question in cli.with_progress(questions, len(questions), "estimate", "run"):
+        yield max(answer(question), key=lambda one: one.shown_bytes)
+
+
 def which(questions: Sequence[Question], budget: int) -> pd.DataFrame:
     """Runs by memory, and whether they fit."""
-    asked = cli.with_progress(questions, len(questions), "estimate", "run")
-    found = sorted((needs(question), question.run.name) for question in asked)
+    pairs = zip(with_answers(questions), questions, strict=True)
+    found = sorted((one.shown_bytes, question.run.name) for one, question in pairs)
     return pd.DataFrame(
         [
-            {"run": name, "needs": _mib(needed), "fits": "yes" if needed <= budget else "no"}
+            {"run": name, "needs": mib(needed), "fits": "yes" if needed <= budget else "no"}
             for needed, name in found
         ]
     )
@@ -286,12 +292,10 @@ def fit(question: Question, of: str, budget: int) -> str:
     bar.close()
     if value == 0:
         raise UserError(
-            f"Nothing fits into {_mib(budget)}: {question.run.name} needs {_mib(needed)} "
+            f"Nothing fits into {mib(budget)}: {question.run.name} needs {mib(needed)} "
             f"with the smallest {of} that is tried, {first * step}{unit}."
         )
-    said = f"{question.run.name}: the largest {of} in {_mib(budget)} is {value * step}{unit}"
+    said = f"{question.run.name}: the largest {of} in {mib(budget)} is {value * step}{unit}"
     if over is None:
-        return f"{said}, the largest that is tried; it needs {_mib(needed)}."
-    return (
-        f"{said}, which needs {_mib(needed)}; {(value + 1) * step}{unit} would need {_mib(over)}."
-    )
+        return f"{said}, the largest that is tried; it needs {mib(needed)}."
+    return f"{said}, which needs {mib(needed)}; {(value + 1) * step}{unit} would need {mib(over)}."

@@ -83,6 +83,26 @@ def find(name: str, path: Path | None, strategy: str | None) -> tuple[ModelConfi
     raise UserError(f"There is no method or run {name!r}; {hint}")
 
 
+def named(
+    name: str,
+    path: Path | None,
+    strategy: str | None,
+    settings: Mapping[str, Any],
+    classes: int,
+) -> Run:
+    """The run of a name, as `find` finds it, with some fields of its spec overridden."""
+    model, config = find(name, path, strategy)
+    return resolve(name, config, model, settings, classes)
+
+
+def suite_named(name: str | None) -> Suite:
+    """A suite by its name or file; by default that of params.yaml."""
+    if name is None:
+        return read_suite()
+    own = Path("suites", f"{name}.yaml")
+    return read_suite(own if own.is_file() else Path(name))
+
+
 def _network(
     name: str, lines: Sequence[tuple[ModelConfig, RunConfig]], strategy: str | None
 ) -> tuple[ModelConfig, RunConfig]:
@@ -157,8 +177,14 @@ def answer(question: Question) -> list[Answer]:
 
 def known_overhead(name: str) -> GpuOverhead:
     """The memory overhead of the GPU `name`: from this project's records, else assumed."""
-    found = [record.read(path) for path in sorted(record.RESULTS.glob("*/measure/*/*.json"))]
-    return gpu_overhead_of(name, [one.values for one in found if one.status == "ok"])
+    return gpu_overhead_of(name, _measured(record.RESULTS.resolve()) if name else ())
+
+
+@cache
+def _measured(folder: Path) -> list[Mapping[str, Any]]:
+    """The values of all records of measurements."""
+    found = [record.read(path) for path in sorted(folder.glob("*/measure/*/*.json"))]
+    return [one.values for one in found if one.status == "ok"]
 
 
 def runs_of(suite: Suite, training: bool, settings: Mapping[str, Any], classes: int) -> list[Run]:

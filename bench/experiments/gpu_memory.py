@@ -23,9 +23,8 @@ from bench.config import Compute, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
+from bench.memory import PLACES, Case, paper_cases, uhr_cases
 from bench.memory.meters import measure_first_on_gpu
-from bench.memory.paper_memory import paper_cases
-from bench.memory.published_settings import PLACES, Case, uhr_cases
 from bench.parallel import Report, run_isolated, threads
 from bench.run import clock, device_facts, set_up
 

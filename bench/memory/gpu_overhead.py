@@ -34,7 +34,7 @@ HOPPER = ("H100", "H200", "GH200", "H800", "H20")
 def blas_bytes(name: str) -> int:
     """Bytes of one cuBLAS workspace on the GPU `name`. Each thread that multiplies matrices has
     one; a training step has two, because autograd runs in its own thread."""
-    return HOPPER_BLAS_BYTES if any(family in name for family in HOPPER) else BLAS_BYTES
+    return HOPPER_BLAS_BYTES if any(family in name.upper() for family in HOPPER) else BLAS_BYTES
 
 
 WITHOUT_TF32 = r"\b(GTX|TITAN|Quadro|RTX 20\d0|Tesla|[TV]\d+|[KMP]\d+|GV100)\b"
@@ -43,7 +43,7 @@ WITHOUT_TF32 = r"\b(GTX|TITAN|Quadro|RTX 20\d0|Tesla|[TV]\d+|[KMP]\d+|GV100)\b"
 def has_tf32(name: str) -> bool:
     """Whether the GPU `name` is of the Ampere generation or later, judged by its name; an empty
     name counts as later."""
-    return not re.search(WITHOUT_TF32, name)
+    return not re.search(WITHOUT_TF32, name, re.IGNORECASE)
 
 
 # A workspace of 0 is assumed: cuDNN's implicit GEMM needs none, and other workspaces are released.
@@ -74,25 +74,27 @@ KNOWN_GPUS = (
 
 
 def gpu_overhead_of(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -> GpuOverhead:
-    """The overhead of the GPU `name`: the median of its records, else an assumed constant.
+    """The overhead of the GPU `name`, or part of it: the median of its records, else a constant.
 
     Args:
-        measurements: values of records of the stage `measure`. Those of the same GPU without a
-            doubt are used: the context is the process total less the allocator's segments, the
-            workspace is the measured segments less the predicted ones.
+        measurements: values of records of the stage `measure`. Those of GPUs whose name contains
+            `name`, without a doubt, are used: the context is the process total less the allocator's
+            segments, the workspace is the measured segments less the predicted ones and cuBLAS's.
     """
     own = [
         values["meters"]
         for values in measurements
         if (nvml := values.get("meters", {}).get("nvml"))
-        and nvml["card"].get("name") == name
+        and name
+        and name.lower() in str(nvml["card"].get("name")).lower()
         and not nvml.get("doubt")
     ]
     if own:
+        tf32 = "tf32_" if has_tf32(name) else ""  # records of earlier predictions lack these copies
         extra = [
-            max(meters["reserved"]["bytes"] - segments, 0)
+            max(meters["reserved"]["bytes"] - segments - blas_bytes(name), 0)
             for meters in own
-            if (segments := _predicted_segments(meters["predicted"]))
+            if (segments := meters["predicted"].get(f"{tf32}reserved_bytes"))
         ]
         return GpuOverhead(
             family=name,
@@ -103,8 +105,4 @@ def gpu_overhead_of(name: str, measurements: Iterable[Mapping[str, Any]] = ()) -
             measured=True,
             source=f"{len(own)} records of this card",
         )
-    return next((gpu for gpu in KNOWN_GPUS if gpu.family in name), KNOWN_GPUS[-1])
-
-
-def _predicted_segments(predicted: Mapping[str, Any]) -> int | None:
-    return predicted.get("tf32_reserved_bytes") or predicted.get("reserved_bytes")
+    return next((gpu for gpu in KNOWN_GPUS if gpu.family.lower() in name.lower()), KNOWN_GPUS[-1])
