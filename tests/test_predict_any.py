@@ -257,6 +257,21 @@ class Counts(nn.Module):
         return torch.nonzero(x > 0)
 
 
+class Attends(nn.Module):
+    """Attention as one operator, of a running sum of zeros and ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + (x > 0).cumsum(-1, dtype=torch.float32)
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_operators_that_are_not_decomposed_in_inference() -> None:
+    shape = (1, 2, 300, 16)
+    found = predict_memory(Attends, shape, "cpu")
+    assert found.device_bytes == allocated(Attends, shape, "inference")
+    assert found.doubts == ()
+
+
 class Sorts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.sort().values

@@ -22,6 +22,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench import cli, record
 from bench.errors import UserError
@@ -201,7 +202,9 @@ def _memtracker(case: Case, network: nn.Module) -> int:
         work = case.work(network, image)
         tracker = MemTracker()
         tracker.track_external(network, image)
-        with tracker:
+        # It follows one iteration at a time.
+        hook = register_optimizer_step_post_hook(lambda *_: tracker.reset_mod_stats())
+        with hook, tracker:
             work(None)
     return int(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
 

@@ -289,9 +289,11 @@ def _batch_norm(use: Use) -> list[Moment]:
 
 
 def _attention(use: Use) -> list[Moment]:
-    """Blocks of scores and results of each thread (FlashAttentionKernel.cpp)."""
+    """Blocks of scores and results of each thread, and the sums of rows where they are discarded
+    (FlashAttentionKernel.cpp)."""
     rows, columns, width = _attention_block(use.args["query"], use.args["key"])
-    return beside_results(torch.get_num_threads() * 4 * rows * (columns + 2 + width))
+    sums = 4 * use.result[..., 0].numel() if isinstance(use.result, Tensor) else 0
+    return beside_results(torch.get_num_threads() * 4 * rows * (columns + 2 + width), sums)
 
 
 def _attention_backward(use: Use) -> list[Moment]:
@@ -384,7 +386,7 @@ CPU: Rules = SHARED | named(
     ("_upsample_bilinear2d_aa", _shrink),
     ("batch_norm native_batch_norm", _batch_norm),
     ("native_batch_norm_backward", _batch_norm_backward),
-    ("_scaled_dot_product_flash_attention_for_cpu", _attention),
+    ("_scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention", _attention),
     ("_scaled_dot_product_flash_attention_for_cpu_backward", _attention_backward),
     ("_native_multi_head_attention", _whole_attention),
     ("_transformer_encoder_layer_fwd", _encoder_layer),

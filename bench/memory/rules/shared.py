@@ -116,6 +116,11 @@ def _roll(use: Use) -> list[Moment]:
     return beside_results(use.result.nbytes) if len(use.args["dims"]) > 1 else []
 
 
+def _cumulated(use: Use) -> list[Moment]:
+    """The source is converted to the type of the result."""
+    return beside_results(use.result.nbytes if use.first.dtype != use.result.dtype else 0)
+
+
 def _safe_softmax(use: Use) -> list[Moment]:
     """Masks of elements and of rows that are minus infinity (SoftMax.cpp)."""
     result = use.result
@@ -139,6 +144,8 @@ WITHOUT_TEMPORARIES = (
     "full_like gather group_norm hardsigmoid_backward hardswish_ hardswish_backward index_put "
     "index_select linear max_pool2d_with_indices max mean mm native_dropout native_dropout_backward "
     "native_group_norm native_group_norm_backward new_empty new_empty_strided new_full new_ones "
+    "hardtanh_backward linalg_vector_norm masked_fill_ linspace grid_sampler upsample_bicubic2d detach_ "
+    "meshgrid prod "
     "new_zeros nll_loss2d_forward nll_loss2d_backward nll_loss_forward nll_loss_backward normal_ ones "
     "ones_like pad rand rand_like randn repeat scalar_tensor select_backward slice_backward stack sum "
     "uniform_ zero_ zeros zeros_like arange"
@@ -150,6 +157,7 @@ SHARED = named(
     (WITHOUT_TEMPORARIES, _nothing),
     ("_log_softmax log_softmax _softmax softmax", contiguous),
     ("_safe_softmax", _safe_softmax),
+    ("cumsum", _cumulated),
     ("max_pool2d", pool),
     ("mse_loss", elementwise_loss),
     ("index", masked),
