@@ -236,6 +236,9 @@ class RunConfig:
     """`METHOD / inference` of the row in bench/published.csv that this run reproduces."""
     metric: Metric | None = None
     """The definition of that row's mIoU, if it is neither the suite's nor the official one."""
+    trained: bool = True
+    """False for a run whose model got a few steps for the sake of its memory and latency: the report
+    shows no accuracy of it."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -130,7 +130,8 @@ def made_otherwise(made: Record, model: ModelConfig, run: RunConfig | None = Non
         if not isinstance(earlier, Mapping):
             return f"its settings have no table {key}"
         try:
-            found = difference(asdict(strict(type(now), earlier, key)), asdict(now))
+            before, after = asdict(strict(type(now), earlier, key)), asdict(now)
+            found = difference(before | {"trained": None}, after | {"trained": None})
         except UserError as error:
             found = str(error).removesuffix(".")
         if found:

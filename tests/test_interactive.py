@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from conftest import write_suite
 from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, write_measurement
@@ -16,8 +15,7 @@ from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import evaluations
 from bench.report import runs as all_runs
-from bench.report.figures import accuracy, curves, palette
-from bench.report.figures.charts import VIEWS
+from bench.report.figures import accuracy, curves
 from bench.report.load_records import Entry, load_records
 from bench.report.section import Plot
 from bench.report.site import at, data
@@ -88,7 +86,7 @@ def test_seeds_have_bars(entries: list[Entry]) -> None:
     assert figure["GLNet"]["y"] == pytest.approx([mean], abs=1e-3)
     assert figure["GLNet"]["error_y"]["array"] == pytest.approx([50 - mean], abs=1e-3)
     assert figure["GLNet"]["error_y"]["arrayminus"] == pytest.approx([mean - 100 / 6], abs=1e-3)
-    assert figure["U-Net"]["error_y"] == {"visible": False}
+    assert figure["U-Net"]["error_y"] == {"visible": False}  # below the best single class
 
 
 def test_published_points_stand_behind_with_the_papers_line(entries: list[Entry]) -> None:
@@ -133,16 +131,6 @@ def test_the_course_of_memory_keeps_its_peak() -> None:
     assert peak["x"] == [2]
     assert data(figure)  # plain values alone
     assert timeline([], []) == {"events": [], "bytes": {}}
-
-
-def test_a_shape_is_a_network_in_black_and_white() -> None:
-    assert len({*palette.network_markers(["glnet", "unet", "unknown", "another"]).values()}) == 4
-    own = None  # the colour of the network
-    rows = pd.DataFrame({"network": "glnet", "strategy": ["whole", "patch", "collaborative"]})
-    hollow, full, both = (palette.FILLS[VIEWS[view]] for view in accuracy.looks(rows)["view"])
-    assert hollow[0] == "white"
-    assert full[0] is own
-    assert both[1] is not own
 
 
 def test_addresses_are_relative_and_escaped() -> None:

@@ -11,7 +11,6 @@ from bench.errors import UserError
 from bench.record import Record, Status
 from bench.report import findings
 from bench.report import runs as all_runs
-from bench.report.figures import charts
 from bench.report.load_records import Entry
 from bench.report.published import verdict_section
 
@@ -136,21 +135,3 @@ def test_the_table_reads() -> None:
     assert [line["difference, points"] for line in lines] == ["-0.3", "–"]
     assert [line["verdict"] for line in lines] == ["reproduced within 0.5 points", "not run"]
     assert [line["number"] for line in lines] == ["printed", "printed"]
-
-
-def test_the_figure_shows_theirs_always_and_ours_where_a_gpu_was_measured() -> None:
-    runs = [
-        entry("a", "UNet / patch", 54, 949 * MIB),
-        entry("b", "UNet / global", 54),
-        entry("c", "FCN-8s / global"),
-        entry("d", "GLNet c2f: G->L / collaborative", 54, dataset="isic"),  # memory not printed
-    ]
-    figure = charts.published(verdict_section(runs, all_runs.runs(runs)).rows)
-    wholes, patches = figure.axes
-    marks = [
-        [tuple(place) for mark in axes.collections for place in mark.get_offsets().tolist()]
-        for axes in (wholes, patches)
-    ]
-    assert sorted(y for _, y in marks[0]) == pytest.approx([38.4, 70.1])
-    assert sorted(y for _, y in marks[1]) == pytest.approx([100 * 54 / 146, 37.3])
-    assert {x for x, _ in marks[1]} == {949 * MIB}

@@ -33,6 +33,8 @@ FEW_SCENES = 10
 """With fewer an interval is too short, which `findings.limits` says."""
 Shares = NDArray[np.float64]
 """0..1, or NaN where nothing counts."""
+HARDLY = 0.01
+"""Of mIoU."""
 NO_DIFFERENCE: Final = "no significant difference"
 Verdict = Literal["beats", "is beaten by", "no significant difference"]
 
@@ -104,7 +106,7 @@ class Pairs:
     def between(self, run: str, other: str) -> Difference | None:
         """`run` minus `other`; None where nothing tells them apart but their seed, or they were
         not evaluated on the same scenes."""
-        names = self.names.get(run, ""), self.names.get(other, "")
+        names = self.names.get(run, run), self.names.get(other, other)
         turned = self.found.get(names[::-1])
         return self.found.get(names) or (turned.turned() if turned else None)
 
@@ -181,6 +183,19 @@ def one_answer(one: Sample) -> float:
     counts = one.matrices.sum(-1, keepdims=True)
     says = np.eye(len(one.classes), dtype=counts.dtype)
     return max(miou(replace(one, matrices=counts * answer)) for answer in says)
+
+
+def excluded(one: Sample, baseline: float | None) -> str:
+    """Why a run is not ranked; empty where it is. One that is not above nearest class-mean colour,
+    or hardly above one class everywhere, says nothing of its method.
+
+    Args:
+        baseline: mIoU of nearest class-mean colour on the same scenes, 0..1; None: unknown.
+    """
+    found = miou(one)
+    if baseline is not None and found <= baseline:
+        return "excluded: below baseline"
+    return "excluded: one class" if found <= one_answer(one) + HARDLY else ""
 
 
 def mious(one: Sample) -> Shares:

@@ -208,8 +208,12 @@ def shares_of_best(frame: pd.DataFrame) -> pd.Series:
 
 
 def by_accuracy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Best first; runs without an accuracy last, in the suite's order."""
-    return frame.sort_values("miou", ascending=False, na_position="last", kind="stable")
+    """Best first; those that are excluded, and then those without an accuracy, last."""
+    out = frame.excluded.notna() if "excluded" in frame else False
+    ordered = frame.assign(out=out).sort_values(
+        ["out", "miou"], ascending=[True, False], na_position="last", kind="stable"
+    )
+    return ordered.drop(columns="out")
 
 
 def baseline_miou(frame: pd.DataFrame) -> float | None:
@@ -275,6 +279,27 @@ def groups(entries: Sequence[Entry], mious: Mapping[str, Sequence[float]]) -> li
         for name, same in alike(entry for entry in entries if mious.get(entry.name))
         if len(same) > 1 or len(same[0].model.trainings) > 1
     ]
+
+
+def seeds_as_one(runs: pd.DataFrame, found: Sequence[Group]) -> pd.DataFrame:
+    """The table of runs with one row a group of seeds: the first one's, with the mean mIoU, its
+    range as `miou_low` and `miou_high`, and the mean of each memory."""
+    for group in found:
+        own = runs.run.isin(group.runs)
+        memory = runs[own].filter(like="_bytes").astype(float).mean().to_dict()
+        one = (
+            runs[own]
+            .iloc[:1]
+            .assign(
+                run=group.name,
+                miou=group.mean,
+                miou_low=min(group.mious),
+                miou_high=max(group.mious),
+                **{str(name): size for name, size in memory.items()},
+            )
+        )
+        runs = pd.concat([runs[~own], one])
+    return runs
 
 
 def alike(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:

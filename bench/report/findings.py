@@ -33,12 +33,13 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
     trained = evaluated[evaluated.network != BASELINE]
     if trained.empty:
         return [Finding("No result yet", "No trained run has been evaluated: run `dvc repro`.")]
+    ranked = trained[trained.excluded.isna()]
     baseline, best = evaluations.baseline_miou(frame), _most(trained)
     differences = [
-        (run, pairs.between(best.run, run)) for run in evaluations.by_accuracy(trained).run
+        (run, pairs.between(best.run, run)) for run in evaluations.by_accuracy(ranked).run
     ]
-    passed = trained.share_of_best >= evaluations.GATE
-    useful = trained[passed & trained[meter].notna() & (trained.miou > (baseline or 0))]
+    passed = ranked.share_of_best >= evaluations.GATE
+    useful = ranked[passed & ranked[meter].notna()]
     cheapest = useful.sort_values(meter, kind="stable").iloc[:1]
     own = evaluated.run[evaluated.network == BASELINE]
     against = [pairs.between(run, own.iloc[0]) for run in trained.run if len(own)]
@@ -50,7 +51,9 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
         near=[run for run, one in differences if one and not one.significant],
         least=" ".join(_point(row, meter) for _, row in cheapest.iterrows()),
         gate=evaluations.GATE,
-        missed=trained.run[~passed].tolist(),
+        missed=ranked.run[~passed].tolist(),
+        ranked=len(ranked),
+        excluded=trained.run[trained.excluded.notna()].tolist(),
         trained=len(trained),
         baseline=baseline,
         beat=verdicts.count("beats"),
@@ -59,6 +62,48 @@ def summary(frame: pd.DataFrame, meter: str, pairs: Pairs) -> list[Finding]:
         unfinished=frame[frame.status != "ok"].to_dict("records"),
         runs=len(frame),
     )
+
+
+def lead(frame: pd.DataFrame, meter: str, pairs: Pairs) -> str:
+    """GLNet's best run against the best rival, in a sentence.
+
+    Args:
+        frame: `evaluations.seeds_as_one` of one data set.
+    """
+    known = frame[frame.miou.notna() & (frame.network != BASELINE)]
+    ours, rivals = known[known.network == "glnet"], known[known.network != "glnet"]
+    own, rival, found = (_most(ours) if len(ours) else None), None, None
+    if len(ours) and len(rivals):
+        rival = _most(rivals)
+        found = pairs.between(own.run, rival.run)
+    cost = float(own[meter]) / float(rival[meter]) if found and pd.notna(rival[meter]) else 0
+    said = {
+        "own": own is not None and own.run,
+        "found": found,
+        "cost": f"{cost:.2g}" if cost else "",
+    }
+    return sentences("lead", **said)[0]
+
+
+def tiles(frame: pd.DataFrame, meter: str) -> list[Finding]:
+    """The most accurate run, the one of least memory among those that pass the gate, and GLNet's
+    best.
+
+    Args:
+        frame: `evaluations.seeds_as_one` of one data set.
+    """
+    known = evaluations.by_accuracy(frame[frame.miou.notna() & (frame.network != BASELINE)])
+    gate = known[known.excluded.isna() & (known.miou >= evaluations.GATE * known.miou.max())]
+    found = {
+        "best": known[:1],
+        "least memory": gate.dropna(subset=[meter]).sort_values(meter, kind="stable")[:1],
+        "GLNet": known[known.network == "glnet"][:1],
+    }
+    return [
+        Finding(f"{what}: {row.run}", _point(row, meter).partition(": ")[2])
+        for what, rows in found.items()
+        for _, row in rows.iterrows()
+    ]
 
 
 def _glnet(

@@ -92,8 +92,8 @@ class Entry:
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
-        """Values of a good `evaluate` record, else empty."""
-        return values(self.evaluated)
+        """Values of a good `evaluate` record, else empty, as for a run that was not trained."""
+        return values(self.evaluated) if self.run.trained else {}
 
     @property
     def measurement(self) -> Mapping[str, Any]:

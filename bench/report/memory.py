@@ -189,7 +189,10 @@ def gpu_section(
         known["DeepGlobe", name, ""] = run
     frame = table("on_card", (line for record in records for line in _on_gpu(record, known)))
     draw = partial(figures.charts.on_gpu, frame)
-    return section("on_card", frame, draw=draw, findings=gpu_sentences(frame))
+    both = [*records, predicted] if predicted else []
+    made = [one.provenance.get("versions", {}).get("torch") for one in both]
+    said = sentences("torch", versions=made) if len(set(made)) > 1 else []
+    return section("on_card", frame, draw=draw, findings=gpu_sentences(frame) + said)
 
 
 def gpu_sentences(frame: pd.DataFrame) -> list[str]:
@@ -235,7 +238,8 @@ def paper_accuracy_section(on_gpu: pd.DataFrame) -> Section:
         far=known[known.ratio > 2].sort_values("ratio", ascending=False).to_dict("records"),
     )
     draw = partial(figures.charts.paper_accuracy, frame)
-    return section(LEAD, frame, draw=draw, findings=said if len(known) else ())
+    plots = (figures.charts.paper_plot(frame),) if len(frame) else ()
+    return section(LEAD, frame, draw=draw, figures=plots, findings=said if len(known) else ())
 
 
 def uhr_section(predicted: Record | None) -> Section:

@@ -37,7 +37,7 @@ MEMORY = (
 )
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
-DATASET = ("classes", "details", "objects", "ablation", "latency", "pairs")
+DATASET = ("classes", "details", "objects", "ablation", "latency")
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"} | style.METERS
 IN_SUMMARY = 2
 """Findings of each data set on the page above all suites; the first ones say most."""
@@ -55,6 +55,9 @@ class DatasetPart:
     runs: pd.DataFrame
     """The table of them, in the same order."""
     findings: list[Finding]
+    pairs: bootstrap.Pairs
+    matrix: Section
+    """Every two of them."""
     seeded: Section
     dataset: Dataset | None
     """None where its images are not here."""
@@ -80,6 +83,8 @@ class Content:
 
     inputs: Inputs
     runs: pd.DataFrame
+    points: pd.DataFrame
+    """The same with one row for the seeds of a setting, and without runs that were not trained."""
     meter: str
     """The column of the memory axis."""
     where: str
@@ -120,12 +125,14 @@ def collect(inputs: Inputs) -> Content:
     entries = inputs.entries
     runs = all_runs.runs(entries)
     meter = all_runs.axis_meter(runs)
-    own = {name: [one for one in entries if one.dataset == name] for name in inputs.datasets}
+    trained = [one for one in entries if one.run.trained]
+    shown = runs[runs.run.isin([one.name for one in trained])]
+    own = {name: [one for one in trained if one.dataset == name] for name in inputs.datasets}
     compared = {name: bootstrap.compare(of) for name, of in own.items()}
-    parts = [_part(name, of, runs, meter, compared[name]) for name, of in own.items()]
+    parts = [_part(name, of, shown, meter, compared[name]) for name, of in own.items()]
     on_gpu = memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods)
     tables = [
-        all_runs.runs_section(runs, meter),
+        all_runs.runs_section(shown, meter),
         all_runs.classes_section(entries),
         all_runs.details_section(entries),
         all_runs.objects_section(entries),
@@ -149,7 +156,9 @@ def collect(inputs: Inputs) -> Content:
         *(part.seeded for part in parts),
     ]
     where = findings.where(runs, inputs.records())
-    return Content(inputs, runs, meter, where, {one.name: one for one in tables}, parts)
+    seeded = evaluations.groups(entries, {e.name: evaluations.seed_mious(e) for e in entries})
+    points = evaluations.seeds_as_one(shown, seeded)
+    return Content(inputs, runs, points, meter, where, {one.name: one for one in tables}, parts)
 
 
 def drawings(content: Content) -> list[figures.static.Drawing]:
@@ -194,7 +203,10 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
         }
         return Page(f"{suite}/{path}.html", sections, **said)
 
-    found = [page("index", _home(content))]
+    first = content.parts[0]
+    points = content.points[content.points.dataset == first.name]
+    home = page("index", _home(content), lead=findings.lead(points, content.meter, first.pairs))
+    found = [replace(home, numbers=findings.tiles(points, content.meter))]
     for part in content.parts:
         own = _of_dataset(content, part, scenes.get(part.name, ()))
         found.append(page(f"datasets/{part.name}", own, part=part))
@@ -233,6 +245,8 @@ def _part(
         entries=ordered,
         runs=own,
         findings=findings.summary(own, meter, compared),
+        pairs=compared,
+        matrix=all_runs.matrix_section(compared, own),
         seeded=all_runs.seeds_section(name, evaluations.groups(ordered, mious), limits),
         dataset=dataset,
         scenes=scenes,
@@ -254,7 +268,7 @@ def _home(content: Content) -> list[Section]:
         of_part = (f"figure-{number}", part.name, part.entries, *known, content.from_home)
         plots.append(figures.accuracy.with_menus(*of_part))
     figure = _accuracy(content, plots)
-    return [*said, *seeded, figure, *runs, tables["published"], _training(content)]
+    return [figure, *runs, *said, *seeded, tables["published"], _training(content)]
 
 
 def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
@@ -262,7 +276,9 @@ def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
     records, meter = content.inputs.records(), content.meter.removesuffix("_bytes")
     return section(
         "figure",
-        draw=partial(figures.accuracy.accuracy_memory, content.runs, content.meter, content.where),
+        draw=partial(
+            figures.accuracy.accuracy_memory, content.points, content.meter, content.where
+        ),
         fill={
             "gate": evaluations.GATE,
             "known": findings.definitions(content.inputs.entries),
@@ -292,7 +308,7 @@ def _failures(part: DatasetPart) -> list[Finding]:
 
 def _columns(content: Content, part: DatasetPart) -> Section:
     """Figure 1 of the paper, at the width of a column."""
-    own = content.runs[content.runs.dataset == part.name]
+    own = content.points[content.points.dataset == part.name]
     draw = partial(figures.charts.figure1, frame=own, meter=content.meter, where=content.where)
     images = [
         Image(f"figure1{letter}_{part.name}", alt, f"({letter}) {alt}.", partial(draw, letter))
@@ -328,6 +344,7 @@ def _of_dataset(
         _columns(content, part),
         replace(classes, rows=rows),
         *others,
+        part.matrix,
         section("baseline", fill=values, facts=below),
         section("scenes", fill=shown, figures=tuple(images), links=links),
     ]
@@ -342,5 +359,6 @@ def _about(content: Content) -> list[Section]:
         section("about/definitions", facts=defined),
         section("provenance", facts=findings.provenance(inputs.records())),
         section("about/data", facts=credits),
-        section("about/again"),
+        section("about/again", fill={"suite": inputs.suite.suite}),
+        section("about/cite", links=[Link("GLNet’s paper", "https://arxiv.org/abs/1905.06368")]),
     ]

@@ -2,7 +2,6 @@
 one protocol: which published ranking survives, and what the quirks of the released codes change."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import bootstrap, figures
+from bench.report import bootstrap
 from bench.report.bootstrap import Difference, of_entry
 from bench.report.findings import limits
 from bench.report.load_records import (
@@ -34,12 +33,9 @@ VARIANTS = ("glnet", "isdnet", "fctl", "magnet")
 """Methods that can be run as released or corrected."""
 SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
 UNTRAINED = "excluded: below baseline"
-"""A run that is not above nearest class-mean colour, or hardly above one class everywhere, says
-nothing of its method."""
+"""Of a ranking in which `bootstrap.excluded` names a run."""
 RANKINGS = {"survive": SURVIVES, "reversed": TURNED, "unknown": UNKNOWN, "untrained": UNTRAINED}
 """Verdicts on a published ranking, by their names in texts."""
-HARDLY = 0.01
-"""Of mIoU."""
 
 
 def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
@@ -65,9 +61,7 @@ def verdict_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
             )
         if key is not None:
             lines.append(_verdicts(entry, {"published": key, **known[key]}, own.loc[entry.name]))
-    frame = table("published", lines)
-    drawn = partial(figures.charts.published, frame)
-    return section("published", frame, draw=drawn if frame.published_bytes.notna().any() else None)
+    return section("published", lines)
 
 
 def uhr_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
@@ -119,8 +113,7 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
         if not same or not gap:
             continue
         found = bootstrap.difference(*samples)
-        least = max(baselines.get(better[0], 0.0), bootstrap.one_answer(samples[0]) + HARDLY)
-        trained = min(map(bootstrap.miou, samples)) > least
+        lost = any(bootstrap.excluded(one, baselines.get(better[0])) for one in samples)
         survival = {"beats": SURVIVES, "is beaten by": TURNED}.get(found.verdict, UNKNOWN)
         rows.append(
             {
@@ -129,7 +122,7 @@ def ranking_section(entries: Sequence[Entry]) -> Section:
                 "worse": worse[1].partition(" / ")[0],
                 "published_points": gap,
                 **_in_points(found),
-                "verdict": survival if trained else UNTRAINED,
+                "verdict": UNTRAINED if lost else survival,
             }
         )
     frame, said = table("ranking", rows), []

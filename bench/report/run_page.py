@@ -77,7 +77,7 @@ def _confusion(entry: Entry, split: str) -> Section:
         **{name: (style.spaced(name), "percent") for name in names},
         "pixels": ("pixels", "commas"),
     }
-    return section("run/confusion", frame, columns, fill={"split": split}, heat=names)
+    return section("run/confusion", frame, columns, fill={"split": split}, heat=names, grid=True)
 
 
 def _scenes(entry: Entry, splits: Sequence[str], pages: Sequence[figures.scenes.Page]) -> Section:

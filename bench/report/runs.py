@@ -3,7 +3,7 @@ one setting changes."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from bench.report.evaluations import Group
 from bench.report.findings import limits, seed_sentences
 from bench.report.load_records import BASELINE, Entry, median
 from bench.report.section import Section, section, table
-from bench.report.style import NOTHING, spaced
+from bench.report.style import NOTHING, points, spaced
 
 NVML_PX = 2000
 """Side of an image from which the process total is the memory that is shown."""
@@ -24,6 +24,10 @@ def runs(entries: Sequence[Entry]) -> pd.DataFrame:
     """One line a run in the suite's order, whatever became of it: shares 0..1, bytes, seconds."""
     frame = table("runs", ({**_cost(one), **_about(one), **_accuracy(one)} for one in entries))
     frame["share_of_best"] = evaluations.shares_of_best(frame)
+    least = {name: evaluations.baseline_miou(own) for name, own in frame.groupby("dataset")}
+    known = {e.name: e for e in entries if e.evaluation and e.network != BASELINE}
+    out = {n: bootstrap.excluded(bootstrap.of_entry(e), least[e.dataset]) for n, e in known.items()}
+    frame["excluded"] = frame.run.map({n: why for n, why in out.items() if why}).astype(object)
     return frame
 
 
@@ -34,8 +38,9 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
         frame: `runs`.
         meter: the column of the memory axis.
     """
+    out = frame.excluded.notna()
     colours = figures.palette.colours(frame.network)
-    tops = {n: frame[n].max() for n in ("miou", meter) if frame[n].notna().any()}
+    tops = {n: frame[n][~out].max() for n in ("miou", meter) if frame[n][~out].notna().any()}
 
     def look(name: str, row: Any) -> dict[str, Any]:
         if name == "status":
@@ -44,9 +49,14 @@ def runs_section(frame: pd.DataFrame, meter: str) -> Section:
             return {"mark": colours[row.network]}
         known = name in tops and pd.notna(row[name])
         best = {"kind": "number best"} if name == "miou" and row[name] == tops.get(name) else {}
-        return {**best, "bar": float(row[name]) / float(tops[name])} if known else best
+        bar = {"bar": min(1.0, float(row[name]) / float(tops[name]))} if known else {}
+        return {**best, **bar}
 
-    return section("runs", frame, look=look)
+    found = section("runs", frame, look=look)
+    swap = {meter: "allocated_bytes", "allocated_bytes": meter}  # the axis's is shown first
+    return replace(
+        found, columns={k: found.columns[k] for k in (swap.get(n, n) for n in found.columns)}
+    )
 
 
 def classes_section(entries: Sequence[Entry]) -> Section:
@@ -67,6 +77,7 @@ def classes_section(entries: Sequence[Entry]) -> Section:
         {"run": None, "miou": None, "miou_without_rare": ["without rare", "percent"]}
         | {name: [spaced(name) + " (rare)" * (name in rare), "percent"] for name in names},
         heat=names,
+        grid=True,
         look=lambda name, row: {"kind": "number mean"} if name in means else {},
     )
 
@@ -172,6 +183,35 @@ def pairs_section(by_dataset: Mapping[str, bootstrap.Pairs]) -> Section:
         ]
     samples = [one for pairs in by_dataset.values() for one in pairs.samples]
     return section("pairs", rows, fill={"limits": limits(samples)})
+
+
+def matrix_section(pairs: bootstrap.Pairs, frame: pd.DataFrame) -> Section:
+    """`pairs_section` of one data set to look at: row minus column, of runs that are ranked and the
+    baseline.
+
+    Args:
+        frame: `runs` of it.
+    """
+    out = set(frame.run[frame.excluded.notna()])
+    samples = [one for one in pairs.samples if one.run not in out]
+    names = [one.run for one in sorted(samples, key=bootstrap.miou, reverse=True)]
+    found = {(a, b): pairs.between(a, b) for a in names for b in names if a != b}
+    rows = [
+        {"run": a, **{b: one.value for b in names if a != b and (one := found[a, b])}}
+        for a in names
+    ]
+
+    def look(name: str, row: Any) -> dict[str, Any]:
+        one = found.get((row.run, name))
+        if one is None:
+            return {}
+        said = f"{one.first} minus {one.second}: 95 % CI {points(one.low)} to {points(one.high)}"
+        return {"meaning": said, "kind": "number best" if one.significant else "number"}
+
+    columns = {"run": None, **{name: [name, "points"] for name in names}}
+    limits_of = {"limits": limits(pairs.samples)}
+    shown = pd.DataFrame(rows, columns=["run", *names])
+    return section("pairs", shown, columns, fill=limits_of, look=look, grid=True)
 
 
 def seeds_section(dataset: str, found: Sequence[Group], ceilings: Mapping[str, float]) -> Section:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
@@ -23,6 +23,8 @@ Target = Callable[[str], str]
 DESCRIPTIONS = Path(__file__).parent / "sections.yaml"
 WORDY = ("settings", "note", "at", "missing")
 """Columns of sentences, which may take several lines."""
+CHOSEN = ("network", "method", "strategy")
+"""Columns by whose values the rows of a table can be chosen."""
 _INTEGERS = ("flops", "parameters", "seeds", "repetitions")
 
 
@@ -101,6 +103,10 @@ class Cell:
     """Page below site/ that the text leads to."""
     meaning: str = ""
     """What a pointer that rests on it is told."""
+    number: int = 0
+    """Of the column of a heading."""
+    values: Sequence[str] = ()
+    """By which rows can be chosen, of a heading."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,10 @@ class Section:
     """What a page says where there is no row; if this is empty too, it leaves the section out."""
     kinds: Sequence[str] = ("csv", "md", "tex")
     """Files of the table."""
+    grid: bool = False
+    """Whether all columns are shown, as of a matrix; else the first ones, and others on request."""
+    DEFAULT: ClassVar = 7
+    """Columns that are shown."""
 
     def __bool__(self) -> bool:
         parts = (self.figures, self.facts, self.code, self.note and not self.columns, self.links)
@@ -148,10 +158,13 @@ class Section:
 
     def head(self) -> list[Cell]:
         """The headings."""
-        return [
-            Cell(one.heading, self._kind(name), meaning=one.meaning)
-            for name, one in self.shown.items()
-        ]
+        found = []
+        for number, (name, one) in enumerate(self.shown.items()):
+            chosen = self.rows[name].map(one.form) if name in CHOSEN else ()
+            values = sorted({*chosen})
+            about = {"meaning": one.meaning, "number": number, "values": values}
+            found.append(Cell(one.heading, self._kind(name), **about))
+        return found
 
     def cells(self, target: Target = lambda run: "") -> list[list[Cell]]:
         """The table as a page shows it; a value of the column `run` leads to the run's page."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from bench.files import write_bytes, write_text
+from bench.files import csv_text, write_bytes, write_text
 from bench.report.section import Finding, Link, Plot, Section, Target
 
 _HERE = Path(__file__).parent
@@ -90,15 +91,33 @@ def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
     that there are: it knows all that have been built, whichever is active now."""
     text = json.dumps(summary, indent=1, sort_keys=True)
     write_text(site.folder / site.suite / SUMMARY, text + "\n")
-    suites = [json.loads(path.read_text()) for path in sorted(site.folder.glob(f"*/{SUMMARY}"))]
+    suites = write_suites(site.folder)
+    tables = {
+        path.parts[-3]: pd.read_csv(path) for path in sorted(site.folder.glob("*/tables/runs.csv"))
+    }
+    joined = (
+        pd.concat(tables, names=["suite"]).droplevel(1).reset_index() if tables else pd.DataFrame()
+    )
+    write_text(site.folder / "runs.csv", csv_text(joined))
     links = tuple(Link(one["name"], f"{one['name']}/index.html") for one in suites)
     replace(site, links=links).write("index.html", "overview.html.j2", suites=suites)
 
 
+def write_suites(folder: Path) -> list[dict[str, Any]]:
+    """Write the script by which every page leads to the suites of a site; returns what they say of
+    themselves."""
+    suites = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+    known = f"const SUITES = {json.dumps([one['name'] for one in suites])};\n"
+    write_text(folder / "suites.js", known)
+    return suites
+
+
 def at(page: str) -> Callable[[str], str]:
-    """Target below site/ -> its address as seen from `page`."""
+    """Target below site/ -> its address as seen from `page`; one of another host stays."""
 
     def address(target: str) -> str:
+        if target.startswith("https://"):
+            return target
         path, mark, fragment = target.partition("#")
         return quote(posixpath.relpath(path, posixpath.dirname(page) or ".")) + mark + fragment
 
@@ -107,6 +126,7 @@ def at(page: str) -> Callable[[str], str]:
 
 def write_assets(folder: Path) -> None:
     """Copy style and scripts, ours and others', with the others' licences, to `folder`/assets."""
+    write_suites(folder.parent)
     for path in sorted([*(_HERE / "assets").iterdir(), *(_HERE / "vendor").iterdir()]):
         if path.suffix != ".md":
             write_bytes(folder / ASSETS / path.name, path.read_bytes())

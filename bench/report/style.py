@@ -102,6 +102,7 @@ FORMS: Mapping[str, Form] = {
     "general": "{:g}".format,
     "commas": "{:,}".format,
     "or_dash": lambda text: text or NOTHING,
+    "or_yes": lambda text: "yes" if pd.isna(text) else str(text),
     "text": optional(str),
     "network": network_name,
     "meter": lambda name: METERS.get(name, str(name)),

@@ -9,6 +9,7 @@
     plotlyServerURL: "",
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     responsive: true,
+    showEditInChartStudio: false,
     toImageButtonOptions: { format: "svg" },
   };
   const INK = "#1c2430", GREY = "#6b7480", WHITE = "#ffffff"; // as in figures/palette.py
@@ -27,7 +28,8 @@
     zeroline: false,
     automargin: true,
   };
-  const ERRORS = { thickness: 1.5, width: 5 };
+  const WIDE = matchMedia("(min-width: 760px)").matches;
+  const ERRORS = { thickness: 1.5, width: 0 };
   const TEMPLATE = {
     layout: {
       font: FONT,
@@ -36,7 +38,9 @@
       plot_bgcolor: WHITE,
       hovermode: "closest",
       hoverlabel: { align: "left", bgcolor: WHITE, bordercolor: GREY, font: { ...FONT, size: 12 } },
-      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
+      legend: WIDE
+        ? { y: 1, tracegroupgap: 0, font: { size: 11 } }
+        : { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, maxheight: 0.25, tracegroupgap: 0, font: { size: 11 } },
       xaxis: AXIS,
       yaxis: AXIS,
       shapedefaults: { type: "line", layer: "below", label: { textposition: "end", font: { size: 11 } } },

@@ -3,6 +3,7 @@ split and the definition of mIoU."""
 
 import html
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -34,16 +35,14 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
     """mIoU against peak memory, one point a run, one panel a data set.
 
     Args:
-        frame: `table.runs`.
+        frame: `evaluations.seeds_as_one`.
         meter: the column of the memory axis.
         where: the device in words, for the axis.
     """
     title = f"peak memory: {meter_name(meter)}, {where}"
-    ends = 100 * frame[["miou_low", "miou_high"]].astype(float)
-    frame = frame.assign(bytes=frame[meter], low=ends.miou_low, high=ends.miou_high)
     charts = [
         replace(
-            accuracy_chart(own, title, f"mIoU on {name} (test), %, with 95 % CI"),
+            accuracy_chart(own.assign(bytes=own[meter]), title, f"mIoU on {name} (test), %"),
             note="up and to the left is better  ↖",
         )
         for name, own in frame.groupby("dataset", sort=False)
@@ -64,22 +63,30 @@ def accuracy_chart(
     """mIoU against memory: runs, the Pareto front, the quality gate and the baseline.
 
     A run that ran out of memory is hollow and stands at the device's capacity, at the lower end
-    of the axis if it has no mIoU.
+    of the axis if it has no mIoU. One that is excluded is pale, without a bar, and named only if
+    it is GLNet's.
 
     Args:
-        runs: columns run, network, strategy, status, room_bytes, bytes and miou 0..1; a row
-            without bytes or miou has no point.
+        runs: columns run, network, strategy, status, excluded, room_bytes, bytes, miou,
+            miou_low and miou_high 0..1; a row without bytes or miou has no point.
         theirs: `published_points`; drawn behind the runs.
     """
-    runs = runs.assign(x=runs.bytes.astype(float), y=100 * runs.miou.astype(float), label=runs.run)
+    shares = 100 * runs[["miou", "miou_low", "miou_high"]].astype(float)
+    kept = runs.excluded.isna()
+    runs = runs.assign(
+        x=runs.bytes.astype(float),
+        y=shares.miou,
+        low=shares.miou_low.where(kept),
+        high=shares.miou_high.where(kept),
+        label=runs.run,
+    )
     trained = runs[runs.network != BASELINE]
     known = trained.dropna(subset=["y", "x"])
     baseline = runs.y[runs.network == BASELINE].dropna().tolist()
     front = evaluations.front(known, "bytes", baseline[0] / 100 if baseline else None)
     lost = trained[trained.bytes.isna() & (trained.status == "oom")]
     behind = marks([] if theirs is None else theirs)
-    ends = [end for name in ("low", "high") if name in runs for end in runs[name]]
-    y = percent_axis(y_title, [*runs.y, *behind.y, *ends])
+    y = percent_axis(y_title, [*runs.y, *behind.y, *runs.low, *runs.high])
     capacity = lost.room_bytes.astype(float)
     x = memory_axis(x_title, [*known.x, *behind.x, *capacity.dropna()])
     on_front = known.run.isin(front)
@@ -91,12 +98,13 @@ def accuracy_chart(
         fill="hollow",
         trace="out of memory",
     )
-    best = known.y == known.groupby("network").y.transform("max")
+    ranked = known.excluded.isna()
+    best = ranked & (known.y == known.groupby("network").y.transform("max"))
     named = on_front | (known.network == "glnet") | best
     known = known.assign(
         label=known.label.where(named, ""),
         bold=on_front,
-        fill=on_front.map({True: "strong", False: "faded"}),
+        fill=on_front.map({True: "strong", False: "full"}).where(ranked, "pale"),
         trace=known.network.map(style.network_name),
     )
     drawn = marks(looks(pd.concat([lost, known])))
@@ -113,7 +121,10 @@ def accuracy_chart(
         *(Line(at, "baseline (class-mean colour)") for at in baseline[:1]),
     )
     points = pd.concat([behind, drawn], ignore_index=True)
-    return Chart(x, y, points, legend(drawn), lines, front=True)
+    rest = {"ring": "published", "hollow": "out of memory", "pale": "excluded"}
+    others = points.assign(colour=palette.GREY, marker="o", label=points.fill.map(rest))
+    others = keys(others.dropna(subset=["label"]), "label", "colour", "fill")
+    return Chart(x, y, points, pd.concat([legend(drawn), others]), lines, front=True)
 
 
 def looks(rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,6 +152,7 @@ def published_points(dataset: str) -> pd.DataFrame:
     return marks(
         {"x": rows.bytes.astype(float), "y": rows.miou_percent},
         colour=palette.PUBLISHED,
+        fill="ring",
         size_pt=6.5,
         layer=1,
         trace="published",
@@ -185,9 +197,14 @@ def with_menus(
             run: [one[definition] for one in found if not math.isnan(one.get(definition, math.nan))]
             for run, found in seeds.items()
         }
-        accuracy, groups = _over_seeds(runs.run.map(shares)), evaluations.groups(entries, shares)
+        means = {run: statistics.fmean(found) for run, found in shares.items() if found}
+        own = runs.assign(miou=runs.run.map(means).astype(float))
+        if (split, definition) != ("test", "miou"):  # which the intervals are of
+            own = own.assign(miou_low=math.nan, miou_high=math.nan)
+        groups = evaluations.groups(entries, shares)
+        joined = evaluations.seeds_as_one(own, groups)
         for name, text in meters.items():
-            own = runs.assign(bytes=runs[f"{name}_bytes"], **accuracy)
+            own = joined.assign(bytes=joined[f"{name}_bytes"])
             if own.bytes.isna().all() or own.miou.isna().all():
                 continue
             chart = accuracy_chart(
@@ -196,7 +213,7 @@ def with_menus(
                 f"{definitions[definition].partition(':')[0]} on {split}, %",
                 theirs if split == "test" else None,
             )
-            shown = interactive.scatter(_with_seeds(chart, groups)) | {"note": _note(chart)}
+            shown = interactive.scatter(chart) | {"note": _note(chart)}
             variants[f"{name}|{split}|{definition}"] = shown
     menus = []
     for place, menu in enumerate(descriptions()["menus"]):
@@ -206,52 +223,18 @@ def with_menus(
         menus.append({**menu, "known": known, "chosen": chosen})
     hover = {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries}
     pages = {entry.name: target(entry.name) for entry in entries}
+    for group in evaluations.groups(entries, {e.name: evaluations.seed_mious(e) for e in entries}):
+        said = _lines("seeds_point", group=group)
+        hover[group.name] = f"<b>{html.escape(group.name)}</b><br>{said}"
+        pages.setdefault(group.name, target(group.runs[0]))
     content = {"variants": variants, "hover": hover, "pages": pages}
     return Plot(id, f"mIoU against memory on {dataset}", content, menus)
-
-
-def _over_seeds(shares: pd.Series) -> dict[str, pd.Series]:
-    """Columns of `accuracy_chart`: the mean over seeds, and in per cent the lowest and the highest
-    of several."""
-    known, several = shares[shares.map(len) > 0], shares[shares.map(len) > 1]
-    return {
-        "miou": known.map(lambda one: sum(one) / len(one)).astype(float),
-        "low": 100 * several.map(min).astype(float),
-        "high": 100 * several.map(max).astype(float),
-    }
-
-
-def _with_seeds(chart: Chart, groups: Sequence[evaluations.Group]) -> Chart:
-    """Add the mean of runs that differ in their seed alone; a run with several seeds is a point
-    already."""
-    points = [chart.points]
-    for group in groups:
-        own = chart.points[chart.points.run.isin(group.runs) & (chart.points.fill != "hollow")]
-        if len(own) > 1:
-            name, mean = html.escape(group.name), style.percent(group.mean)
-            points.append(
-                own.iloc[:1].assign(
-                    x=own.x.mean(),
-                    y=100 * group.mean,
-                    low=100 * min(group.mious),
-                    high=100 * max(group.mious),
-                    fill="hollow",
-                    bold=False,
-                    label="",
-                    run="",
-                    trace=f"{group.name}: mean of seeds",
-                    hover=f"<b>{name}</b><br>mean of {len(group.mious)} seeds {mean} %",
-                )
-            )
-    other = chart.points[chart.points.trace.isin(("published", "out of memory"))]
-    other = keys(other.assign(colour=palette.GREY, marker="o"), "trace", "fill")
-    return replace(chart, points=pd.concat(points), keys=pd.concat([chart.keys, other]))
 
 
 def _note(chart: Chart) -> str:
     """The front and its hypervolume in a sentence."""
     front = chart.best
-    most = chart.points.x[chart.points.fill.isin(("strong", "faded"))].max()
+    most = chart.points.x[chart.points.fill.isin(("strong", "full", "pale"))].max()
     volume = evaluations.hypervolume(list(zip(front.x, front.y / 100, strict=True)), most)
     return " ".join(sentences("front", front=list(each(front)), volume=volume, most=most))
 

@@ -1,5 +1,6 @@
 """Charts of predicted and published memory, of growth, of several seeds and of classes."""
 
+import html
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,14 +34,13 @@ from bench.report.figures.chart import (
     percent_axis,
     rows_axis,
 )
+from bench.report.section import Plot
 
 FIGURE1_PANELS = (
     ("a", "Accuracy against memory, all runs"),
     ("b", "Whole images: shrunk, and as they are"),
     ("c", "Patches, alone and with the whole image"),
 )
-VIEWS = {"whole image": "hollow", "patches": "solid", "both": "strong"}
-"""What a strategy shows the network, and the fill of its marker."""
 QUANTITIES = {
     "device_bytes": ("device memory, tensors", "B"),
     "host_bytes": ("host memory, tensors", "B"),
@@ -129,11 +129,9 @@ def _against(
 def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     """Figure 1 of the paper with our runs, at the width of a column.
 
-    A network has a colour and a marker; the fill of the marker is what the strategy shows it.
-
     Args:
         letter: of FIGURE1_PANELS.
-        frame: `table.runs` of one data set.
+        frame: `evaluations.seeds_as_one` of one data set.
         meter: the column of the memory axis.
         where: the device in words, for the axis.
     """
@@ -148,51 +146,65 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     if letter != "a":
         points = points[(points["view"] == "whole image") == (letter == "b")]
     ours = points.trace != "published"
-    shapes = palette.network_markers(sorted(frame.network))
-    names = {style.network_name(name): marker for name, marker in shapes.items()}
-    points = points.assign(
-        label="",
-        marker=points.network.map(names).fillna("o"),
-        fill=points["view"].map(VIEWS).where(ours, "solid"),
-        size_pt=5.2,
-    )
+    points = points.assign(label="", size_pt=5.2)
     if letter != "a":
         points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
         dashes = dict(zip(points["join"].unique(), itertools.cycle(static.DASHES)))
         points["dash"] = points["join"].map(dashes)
-    networks = keys(points.sort_values("network"), "network", "colour", "marker", "size_pt")
     chart = replace(
         chart,
         x=memory_axis(chart.x.title, points.x, log=True),
         points=points,
-        keys=pd.concat([networks, keys(points[ours], "view", "fill", "size_pt")]),
+        keys=legend(points[ours].sort_values("network")).assign(size_pt=5.2),
         front=letter == "a",
         join_width=0.8,
     )
     spaces = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
     below = {"loc": "outside lower center", "ncols": 3, **spaces}
-    drawn = static.figure([chart], (3.35, 3.5), legend=below, rc=palette.COLUMN_RC)
+    drawn = static.figure([chart], (3.35, 4.2), legend=below, rc=palette.COLUMN_RC)
     drawn.axes[0].tick_params(axis="x", rotation=30)
     return drawn
 
 
 def paper_accuracy(frame: pd.DataFrame) -> Figure:
-    """Published mIoU against the process total on a GPU; a ring, joined to it, at the published
-    memory. Named are the front, GLNet, and the best of each network.
+    """`paper_chart` with the process total (NVML)."""
+    legend = {"loc": "outside right upper"}
+    return static.figure([paper_chart(frame, "nvml")], (9.5, 6), legend=legend)
+
+
+def paper_plot(frame: pd.DataFrame) -> Plot:
+    """The same to look into, with a switch to the memory that is allocated."""
+    variants = {}
+    for meter in ("nvml", "allocated"):
+        chart = paper_chart(frame, meter)
+        unnamed = replace(chart, points=chart.points.assign(label=""))  # pointers name a point
+        variants[meter] = interactive.scatter(unnamed) | {"note": ""}
+    texts = {meter: style.FORMS["meter"](meter) for meter in variants}
+    menu = {"name": "meter", "label": "memory", "texts": texts, "known": variants, "chosen": "nvml"}
+    alt = "Published mIoU against measured memory, one point a published setting"
+    return Plot("drawn-paper", alt, {"variants": variants, "hover": {}, "pages": {}}, [menu])
+
+
+def paper_chart(frame: pd.DataFrame, meter: str) -> Chart:
+    """Published mIoU against memory on a GPU; a ring, joined to it, at the published memory. Named
+    are the front, GLNet, and the best of each network.
 
     Args:
         frame: `memory.paper_accuracy_section`.
+        meter: `nvml` or `allocated`.
     """
+    own = f"{meter}_bytes"
     best = ~frame.sort_values("published_miou", ascending=False).duplicated("network").sort_index()
     miou = frame.published_miou.astype(float)
-    front = evaluations.front(frame.assign(miou=miou), "nvml_bytes", None)
+    front = evaluations.front(frame.assign(miou=miou), own, None)
     rows = looks(frame)
     bold = rows.run.isin(front)
     rows = marks(rows, y=100 * miou, join=rows.run, bold=bold, size_pt=7.5)
     several = frame.network.duplicated(keep=False)
     named = bold | best | (frame.network == "glnet")
     ours = rows.assign(
-        x=frame.nvml_bytes.astype(float),
+        x=frame[own].astype(float),
+        trace=rows.network,
         label=(rows.network + (", " + rows.strategy).where(several, "")).where(named, ""),
         fill=bold.map({True: "strong", False: "full"}),
     )
@@ -200,8 +212,10 @@ def paper_accuracy(frame: pd.DataFrame) -> Figure:
     theirs = theirs.dropna(subset=["x"])
     theirs = theirs.assign(label="", bold=False, trace="memory as published")
     points = pd.concat([theirs, ours])
-    chart = Chart(
-        memory_axis(f"process total (NVML) on an {frame.card.iloc[0]}", points.x, log=True),
+    told = (points.run + ": " + points.published).map(html.escape)
+    points = points.assign(run="", hover=told)
+    return Chart(
+        memory_axis(f"{meter_name(meter)} on an {frame.card.iloc[0]}", points.x, log=True),
         percent_axis("mIoU on DeepGlobe as published, %", points.y),
         points,
         pd.concat(
@@ -212,49 +226,6 @@ def paper_accuracy(frame: pd.DataFrame) -> Figure:
         note="up and to the left is better  ↖",
         join_width=0.8,
     )
-    return static.figure([chart], (9.5, 6), legend={"loc": "outside right upper"})
-
-
-def published(frame: pd.DataFrame) -> Figure:
-    """Figure 1 of the paper, its results and ours: whole images in one panel, patches in the other.
-
-    Args:
-        frame: `verdict.rows`; rows without published memory are left out.
-    """
-    rows = frame.dropna(subset=["published_bytes"]).sort_values("published_bytes", kind="stable")
-    rows = marks(
-        rows,
-        join=rows.network,
-        colour=rows.network.map(palette.colours(frame.network)),
-        whole=rows.published.str.endswith("/ global"),
-    )
-    named = ~rows.duplicated(["network", "whole"], keep="last")
-    theirs = rows.assign(
-        x=rows.published_bytes.astype(float),
-        y=100 * rows.published_miou,
-        label=rows.network.map(style.network_name).where(named, ""),
-        dash="dash",
-        kind="published",
-        **_PUBLISHED,
-    )
-    ours = rows.assign(
-        x=rows.nvml_bytes.astype(float),
-        y=100 * rows.miou,
-        join=rows.network + " of ours",
-        kind="ours",
-    )
-    points = pd.concat([theirs, ours.dropna(subset=["x", "y"])])
-    x = linear_memory_axis("process total (NVML, gpustat)", 0, 1.1 * max([GIB, *points.x]))
-    charts = [
-        Chart(
-            x,
-            percent_axis(f"mIoU, %: {title}", points.y, 0.12),
-            points[points.whole == whole],
-            keys(points, "kind", "marker", "fill"),
-        )
-        for title, whole in (("whole images", True), ("patches, and GLNet", False))
-    ]
-    return static.figure(charts, (9, 4.6), 2, legend=_BELOW)
 
 
 def growth(frame: pd.DataFrame) -> Figure:
@@ -291,10 +262,12 @@ def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
     """A point a seed, one row a group, with the mean; ceilings of the data set as upright lines."""
     groups = list(reversed(found))
     shapes = palette.markers(group.strategy for group in groups)
+    colours = palette.colours(group.network for group in groups)
     rows = []
     for y, group in enumerate(groups):
         own = group.feature_sharing or group.strategy in ONE_VIEW
-        look = {"y": y, "join": group.name, "colour": palette.ERROR if own else palette.GREY}
+        colour = colours[group.network] if own else palette.GREY
+        look = {"y": y, "join": group.name, "colour": colour}
         look |= {"marker": shapes[group.strategy], "label": "", "bold": False}
         rows.append({**look, "x": 0.0, "marker": ""})
         rows += [{**look, "x": 100 * miou} for miou in sorted(group.mious)]

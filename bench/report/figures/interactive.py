@@ -21,11 +21,16 @@ def scatter(chart: Chart) -> Figure:
     behind = chart.points.layer == 1
     look: Any = {"color": INK, "shape": "hv", "width": 1.2}
     front = [line("Pareto front", *zip(*chart.steps, strict=True), **look)] if chart.steps else []
+    joins = [
+        line("", own.x, own.y, color=own.colour.iloc[0], width=1) | {"showlegend": False}
+        for _, own in chart.points[chart.points["join"] != ""].groupby("join", sort=False)
+        if len(own) > 1
+    ]
     keys = chart.keys[chart.keys.marker != ""]
     return {
         "data": [
             *_traces(chart.points[behind], chart.interval),
-            *(one | {"hoverinfo": "skip"} for one in front),
+            *(one | {"hoverinfo": "skip"} for one in (*joins, *front)),
             *_traces(chart.points[~behind], chart.interval),
             *(
                 _markers(name, own) | {"hoverinfo": "skip"}
@@ -102,7 +107,7 @@ def _interval(own: pd.DataFrame, axis: str) -> dict[str, Any]:
         "symmetric": False,
         "array": above.fillna(0).round(3).tolist(),
         "arrayminus": below.fillna(0).round(3).tolist(),
-        "color": own.colour.iloc[0],
+        "color": f"{own.colour.iloc[0]}66",
     }
 
 

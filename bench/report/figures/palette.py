@@ -22,7 +22,7 @@ FILLS: Mapping[str, tuple[str | None, str | None, float, float]] = {
     "full": (None, "white", 0.6, 1.0),
     "solid": (None, None, 1.0, 1.0),
     "strong": (None, INK, 0.9, 1.0),
-    "faded": (None, "white", 0.6, 0.55),
+    "pale": (None, "white", 0.6, 0.3),
     "hollow": ("white", None, 1.5, 1.0),
     "ring": ("none", None, 1.6, 1.0),
 }
@@ -44,12 +44,6 @@ def colours(networks: Iterable[str]) -> dict[str, str]:
     """A colour a network; unknown networks take spare ones in alphabetical order."""
     own = {name: colour for name, (_, colour, _) in style.LOOKS["networks"].items()}
     return _assign(networks, own, ("#000000", "#44aa99", "#ddcc77", "#7f7f7f"))
-
-
-def network_markers(networks: Iterable[str]) -> dict[str, str]:
-    """A matplotlib marker a network, for figures without a shape a strategy."""
-    own = {name: marker for name, (_, _, marker) in style.LOOKS["networks"].items()}
-    return _assign(networks, own, ("$+$", "$x$", "$=$", "$o$"))
 
 
 def markers(strategies: Iterable[str]) -> dict[str, str]:

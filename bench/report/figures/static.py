@@ -58,9 +58,11 @@ def figure(
             drawn.draw_without_rendering()  # labels are placed in the final layout
             for axes, chart in zip(drawn.axes, charts, strict=True):
                 shown = chart.points[chart.points.marker != ""]
-                soft = _along(chart.steps)
+                soft = _along(chart.steps) + _reference(chart)
                 for _, own in _joined(chart):
                     soft += _between(own[["x", "y"]].to_numpy())
+                for row in each(chart.points.dropna(subset=["low", "high"])):
+                    soft += _between(np.array([(row.x, row.low), (row.x, row.high)]))
                 place_labels(axes, chart.points, shown[["x", "y"]], soft)
     return drawn
 
@@ -167,11 +169,13 @@ def _draw(axes: Axes, chart: Chart) -> None:
         if chart.diagonal:
             lower, upper = (1 - chart.diagonal) * ends, (1 + chart.diagonal) * ends
             axes.fill_between(ends, lower, upper, color="#eef2f6", lw=0, zorder=0)
+    upright = sorted([chart.x.low, chart.x.high, *(one.at for one in chart.lines if one.upright)])
     for number, line in enumerate(chart.lines):
         draw = axes.axvline if line.upright else axes.axhline
         draw(line.at, color=line.colour, lw=1, ls=DASHES[line.dash], zorder=1)
         if line.upright:
-            left = line.at > (chart.x.low + chart.x.high) / 2  # which side has more space
+            place = upright.index(line.at)
+            left = 2 * line.at > upright[place - 1] + upright[place + 1]  # which has more space
             axes.annotate(
                 line.text,
                 (line.at, 1),
@@ -227,6 +231,17 @@ def _along(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         for (x0, y0), (x1, y1) in itertools.pairwise(steps)
         for i, j in [*((i, 0) for i in range(41)), *((40, j) for j in range(21))]
     ]
+
+
+def _reference(chart: Chart) -> list[tuple[float, float]]:
+    """Places along the reference lines."""
+    found = []
+    for line in chart.lines:
+        axis = chart.y if line.upright else chart.x
+        space = np.geomspace if axis.log else np.linspace
+        along = space(axis.low, axis.high, 200)
+        found += [(line.at, at) if line.upright else (at, line.at) for at in along]
+    return found
 
 
 def _between(ends: NDArray[Any]) -> list[tuple[float, float]]:
