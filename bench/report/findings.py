@@ -72,7 +72,9 @@ def lead(frame: pd.DataFrame, meter: str, pairs: Pairs) -> str:
     """
     known = frame[frame.miou.notna() & (frame.network != BASELINE)]
     ours, rivals = known[known.network == "glnet"], known[known.network != "glnet"]
-    own, rival, found = (_most(ours) if len(ours) else None), None, None
+    own: Any = _most(ours) if len(ours) else None
+    rival: Any = None
+    found = None
     if len(ours) and len(rivals):
         rival = _most(rivals)
         found = pairs.between(own.run, rival.run)

@@ -162,8 +162,8 @@ class Section:
         for number, (name, one) in enumerate(self.shown.items()):
             chosen = self.rows[name].map(one.form) if name in CHOSEN else ()
             values = sorted({*chosen})
-            about = {"meaning": one.meaning, "number": number, "values": values}
-            found.append(Cell(one.heading, self._kind(name), **about))
+            kind = self._kind(name)
+            found.append(Cell(one.heading, kind, meaning=one.meaning, number=number, values=values))
         return found
 
     def cells(self, target: Target = lambda run: "") -> list[list[Cell]]:
