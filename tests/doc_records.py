@@ -232,3 +232,31 @@ def streaming_limits() -> tuple[float, ...]:
     fixed = (CACHE_BYTES, raster.BLOCK_BYTES)
     sizes = (budget.PASSING_BYTES, *fixed, budget.PASSING_BYTES - sum(fixed))
     return tuple(size / MIB for size in sizes)
+
+
+def estimate_ratios(tool: str = "", **which: str) -> list[float]:
+    """What a tool says over what was allocated, of networks of other projects."""
+    found = []
+    for row in values("estimates/cpu-2-cores.json")["rows"]:
+        said = row["others"].get(tool) if tool else row["predicted_bytes"]
+        if said and all(row[key] == value for key, value in which.items()):
+            found.append(said / row["allocated_bytes"])
+    return found
+
+
+def estimate_errors(tool: str = "", **which: str) -> tuple[float, float]:
+    """Median and largest, in percent."""
+    off = [100 * abs(ratio - 1) for ratio in estimate_ratios(tool, **which)]
+    return median(off), max(off)
+
+
+def misjudged(tool: str = "", margin: float = 0.0) -> tuple[float, float]:
+    """Percent of false fits and of false refusals, of all cases at budgets from 0.8 to 1.25 times
+    what was allocated."""
+    budgets = np.arange(80, 126) / 100
+    needed = np.array(estimate_ratios(tool))[:, None] * (1 + margin)
+    fits = needed <= budgets
+    return (
+        float(100 * np.mean(fits & (budgets < 1))),
+        float(100 * np.mean(~fits & (budgets >= 1))),
+    )
