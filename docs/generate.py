@@ -10,6 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -74,31 +75,62 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def accuracy_and_memory() -> str:
-    """Of earthcover-long on the H100: every run of GLNet, each network above the best of them by
-    its best strategy, and the baseline."""
-    runs = {
-        name: measured("earthcover-long", "h100", name)
-        for name in names("earthcover-long/evaluate")
-    }
-    ours = [name for name in runs if name.startswith("glnet")]
-    best = max(runs[name]["miou"] for name in ours)
-    shown: dict[str, str] = {}
-    for name in sorted(runs, key=lambda name: -runs[name]["miou"]):
-        network = name if name in (*ours, "colour") else name.split("-")[0]
-        if runs[name]["miou"] > best or name in (*ours, "colour"):
-            shown.setdefault(network, name)
-    return table(
-        ["run", "mIoU, %", "allocated, MiB", "process (NVML), MiB", "latency, ms"],
-        (
-            [
-                name,
-                f"{run['miou']:.1f}",
-                *(f"{run[key]:.0f}" for key in ("allocated", "nvml", "ms")),
-            ]
-            for name, run in ((name, runs[name]) for name in shown.values())
-        ),
+RETINA = {
+    "microaneurysm": "microaneurysms",
+    "haemorrhage": "haemorrhages",
+    "hard_exudate": "hard exudates",
+    "soft_exudate": "soft exudates",
+    "optic_disc": "optic disc",
+}
+RETINA_SUITES = ("idrid-a",)
+
+
+def retina_ious(suite: str, run: str) -> dict[str, float]:
+    """IoU of each class in percent, the mean over all, and over all but the background."""
+    found = values(f"{suite}/evaluate/{run}.json")
+    ious = dict(zip(found["classes"], (100 * iou for iou in class_ious(found)), strict=True))
+    lesions = mean(iou for name, iou in ious.items() if name != "background")
+    return {**ious, "all": mean(ious.values()), "lesions": lesions}
+
+
+def real_images() -> str:
+    """Every run on IDRiD: IoU by class, memory and time on two CPU cores."""
+    rows = []
+    for suite in RETINA_SUITES:
+        for run in names(f"{suite}/evaluate"):
+            ious = retina_ious(suite, run)
+            cost = measured(suite, "cpu-2-cores", run)
+            means = [f"{ious[key]:.1f}" for key in ("all", "lesions")]
+            classes = [f"{ious[name]:.0f}" for name in RETINA]
+            costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
+            rows.append((-ious["all"], [run, *means, *classes, *costs]))
+    header = ["run", "mIoU, %", "without background", *RETINA.values(), "MiB", "s"]
+    return table(header, (row for _, row in sorted(rows)))
+
+
+def found_by_size(suite: str, run: str) -> list[float]:
+    """Share of the lesions' true pixels that are found, in percent, by diameter of the lesion, over
+    all four kinds; NaN where there is no lesion."""
+    found = values(f"{suite}/evaluate/{run}.json")
+    lesions = [found["classes"].index(name) for name in list(RETINA)[:4]]
+    counts = np.sum(
+        [
+            np.array(scene["objects"])[lesions].sum(0)
+            for splits in found["details"].values()
+            for scene in splits["test"]["scenes"].values()
+        ],
+        axis=0,
     )
+    return [100 * right / pixels if pixels else np.nan for _, pixels, right, *_ in counts]
+
+
+def lesions_by_size() -> str:
+    """How much of the lesions each run finds, by their diameter."""
+    runs = [(suite, run) for suite in RETINA_SUITES for run in names(f"{suite}/evaluate")]
+    limits = values("/evaluate/".join(runs[0]) + ".json")["diameters_px"]
+    between = [f"{low} to {high}" for low, high in pairwise(limits)]
+    rows = [[run, *(f"{share:.0f}" for share in found_by_size(suite, run))] for suite, run in runs]
+    return table(["run", f"below {limits[0]} px", *between, f"{limits[-1]} and above"], rows)
 
 
 def published_memory() -> str:
@@ -187,7 +219,8 @@ def diagram() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    "accuracy_and_memory": accuracy_and_memory,
+    "real_images": real_images,
+    "lesions_by_size": lesions_by_size,
     "published_memory": published_memory,
     "mosaic": mosaic,
     "diagram": diagram,

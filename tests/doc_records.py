@@ -207,12 +207,6 @@ def beside_mib() -> list[float]:
     ]
 
 
-def context_mib() -> list[float]:
-    """What a run of earthcover-long held on the H100 beside what the allocator reserved."""
-    runs = [long_meters(run) for run in generate.names("earthcover-long/evaluate")]
-    return [median(meters["nvml"] - meters["reserved"] for meters in runs)]
-
-
 def long_meters(run: str) -> dict[str, float]:
     found: dict[str, float] = generate.measured("earthcover-long", "h100", run)
     return found

@@ -81,7 +81,7 @@ def test_every_marker_of_a_generated_part_is_known() -> None:
 def test_readme_and_docs_keep_to_their_lengths() -> None:
     words = {page: len((ROOT / page).read_text().split()) for page in PAGES}
     assert words.pop("README.md") <= 1200
-    assert sum(words.values()) <= 9000
+    assert sum(words.values()) <= 9400  # 9,000, and the results on real images
 
 
 def test_numbers_are_written_with_a_leading_zero() -> None:
@@ -121,16 +121,18 @@ def test_the_two_commands_are_in_the_makefile() -> None:
 
 def test_the_table_agrees_with_the_reports_table() -> None:
     """Its numbers come from records by code of its own; the report's come by the report's."""
-    runs = pd.read_csv(ROOT / "report/earthcover-long/tables/runs.csv").set_index("run")
-    number = r" ([\d.]+) \|"
+    found = [
+        pd.read_csv(ROOT / f"report/{suite}/tables/runs.csv") for suite in generate.RETINA_SUITES
+    ]
+    runs = pd.concat(found).set_index("run")
     text = (ROOT / "README.md").read_text()
-    rows = re.findall(rf"^\| ([\w-]+) \|{number * 4}$", text, re.MULTILINE)
+    number = r" ([\d.]+) \|"
+    rows = re.findall(rf"^\| ([\w-]+) \|{number * 9}$", text, re.MULTILINE)
     assert len(rows) >= 5
-    for name, miou, memory, process, latency in rows:
+    for name, miou, *_, memory, seconds in rows:
         assert 100 * runs.miou[name] == pytest.approx(float(miou), abs=0.051)
         assert runs.allocated_bytes[name] / MIB == pytest.approx(float(memory), abs=0.51)
-        assert runs.nvml_bytes[name] / MIB == pytest.approx(float(process), abs=0.51)
-        assert 1000 * runs.latency_s[name] == pytest.approx(float(latency), abs=0.51)
+        assert runs.latency_s[name] == pytest.approx(float(seconds), abs=0.051)
 
 
 def test_what_texts_say_without_a_number_is_so_in_the_records() -> None:
