@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import pydantic
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from bench.errors import UserError
 
 NAMES = ("train", "val", "test")
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(coerce_numbers_to_str=True)]
+Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 """YAML reads 119 as a number."""
 
 

@@ -23,7 +23,7 @@ from bench.config import Compute, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
-from bench.memory import PLACES, Case, paper_cases, uhr_cases
+from bench.memory import Case, paper_memory, published_settings
 from bench.memory.meters import measure_first_on_gpu
 from bench.parallel import Report, run_isolated, threads
 from bench.run import clock, device_facts, set_up
@@ -50,11 +50,11 @@ DEFINITION = (
 
 def published_cases() -> Iterator[Case]:
     """Every run with a published row, at the published size, and GLNet with collapsed heads."""
-    for case in paper_cases():
+    for case in paper_memory.paper_cases():
         if case.run.config.published or "head" in case.run.config.overrides:
             yield case
-    for place in PLACES:
-        yield from uhr_cases(place)
+    for place in published_settings.PLACES:
+        yield from published_settings.uhr_cases(place)
 
 
 def measure(case: Case, compute: Compute) -> dict[str, Any]:

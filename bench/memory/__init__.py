@@ -20,7 +20,6 @@ paper_memory.py        one model of all memory figures in the GLNet paper
 
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
-from bench.memory.paper_memory import paper_cases
 from bench.memory.prediction import (
     Mode,
     Prediction,
@@ -30,13 +29,11 @@ from bench.memory.prediction import (
     predict_memory,
     training_work,
 )
-from bench.memory.published_settings import PLACES, uhr_cases
 from bench.memory.rss import PeakResident
 from bench.memory.runs import Case, predict_run, predict_steps
 from bench.memory.tracker import bytes_of, tensors_of
 
 __all__ = [
-    "PLACES",
     "Case",
     "GpuOverhead",
     "Mode",
@@ -47,12 +44,10 @@ __all__ = [
     "fake_copy",
     "gpu_overhead_of",
     "inference_work",
-    "paper_cases",
     "predict_memory",
     "predict_run",
     "predict_steps",
     "record_cpu_allocations",
     "tensors_of",
     "training_work",
-    "uhr_cases",
 ]
