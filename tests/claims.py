@@ -83,6 +83,14 @@ CLAIMS = (
         f"allocated {N} MiB on the H100, {N} MiB for the whole process. The paper reports {N} MB",
         glnet_at_paper_size,
     ),
+    Claim(
+        README,
+        f"global branch alone reaches {N} %; where it shares its maps with patches .{{19}}, {N} %",
+        lambda: [
+            generate.retina_ious("idrid-a", f"glnet-{run}")["all"]
+            for run in ("global", "global-to-local")
+        ],
+    ),
     Claim(README, f"Of {N} published settings, {N} were within 1 %", settings_within),
     Claim(README, f"On the CPU {N} of {N} comparisons", cpu_within),
     Claim(README, f"the median deviation is {N} %", lambda: [100 * median(on_h100())]),
