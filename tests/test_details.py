@@ -177,7 +177,15 @@ def _the_report_shows_them(names: list[str]) -> None:
     [image] = section.figures
     assert isinstance(image, Image)
     assert image.draw
-    assert len(image.draw().axes) == section.rows["class"].nunique()
+    several = section.rows.groupby("class").group.nunique() > 1
+    drawn = image.draw()
+    assert len(drawn.axes) == 2 * several.drop("background", errors="ignore").sum() > 0
+    above, below = drawn.axes[0], drawn.axes[len(drawn.axes) // 2]
+    assert "found" in above.get_title("left")
+    assert "right" in below.get_title("left")
+    first = section.rows[section.rows["class"] == several.index[several][0]]
+    found = {round(y, 6) for points in above.collections for _, y in points.get_offsets()}
+    assert {round(100 * share, 6) for share in first.found_share} == found
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,13 @@ def objects_section(entries: Sequence[Entry]) -> Section:
         for entry in entries
         for row in evaluations.object_details(entry).to_dict("records")
     ]
-    draw = partial(figures.charts.object_sizes, pd.DataFrame(rows)) if rows else None
+    if not rows:
+        return section("objects", rows)
+    # A line needs objects of two sizes, and the background is no object.
+    frame = pd.DataFrame(rows)
+    sizes = frame.groupby("class").group.transform("nunique")
+    shown = frame[(frame["class"] != "background") & (sizes > 1)]
+    draw = partial(figures.charts.object_sizes, shown) if len(shown) else None
     return section("objects", rows, draw=draw)
 
 

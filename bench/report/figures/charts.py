@@ -289,14 +289,14 @@ def seeds(found: Sequence[Group], limits: Mapping[str, float]) -> Figure:
 
 
 def object_sizes(frame: pd.DataFrame) -> Figure:
-    """A panel a class, a line a run: share of the pixels of true objects that is found, by size.
+    """A column a class, a line a run, by size: above the share of the pixels of true objects that is
+    found, below the share of the pixels of predicted objects that is right.
 
     Args:
         frame: rows of the table `objects`.
     """
     looks = frame.assign(
         x=frame.group,
-        y=100 * frame.found_share,
         join=frame.run,
         colour=frame.network.map(palette.colours(frame.network)),
         marker=frame.strategy.map(palette.markers(frame.strategy)),
@@ -305,17 +305,21 @@ def object_sizes(frame: pd.DataFrame) -> Figure:
     starts = limits.diameter_px.str.extract(r"(\d+)")[0]
     ticks = {float(group) - 0.5: at for group, at in zip(limits.group, starts, strict=True)}
     named = keys(marks(looks), "run", "colour", "marker")
+    classes = frame["class"].unique()
     panels = [
         Chart(
-            Axis(f"{style.spaced(name)}: diameter, px", -0.5, frame.group.max() + 0.5, ticks=ticks),
-            Axis("found, %", -3, 103),
-            marks(own, size_pt=5.0),
+            Axis(x, -0.5, frame.group.max() + 0.5, ticks=ticks),
+            Axis(f"{style.spaced(name)}: {share}, %", -3, 103),
+            marks(
+                own.assign(y=100 * own[f"{share}_share"]).dropna(subset="y"),
+                size_pt=5.0,
+            ),
             named,
         )
+        for share, x in (("found", ""), ("right", "diameter, px"))
         for name, own in looks.groupby("class", sort=False)
     ]
-    size_in = (2.8 * len(panels) + 2.2, 3.2)
-    return static.figure(panels, size_in, len(panels), {"loc": "outside right upper"})
+    return static.figure(panels, (max(2.4 * len(classes), 6), 5.2), len(classes), _BELOW)
 
 
 def class_intervals(
