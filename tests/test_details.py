@@ -183,7 +183,7 @@ def _the_report_shows_them(names: list[str]) -> None:
     above, below = drawn.axes[0], drawn.axes[len(drawn.axes) // 2]
     assert "found" in above.get_title("left")
     assert "right" in below.get_title("left")
-    first = section.rows[section.rows["class"] == several.index[several][0]]
+    first = section.rows[section.rows["class"] == above.get_title("left").split(":")[0]]
     found = {round(y, 6) for points in above.collections for _, y in points.get_offsets()}
     assert {round(100 * share, 6) for share in first.found_share} == found
 
