@@ -205,7 +205,7 @@ def _in_box(
 ) -> Tensor:
     """The global branch's scores, and in the box of its foreground those of `refine(patches)`."""
     size = (image.shape[-2], image.shape[-1])
-    scores = resize(logits.to(image.device), size, "nearest")[0]
+    scores = resize(logits.to(image.device), size, spec.enlarge)[0]
     found = bounding_box(labels_of(scores) == spec.foreground)
     if found is not None:
         box = relaxed(found, size, spec.margin, spec.patch_size)
@@ -238,16 +238,18 @@ def total_of(scores: Scores) -> Callable[[GLNet, Tensor, Spec], Tensor]:
 def in_memory(scores: Scores, parts: tuple[str, ...], inputs: Inputs) -> Strategy:
     """The strategy of an image in memory: its labels are the best of `scores`.
 
-    Resizing is nearest, so enlarging labels gives the same map as enlarging logits, which the
-    official code does.
+    With `nearest`, enlarging labels gives the same map as enlarging scores, which the official code
+    does, and takes less memory.
     """
     total = total_of(scores)
 
     def enlarged(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
         size = (image.shape[-2], image.shape[-1])
-        return resize(total(network, image, spec)[None], size, "nearest")[0]
+        return resize(total(network, image, spec)[None], size, spec.enlarge)[0]
 
     def predict(network: GLNet, image: Tensor, spec: Spec) -> Tensor:
+        if spec.enlarge == "bilinear":
+            return labels_of(enlarged(network, image, spec))
         labels = labels_of(total(network, image, spec))[None, None]
         return resize(labels, (image.shape[-2], image.shape[-1]), "nearest")[0, 0]
 
@@ -263,7 +265,7 @@ def by_windows(scores: Scores, spec: Spec) -> ByWindows | None:
         small = shrink_image(image, spec.global_size)
         found = scores(network, image, small, spec)
         if found.numel():
-            image.enlarge(found, "nearest")
+            image.enlarge(found, spec.enlarge)
 
     return predict
 

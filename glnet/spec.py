@@ -81,6 +81,9 @@ class Spec:
     test_time: tuple[Literal["flips", "turns"], ...] = ()
     """Sum the scores over the mirrored image (x 2), over the four quarter turns (x 4), or both
     (x 8)."""
+    enlarge: Literal["nearest", "bilinear"] = "nearest"
+    """How the global branch's scores come to the image's size: `nearest`, in blocks, as in the
+    official code, or `bilinear`."""
     foreground: NonNegativeInt = 1
     """`coarse-to-fine`: label index of the foreground class."""
     margin: Annotated[float, Field(ge=0)] = 0.1

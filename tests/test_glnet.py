@@ -1,12 +1,16 @@
 """GLNet's parts: sizes from GLNET's paper and code, the affine FPN, which maps are shared, what a
 step learns from."""
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from conftest import GLNET, THREE_PHASES
 from torch import nn
+from torch.nn import functional as F
 
-from bench.tiling import Box, Merger, crop, grid
+from bench.tiling import Box, Merger, crop, grid, shrink_image
 from glnet.inference import STRATEGIES, shared_crops
 from glnet.model import FPN, GLNet, Maps, build
 from glnet.spec import Spec
@@ -240,3 +244,22 @@ def test_crops_of_the_global_map_depend_on_the_global_image() -> None:
         )
     assert left.shape == right.shape == (1, maps.features[-1].shape[1], 8, 8)
     assert not torch.equal(left, right)
+
+
+@pytest.mark.parametrize("enlarge", ["nearest", "bilinear"])
+def test_enlarged_scores_of_the_global_branch(enlarge: Literal["nearest", "bilinear"]) -> None:
+    network, spec = small()
+    network.eval()
+    spec = replace(spec, enlarge=enlarge)
+    strategy = STRATEGIES["global"]
+    assert strategy.scores
+    with torch.inference_mode():
+        scores = strategy.scores(network, IMAGE, spec)
+        coarse = network.global_branch(
+            network.normalise(shrink_image(IMAGE, spec.global_size)[None])
+        )
+        corners = False if enlarge == "bilinear" else None
+        wanted = F.interpolate(coarse.logits, IMAGE.shape[-2:], mode=enlarge, align_corners=corners)
+        torch.testing.assert_close(scores, wanted[0])
+        labels = strategy.predict(network, IMAGE, spec)
+    assert torch.equal(labels, scores.argmax(0).to(labels.dtype))

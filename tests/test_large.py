@@ -120,6 +120,17 @@ def test_settings_that_change_the_way(more: dict[str, Any], tmp_path: Path) -> N
     assert torch.equal(found, wanted)
 
 
+def test_scores_of_the_global_branch_are_enlarged_as_the_spec_says(tmp_path: Path) -> None:
+    labels = {}
+    for enlarge in ("nearest", "bilinear"):
+        parts = made("glnet", "", "global", enlarge=enlarge)
+        (tmp_path / enlarge).mkdir()
+        found, wanted = both(tmp_path / enlarge, *parts, picture((101, 120)))
+        assert (found == wanted).float().mean() > 0.9995
+        labels[enlarge] = wanted
+    assert not torch.equal(*labels.values())
+
+
 @pytest.mark.parametrize("side", [7, 40, 90, 300])
 def test_an_image_is_shrunk_exactly(side: int, tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 211, 97), dtype=torch.uint8)
