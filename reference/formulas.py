@@ -39,7 +39,7 @@ def weight(
         values *= 0.1
     elif key.endswith("running_var"):
         values = 1 + 0.1 * np.abs(values)
-    elif len(shape) in (2, 4):
+    elif len(shape) > 1:
         gain = gain or (2.0 if key.startswith("resnet_") else 1.0)
         values *= np.sqrt(gain / np.prod(shape[1:]))
     else:
@@ -55,10 +55,7 @@ def image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     coarse = draw.integers(0, 256, (-(-height // 16), -(-width // 16), 3)).astype(np.int64)
     fine = draw.integers(0, 256, (height, width, 3)).astype(np.int64)
     coarse = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
-    padded = np.pad((3 * coarse + fine) // 4, ((2, 2), (2, 2), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(0, 1))
-    found: NDArray[np.uint8] = (windows.sum((-2, -1)) // 25).astype(np.uint8)
-    return found
+    return _box_mean((3 * coarse + fine) // 4, 5).astype(np.uint8)
 
 
 def label(height: int, width: int, seed: int, classes: int) -> NDArray[np.uint8]:
@@ -66,3 +63,23 @@ def label(height: int, width: int, seed: int, classes: int) -> NDArray[np.uint8]
     shape = (-(-height // 20), -(-width // 20))
     blocks = generator(f"label:{seed}").integers(0, classes, shape)
     return blocks.repeat(20, 0).repeat(20, 1)[:height, :width].astype(np.uint8)
+
+
+def mask(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """(H, W): 0 or 255, by blocks of 20 px."""
+    return label(height, width, seed, 2) * np.uint8(255)
+
+
+def blob(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """(H, W): 0 or 255, in rounded shapes: `mask`, smoothed twice."""
+    smooth = _box_mean(_box_mean(mask(height, width, seed).astype(np.int64), 15), 15)
+    return np.where(smooth > 127, np.uint8(255), np.uint8(0))
+
+
+def _box_mean(values: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """Means of whole numbers (H, W, ...) over squares, rounded down; edges are repeated."""
+    margin = (side // 2, side // 2)
+    padded = np.pad(values, (margin, margin, *[(0, 0)] * (values.ndim - 2)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))
+    found: NDArray[np.int64] = windows.sum((-2, -1)) // side**2
+    return found

@@ -70,6 +70,35 @@ ISDNET: Rules = (
 ISDNET_ALIASES = tuple(f"refine_head.stdc_net.{part}." for part in ("x2", "x4", "x8", "x16"))
 """The released file lists the shallow branch twice, the second time by these names."""
 
+POINTREND: Rules = (
+    (r"^encoder\.model\.conv1\.", "backbone.stem."),
+    (r"^encoder\.model\.bn1\.", "backbone.stem.7."),
+    (r"^encoder\.model\.", "backbone."),
+    (r"^pyramid\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
+    (r"^pyramid\.outputs\.(\d)\.", r"neck.fpn_convs.\1.conv."),
+    (r"^coarse\.levels\.(\d\.\d)\.0\.", r"coarse.scale_heads.\1.conv."),
+    (r"^coarse\.levels\.(\d\.\d)\.1\.", r"coarse.scale_heads.\1.bn."),
+    (r"^coarse\.classify\.", "coarse.conv_seg."),
+    (r"^point\.layers\.(\d)\.", r"point.fcs.\1.conv."),
+    (r"^point\.classify\.", "point.fc_seg."),
+)
+"""Of the golden data; in mmsegmentation's files `coarse` is `decode_head.0`, `point`
+`decode_head.1`."""
+
+CASCADEPSP: Rules = (
+    (r"^refiner\.encoder\.", "feats."),
+    (r"^refiner\.pool\.levels\.(\d)\.", r"psp.stages.\1.1."),
+    (r"^refiner\.pool\.join\.", "psp.bottleneck."),
+    (r"^refiner\.up(\d)\.first\.", r"up_\1.conv."),
+    (r"^refiner\.up(\d)\.second\.", r"up_\1.conv2."),
+    (r"^refiner\.up(\d)\.shortcut\.", r"up_\1.shortcut."),
+    (r"^refiner\.score8\.", "final_28."),
+    (r"^refiner\.score4\.", "final_56."),
+    (r"^refiner\.score1\.0\.", "final_11."),
+    (r"^refiner\.score1\.2\.", "final_21."),
+)
+"""The base network is not in the released code."""
+
 _FCTL: Rules = (
     (r"^\w+_vgg\.", "vgg."),
     (r"^(plain|local|\w+_rest)\.", ""),
@@ -114,6 +143,16 @@ def glnet_key(key: str) -> str:
 def isdnet_key(key: str) -> str:
     """Of `baselines.isdnet.model.ISDNet`."""
     return renamed(key, ISDNET)
+
+
+def pointrend_key(key: str) -> str:
+    """Of `baselines.pointrend.model.PointRend`."""
+    return renamed(key, POINTREND)
+
+
+def cascadepsp_key(key: str) -> str:
+    """Of the refiner of `baselines.cascadepsp.model.CascadePSP`."""
+    return renamed(key, CASCADEPSP)
 
 
 def magnet_key(key: str) -> str:

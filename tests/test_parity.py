@@ -20,13 +20,15 @@ from baselines.fctl.inference import boxes_of, contexts
 from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
-from reference import __main__, fctl, formulas, glnet, isdnet, magnet
+from reference import __main__, fctl, formulas, glnet, isdnet, magnet, pointrend
 from reference.check import RELATIVE, Check, Comparison, difference, rows, ties
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL, ISDNET, FCTL, MAGNET = (GOLDEN / n for n in ("official", "isdnet", "fctl", "magnet"))
+POINTREND = GOLDEN / "pointrend"
+COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, POINTREND)
 COMPARED = {  # file -> the least number of comparisons that it gives in all its modes
     **{f"official/golden_{case}": 180 for case in "ABC"},
     "official/train_mode1": 391,
@@ -40,6 +42,11 @@ COMPARED = {  # file -> the least number of comparisons that it gives in all its
     "magnet/golden_B": 122,
     "magnet/golden_B_fast": 124,
     "magnet/golden_modules": 1305,
+    "pointrend/golden_head_A": 56,
+    "pointrend/golden_net_A": 105,
+    "pointrend/golden_net_odd": 105,
+    "pointrend/train_head_T": 23,
+    "pointrend/train_net_T": 428,
 }
 
 
@@ -76,14 +83,20 @@ def test_a_method_computes_what_its_released_code_computes(name: str) -> None:
 
 
 def test_every_golden_file_is_compared() -> None:
-    names = [path for folder in (OFFICIAL, ISDNET, MAGNET) for path in folder.glob("*.json")]
+    names = [path for folder in COMPARED_FOLDERS for path in folder.glob("*.json")]
     cases = [path for path in names if path.name.startswith(("golden_", "train_"))]
     assert {f"{path.parent.name}/{path.stem}" for path in cases} == COMPARED.keys()
 
 
 @pytest.mark.parametrize(
     ("folder", "module"),
-    [(ISDNET, isdnet), (FCTL, fctl), (MAGNET, magnet), (OFFICIAL, glnet)],
+    [
+        (ISDNET, isdnet),
+        (FCTL, fctl),
+        (MAGNET, magnet),
+        (OFFICIAL, glnet),
+        (POINTREND, pointrend),
+    ],
 )
 def test_a_folder_is_known_by_its_files(folder: Path, module: Any) -> None:
     assert __main__.method_of(folder, read(folder)) is module.METHOD
@@ -118,6 +131,13 @@ def test_isdnet_s_weights_are_those_of_the_golden_data() -> None:
     for key, digest in keys["weight_sha256_seed0"].items():
         shape = keys["r18"]["keys"][key]
         assert fingerprint(np.asarray(isdnet.weight(key, shape, 0))) == digest, key
+
+
+def test_pointrend_s_weights_are_those_of_the_golden_data() -> None:
+    keys = json.loads((POINTREND / "state_dict_keys.json").read_text())
+    for key, digest in keys["sha256_float32"].items():
+        shape = keys["keys_7_classes"][key]
+        assert fingerprint(np.asarray(pointrend.weight(key, shape, 0))) == digest, key
 
 
 def test_fctl_s_weights_and_windows_are_those_of_the_golden_data() -> None:
@@ -172,6 +192,8 @@ def test_one_quirk_of_magnet_that_is_left_out_is_noticed(monkeypatch: pytest.Mon
     ("name", "mode", "key", "moved", "kept"),
     [
         ("isdnet/golden_B", "", "refine_head.fuse16.spatial_mlp.0.weight", "output", "deep_feat"),
+        ("pointrend/golden_head_A", "", "point.fcs.1.conv.weight", "step 0, logits", "coarse"),
+        ("pointrend/train_head_T", "", "point.fc_seg.weight", "loss point.pointloss_ce", "points"),
         ("official/golden_C", "global", "resnet_global.layer3.2.conv2.weight", "output_g", "image"),
     ],
 )

@@ -1,5 +1,8 @@
 """PointRend: its size, how its points are chosen, and what its loss sees."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import POINTREND
@@ -9,6 +12,7 @@ from baselines.pointrend.model import PointRend, build, sample, start, uncertain
 from baselines.pointrend.spec import Spec
 from baselines.pointrend.training import drawn, losses
 from bench.optim import UNLABELLED
+from reference.keys import pointrend_key
 
 SMALL = Spec(**POINTREND)
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -31,6 +35,14 @@ def test_it_has_the_parameters_of_its_parts() -> None:
         "point": 3 * 256 * (256 + 7 + 1) + 7 * (256 + 7 + 1),
     }
     assert sum(counted.values()) == 28_700_959
+
+
+def test_its_keys_are_mmsegmentation_s_under_other_names() -> None:
+    path = Path(__file__).parent / "golden/pointrend/state_dict_keys.json"
+    with torch.device("meta"):
+        own = build(Spec(), 7).state_dict()
+    shapes = {pointrend_key(key): list(value.shape) for key, value in own.items()}
+    assert shapes == json.loads(path.read_text())["keys_7_classes"]
 
 
 def test_the_least_certain_place_has_the_two_best_scores_closest() -> None:
@@ -113,6 +125,16 @@ def test_both_losses_reach_what_they_are_of() -> None:
     assert model.point.layers[0].weight.grad is None
     nothing = losses(model, images, torch.full_like(labels, UNLABELLED), SMALL)
     assert {name: loss.item() for name, loss in nothing.items()} == {"coarse": 0, "points": 0}
+
+
+def test_unlabelled_pixels_count_in_the_mean_as_released(network: PointRend) -> None:
+    half = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    half[:, :32] = UNLABELLED
+    ours, theirs = (
+        losses(network, IMAGE[None, :, :64, :64], half, Spec(**POINTREND, official=official))
+        for official in ((), ("ignored-in-mean",))
+    )
+    assert theirs["coarse"].item() == pytest.approx(ours["coarse"].item() / 2, rel=1e-5)
 
 
 def test_start_weights_are_those_of_its_encoder(network: PointRend) -> None:

@@ -26,12 +26,24 @@ def subdivided(
 ) -> Tensor:
     """Scores (N, K, h, w) at twice their size, with the `count` least certain places predicted
     again from the fine map and the coarse scores, each at its own 1/4 of the image."""
-    size = (2 * scores.shape[-2], 2 * scores.shape[-1])
-    scores = resize(scores, size)
-    chosen = uncertainty(scores).flatten(1).topk(min(count, size[0] * size[1])).indices  # (N, P)
-    places = centres(chosen, size)
+    scores = resize(scores, (2 * scores.shape[-2], 2 * scores.shape[-1]))
+    return corrected(network, scores, least_certain(scores, count), fine, coarse)
+
+
+def least_certain(scores: Tensor, count: int) -> Tensor:
+    """The `count` least certain cells of scores (N, K, h, w), or all if they are fewer: (N, P),
+    counted row by row."""
+    uncertain = uncertainty(scores).flatten(1)
+    return uncertain.topk(min(count, uncertain.shape[1])).indices
+
+
+def corrected(
+    network: PointRend, scores: Tensor, cells: Tensor, fine: Tensor, coarse: Tensor
+) -> Tensor:
+    """Scores (N, K, h, w) whose `cells` (N, P) are predicted again, in place."""
+    places = centres(cells, (scores.shape[-2], scores.shape[-1]))
     found = network.point(sample(fine, places), sample(coarse, places))  # (N, K, P)
-    scores.flatten(2).scatter_(2, chosen[:, None].expand_as(found), found)
+    scores.flatten(2).scatter_(2, cells[:, None].expand_as(found), found)
     return scores
 
 

@@ -1,7 +1,7 @@
 """PointRend: a feature pyramid whose coarse scores are corrected point by point (CVPR 2020).
 
-As the paper's semantic segmentation form is implemented in mmsegmentation 0.16: 28,700,959
-parameters with 7 classes on ResNet-50 ("v1c")."""
+The paper's semantic segmentation form as in mmsegmentation 1.2.2, whose numbers it reproduces:
+28,700,959 parameters with 7 classes on ResNet-50 ("v1c")."""
 
 from collections.abc import Mapping, Sequence
 
@@ -150,7 +150,9 @@ def sample(map: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
         places: (x, y), each in 0..1 between the map's edges. The map is padded with 0, which
             affects points within half a cell of an edge.
     """
-    found: Tensor = F.grid_sample(map, 2 * places[:, None] - 1, mode, align_corners=False)
+    dtype = torch.promote_types(map.dtype, places.dtype)  # both have to be of one
+    cells = 2 * places[:, None].to(dtype) - 1
+    found: Tensor = F.grid_sample(map.to(dtype), cells, mode, align_corners=False)
     return found[:, :, 0]
 
 

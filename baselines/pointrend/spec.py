@@ -7,6 +7,10 @@ from pydantic.dataclasses import dataclass
 
 Strategy = Literal["whole"]
 
+Quirk = Literal["ignored-in-mean"]
+"""Behaviours of mmsegmentation's code that this code corrects; each is described where it is
+used."""
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Spec:
@@ -42,3 +46,9 @@ class Spec:
     """(image / 255 - mean) / std goes into the encoder; the defaults are ImageNet's."""
     focal_gamma: NonNegativeFloat = 0.0
     """0: cross-entropy, as published."""
+    official: bool | tuple[Quirk, ...] = False
+    """Reproduce mmsegmentation's code: all its quirks, or the named ones."""
+
+    def quirk(self, name: Quirk) -> bool:
+        """Whether to reproduce this quirk of mmsegmentation's code."""
+        return name in self.official if isinstance(self.official, tuple) else self.official
