@@ -79,10 +79,8 @@ def test_released_idle_weights_are_a_prediction_of_their_own(
     assert [(one["run"], one["done"]) for one in found] == [
         ("isdnet", "as meant"),
         ("isdnet", "as released"),
-        ("pointrend", "as meant"),
-        ("pointrend", "as released"),
+        ("pointrend", "ours"),
     ]
-    assert found[2]["device_bytes"] == found[3]["device_bytes"], "its quirk is in the training"
     assert found[1]["device_bytes"] > found[0]["device_bytes"] > found[0]["weights_bytes"]
 
 

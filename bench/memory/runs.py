@@ -122,7 +122,7 @@ class Case:
     side_px: int
     done: str
     """Variant of a method whose released code has quirks: `as meant` (corrected) or
-    `as released`; `ours` where there is one variant; empty for rows of GLNet's paper."""
+    `as released`; `ours` where both take the same; empty for rows of GLNet's paper."""
     run: Run
 
     @property

@@ -299,7 +299,7 @@ def verdict(row: Mapping[str, Any], printed: Any) -> str:
 
 def variant(done: str) -> str:
     """A record's word for how a method is run, in the words of the report."""
-    return {"as meant": "corrected"}.get(done, done)
+    return {"as meant": "corrected", "ours": "corrected"}.get(done, done)
 
 
 def _extrapolated(a: Line, b: Line, size: Line) -> dict[str, int]:
