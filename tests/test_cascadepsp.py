@@ -1,6 +1,9 @@
 """CascadePSP: its size and cost, where its crops lie, how masks are damaged, and what it learns."""
 
 import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +12,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.cascadepsp.damage import damaged, overlap, redrawn
-from baselines.cascadepsp.inference import base, cascade, crops, inner, refined, worth_refining
+from baselines.cascadepsp.inference import (
+    _resized,
+    base,
+    cascade,
+    crops,
+    inner,
+    refined,
+    worth_refining,
+)
 from baselines.cascadepsp.model import CascadePSP, build, start
 from baselines.cascadepsp.spec import Spec
 from baselines.cascadepsp.training import edges, losses, view
 from bench.optim import UNLABELLED
 from bench.tiling import Box
+from reference.keys import cascadepsp_key
 
 SMALL = Spec(**CASCADEPSP)
 IMAGE = torch.randint(0, 255, (3, 70, 90), dtype=torch.uint8, generator=torch.manual_seed(3))
@@ -42,6 +54,18 @@ def test_the_refiner_has_the_released_ones_parameters_and_operations() -> None:
             model.passes(image, mask, (mask, mask))
     assert three.get_total_flops() == pytest.approx(6.95e12, rel=1e-3)
     assert two.get_total_flops() == pytest.approx(6.05e12, rel=1e-3)
+
+
+def test_the_refiner_s_keys_are_the_released_ones_under_other_names() -> None:
+    path = Path(__file__).parent / "golden/cascadepsp/state_dict_keys.json"
+    with torch.device("meta"):
+        own = build(Spec(), 7).state_dict()
+    shapes = {
+        cascadepsp_key(key): list(value.shape)
+        for key, value in own.items()
+        if key.startswith("refiner.")
+    }
+    assert shapes == json.loads(path.read_text())["keys"]
 
 
 def test_only_blocks_after_a_stages_first_are_dilated(network: CascadePSP) -> None:
@@ -115,7 +139,46 @@ def test_a_large_mask_is_seen_in_the_whole_and_then_crop_by_crop() -> None:
     assert likely[0, 95] == 0, "where no crop was seen the seed stands"
     small = Told(4.0)
     refined(small, image[:, :40, :40], mask[:40, :40], SMALL)  # type: ignore[arg-type]
-    assert small.calls == [(40, True)], "what fits is seen once"
+    assert small.calls == [(40, True)], "there is no background for a crop"
+    small.calls.clear()
+    refined(small, image[:, :40, :80], mask[:40, :80], replace(SMALL, side_px=80))  # type: ignore[arg-type]
+    assert small.calls == [(80, True), (80, False)], "what fits is one crop"
+
+
+def test_a_mask_is_refined_as_a_whole_alone() -> None:
+    image = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    mask = torch.zeros(96, 96, dtype=torch.bool)
+    mask[:, :40] = True
+    whole = replace(SMALL, by_crops=False)
+    says = Told(4.0)
+    plain, aligned = (
+        refined(says, image, mask, replace(whole, official=official))  # type: ignore[arg-type]
+        for official in ((), ("aligned-corners",))
+    )
+    assert says.calls == [(48, True)] * 2
+    assert torch.equal(plain > 0.5, mask)
+    assert plain[:, 0].eq(plain[0, 0]).all()
+    inside, outside = torch.tensor([4.0, -4.0]).sigmoid().tolist()
+    assert plain[0, 39].item() == pytest.approx(0.75 * inside + 0.25 * outside)
+    right = 39 * 47 / 95 - 19  # 95 steps between the corners of 96 are 47 of 48
+    assert aligned[0, 39].item() == pytest.approx((1 - right) * inside + right * outside)
+    small = Told(4.0)
+    given = image[:, :24, :24], mask[:24, 20:44], replace(whole, enlarged_px=40)
+    assert refined(small, *given).shape == (24, 24)  # type: ignore[arg-type]
+    assert small.calls == [(40, True)]
+
+
+def test_sides_as_released() -> None:
+    map, ratio = torch.zeros(1, 1129, 4), 900 / 1129
+    assert [
+        _resized(map, ratio, "bilinear", Spec(official=official)).shape
+        for official in (False, True)
+    ] == [(1, 900, 3), (1, 899, 3)]
+    says = Told(4.0)
+    image, mask = torch.zeros(3, 42, 40, dtype=torch.uint8), torch.ones(42, 40, dtype=torch.bool)
+    for official in ((), ("both-sides-padded",)):
+        refined(says, image, mask, replace(SMALL, official=official))  # type: ignore[arg-type]
+    assert says.calls == [(40, True), (48, True)]
 
 
 def test_a_pixel_takes_the_surest_class_or_keeps_its_label(

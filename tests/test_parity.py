@@ -20,15 +20,15 @@ from baselines.fctl.inference import boxes_of, contexts
 from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
-from reference import __main__, fctl, formulas, glnet, isdnet, magnet, pointrend
+from reference import __main__, cascadepsp, fctl, formulas, glnet, isdnet, magnet, pointrend
 from reference.check import RELATIVE, Check, Comparison, difference, rows, ties
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL, ISDNET, FCTL, MAGNET = (GOLDEN / n for n in ("official", "isdnet", "fctl", "magnet"))
-POINTREND = GOLDEN / "pointrend"
-COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, POINTREND)
+CASCADEPSP, POINTREND = GOLDEN / "cascadepsp", GOLDEN / "pointrend"
+COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, CASCADEPSP, POINTREND)
 COMPARED = {  # file -> the least number of comparisons that it gives in all its modes
     **{f"official/golden_{case}": 180 for case in "ABC"},
     "official/train_mode1": 391,
@@ -37,6 +37,9 @@ COMPARED = {  # file -> the least number of comparisons that it gives in all its
     "isdnet/golden_A": 192,
     "isdnet/golden_B": 192,
     "isdnet/train_T": 274,
+    "cascadepsp/golden_infer": 98,
+    "cascadepsp/golden_net_B": 397,
+    "cascadepsp/train_T": 732,
     "magnet/golden_A": 122,
     "magnet/golden_A_fast": 124,
     "magnet/golden_B": 122,
@@ -95,6 +98,7 @@ def test_every_golden_file_is_compared() -> None:
         (FCTL, fctl),
         (MAGNET, magnet),
         (OFFICIAL, glnet),
+        (CASCADEPSP, cascadepsp),
         (POINTREND, pointrend),
     ],
 )
@@ -133,11 +137,14 @@ def test_isdnet_s_weights_are_those_of_the_golden_data() -> None:
         assert fingerprint(np.asarray(isdnet.weight(key, shape, 0))) == digest, key
 
 
-def test_pointrend_s_weights_are_those_of_the_golden_data() -> None:
-    keys = json.loads((POINTREND / "state_dict_keys.json").read_text())
+@pytest.mark.parametrize(
+    ("folder", "weight", "name"),
+    [(CASCADEPSP, cascadepsp.weight, "keys"), (POINTREND, pointrend.weight, "keys_7_classes")],
+)
+def test_weights_are_those_of_the_golden_data(folder: Path, weight: Any, name: str) -> None:
+    keys = json.loads((folder / "state_dict_keys.json").read_text())
     for key, digest in keys["sha256_float32"].items():
-        shape = keys["keys_7_classes"][key]
-        assert fingerprint(np.asarray(pointrend.weight(key, shape, 0))) == digest, key
+        assert fingerprint(np.asarray(weight(key, keys[name][key], 0))) == digest, key
 
 
 def test_fctl_s_weights_and_windows_are_those_of_the_golden_data() -> None:
@@ -431,7 +438,7 @@ CONTEXT = {**SIZES, "context10": 2, "n_class": 3, "patch": 0}
         ("golden_A.json", b"\xff\xfe\x00", r"golden_A\.json is not JSON"),
         ("golden_A.json", "[" * 100_000, r"golden_A\.json is not JSON"),
         ("golden_A.json", "[]", r"golden_A\.json is not a JSON table"),
-        ("golden_A.json", {"config": {"h": 3}}, "none of fctl, glnet, isdnet, magnet"),
+        ("golden_A.json", {"config": {"h": 3}}, "none of cascadepsp, fctl, glnet, isdnet, magnet"),
         ("golden_A.json", {"config": []}, r"golden_A\.json is not golden data.*`config`"),
         ("golden_A.json", {"config": {"depth": 18}}, "'stats' is missing"),
         ("golden_A.json", {"config": SIZES, "modes": {"x": {}}}, "has the unknown mode 'x'"),

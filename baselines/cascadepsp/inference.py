@@ -54,17 +54,26 @@ def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Ten
     """Probability of each pixel of an image (3, H, W) to be inside a mask (H, W): (H, W), on the
     host.
 
-    The whole mask is refined at `side_px` at most; if it was shrunk for that, crops at the image's
-    own resolution start from the result. A pixel outside all crops keeps the result, rounded to 0
-    or 1.
+    The whole mask is refined at `side_px` at most, and crops at the image's own resolution start
+    from the result. A pixel outside all crops keeps the result, rounded to 0 or 1.
     """
     size = (image.shape[-2], image.shape[-1])
-    seed = 2 * mask.float()[None] - 1
-    shrunk = spec.side_px / max(size)
-    if shrunk >= 1:
-        return _probabilities(network, image, seed)[1]
-    small = (max(round(size[0] * shrunk), 1), max(round(size[1] * shrunk), 1))
-    fourth, whole = _probabilities(network, _area(image, small), _area(seed, small))
+    given = 2 * mask.float()[None] - 1
+    target = max(min(max(size), spec.side_px), spec.enlarged_px)
+    ratio = target / max(size)
+    fourth, whole = _probabilities(
+        network,
+        _resized(image, ratio, "bicubic", spec),
+        _resized(given, ratio, "bilinear", spec),
+        None,
+        spec,
+    )
+    if not spec.by_crops:
+        if ratio > 1:
+            return F.interpolate(whole[None, None], size, mode="area")[0, 0]
+        aligned = spec.quirk("aligned-corners")  # as the package has it: corners to corners
+        full = F.interpolate(whole[None, None], size, mode="bilinear", align_corners=aligned)
+        return full[0, 0]
     whole = resize(whole[None, None], size)[0, 0]
     fourth = 2 * resize(fourth[None, None], size)[0] - 1
     inside = whole > 0.5
@@ -73,7 +82,8 @@ def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Ten
     for box in crops(size, spec):
         if not worth_refining(box.of(inside), spec.least_share):
             continue
-        likely = _probabilities(network, box.of(image), box.of(seed), box.of(fourth))[1]
+        parts = (box.of(image), box.of(seed), box.of(fourth))
+        likely = _probabilities(network, *parts, spec)[1]
         kept = inner(box, size, spec.margin_px)
         here = kept._replace(top=kept.top - box.top, left=kept.left - box.left)
         kept.of(sums).add_(here.of(likely))
@@ -82,15 +92,15 @@ def refined(network: CascadePSP, image: Tensor, mask: Tensor, spec: Spec) -> Ten
 
 
 def crops(size: tuple[int, int], spec: Spec) -> list[Box]:
-    """Crops of a mask of `size` (H, W) px at its own resolution: row by row, the last ones flush with
-    its edges."""
+    """Crops of a mask of `size` (H, W) px at its own resolution: column by column, the last ones
+    flush with its edges."""
 
     def starts(side: int) -> list[int]:
         last = max(side - spec.side_px, 0)
         return [*range(0, last, spec.step_px), last]
 
     height, width = (min(side, spec.side_px) for side in size)
-    return [Box(top, left, height, width) for top in starts(size[0]) for left in starts(size[1])]
+    return [Box(top, left, height, width) for left in starts(size[1]) for top in starts(size[0])]
 
 
 def inner(box: Box, size: tuple[int, int], margin: int) -> Box:
@@ -115,7 +125,7 @@ def worth_refining(inside: Tensor, least_share: float) -> bool:
 
 
 def _probabilities(
-    network: CascadePSP, image: Tensor, seed: Tensor, slot: Tensor | None = None
+    network: CascadePSP, image: Tensor, seed: Tensor, slot: Tensor | None, spec: Spec
 ) -> tuple[Tensor, Tensor]:
     """Probabilities (h, w) at 1/4 and at full resolution, on the host, from the passes over an image
     (3, h, w) with a seed mask (1, h, w) in -1..1.
@@ -125,6 +135,8 @@ def _probabilities(
     """
     height, width = image.shape[-2:]
     margins = (0, -width % STRIDE, 0, -height % STRIDE)
+    if spec.quirk("both-sides-padded") and any(margins):  # a side that fits, too
+        margins = (0, STRIDE - width % STRIDE, 0, STRIDE - height % STRIDE)
     device = network.mean.device
     x = F.pad(network.normalise(image[None]), margins)
 
@@ -137,9 +149,18 @@ def _probabilities(
     return cut[0], cut[1]
 
 
-def _area(map: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map (C, H, W) at a smaller size, each new pixel the mean of those that it covers."""
-    return F.interpolate(map[None].float(), size, mode="area")[0]
+def _resized(map: Tensor, ratio: float, enlarge: str, spec: Spec) -> Tensor:
+    """A map (C, H, W) at a multiple of its size: enlarged as `enlarge` says, or shrunk so that each
+    new pixel is the mean of those that it covers."""
+    if ratio == 1:
+        return map
+    mode = enlarge if ratio > 1 else "area"
+    corners = None if mode == "area" else False
+    given = map[None].float()
+    if spec.quirk("floored-sides"):  # by which a longer side of 1129 px becomes 899
+        return F.interpolate(given, scale_factor=ratio, mode=mode, align_corners=corners)[0]
+    size = [max(round(side * ratio), 1) for side in map.shape[-2:]]
+    return F.interpolate(given, size, mode=mode, align_corners=corners)[0]
 
 
 def _inputs(spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:

@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 Strategy = Literal["base", "cascade"]
 Phase = Literal["base", "refiner"]
+Quirk = Literal["floored-sides", "both-sides-padded", "aligned-corners"]
+"""Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -27,6 +29,11 @@ class Spec:
     """Channels of the refiner's first layer; all others grow with it. ImageNet weights fit 64."""
     side_px: Annotated[int, Field(ge=16)] = 900
     """Longer side of the refiner's input: the shrunk mask, and then crops of it."""
+    enlarged_px: Annotated[int, Field(ge=0)] = 0
+    """A mask with a smaller longer side is enlarged to this one at first; the released package has
+    `side_px` here, the released scene parsing scripts 224 without crops and 0 with them."""
+    by_crops: bool = True
+    """Refine crops at full resolution after the whole mask."""
     stride_px: Annotated[int, Field(ge=1)] = 450
     """Crops are so far apart, less `margin_px` at both ends."""
     margin_px: Annotated[int, Field(ge=0)] = 16
@@ -42,6 +49,12 @@ class Spec:
     """(image / 255 - mean) / std goes into both networks; the defaults are ImageNet's."""
     focal_gamma: NonNegativeFloat = 0.0
     """Of the base network's loss; 0: cross-entropy."""
+    official: bool | tuple[Quirk, ...] = False
+    """Reproduce the released code: all its quirks, or the named ones."""
+
+    def quirk(self, name: Quirk) -> bool:
+        """Whether to reproduce this quirk of the released code."""
+        return name in self.official if isinstance(self.official, tuple) else self.official
 
     @property
     def step_px(self) -> int:

@@ -1,0 +1,297 @@
+"""CascadePSP's refiner against the released code: every map of its passes, inference as a whole and
+by crops, losses and gradients with batch norm in both modes.
+
+The released scene parsing scripts and the mask perturbation are not compared: here a class is one
+mask, and masks are damaged with other random numbers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.cascadepsp.inference import refined
+from baselines.cascadepsp.spec import Spec
+from baselines.cascadepsp.training import losses
+from reference import formulas, replay
+from reference.check import Comparison, Method
+from reference.golden import Golden
+from reference.keys import cascadepsp_key
+
+GAINS = {
+    "psp.stages": 1.0,
+    **{f"up_{i}.shortcut": 1.0 for i in (1, 2, 3)},
+    **{f"up_{i}.conv2.5": 0.25 for i in (1, 2, 3)},
+    "final_28.2": 4.0,
+    "final_56.2": 2.0,
+    "final_21": 0.1,
+}
+"""Of a convolution's variance, by the start of its name; 2 for the others."""
+SHIFTS: Mapping[str, Sequence[float]] = {
+    "final_28.2.bias": (-5.2, 3.7, 0.0, 3.6, 0.8, -6.7),
+    "final_56.2.bias": (1.9, 0.9, -0.2, 4.1, 0.2, 5.6),
+    "final_21.bias": (3.0, 3.9, 1.1, 0.5, 0.8, -0.1),
+}
+"""Of the last biases by the seed, so that scores are near 0."""
+CENTRED = ("final_28.2.weight", "final_56.2.weight", "final_21.weight")
+PARTS = {
+    "encoder.layer2": "layer2",
+    "encoder.layer3": "layer3",
+    **{f"pool.levels.{i}": f"psp_prior{i}" for i in range(4)},
+    "pool": "psp",
+    "score8": "head8",
+    "up1": "up1",
+    "score4": "head4",
+    "up2": "up2",
+    "up3": "up3",
+    "score1": "head1",
+}
+PASSES = (("out_28",), ("out_28_2", "out_56"), ("out_28_3", "out_56_2", "out_224"))
+LOSSES = {
+    "loss/s_1": ("1/8, pass 1",),
+    "loss/s_3": ("1/8, pass 2",),
+    "loss/s_4": ("1/8, pass 3",),
+    "loss/s_2": ("1/4, pass 2",),
+    "loss/s_5": ("1/4, pass 3",),
+    "loss/s_0": ("1/1", "edges"),
+}
+TIMES_NOISE = 3
+"""So many times the float32 noise of the released code are allowed."""
+LEAST = 2.0**-23
+"""No less is allowed: one rounding in float32."""
+PROBABILITY_NOISE = 2.7e-6
+"""Of probabilities where a case has none: the largest of all cases."""
+SMALLEST = 1e-6
+"""A gradient's norm below this share of the largest is noise."""
+SHIFT_PX = (5, 3)  # of the seed mask against the true one in a training step: down, right
+
+
+def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
+    """The value of a parameter or buffer of the refiner, by its official name."""
+    gain = next((gain for start, gain in GAINS.items() if key.startswith(start)), 2.0)
+    if key in CENTRED or key in SHIFTS:
+        draw = formulas.generator(f"{key}:{seed}").standard_normal(tuple(shape))
+        if key in CENTRED:
+            return ((draw - draw.mean()) * np.sqrt(gain / np.prod(shape[1:]))).astype(np.float32)
+        shifts = SHIFTS[key]
+        shift = shifts[seed] if seed < len(shifts) else 0.0
+        return (0.1 * draw + shift).astype(np.float32)
+    value = formulas.weight(key, shape, seed, gain)
+    if key == "feats.conv1.weight":
+        value[:, 3:] *= 2  # the masks
+    return value
+
+
+def allowed(noise: float | None, otherwise: float = 0.0) -> float:
+    """The tolerance where the float32 noise is this."""
+    return max(TIMES_NOISE * (otherwise if noise is None else noise), LEAST)
+
+
+@lru_cache(maxsize=1)
+def _network(seed: int, spec: Spec, dtype: str) -> Any:
+    """The refiner in eval mode; its weights do not depend on the settings that cases have."""
+
+    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
+        return weight(cascadepsp_key(key), shape, seed)
+
+    network = replay.network_of("baselines.cascadepsp", spec, 2, own, ("refiner",))
+    return network.to(replay.FLOAT[dtype])
+
+
+def _mask(config: Mapping[str, Any]) -> NDArray[np.uint8]:
+    make = {"blob": formulas.blob, "mask": formulas.mask}[config["mask"]]
+    return make(config["h"], config["w"], config["seed"])
+
+
+def modes(golden: Golden) -> list[str]:
+    """Normalisations of a step, cases of a file with several, or all passes."""
+    if golden.is_step:
+        return [mode for mode in ("bn_eval", "bn_train") if mode in golden.table]
+    if "inter" in golden.config:
+        return ["passes"]
+    cases = [name for name, one in golden.table.items() if _is_inference(one)]
+    return cases or ["not compared"]
+
+
+def _is_inference(table: Any) -> bool:
+    return isinstance(table, dict) and "L" in table.get("config", {})
+
+
+def check(golden: Golden, mode: str, compare: Comparison) -> None:
+    """All comparisons of a case or step; none of what is not compared."""
+    if golden.is_step:
+        check_step(golden, mode, compare)
+    elif mode == "passes":
+        check_passes(golden, compare)
+    elif mode != "not compared":
+        check_inference(golden, mode, compare)
+
+
+@torch.inference_mode()
+def check_passes(golden: Golden, compare: Comparison) -> None:
+    """The three passes; the two of a crop, which is given one slot; and the last one alone."""
+    config, stats, kept = golden["config"], golden["stats"], golden.arrays
+    noise = golden["noise_f32_vs_f64_relative_to_absmax"]
+    size, seed = (config["h"], config["w"]), config["seed"]
+    network = _network(seed, Spec(), compare.dtype)
+    image, mask = replay.image_of(*size, seed), _mask(config)
+    compare.bytes_equal(
+        {"image_sha256": replay.pixels_of(image), "mask_sha256": mask}, golden.table
+    )
+    x = network.normalise(image[None])
+    given = (2 * torch.from_numpy(mask > 127).to(x) - 1)[None, None]
+    draw = formulas.generator(f"inter8:{seed}").standard_normal((1, 1, size[0] // 8, size[1] // 8))
+    slot = F.interpolate(torch.from_numpy(2 * draw).tanh().to(x), size, mode="bilinear")
+    parts = "|".join(map(re.escape, ("encoder", *PARTS)))
+    with replay.calls_of(network, f"refiner\\.({parts})") as calls:
+        found = _outputs("out", PASSES, network.passes(x, given))
+    found |= _outputs("s8only", PASSES[1:], network.passes(x, given, (slot, slot)))
+    last = network.refiner(torch.cat([x, given, slot, slot], 1), 3)
+    found |= _outputs("both", PASSES[2:], [last])
+    for number, call in enumerate(calls["refiner.encoder"], 1):
+        names = (f"p{number}_{name}" for name in ("f1", "f2", "f"))
+        found |= dict(zip(names, call.output, strict=True))
+    for part, name in PARTS.items():
+        done = calls[f"refiner.{part}"]
+        first = len(PASSES) + 1 - len(done)  # later parts run in later passes alone
+        found |= {f"p{first + i}_{name}": call.output for i, call in enumerate(done)}
+    for name, one in found.items():
+        own = one.numpy()
+        compare.map(name, own, stats.get(name), kept.get(name), allowed(noise.get(name), LEAST))
+    missing = (set(stats) | set(kept)) - found.keys()
+    compare.equal("maps that are not computed here", sorted(missing), [])
+
+
+def _outputs(
+    call: str, names: Sequence[Sequence[str]], passes: Sequence[Sequence[Tensor]]
+) -> dict[str, Tensor]:
+    """Scores (`out_`) and probabilities (`pred_`) of all passes, by the golden data's names."""
+    found = {}
+    for wanted, scores in zip(names, passes, strict=True):
+        for name, score in zip(wanted, scores, strict=True):
+            found[f"{call}.{name}"] = score
+            found[f"{call}.{name.replace('out', 'pred')}"] = score.sigmoid()
+    return found
+
+
+@torch.inference_mode()
+def check_inference(golden: Golden, mode: str, compare: Comparison) -> None:
+    """The package's inference of one mask: as a whole (`global`), or also by crops."""
+    case = golden[mode]
+    config, kept = case["config"], golden.arrays[mode]
+    side = config["L"]
+    spec = Spec(
+        side_px=side,
+        stride_px=side // 2,
+        enlarged_px=side,
+        by_crops=config["function"] == "process_high_res_im",
+        official=True,
+    )
+    network = _network(config["seed"], Spec(), compare.dtype)
+    image = replay.image_of(config["h"], config["w"], config["seed"])
+    with replay.calls_of(network, "refiner") as calls:
+        likely = refined(network, image, torch.from_numpy(_mask(config) > 127), spec)
+    apart = allowed(case["noise_max_abs"], PROBABILITY_NOISE)
+    whole = likely.double().numpy()[None, None]
+    difference = np.abs(whole[0, 0] - kept)
+    compare.check("probability", float(difference.max()), apart)
+    compare.statistics("probability", whole, case["stats"], apart)
+    near = np.abs(whole - 0.5) <= apart
+    over = abs(int((whole > 0.5).sum()) - case["pixels_over_half"])
+    compare.check("pixels over a half that no tie explains", max(over - int(near.sum()), 0), 0)
+    levels = whole * 255
+    between = np.abs(levels - levels.round()) <= 255 * apart
+    off = abs(int(levels.astype(np.uint8).sum()) - case["uint8_sum"])
+    compare.check("sum of grey levels that no tie explains", max(off - int(between.sum()), 0), 0)
+    _calls(calls["refiner"], case["network_calls"], apart, compare)
+
+
+def _calls(
+    calls: Sequence[replay.Call],
+    expected: Sequence[Mapping[str, Any]],
+    apart: float,
+    compare: Comparison,
+) -> None:
+    """Each call's size, and means of what it was given and of two of its outputs."""
+    last = [number for number, call in enumerate(calls) if call.given[1] == len(PASSES)]
+    compare.equal("number of network calls", len(last), len(expected))
+    for number, (index, theirs) in enumerate(zip(last, expected, strict=False)):
+        given, (_, fourth, full) = calls[index].given[0], calls[index].output
+        name = f"call {number}"
+        compare.equal(f"{name}, size", list(given.shape[-2:]), [theirs["h"], theirs["w"]])
+        found = {
+            "im_sum": given[:, :3],
+            "seg_sum": given[:, 3],
+            "i8_sum": calls[index - 1].given[0][:, 4],
+            "pred_224_sum": full.sigmoid(),
+            "pred_56_2_sum": fourth.sigmoid(),
+        }
+        for key, map in found.items():
+            if theirs[key] is not None:
+                off = abs(float(map.double().mean()) - theirs[key] / map.numel())
+                compare.check(f"{name}, {key} by its pixels", off, apart)
+
+
+def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
+    """One forward and backward pass."""
+    config, theirs = golden["config"], golden[mode]
+    noise, double = theirs["noise"], compare.dtype == "float64"
+    network = _network.__wrapped__(config["seed"], Spec(), compare.dtype)
+    network.train(mode == "bn_train").requires_grad_(True)
+    size, seeds = (config["h"], config["w"]), config["image_and_mask_seeds"]
+    images = network.normalise(torch.stack([replay.image_of(*size, seed) for seed in seeds]))
+    masks = torch.stack([torch.from_numpy(formulas.blob(*size, seed) > 127) for seed in seeds])
+    masks = masks[:, None]
+    found: dict[str, Tensor] = {}
+
+    def run(back: Any) -> float:
+        found.update(losses(network, images, masks.to(torch.uint8), masks.roll(SHIFT_PX, (2, 3))))
+        total = torch.stack([*found.values()]).sum()
+        back(total)
+        return float(total.detach())
+
+    done = replay.step(network, run, cascadepsp_key)
+    expected = theirs["losses_f64" if double else "losses"]
+    apart = allowed(noise["losses"])
+    for name, own in LOSSES.items():
+        value = sum(float(found[one].detach()) for one in own)
+        compare.close(f"loss {name}", value, expected[name], apart)
+    compare.close("loss", done.logged, expected["total_loss"], apart)
+    norms = theirs["grad_norm_f64" if double else "grad_norm"]
+    compare.equal("parameters with a gradient", set(done.gradients), set(norms))
+    apart = allowed(noise["grad_norm_over_1e-6_of_largest"])
+    for key, norm in norms.items():
+        if key in done.gradients and norm >= SMALLEST * max(norms.values()):
+            compare.close(f"gradient norm of {key}", float(done.gradients[key].norm()), norm, apart)
+    _running(network, theirs.get("running_after", {}), allowed(noise.get("running")), compare)
+
+
+def _running(
+    network: nn.Module,
+    expected: Mapping[str, Mapping[str, float]],
+    apart: float,
+    compare: Comparison,
+) -> None:
+    """Batch norm's statistics after the step."""
+    state = {cascadepsp_key(key): value for key, value in network.state_dict().items()}
+    for key, theirs in expected.items():
+        own = state[key].double()
+        compare.close(f"norm of {key}", float(own.norm()), theirs["norm"], apart)
+        scale = theirs["norm"] * own.numel() ** 0.5
+        compare.check(f"sum of {key}", abs(float(own.sum()) - theirs["sum"]) / scale, apart)
+
+
+METHOD = Method(
+    marks=(
+        "inter",
+        "order_of_the_six",
+        *(f"{kind}_{size}" for kind in ("global", "local") for size in ("larger", "smaller")),
+    ),
+    modes=modes,
+    check=check,
+)
