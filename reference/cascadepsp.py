@@ -77,7 +77,8 @@ def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
     if key in CENTRED or key in SHIFTS:
         draw = formulas.generator(f"{key}:{seed}").standard_normal(tuple(shape))
         if key in CENTRED:
-            return ((draw - draw.mean()) * np.sqrt(gain / np.prod(shape[1:]))).astype(np.float32)
+            scale = np.sqrt(gain / np.prod(shape[1:]))
+            return np.asarray((draw - draw.mean()) * scale, np.float32)
         shifts = SHIFTS[key]
         shift = shifts[seed] if seed < len(shifts) else 0.0
         return (0.1 * draw + shift).astype(np.float32)

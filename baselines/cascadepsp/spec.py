@@ -29,9 +29,9 @@ class Spec:
     """Channels of the refiner's first layer; all others grow with it. ImageNet weights fit 64."""
     side_px: Annotated[int, Field(ge=16)] = 900
     """Longer side of the refiner's input: the shrunk mask, and then crops of it."""
-    enlarged_px: Annotated[int, Field(ge=0)] = 0
+    enlarged_px: PositiveInt = 1
     """A mask with a smaller longer side is enlarged to this one at first; the released package has
-    `side_px` here, the released scene parsing scripts 224 without crops and 0 with them."""
+    `side_px` here, the released scene parsing scripts 224 without crops, and with them nothing."""
     by_crops: bool = True
     """Refine crops at full resolution after the whole mask."""
     stride_px: Annotated[int, Field(ge=1)] = 450
