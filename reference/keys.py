@@ -99,6 +99,28 @@ CASCADEPSP: Rules = (
 )
 """The base network is not in the released code."""
 
+RUE: Rules = (
+    (r"^pyramid\.scales\.", "decode_head.dappm.scale"),
+    (r"^pyramid\.processes\.(?P<number>\d)", _next("decode_head.dappm.process{number}")),
+    (r"^pyramid\.(compression|shortcut)\.", r"decode_head.dappm.\1."),
+    (r"^pyramid\.classify\.", "decode_head.conv_seg."),
+    (r"\.scale0\.(?P<number>\d)", lambda match: f".scale0.{int(match['number']) - 1}"),
+    (r"^residual\.", "refine_head.score_head."),
+    (r"^shallow\.parts\.", "refine_head.stdc_net.features."),
+    (r"^shallow\.reduce16\.(conv|bn)\.", r"refine_head.reduce1.\g<1>1."),
+    (r"^shallow\.reduce8\.(conv|bn)\.", r"refine_head.reduce2.\g<1>1."),
+    (r"^reduce\.(conv|bn)\.", r"refine_head.reduce3.\g<1>1."),
+    (r"^classify\.", "refine_head.conv_seg_aux_16."),
+    (r"^idle\.", "refine_head.conv_seg."),
+    (r"^auxiliary\.conv\.", "auxiliary_head.convs.0."),
+    (r"^auxiliary\.classify\.", "auxiliary_head.conv_seg."),
+    (r"^(refine_head\.(conv_seg_aux_16|score_head))\.conv\.", r"\1.conv_bn_relu."),
+    (r"^(refine_head\.(conv_seg_aux_16|score_head))\.out\.", r"\1.conv_out."),
+    (r"\.steps\.", ".conv_list."),
+    (r"\.down\.", ".avd_layer."),
+)
+"""The released file lists the shallow stream twice, as ISDNet's does."""
+
 _FCTL: Rules = (
     (r"^\w+_vgg\.", "vgg."),
     (r"^(plain|local|\w+_rest)\.", ""),
@@ -158,6 +180,11 @@ def cascadepsp_key(key: str) -> str:
 def magnet_key(key: str) -> str:
     """Of `baselines.magnet.model.MagNet`, or of one of its two parts."""
     return renamed(key, MAGNET)
+
+
+def rue_key(key: str) -> str:
+    """Of `baselines.rue.model.RUE`."""
+    return renamed(key, RUE)
 
 
 class Source(NamedTuple):

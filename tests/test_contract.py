@@ -19,6 +19,7 @@ from baselines.generic import spec as generic
 from baselines.isdnet import spec as isdnet
 from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
+from baselines.rue import spec as rue
 from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
@@ -47,6 +48,9 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "baselines/pointrend":
         more.pop("sub_batch", None)
         return pointrend.Spec(**{**POINTREND, **more})
+    if method == "baselines/rue":
+        more.pop("sub_batch", None)
+        return rue.Spec(patches=4, train_patches=2, crop_px=64, **more)
     if method == "baselines/magnet":
         return magnet.Spec(**{**MAGNET, **more})
     own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
@@ -64,6 +68,7 @@ CASES += [("baselines/isdnet", "", s) for s in get_args(isdnet.Strategy)]
 CASES += [("baselines/cascadepsp", "", s) for s in get_args(cascadepsp.Strategy)]
 CASES += [("baselines/pointrend", "", s) for s in get_args(pointrend.Strategy)]
 CASES += [("baselines/magnet", "", s) for s in get_args(magnet.Strategy)]
+CASES += [("baselines/rue", "", s) for s in get_args(rue.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -144,6 +149,7 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("baselines/cascadepsp", ""),
         ("baselines/pointrend", ""),
         ("baselines/magnet", ""),
+        ("baselines/rue", ""),
         *(("baselines/fctl", v) for v in FCTL_VARIANTS),
     ],
 )

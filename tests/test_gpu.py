@@ -52,6 +52,7 @@ LEARNING = [
     ("baselines/cascadepsp", ""),
     ("baselines/pointrend", ""),
     ("baselines/magnet", ""),
+    ("baselines/rue", ""),
     *(("baselines/fctl", v) for v in FCTL_VARIANTS),
 ]
 

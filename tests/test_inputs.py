@@ -120,13 +120,16 @@ def covers(dependency: str, file: Path) -> bool:
 
 
 def methods_of(stage: str) -> set[str]:
-    """The methods whose networks a stage runs: those of its record, or whichever the suite names."""
-    if stage not in ("predict", "successors"):
+    """The methods whose networks a stage runs: those of its record or its suite, or whichever the
+    active suite names."""
+    if stage == "successors":
+        suite = YAML(typ="safe").load((ROOT / "suites/deepglobe-successors.yaml").read_text())
+        return {"glnet", *(model["method"] for model in suite["models"].values())}
+    if stage != "predict":
         return set(METHODS)
-    values = json.loads((ROOT / f"results/{stage}.json").read_text())["values"]
-    rows = values["runs"].values() if stage == "predict" else values["rows"]
+    values = json.loads((ROOT / "results/predict.json").read_text())["values"]
     moved = importlib.import_module("bench.config").current_method
-    return {moved(row["method"]) for row in rows}
+    return {moved(row["method"]) for row in values["runs"].values()}
 
 
 def imported(stages: Stages, stage: str, method: str = "", source: str = "") -> set[Path]:

@@ -18,7 +18,9 @@ from bench.streaming.partial import Partial
 from bench.streaming.planes import Plane
 from bench.tiling import shrink_image
 
-IN_MEMORY = ("baselines/cascadepsp", "baselines/isdnet", "baselines/magnet", "baselines/pointrend")
+IN_MEMORY = tuple(
+    f"baselines/{name}" for name in ("cascadepsp", "isdnet", "magnet", "pointrend", "rue")
+)
 """Methods whose networks see more of an image at once than a patch."""
 BY_WINDOWS = [
     (method, network, strategy)

@@ -30,6 +30,7 @@ RECEIVERS = {
     ("glnet", "coarse-to-fine-both-ways"): {"global_borrowing": "whole image"},
     ("baselines/isdnet", "whole"): {"backbone": "whole image (deep branch)"},
     ("baselines/pointrend", "whole"): {"encoder": "whole image"},
+    ("baselines/rue", "whole"): {"backbone": "whole image (deep stream)"},
     ("baselines/cascadepsp", "base"): {"base": "whole image (base network)"},
     ("baselines/cascadepsp", "cascade"): {"base": "whole image (base network)"},
     ("baselines/magnet", "coarse"): {"backbone": "whole image"},

@@ -20,15 +20,15 @@ from baselines.fctl.inference import boxes_of, contexts
 from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
-from reference import __main__, cascadepsp, fctl, formulas, glnet, isdnet, magnet, pointrend
+from reference import __main__, cascadepsp, fctl, formulas, glnet, isdnet, magnet, pointrend, rue
 from reference.check import RELATIVE, Check, Comparison, difference, rows, ties
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL, ISDNET, FCTL, MAGNET = (GOLDEN / n for n in ("official", "isdnet", "fctl", "magnet"))
-CASCADEPSP, POINTREND = GOLDEN / "cascadepsp", GOLDEN / "pointrend"
-COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, CASCADEPSP, POINTREND)
+CASCADEPSP, POINTREND, RUE = (GOLDEN / n for n in ("cascadepsp", "pointrend", "rue"))
+COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, CASCADEPSP, POINTREND, RUE)
 COMPARED = {  # file -> the least number of comparisons that it gives in all its modes
     **{f"official/golden_{case}": 180 for case in "ABC"},
     "official/train_mode1": 391,
@@ -50,6 +50,11 @@ COMPARED = {  # file -> the least number of comparisons that it gives in all its
     "pointrend/golden_net_odd": 105,
     "pointrend/train_head_T": 23,
     "pointrend/train_net_T": 428,
+    "rue/golden_A": 190,
+    "rue/golden_A_select120": 167,
+    "rue/golden_A_whole": 59,
+    "rue/golden_B": 190,
+    "rue/train_T": 1000,
 }
 
 
@@ -100,6 +105,7 @@ def test_every_golden_file_is_compared() -> None:
         (OFFICIAL, glnet),
         (CASCADEPSP, cascadepsp),
         (POINTREND, pointrend),
+        (RUE, rue),
     ],
 )
 def test_a_folder_is_known_by_its_files(folder: Path, module: Any) -> None:
@@ -109,7 +115,8 @@ def test_a_folder_is_known_by_its_files(folder: Path, module: Any) -> None:
 @pytest.mark.parametrize(
     "name",
     [f"official/golden_{case}" for case in "ABC"]
-    + ["isdnet/golden_A", "isdnet/golden_B", "fctl/golden_fctl_A", "fctl/golden_fctl_deepglobe"],
+    + ["isdnet/golden_A", "isdnet/golden_B", "fctl/golden_fctl_A", "fctl/golden_fctl_deepglobe"]
+    + ["rue/golden_A", "rue/golden_B"],
 )
 def test_the_formulas_make_what_the_golden_data_was_made_of(name: str) -> None:
     table = golden(name).table
@@ -139,7 +146,11 @@ def test_isdnet_s_weights_are_those_of_the_golden_data() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "weight", "name"),
-    [(CASCADEPSP, cascadepsp.weight, "keys"), (POINTREND, pointrend.weight, "keys_7_classes")],
+    [
+        (CASCADEPSP, cascadepsp.weight, "keys"),
+        (POINTREND, pointrend.weight, "keys_7_classes"),
+        (RUE, rue.weight, "keys"),
+    ],
 )
 def test_weights_are_those_of_the_golden_data(folder: Path, weight: Any, name: str) -> None:
     keys = json.loads((folder / "state_dict_keys.json").read_text())
@@ -195,12 +206,28 @@ def test_one_quirk_of_magnet_that_is_left_out_is_noticed(monkeypatch: pytest.Mon
     assert not any(text.startswith("s0_prob") for text in missed)
 
 
+def test_another_score_of_patches_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their means instead of their centres: other patches are seen."""
+    original = rue.spec_of
+
+    def without_one(config: Any) -> Any:
+        spec = original(config)
+        return replace(spec, official=tuple(q for q in spec.official if q != "centre-scores"))
+
+    monkeypatch.setattr(rue, "spec_of", without_one)
+    missed = failed(compared("rue/golden_A_select120"))
+    assert any(text.startswith("selected patches") for text in missed)
+    assert any(text.startswith("logits (share)") for text in missed)
+    assert not any(text.startswith(("entropy", "score_map", "loss_weights")) for text in missed)
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "key", "moved", "kept"),
     [
         ("isdnet/golden_B", "", "refine_head.fuse16.spatial_mlp.0.weight", "output", "deep_feat"),
         ("pointrend/golden_head_A", "", "point.fcs.1.conv.weight", "step 0, logits", "coarse"),
         ("pointrend/train_head_T", "", "point.fc_seg.weight", "loss point.pointloss_ce", "points"),
+        ("rue/golden_A_select120", "", "decode_head.dappm.process3.2.weight", "logits", "c5"),
         ("official/golden_C", "global", "resnet_global.layer3.2.conv2.weight", "output_g", "image"),
     ],
 )
@@ -453,6 +480,7 @@ CONTEXT = {**SIZES, "context10": 2, "n_class": 3, "patch": 0}
         ("train_A.json", {"config": {"depth": 18}, "bn_eval": 3}, r"train_A\.json is not golden"),
         ("train_A.json", {"mode": 1, "losses_in_call_order": [[1]]}, "'image_seeds' is missing"),
         ("golden_A.json", {"config": {"scales_wh": [[1]]}}, r"golden_A\.json is not golden data"),
+        ("golden_A.json", {"config": {"patches_per_side": 4}}, "'stats' is missing"),
         ("golden_A.json", {"ref_logits": {"shape": [1, 2]}}, r"golden_A\.json is not golden data"),
     ],
 )

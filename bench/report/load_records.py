@@ -24,6 +24,7 @@ UHR_ROWS = {
     ("magnet", "fast"): "MagNet-Fast / fast",
     ("pointrend", "whole"): "PointRend / whole",
     ("cascadepsp", "cascade"): "CascadePSP / cascade",
+    ("rue", "whole"): "RUE / whole",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"

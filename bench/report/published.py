@@ -29,7 +29,7 @@ POINTS = (0.5, 1.0, 2.0)
 read to about 0.3 points, and no paper seen gives its spread over seeds."""
 SHARES = (0.05, 0.15)
 """The same for memory, as a share of what is published."""
-VARIANTS = ("glnet", "isdnet", "fctl", "magnet")
+VARIANTS = ("glnet", "isdnet", "fctl", "magnet", "rue")
 """Methods that can be run as released or corrected."""
 SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
 UNTRAINED = "excluded: below baseline"

@@ -1,0 +1,162 @@
+"""RUE's one phase: crops of the images, and three losses, one of them weighted by uncertainty."""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from baselines.rue.inference import Streams, streams
+from baselines.rue.model import RUE, resize
+from baselines.rue.spec import Spec
+from bench.errors import UserError
+from bench.optim import (
+    UNLABELLED,
+    Back,
+    Phase,
+    View,
+    draw,
+    mean_over_processes,
+    process_count,
+    propagate,
+    random_crop,
+    uniform,
+)
+
+REDRAWS = 10
+MOST_OF_A_CROP = 0.75
+"""A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
+POWER = 6
+"""Of the factors of a pixel's loss."""
+
+
+def phases(network: RUE, spec: Spec) -> list[Phase]:
+    """The only phase, which trains the whole network."""
+    return [Phase("train", (network,), whole_batch=True, judged_by="whole")]
+
+
+def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
+    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a crop, mirrored, turned and distorted at
+    random, in the released code's order."""
+    image, label = _crop(image, label, spec.crop_px, rng)
+    if uniform(rng) < 0.5:
+        image, label = image.flip(-1), label.flip(-1)
+    if spec.rotate and uniform(rng) < 0.5:
+        if spec.quirk("any-angle"):
+            image, label = _turned(image, label, uniform(rng, 90, 270))
+        else:
+            quarters = 1 + draw(3, rng)
+            image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
+    if spec.distort:
+        image = _distorted(image, rng)
+    return {"image": image.contiguous(), "label": label.contiguous()}
+
+
+def backward(network: RUE, views: list[View], spec: Spec, phase: str, back: Back) -> float:
+    """Accumulate the gradients of one optimiser step; returns the loss.
+
+    Raises:
+        UserError: a step has one image alone, or the released code, which the spec reproduces,
+            crashes on crops of this size.
+    """
+    if len(views) * process_count() < 2 and network.training:
+        raise UserError(
+            "RUE cannot train on one image a step: batch norm of its 1 x 1 maps would have one value "
+            "a channel. Set the phase's `batch` to 2 or more."
+        )
+    images = torch.stack([view["image"] for view in views])
+    labels = torch.stack([view["label"] for view in views])
+    found = streams(network, network.normalise(images), spec, spec.train_patches)
+    loss = torch.stack([*losses(network, found, labels, spec).values()]).sum()
+    return propagate(loss, back)
+
+
+def losses(network: RUE, found: Streams, labels: Tensor, spec: Spec) -> dict[str, Tensor]:
+    """Each weighted term of the loss, of what the streams gave and labels (N, H, W) uint8."""
+    auxiliary = _cross_entropy(network.auxiliary(found.deep.third), labels, spec)
+    return {
+        "deep": _cross_entropy(found.deep.logits, labels, spec),
+        "final": _cross_entropy(found.logits, labels, spec, loss_weights(found.weights)),
+        "auxiliary": spec.auxiliary_weight * auxiliary,
+    }
+
+
+def loss_weights(weights: Tensor) -> Tensor:
+    """Factors of a pixel's loss (the complementer) from the shallow stream's weights, of any shape;
+    no gradient flows through them."""
+    return (1 + weights.detach()) ** POWER
+
+
+def _cross_entropy(
+    scores: Tensor, labels: Tensor, spec: Spec, weights: Tensor | None = None
+) -> Tensor:
+    """The weighted mean over labelled pixels, of scores (N, K, h, w) and weights (N, 1, h, w) that
+    are both enlarged first.
+
+    With `ignored-in-mean`, as released, pixels without a label count in the mean, as 0; with
+    `unnormalised-loss` the sum of weighted losses is divided by the number of pixels instead of the
+    sum of weights, so that its scale falls with the entropy.
+    """
+    size = labels.shape[-2:]
+    pixels = F.cross_entropy(
+        resize(scores, size), labels.long(), ignore_index=UNLABELLED, reduction="none"
+    )
+    counted = torch.ones_like(pixels)
+    if not spec.quirk("ignored-in-mean"):
+        counted = (labels != UNLABELLED).to(pixels)
+    if weights is not None:
+        factors = resize(weights, size)[:, 0]
+        pixels = factors * pixels
+        if not spec.quirk("unnormalised-loss"):
+            counted = factors * counted
+    total = mean_over_processes(counted.sum())
+    return pixels.sum() / (total + (total == 0))
+
+
+def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """A random square of the image, drawn again while one class has most of it."""
+    for _ in range(REDRAWS + 1):
+        seen, labels = random_crop(image, label, side, rng)
+        counts = labels[labels != UNLABELLED].long().bincount()
+        if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
+            break
+    return seen, labels
+
+
+def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
+    """Both turned about their centre on the same canvas; pixels from outside are black and
+    unlabelled."""
+    from torchvision.transforms.functional import InterpolationMode, rotate  # takes seconds
+
+    turned = rotate(image, degrees, InterpolationMode.BILINEAR)
+    return turned, rotate(label[None], degrees, fill=[float(UNLABELLED)])[0]
+
+
+def _distorted(image: Tensor, rng: Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
+    contrast comes first or last."""
+    from torchvision.transforms.functional import adjust_hue  # takes seconds to import
+
+    def contrasted(image: Tensor) -> Tensor:
+        return _bytes(image * uniform(rng, 0.5, 1.5)) if uniform(rng) < 0.5 else image
+
+    if uniform(rng) < 0.5:
+        image = _bytes(image + uniform(rng, -32, 32))
+    contrast_first = uniform(rng) < 0.5
+    if contrast_first:
+        image = contrasted(image)
+    if uniform(rng) < 0.5:
+        image = _saturated(image, uniform(rng, 0.5, 1.5))
+    if uniform(rng) < 0.5:
+        image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
+    return image if contrast_first else contrasted(image)
+
+
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    """Saturation times a factor, at most 1; hue and value stay."""
+    x = image.float()
+    value = x.amax(0)
+    span = (value - x.amin(0)).clamp(min=1e-6)
+    return _bytes(value - (value - x) * (value / span).clamp(max=factor))
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)
