@@ -39,7 +39,7 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
     import timm
 
     try:
-        network = smp.encoders.get_encoder(encoder, weights=None)
+        network = _encoder(encoder, None)
     except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
         known = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
         close = difflib.get_close_matches(encoder, known, 3)
@@ -52,13 +52,23 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
     if source == "package":
         return _packaged(encoder, network.state_dict())
     try:
-        filled = smp.encoders.get_encoder(encoder, weights="imagenet")
+        filled = _encoder(encoder, "imagenet")
     except Exception as error:  # every hub client fails in its own way
         raise UserError(
             f"The ImageNet weights of {encoder} could not be fetched from their hub "
             f"({type(error).__name__}): check the network, or set source to `none` in params.yaml."
         ) from None
     return dict(filled.state_dict())
+
+
+def _encoder(name: str, weights: str | None) -> Any:
+    import segmentation_models_pytorch as smp
+    from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
+
+    try:
+        return smp.encoders.get_encoder(name, weights=weights)
+    except ValueError:  # a ViT, whose maps have one size
+        return TimmViTEncoder(name.removeprefix("tu-"), pretrained=weights is not None)
 
 
 def _from_file(path: str | None) -> dict[str, Any]:

@@ -30,6 +30,14 @@ FULL_RESOLUTION = ("whole", "progressive", "fast")
 SMALL_PX, LARGE_PX = 104, 200
 """Sides of images: one batch of patches fills the first, several the second."""
 NETWORKS = get_args(generic.Network)
+ENCODERS = {
+    "icnet": "resnet18",
+    "segformer": "mit_b0",
+    "upernet": "tu-test_convnext",
+    "dpt": "tu-test_vit",
+    "linear": "tu-test_vit",
+}
+"""Where the others' does not fit."""
 FCTL_VARIANTS = ("inria", "deepglobe")
 
 
@@ -53,7 +61,8 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
         return rue.Spec(patches=4, train_patches=2, crop_px=64, **more)
     if method == "baselines/magnet":
         return magnet.Spec(**{**MAGNET, **more})
-    own = {"encoder": "resnet18", "decoder_width": 16} if network == "icnet" else {}
+    encoder = ENCODERS.get(network)
+    own = {"encoder": encoder, "decoder_width": 16} if encoder else {}
     return generic.Spec(**{**PLAIN, **own, "network": network, "train_on": "patch", **more})
 
 

@@ -7,12 +7,14 @@ import segmentation_models_pytorch as smp
 import torch
 from conftest import ROOT
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from baselines.generic.model import Colour, Network, build, start
 from baselines.generic.networks import fcn8s
 from baselines.generic.networks.vgg import VGG16, bilinear
 from baselines.generic.spec import Spec
 from bench.errors import UserError
+from bench.memory.prediction import Building, fake_copy
 from bench.method import load
 from data.weights import encoder_state
 
@@ -40,12 +42,19 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("deeplabv3plus", {}, 26_679_127),
     ("fpn", {}, 26_116_807),
     ("unet", {"encoder": "mobilenet_v2"}, 6_629_815),
+    # With 150 classes instead of 7 these are the papers' 3.8, 27.5 and 343 million; UPerNet's 60
+    # million include an auxiliary head.
+    ("segformer", {"encoder": "mit_b0"}, 3_715_943),
+    ("segformer", {"encoder": "mit_b2"}, 27_352_007),
+    ("upernet", {"encoder": "tu-convnext_tiny"}, 59_245_479),
+    ("dpt", {"encoder": "tu-vit_large_patch16_384"}, 343_292_679),
+    ("linear", {"encoder": "tu-vit_small_patch14_dinov2"}, 22_058_887),
 ]
 
 
-@pytest.mark.parametrize(("name", "more", "count"), COUNTS, ids=[c[0] for c in COUNTS])
+@pytest.mark.parametrize(("name", "more", "count"), COUNTS, ids=[f"{c[0]}-{c[2]}" for c in COUNTS])
 def test_as_many_parameters_as_stated(name: str, more: dict[str, Any], count: int) -> None:
-    with torch.device("meta"):
+    with Building():
         assert parameters(network(name, **more)) == count
     own = ROOT / "baselines/generic/networks" / f"{name}.py"
     stated = (own if own.is_file() else ROOT / "baselines/generic/model.py").read_text()
@@ -62,6 +71,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"encoder": "tu-mobilenetv3_small_050", "decoder_width": 16},
     "fpn": {"encoder": "tu-mobilenetv3_small_050", "decoder_width": 64},
     "unet": {"encoder": "mobilenet_v2", "decoder_width": 16},
+    "segformer": {"encoder": "mit_b0", "decoder_width": 16},
+    "upernet": {"encoder": "tu-test_convnext", "decoder_width": 16},
+    "dpt": {"encoder": "tu-test_vit", "decoder_width": 16},
+    "linear": {"encoder": "tu-test_vit"},
 }
 
 
@@ -109,6 +122,34 @@ def test_the_loss_is_that_of_all_heads() -> None:
             for weight, scores in net.heads(image[None])
         )
     assert found == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "dpt", "segformer", "upernet"])
+def test_a_frozen_encoder_is_not_trained(name: str) -> None:
+    net = network(name, **SMALL[name])
+    spec = Spec(network=name, train_on="patch", frozen_encoder=True)
+    (phase,) = load("baselines/generic").phases(net, spec)
+    trained = {id(p) for module in phase.trains for p in module.parameters()}
+    frozen = {key for key, p in net.named_parameters() if id(p) not in trained}
+    assert frozen == {key for key, _ in net.named_parameters() if ".encoder." in key}
+    assert trained
+
+
+@pytest.mark.parametrize(
+    ("encoder", "patch_px"),
+    [("tu-vit_small_patch14_dinov2", 14), ("tu-samvit_base_patch16", 16)],
+)
+def test_a_linear_head_takes_published_encoders_at_any_size(encoder: str, patch_px: int) -> None:
+    with Building():
+        net = network("linear", encoder=encoder)
+    assert net.stride == patch_px
+    fake = FakeTensorMode()
+    with fake:
+        images = torch.empty(1, 3, 101, 75, dtype=torch.uint8)
+        copied = fake_copy(net, fake, "cpu").eval()
+        assert copied(images).shape == (1, CLASSES, 101, 75)
+        # 112 x 84 for patches of 14 px: 64 px at least, and whole patches.
+        assert all(side % patch_px == 0 and side >= 64 for side in copied._input(images).shape[-2:])
 
 
 @pytest.mark.parametrize("pad_px", [0, 100])
@@ -180,6 +221,12 @@ def test_start_weights_that_do_not_fit_are_refused(name: str, message: str) -> N
         ({"network": "icnet", "encoder": "mobilenet_v2"}, "take resnet50"),
         ({"network": "icnet", "encoder": "resnet51"}, "no encoder 'resnet51'"),
         ({"network": "fcn8s", "fcn_pad_px": 50}, "pads its input by 100 px"),
+        ({"network": "linear"}, "takes a ViT of timm"),
+        ({"network": "linear", "encoder": "tu-test_convnext"}, "test_convnext is none"),
+        ({"network": "dpt", "encoder": "mit_b0"}, "takes a ViT of timm"),
+        ({"network": "dpt", "encoder": "tu-test_convnext"}, "dpt does not take tu-test_convnext"),
+        ({"network": "dpt", "encoder": "tu-vit_small_patch14_dinov2"}, "patches of 14 px"),
+        ({"network": "segformer", "encoder": "tu-test_vit"}, "Unsupported model downsampling"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], message: str) -> None:

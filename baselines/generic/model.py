@@ -21,8 +21,17 @@ ARCHITECTURES = {
     # Chen et al., ECCV 2018: 26,679,127 with ResNet-50. Of the two 3 x 3 convolutions that the
     # paper has after the skip, one stands before it.
     "deeplabv3plus": "DeepLabV3Plus",
+    # Xie et al., NeurIPS 2021: 3,715,943 with B0 (encoder `mit_b0`), 27,352,007 with B2.
+    "segformer": "Segformer",
+    # Xiao et al., ECCV 2018; as ConvNeXt's authors use it (Liu et al., CVPR 2022), but without the
+    # auxiliary head: 59,245,479 with `tu-convnext_tiny`. The pyramid's coarsest level has batch norm,
+    # so that training needs two images a step.
+    "upernet": "UPerNet",
+    # Ranftl et al., ICCV 2021: 343,292,679 with ViT-Large.
+    "dpt": "DPT",
 }
 DILATED = ("pspnet", "icnet")  # of NETWORKS, those with an encoder of the library
+VIT = ("dpt", "linear")  # those with a ViT of timm, whose maps have one size
 STRIDE = 32  # every encoder of the library halves five times at most
 
 
@@ -132,6 +141,10 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
 
 def _network(spec: Spec, classes: int) -> nn.Module:
     """The network that a spec names, for sides that divide by its stride."""
+    if spec.network in VIT and not spec.encoder.startswith("tu-"):
+        raise ValueError(f"{spec.network} takes a ViT of timm: tu-vit_base_patch16_224, say.")
+    if spec.network == "linear":
+        return NETWORKS[spec.network](encoder=spec.encoder.removeprefix("tu-"), classes=classes)
     if spec.network in NETWORKS:
         encoder = {"encoder": _encoder(spec)} if spec.network in DILATED else {}
         width = spec.decoder_width if encoder else spec.width
@@ -141,13 +154,18 @@ def _network(spec: Spec, classes: int) -> nn.Module:
         return NETWORKS[spec.network](classes=classes, **encoder, **more)
     import segmentation_models_pytorch as smp  # takes seconds to import
 
-    network: nn.Module = smp.create_model(
-        ARCHITECTURES[spec.network],
-        encoder_name=spec.encoder,
-        encoder_weights=None,
-        classes=classes,
-        **_decoder(spec),
-    )
+    try:
+        network: nn.Module = smp.create_model(
+            ARCHITECTURES[spec.network],
+            encoder_name=spec.encoder,
+            encoder_weights=None,
+            classes=classes,
+            **_decoder(spec),
+        )
+    except TypeError:  # only a ViT has its settings
+        raise ValueError(f"{spec.network} does not take {spec.encoder}.") from None
+    if spec.network == "dpt":
+        _prune(network.encoder)
     return network
 
 
@@ -159,6 +177,20 @@ def _encoder(spec: Spec) -> Any:
     return smp.encoders.get_encoder(spec.encoder, weights=None, output_stride=stride)
 
 
+def _prune(vit: Any) -> None:
+    """Drop what a dense network does not use: the last normalisation and the classifier.
+
+    Raises:
+        ValueError: the decoder cannot double its maps.
+    """
+    if STRIDE % vit.output_stride:
+        raise ValueError(
+            f"dpt doubles maps from 1/{STRIDE} on, but {vit.name} has patches of "
+            f"{vit.output_stride} px: take one with 16 px."
+        )
+    vit.model.prune_intermediate_layers(1, prune_norm=True, prune_head=True)
+
+
 def _cut(scores: Tensor, images: Tensor) -> Tensor:
     return scores[..., : images.shape[-2], : images.shape[-1]]
 
@@ -166,7 +198,8 @@ def _cut(scores: Tensor, images: Tensor) -> Tensor:
 def _padding(side: int, stride: int) -> int:
     """Pixels up to the next multiple of the stride; at least 64 px in all, since normalisation of
     the coarsest map needs more than one value."""
-    return max(side + -side % stride, 2 * STRIDE) - side
+    least = max(side, 2 * STRIDE)
+    return least + -least % stride - side
 
 
 def _decoder(spec: Spec) -> dict[str, Any]:
@@ -175,6 +208,19 @@ def _decoder(spec: Spec) -> dict[str, Any]:
     stride = {"encoder_output_stride": spec.output_stride} if spec.output_stride else {}
     if spec.network == "deeplabv3plus":
         return stride | ({"decoder_channels": width} if width else {})
+    if spec.network == "segformer":  # appendix, table 6: B0 and B1 have a narrower decoder
+        narrow = spec.encoder in ("mit_b0", "mit_b1")
+        return {"decoder_segmentation_channels": width or (256 if narrow else 768)}
+    if spec.network == "upernet":
+        return {"decoder_channels": width or 512}
+    if spec.network == "dpt":
+        maps = width or 256
+        inner = (maps, 2 * maps, 4 * maps, 4 * maps)
+        return {
+            "decoder_fusion_channels": maps,
+            "decoder_intermediate_channels": inner,
+            "dynamic_img_size": True,
+        }
     if width is None:
         return {}
     if spec.network == "unet":

@@ -16,6 +16,10 @@ Network = Literal[
     "icnet",
     "pspnet",
     "deeplabv3plus",
+    "segformer",
+    "upernet",
+    "dpt",
+    "linear",
     "colour",
 ]
 
@@ -30,7 +34,8 @@ class Spec:
     """`downsample`: the whole image, shrunk; `patch`: crops at the image's own resolution."""
     encoder: str = "resnet50"
     """Any encoder of segmentation-models-pytorch that the network takes: for `icnet` a ResNet.
-    `fcn8s` and `segnet` have VGG-16 of their own, `unet2015` and `enet` none."""
+    `fcn8s` and `segnet` have VGG-16 of their own, `unet2015` and `enet` none; `dpt` and `linear` take
+    a ViT of timm. Published are `mit_b0` to `mit_b5` with `segformer`."""
     size_px: PositiveInt = 508
     """Side of the square input: the shrunk image, or a patch."""
     overlap_px: NonNegativeInt = 50
@@ -39,7 +44,9 @@ class Spec:
     """Patches at once in inference: memory against speed."""
     decoder_width: PositiveInt | None = None
     """Channels of the decoder (for `unet` of its coarsest level, halved at each finer one; for
-    `icnet` of the fused maps); null: as published."""
+    `icnet` and `dpt` of the fused maps; `linear` has none); null: as published."""
+    frozen_encoder: bool = False
+    """Whether the encoder keeps its start weights, as the published linear heads do."""
     width: Annotated[int, Field(ge=4)] | None = None
     """Channels of the first stage of `unet2015`, `fcn8s`, `segnet` (64 as published) and `enet`
     (16); the others grow with it. The ImageNet weights fit 64."""

@@ -10,10 +10,14 @@ from bench.tiling import shrink_image, shrink_label
 
 
 def phases(network: nn.Module, spec: Spec) -> list[Phase]:
-    """The only phase, which trains the whole network."""
+    """The only phase, which trains the whole network, or all but a frozen encoder."""
     colour = isinstance(network, Colour)
     judge = "whole" if colour else spec.train_on
-    return [Phase("train", (network,), whole_batch=not colour, judged_by=judge)]
+    trains = (network,)
+    if isinstance(network, Network) and spec.frozen_encoder:
+        parts = network.network.named_children()
+        trains = tuple(part for name, part in parts if name != "encoder")
+    return [Phase("train", trains, whole_batch=not colour, judged_by=judge)]
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:

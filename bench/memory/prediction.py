@@ -174,7 +174,7 @@ def predict_memory(
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with _Building():
+        with Building():
             network = build()
         network = fake_copy(network, fake, "cpu")
         with fake:
@@ -262,7 +262,7 @@ def fake_copy(network: nn.Module, mode: FakeTensorMode, device: str) -> nn.Modul
     return copy.deepcopy(network, copies)
 
 
-class _Building(TorchFunctionMode):
+class Building(TorchFunctionMode):
     """Inside the block new tensors are on the meta device, except small ones, which can be read."""
 
     def __torch_function__(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.memory.prediction import Prediction, fake_copy, trace
+from bench.memory.prediction import Building, Prediction, fake_copy, trace
 from bench.memory.replay import replaying
 from bench.memory.tracker import Tracker, bytes_of
 from bench.method import Phase, View, network_for
@@ -33,7 +33,7 @@ def predict_run(run: Run, size: tuple[int, int], device: str) -> Prediction:
         size: (H, W) of the image in pixels.
         device: `cpu` or `cuda`; no GPU needs to be present.
     """
-    with torch.device("meta"):
+    with Building():
         network = network_for(run.method, run.strategy, run.spec, run.model.classes)
         parameters = sum(p.numel() for p in network.parameters())
         network = run.strategy.prepare(network, run.spec)
@@ -64,7 +64,7 @@ def predict_steps(
         device: `cpu` or `cuda`; no GPU needs to be present.
     """
     method, spec = model.method, model.spec
-    with torch.device("meta"):
+    with Building():
         network = model.build().to(memory_format=torch.channels_last)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     network = fake_copy(network, mode, "cpu")

@@ -12,6 +12,7 @@ from torch import nn
 from baselines.generic.networks.enet import ENet
 from baselines.generic.networks.fcn8s import FCN8s
 from baselines.generic.networks.icnet import ICNet
+from baselines.generic.networks.linear import Linear
 from baselines.generic.networks.pspnet import PSPNet
 from baselines.generic.networks.segnet import SegNet
 from baselines.generic.networks.unet2015 import UNet2015
@@ -20,6 +21,7 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "enet": ENet,
     "fcn8s": FCN8s,
     "icnet": ICNet,
+    "linear": Linear,
     "pspnet": PSPNet,
     "segnet": SegNet,
     "unet2015": UNet2015,
