@@ -28,7 +28,7 @@ from bench.config import (
 from bench.errors import UserError
 from bench.files import file_sha256, load_state, write_bytes
 from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
-from bench.tiling import labels_of
+from bench.tiling import labels_of, weights_of
 from data.dataset import PREPARED, Dataset, open_dataset
 
 
@@ -182,14 +182,13 @@ class Run:
             yield Scene(id, labels, counted, took[0], truth, scores)
 
     def coverage(self, height_px: int, width_px: int) -> Tensor | None:
-        """How many patches the strategy sums the scores of at each pixel of an image of this size,
-        (H, W); None for one that takes the image whole."""
+        """The sum of the weights with which the strategy adds scores of patches at each pixel of an
+        image of this size, (H, W): with equal weights the number of patches. None for a strategy
+        that takes the image whole."""
         found = self.strategy.inputs(self.spec, height_px, width_px)
         boxes = next((one.boxes for one in found if one.what == "patches"), ())
-        counts = torch.zeros(height_px, width_px)
-        for box in boxes:
-            box.of(counts).add_(1)
-        return counts if boxes else None
+        blend = getattr(self.spec, "blend", "mean")
+        return weights_of(boxes, (height_px, width_px), blend) if boxes else None
 
 
 def open_model(suite: Suite, name: str) -> Model:

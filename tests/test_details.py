@@ -28,6 +28,7 @@ from bench.report import runs
 from bench.report.load_records import load_records
 from bench.report.section import Image
 from bench.run import open_run
+from bench.tiling import importance
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 
@@ -76,6 +77,11 @@ def test_coverage_counts_the_patches_of_a_strategy(project: Path) -> None:
     starts_px = [0, 24, 48]
     assert found[0].tolist() == [sum(s <= x < s + 32 for s in starts_px) for x in range(80)]
     assert open_run(suite, "fpn-whole").coverage(32, 80) is None
+    blended = run.varied(blend="gaussian").coverage(32, 80)
+    assert blended is not None
+    weights = importance(32, 32)[0]
+    torch.testing.assert_close(blended[0, :24], weights[:24])
+    torch.testing.assert_close(blended[0, 24:32], weights[24:] + weights[:8])
 
 
 @settings(max_examples=30, deadline=None)

@@ -108,6 +108,18 @@ def _saved(path: Path, image: np.ndarray, **more: Any) -> Path:
     return path
 
 
+@pytest.mark.parametrize("size", [(101, 75), (40, 30)])
+def test_blended_patches(size: tuple[int, int], tmp_path: Path) -> None:
+    """The labels are those in memory, and others than of the plain mean where patches overlap."""
+    image = pixels(size)
+    job = job_of(blend="gaussian")
+    path, output = _saved(tmp_path / "a.png", image), tmp_path / "labels.tif"
+    assert predict_file(path, output, job, silent=True).by_windows
+    labels = read(output)
+    assert np.array_equal(labels, in_memory(job, image))
+    assert not np.array_equal(labels, in_memory(job_of(), image))
+
+
 def test_a_georeference_and_nodata(tmp_path: Path) -> None:
     bands = pixels().transpose(2, 0, 1).copy()
     bands[:, :30, :20] = 7

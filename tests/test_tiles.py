@@ -1,19 +1,24 @@
 """Patch geometry against numbers worked out by hand and against the official code's
 (tests/golden/geometry.json)."""
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.tiling import (
+    Blend,
     Box,
     Merger,
     bounding_box,
     crop,
+    cut,
     grid,
     groups,
+    importance,
     labels_of,
     relaxed,
     scaled,
@@ -21,6 +26,8 @@ from bench.tiling import (
     shrink_image,
     shrink_label,
     starts,
+    weighted,
+    weights_of,
 )
 
 GEOMETRY = json.loads((Path(__file__).parent / "golden/geometry.json").read_text())
@@ -74,6 +81,67 @@ def test_stitching_gives_back_what_was_cut(size: tuple[int, int]) -> None:
     labels = labels_of(scores_by_patches(image, boxes, 2, brightest))
     assert labels.dtype == torch.uint8
     assert torch.equal(labels, image.float().argmax(0).to(torch.uint8))
+
+
+def gaussian(side: int, place: int) -> float:
+    """Around the middle of a side, with a standard deviation of an eighth of it."""
+    return math.exp(-(((place - (side - 1) / 2) / (side / 8)) ** 2) / 2)
+
+
+def test_importance_is_a_gaussian_around_the_centre() -> None:
+    found = importance(6, 9)
+    for row, column in itertools.product(range(6), range(9)):
+        by_hand = gaussian(6, row) * gaussian(9, column)
+        assert float(found[row, column]) == pytest.approx(by_hand, rel=1e-5)
+    assert float(importance(1, 9)[0, 4]) == 1
+
+
+@pytest.mark.parametrize("side", [1, 2, 32, 508, 4096])
+def test_no_pixel_of_a_patch_weighs_nothing(side: int) -> None:
+    weights = importance(side, side)
+    assert torch.finfo(torch.float32).tiny < float(weights.min()) <= float(weights.max()) <= 1
+    assert float(weights[0, 0]) == pytest.approx(math.exp(-16 * (1 - 1 / side) ** 2), rel=1e-4)
+
+
+def test_weighted_scores_are_the_weighted_mean_of_the_patches() -> None:
+    """Against a loop over pixels and the patches above each, in float64."""
+    height, width, side = 20, 27, 8
+    boxes = grid(height, width, side, 3)
+    scores = torch.randn(len(boxes), 2, side, side, generator=torch.Generator().manual_seed(0))
+    all_of = dict(zip(boxes, scores, strict=True))
+
+    def score(group: list[Box]) -> torch.Tensor:
+        return weighted(torch.stack([all_of[box] for box in group]), "gaussian")
+
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    summed = scores_by_patches(image, boxes, 4, score)
+    found = summed / weights_of(boxes, (height, width), "gaussian")
+    for k, row, column in itertools.product(range(2), range(height), range(width)):
+        total = weight = 0.0
+        for box in boxes:
+            if box.shows(row, column):
+                y, x = row - box.top, column - box.left
+                one = gaussian(side, y) * gaussian(side, x)
+                total, weight = total + one * float(all_of[box][k, y, x]), weight + one
+        assert float(found[k, row, column]) == pytest.approx(total / weight, rel=1e-4, abs=1e-6)
+
+
+def test_without_overlap_weights_change_no_label() -> None:
+    image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
+    boxes = grid(64, 96, 32, 0)
+
+    def summed(blend: Blend) -> torch.Tensor:
+        return scores_by_patches(image, boxes, 2, lambda g: weighted(cut(image, g).float(), blend))
+
+    assert torch.equal(weights_of(boxes, (64, 96), "mean"), torch.ones(64, 96))
+    assert torch.equal(labels_of(summed("gaussian")), labels_of(summed("mean")))
+    mean = summed("gaussian") / weights_of(boxes, (64, 96), "gaussian")
+    torch.testing.assert_close(mean, summed("mean"))
+
+
+def test_the_plain_mean_is_not_touched() -> None:
+    scores = torch.randn(2, 3, 8, 8)
+    assert weighted(scores, "mean") is scores
 
 
 def test_scores_add_up_where_patches_overlap() -> None:

@@ -2,11 +2,13 @@
 
 As in GLNet's strategies, full-resolution scores are on the host, except in `whole`."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from baselines.generic.spec import Spec
 from bench.method import NetworkInput, Strategy, by_scores
-from bench.tiling import Box, Image, cut, grid, labels_of, scores_by_patches, shrink_image
+from bench.tiling import Box, Image, cut, grid, labels_of, scores_by_patches, shrink_image, weighted
 
 
 def downsample(network: nn.Module, image: Image, spec: Spec) -> Tensor:
@@ -17,9 +19,14 @@ def downsample(network: nn.Module, image: Image, spec: Spec) -> Tensor:
 
 
 def patch(network: nn.Module, image: Image, spec: Spec) -> Tensor:
-    """Scores of overlapping patches of `size_px`, summed where they overlap."""
+    """Scores of overlapping patches of `size_px`, summed where they overlap with the weights of
+    `blend`."""
+
+    def score(group: Sequence[Box]) -> Tensor:
+        return weighted(network(cut(image, group)), spec.blend)
+
     boxes = _boxes(spec, image.shape[-2], image.shape[-1])
-    return scores_by_patches(image, boxes, spec.sub_batch, lambda group: network(cut(image, group)))
+    return scores_by_patches(image, boxes, spec.sub_batch, score)
 
 
 def whole(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:

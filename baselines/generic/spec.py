@@ -40,6 +40,9 @@ class Spec:
     """Side of the square input: the shrunk image, or a patch."""
     overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
+    blend: Literal["mean", "gaussian"] = "mean"
+    """Weights of the scores of overlapping patches: equal, or a Gaussian around each patch's centre
+    as in nnU-Net and MONAI."""
     sub_batch: PositiveInt = 1
     """Patches at once in inference: memory against speed."""
     decoder_width: PositiveInt | None = None

@@ -50,7 +50,7 @@ def score_counts(scores: Tensor, coverage: Tensor | None, truth: Labels) -> Coun
 
     Args:
         scores: (K, H, W), the sums of a strategy.
-        coverage: (H, W), patches at each pixel; None: one.
+        coverage: (H, W), sum of the patches' weights at each pixel; None: 1.
         truth: (H, W), 0 .. K-1 or 255 = unlabelled.
 
     Returns:
