@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -182,6 +182,8 @@ class Tracker(TorchDispatchMode):
         operator = str(func)
         self.flops += flops_of(func, args, kwargs, result)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if operator in ("aten.view.default", "aten.reshape.default") and 1 in result.shape:
+            _with_torchs_strides(result, args[0])
         if func._schema.name in BATCH_NORMS and self._device(made[0]) == "cpu":
             _in_nchw_if_both(made[0])
         moments = self._inside(func, args, kwargs, result, made)
@@ -363,6 +365,14 @@ def _in_nchw_if_both(result: Tensor) -> None:
     the fake operator keeps those of its source."""
     if result.is_contiguous():
         result.as_strided_(result.shape, torch.empty(result.shape, device="meta").stride())
+
+
+def _with_torchs_strides(view: Tensor, source: Tensor) -> None:
+    """Layouts depend on them, and the fake operator gives sides of 1 others."""
+    with unset_fake_temporarily():
+        own = torch.empty_strided(source.shape, source.stride(), device="meta").reshape(view.shape)
+    if own.stride() != view.stride() and view is not source:
+        view.as_strided_(view.shape, own.stride())
 
 
 def _elementwise_or_view(func: Any) -> bool:
