@@ -96,7 +96,7 @@ class Compute:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` uses CUDA if there is a GPU, else the CPU."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Precision of training, as in Lightning Fabric. Inference is always float32."""
+    """Precision of training, as in Lightning Fabric. That of inference is a run's."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 2
     """Threads of torch on the host; recorded, because latency and rounding depend on it."""
     isa: Literal["native", "avx2"] = "native"
@@ -234,6 +234,8 @@ class RunConfig:
     """Fields of the model's spec that this run overrides, for instance `overlap_px`."""
     published: str | None = None
     """`METHOD / inference` of the row in bench/published.csv that this run reproduces."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of inference, by autocast: weights stay float32."""
     metric: Metric | None = None
     """The definition of that row's mIoU, if it is neither the suite's nor the official one."""
     trained: bool = True

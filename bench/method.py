@@ -14,20 +14,33 @@ One contract test covers every method and strategy.
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import torch
 from torch import Generator, Tensor, nn
 
 from bench.config import ModelConfig, RunConfig, strict
 from bench.errors import UserError, out_of_memory
 from bench.optim import Phase as Phase  # part of the contract
 from bench.optim import View as View
-from bench.tiling import Box, Image, Large, Size, labels_of, resize, summed_over_turnings
+from bench.tiling import (
+    Box,
+    Image,
+    Large,
+    Size,
+    dtype_of_sums,
+    labels_of,
+    resize,
+    summed_over_turnings,
+)
 
 ByWindows = Callable[[Any, Large, Any], None]
 """(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""A run's precisions below float32."""
 Inputs = Callable[[Any, int, int], "Sequence[NetworkInput]"]
 """(spec, height and width of an image in px) -> what the network receives of it."""
 
@@ -120,9 +133,13 @@ def by_scores(
         inputs, parts: as in `Strategy`.
     """
 
+    def own(network: Any, image: Image, spec: Any) -> Tensor:
+        found = scores(network, image, spec)
+        return found.to(dtype_of_sums(found))
+
     def enlarged(network: Any, image: Tensor, spec: Any) -> Tensor:
         def score(turned: Tensor) -> Tensor:
-            return scores(network, turned, spec)
+            return own(network, turned, spec)
 
         total = summed_over_turnings(image, getattr(spec, "test_time", ()), score)
         return resize(total[None], (image.shape[-2], image.shape[-1]))[0]
@@ -131,7 +148,7 @@ def by_scores(
         return labels_of(enlarged(network, image, spec))
 
     def by_windows(network: Any, image: Large, spec: Any) -> None:
-        found = scores(network, image, spec)
+        found = own(network, image, spec)
         if found.numel():
             image.enlarge(found, "bilinear")
 
@@ -139,6 +156,52 @@ def by_scores(
         return None if getattr(spec, "test_time", ()) else by_windows
 
     return Strategy(predict, parts, scores=enlarged, by_windows=windows, inputs=inputs)
+
+
+def in_precision(strategy: Strategy, precision: str) -> Strategy:
+    """The strategy in a run's precision: under autocast, which gives convolutions and matrix products
+    the lower one and leaves weights, and operators that would suffer, in float32.
+
+    Args:
+        precision: `fp32`, or a key of `AUTOCAST`.
+    """
+    dtype = AUTOCAST.get(precision)
+    if dtype is None:
+        return strategy
+
+    def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(network: nn.Module, *rest: Any) -> Any:
+            device = next(iter(network.state_dict().values())).device
+            with _autocast(device.type, dtype):
+                return function(network, *rest)
+
+        return called
+
+    def by_windows(spec: Any) -> ByWindows | None:
+        found = strategy.by_windows(spec)
+        return lowered(found) if found else None
+
+    return replace(
+        strategy,
+        predict=lowered(strategy.predict),
+        forward=lowered(strategy.forward) if strategy.forward else None,
+        scores=lowered(strategy.scores) if strategy.scores else None,
+        by_windows=by_windows,
+    )
+
+
+@contextmanager
+def _autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    # torch.autocast does nothing for a GPU that is absent, whose memory fake tensors predict.
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+        torch.clear_autocast_cache()
 
 
 def load(name: str) -> Method:

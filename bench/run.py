@@ -27,7 +27,16 @@ from bench.config import (
 )
 from bench.errors import UserError
 from bench.files import file_sha256, load_state, write_bytes
-from bench.method import Method, Strategy, check_strategy, load, load_weights, network_for, spec_of
+from bench.method import (
+    Method,
+    Strategy,
+    check_strategy,
+    in_precision,
+    load,
+    load_weights,
+    network_for,
+    spec_of,
+)
 from bench.tiling import labels_of, weights_of
 from data.dataset import PREPARED, Dataset, open_dataset
 
@@ -115,8 +124,13 @@ class Run:
 
     @property
     def strategy(self) -> Strategy:
-        """How its network processes an image."""
-        return self.method.strategies[self.config.strategy]
+        """How its network processes an image, in the run's precision."""
+        return in_precision(self.method.strategies[self.config.strategy], self.config.precision)
+
+    @property
+    def in_float32(self) -> "Run":
+        """The same run in float32."""
+        return replace(self, config=replace(self.config, precision="fp32"))
 
     @property
     def dataset(self) -> Dataset:

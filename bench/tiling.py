@@ -204,7 +204,7 @@ def scores_by_patches(
         boxes: patches that cover it.
         score: a group of P boxes -> (P, K, h, w) of any resolution on any device; resized to the
             boxes by nearest neighbour after the transfer, as in the official code.
-        dtype: of the sums; None: that of the scores.
+        dtype: of the sums; None: that of the scores, at least float32.
 
     Returns:
         (K, H, W) on the host; an empty tensor for an image on the disk, whose labels are written.
@@ -219,12 +219,17 @@ def scores_by_patches(
             sums = torch.zeros(
                 scores.shape[1],
                 *image.shape[-2:],
-                dtype=dtype or scores.dtype,
+                dtype=dtype_of_sums(scores, dtype),
                 device=image.device,
             )
         for one, box in zip(scores, group, strict=True):
             box.of(sums).add_(resize(one[None], (box.height, box.width), "nearest")[0])
     return sums
+
+
+def dtype_of_sums(scores: Tensor, wanted: torch.dtype | None = None) -> torch.dtype:
+    """Of sums of scores: the wanted one, else that of the scores, but at least float32."""
+    return wanted or torch.promote_types(scores.dtype, torch.float32)
 
 
 Blend = Literal["mean", "gaussian"]

@@ -4,8 +4,9 @@ A model with several seeds has matrices of all seeds, and labels of the first.""
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ from bench.files import file_sha256, write_bytes
 from bench.parallel import parallel_map
 from bench.pipeline import cache
 from bench.pipeline.details import ABOUT, Details
-from bench.run import Run, device_facts, open_run, set_up
+from bench.run import Run, Scene, device_facts, open_run, set_up
 
 PRELOAD = ("bench.pipeline.evaluate", "segmentation_models_pytorch")
+AGREEMENT = (
+    "by split and scene the share of pixels, 0..1, that get the label which the same weights and "
+    "strategy give in float32"
+)
 Splits = dict[str, dict[str, list[list[int]]]]
 """Confusion matrix (K + 1, K) by split and scene."""
 
 
 def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
-    """Predict every image of the suite's splits at its own resolution; write the labels of `test`.
+    """Predict every image of the suite's splits at its own resolution; write the labels of `test`. A
+    run in lower precision is compared with float32, which takes time and memory of its own.
 
     Args:
         silent: show no progress bar.
@@ -38,6 +44,8 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
     seeds = run.seeds
     by_seed: dict[int, Splits] = {}
     details: dict[str, dict[str, Any]] = {}
+    agreement: dict[str, dict[str, float]] = {}
+    lowered = run.config.precision != "fp32"
     seconds: dict[str, float] = {}
     status: Status = "ok"
     reason = None
@@ -49,12 +57,19 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             by_seed[seed] = {split: {} for split in suite.splits}
             for split, matrices in by_seed[seed].items():
                 counted = Details(len(dataset.classes))
-                for scene in run.scenes(network, split, suite.details):
+                found = run.scenes(network, split, suite.details)
+                exact: Iterable[Scene | None] = repeat(None)
+                if lowered and seed == seeds[0]:
+                    exact = run.in_float32.scenes(network, split)
+                for scene, same in zip(found, exact, strict=False):  # None has no end
                     matrices[scene.id] = scene.matrix.tolist()
                     if suite.details:
                         truth, prediction = scene.truth.numpy(), scene.labels.numpy()
                         coverage = run.coverage(*truth.shape)
                         counted.add(scene.id, truth, prediction, scene.scores, coverage)
+                    if same:
+                        equal = (scene.labels == same.labels).float().mean().item()
+                        agreement.setdefault(split, {})[scene.id] = equal
                     if seed == seeds[0]:
                         seconds[scene.id] = scene.seconds
                         if split == "test":
@@ -67,7 +82,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
         if not out_of_memory(error):
             raise
         status, reason = "oom", str(error).split("\n", 1)[0]
-        by_seed, details = {}, {}
+        by_seed, details, agreement = {}, {}, {}
         labels.mkdir(parents=True, exist_ok=True)  # the pipeline expects the folder
     return record.Record(
         stage="evaluate",
@@ -84,6 +99,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             "splits": by_seed.get(seeds[0], {}),
             **record.other_seeds(by_seed),
             **({"details": details, **ABOUT} if details else {}),
+            **({"agreement": agreement, "agreement_definition": AGREEMENT} if agreement else {}),
             "definition": (
                 "pixels by true class (rows; the last one: unlabelled) and predicted class "
                 "(columns), at the image's own resolution"

@@ -20,7 +20,16 @@ from bench.streaming.partial import Partial
 from bench.streaming.planes import ArrayFile, Plane
 from bench.streaming.raster import cover
 from bench.streaming.score_sums import Grid, ScoreSums
-from bench.tiling import Box, Merger, Size, groups, labels_of, resize, shrink_image
+from bench.tiling import (
+    Box,
+    Merger,
+    Size,
+    dtype_of_sums,
+    groups,
+    labels_of,
+    resize,
+    shrink_image,
+)
 
 CHUNK_BYTES = 2**22
 """Pixels or scores in memory at once, in steps that do not work by patches."""
@@ -113,7 +122,8 @@ class LargeImage:
                 # A group is computed whole, even if its first patches are done: in another batch,
                 # rounding could differ.
                 if number + len(group) > first:
-                    scores = score(group).to(self.device, dtype)
+                    scores = score(group).to(self.device)
+                    scores = scores.to(dtype_of_sums(scores, dtype))
                     pairs = zip(scores, group, strict=True)
                     for one, box in islice(pairs, max(first - number, 0), None):
                         if sums.add(resize(one[None], (box.height, box.width), "nearest")[0]):
@@ -194,7 +204,7 @@ class DiskMapStore:
 
     def __setitem__(self, first: Box, kept: Tensor, /) -> None:
         with self._path(first).open("wb") as file:
-            np.save(file, kept.numpy())
+            np.save(file, kept.to(dtype_of_sums(kept)).numpy())  # NumPy has no bfloat16
             file.flush()
             os.fsync(file.fileno())
         self.written_bytes += kept.nbytes

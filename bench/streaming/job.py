@@ -54,6 +54,7 @@ class Job:
         return {
             "method": self.run.model.config.method,
             "strategy": self.run.config.strategy,
+            "precision": self.run.config.precision,
             "spec": {key: str(value) for key, value in asdict(self.run.spec).items()},
             "classes": len(self.palette),
             "layout": 3,  # of the folder of an unfinished image
