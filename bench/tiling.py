@@ -259,8 +259,7 @@ def weights_of(boxes: Iterable[Box], image: Size, blend: Blend) -> Tensor:
     """Sum of the weights at each pixel of an image of size (H, W): what divides a sum of scores."""
     total = torch.zeros(image)
     for box in boxes:
-        one = importance(box.height, box.width) if blend == "gaussian" else 1
-        box.of(total).add_(one)
+        box.of(total).add_(weighted(torch.ones(1, 1, box.height, box.width), blend)[0, 0])
     return total
 
 

@@ -13,7 +13,7 @@ def phases(network: nn.Module, spec: Spec) -> list[Phase]:
     """The only phase, which trains the whole network, or all but a frozen encoder."""
     colour = isinstance(network, Colour)
     judge = "whole" if colour else spec.train_on
-    trains = (network,)
+    trains: tuple[nn.Module, ...] = (network,)
     if isinstance(network, Network) and spec.frozen_encoder:
         parts = network.network.named_children()
         trains = tuple(part for name, part in parts if name != "encoder")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.memory.rules.shared import SHARED, Moment, Rules, Use, beside_results, copy_bytes, named
 
+WIDEST = 14  # kernel whose weights' gradient in NHWC needs no im2col (16 does)
 GATHERED = 2**20
 """Bytes that a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
 
@@ -181,6 +182,8 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
         first, second = _backward_channels_last(shape, gradient)
         copies += [shape.copy(weight), to_source]
         moments = [Moment([*copies, first])] if to_source else []
+        if not shape.transposed and shape.groups == 1 and weight.shape[-1] > WIDEST:  # im2col
+            return [*moments, Moment([*copies, _column_bytes(shape, gradient), weight.nbytes])]
         return [*moments, Moment([*copies, second, weight.nbytes, weight.nbytes])]
     moments = []
     blocked_source, blocked_gradient = shape.blocked_source(), shape.blocked(gradient)
