@@ -37,7 +37,7 @@ from bench.method import (
     network_for,
     spec_of,
 )
-from bench.tiling import labels_of, weights_of
+from bench.tiling import Blend, labels_of, weights_of
 from data.dataset import PREPARED, Dataset, open_dataset
 
 
@@ -201,7 +201,7 @@ class Run:
         that takes the image whole."""
         found = self.strategy.inputs(self.spec, height_px, width_px)
         boxes = next((one.boxes for one in found if one.what == "patches"), ())
-        blend = getattr(self.spec, "blend", "mean")
+        blend: Blend = getattr(self.spec, "blend", None) or "mean"
         return weights_of(boxes, (height_px, width_px), blend) if boxes else None
 
 
