@@ -1,13 +1,14 @@
-"""CascadePSP's refiner against the released code: every map of its passes, inference as a whole and
-by crops, losses and gradients with batch norm in both modes.
+"""CascadePSP against the released code: every map of the refiner's passes, inference as a whole and
+by crops, components of several classes, losses and gradients with batch norm in both modes.
 
-The released scene parsing scripts and the mask perturbation are not compared: here a class is one
-mask, and masks are damaged with other random numbers."""
+The mask perturbation is not compared: here masks are damaged otherwise."""
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.cascadepsp.inference import refined
-from baselines.cascadepsp.spec import Spec
+from baselines.cascadepsp.components import box_of, masks_of
+from baselines.cascadepsp.inference import merged, refined
+from baselines.cascadepsp.spec import Quirk, Spec
 from baselines.cascadepsp.training import losses
 from reference import formulas, replay
 from reference.check import Comparison, Method
-from reference.golden import Golden
+from reference.golden import Golden, fingerprint
 from reference.keys import cascadepsp_key
 
 GAINS = {
@@ -68,6 +70,11 @@ PROBABILITY_NOISE = 2.7e-6
 """Of probabilities where a case has none: the largest of all cases."""
 SMALLEST = 1e-6
 """A gradient's norm below this share of the largest is noise."""
+STUFF = (
+    *(1, 2, 3, 4, 6, 7, 10, 12, 14, 17, 22, 26, 27, 29, 30, 47, 49, 52, 53, 55, 60, 61, 62, 69),
+    *(80, 85, 92, 95, 97, 102, 106, 110, 114, 129, 141),
+)
+"""Classes of ADE20K that the scene parsing scripts doubt."""
 SHIFT_PX = (5, 3)  # of the seed mask against the true one in a training step: down, right
 
 
@@ -115,6 +122,8 @@ def modes(golden: Golden) -> list[str]:
         return [mode for mode in ("bn_eval", "bn_train") if mode in golden.table]
     if "inter" in golden.config:
         return ["passes"]
+    if "components" in golden.table:
+        return ["components"]
     cases = [name for name, one in golden.table.items() if _is_inference(one)]
     return cases or ["not compared"]
 
@@ -129,6 +138,8 @@ def check(golden: Golden, mode: str, compare: Comparison) -> None:
         check_step(golden, mode, compare)
     elif mode == "passes":
         check_passes(golden, compare)
+    elif mode == "components":
+        check_components(golden, compare)
     elif mode != "not compared":
         check_inference(golden, mode, compare)
 
@@ -238,6 +249,73 @@ def _calls(
                 compare.check(f"{name}, {key} by its pixels", off, apart)
 
 
+@torch.inference_mode()
+def check_components(golden: Golden, compare: Comparison) -> None:
+    """The scene parsing scripts: a label map's components, each refined, and their merging."""
+    config, expected, kept = golden["config"], golden["components"], golden.arrays
+    size, seed = (config["h"], config["w"]), config["seed"]
+    spec = _scripts(config["options"])
+    network, image = _network(seed, Spec(), compare.dtype), replay.image_of(*size, seed)
+    listed = re.search(r"CLS = \[([\d, ]+)\]", config["seg"])
+    void = re.search(r"\[:(\d+),:(\d+)\] = 0", config["gt"])
+    if listed is None or void is None:
+        raise ValueError("`seg` or `gt` is described otherwise")
+    classes = np.array([int(number) for number in listed[1].split(",")], np.uint8)
+    labels = torch.from_numpy(classes[formulas.label(*size, seed, config["classes"])])
+    names = {one["mask_sha256"]: name for name, one in expected.items()}
+    found = {}
+    for number in np.unique(labels.numpy()).tolist():
+        for mask in masks_of(labels == number, spec):
+            name = names.get(fingerprint(mask.numpy().astype(np.uint8)), "")
+            compare.equal(f"component of class {number}", name.split(".")[0], str(number))
+            box = box_of(mask, spec)
+            if name and box is not None:
+                picture = kept[f"refined_{name}"]
+                found[name] = (number, box, torch.from_numpy(picture) / 255)
+                _picture(
+                    name, refined(network, box.of(image), box.of(mask), spec), picture, compare
+                )
+    compare.equal("components", set(found), set(expected))
+    parts = (found[name] for name in golden["listing_order"] if name in found)
+    result = merged(labels, parts, replace(spec, official=False)).numpy()
+    result[: int(void[1]), : int(void[2])] = 0
+    compare.check("labels (pixels)", float((result != kept["final"]).sum()), 0)
+
+
+def _picture(name: str, likely: Tensor, picture: NDArray[np.uint8], compare: Comparison) -> None:
+    """Probabilities (h, w) against the whole grey levels to which they are cut off."""
+    compare.equal(f"{name}, size", list(likely.shape), list(picture.shape))
+    if likely.shape == picture.shape:
+        above = 255 * likely.double().numpy() - picture  # 0 to 1
+        off = max(float(-above.min()), float(above.max()) - 1, 0)
+        compare.check(f"{name}, grey levels", off, 255 * allowed(None, PROBABILITY_NOISE))
+
+
+def _scripts(options: Sequence[str]) -> Spec:
+    """The settings of the scene parsing scripts.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--global_only", action="store_true")
+    parser.add_argument("--L", type=int, default=900)
+    parser.add_argument("--stride", type=int, default=450)
+    given, unknown = parser.parse_known_args(list(options))
+    if unknown:
+        raise ValueError(f"unknown options {unknown}")
+    quirks = tuple(quirk for quirk in get_args(Quirk) if quirk != "aligned-corners")
+    return Spec(
+        side_px=given.L,
+        stride_px=given.stride,
+        enlarged_px=224 if given.global_only else 1,
+        by_crops=not given.global_only,
+        components=True,
+        doubtful=STUFF,
+        official=quirks,
+    )
+
+
 def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     """One forward and backward pass."""
     config, theirs = golden["config"], golden[mode]
@@ -291,6 +369,7 @@ METHOD = Method(
     marks=(
         "inter",
         "order_of_the_six",
+        "listing_order",
         *(f"{kind}_{size}" for kind in ("global", "local") for size in ("larger", "smaller")),
     ),
     modes=modes,

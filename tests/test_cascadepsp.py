@@ -11,6 +11,7 @@ from conftest import CASCADEPSP
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from baselines.cascadepsp.components import box_of, masks_of
 from baselines.cascadepsp.damage import damaged, overlap, redrawn
 from baselines.cascadepsp.inference import (
     _resized,
@@ -18,6 +19,7 @@ from baselines.cascadepsp.inference import (
     cascade,
     crops,
     inner,
+    merged,
     refined,
     worth_refining,
 )
@@ -191,13 +193,47 @@ def test_a_pixel_takes_the_surest_class_or_keeps_its_label(
     likely[0][:, 39] = 0.9  # class 0 the last column
     numbers = iter((0, 1))
     monkeypatch.setattr("baselines.cascadepsp.inference.base", lambda *_: labels)
-    monkeypatch.setattr("baselines.cascadepsp.inference.relaxed", lambda *_: Box(0, 0, 40, 40))
+    monkeypatch.setattr("baselines.cascadepsp.components.relaxed", lambda *_: Box(0, 0, 40, 40))
     monkeypatch.setattr("baselines.cascadepsp.inference.refined", lambda *_: likely[next(numbers)])
     found = cascade(network, IMAGE[:, :40, :40], SMALL)
     expected = labels.clone()
     expected[0] = 1
     expected[:, 39] = 0
     assert torch.equal(found, expected)
+
+
+def test_a_class_is_split_as_released() -> None:
+    mask = torch.zeros(60, 200, dtype=torch.bool)
+    mask[10:50, :40] = mask[10:50, 46:86] = True  # a gap of 6 px is closed
+    mask[10:50, 106:146] = True
+    mask[10:30, 170:190] = True  # too small
+    split = Spec(components=True)
+    parts = list(masks_of(mask, split))
+    rows = [part.any(1).nonzero()[[0, -1], 0].tolist() for part in parts]
+    columns = [part.any(0).nonzero()[[0, -1], 0].tolist() for part in parts]
+    # The disc has even sides: a component loses its first row and column inside the image.
+    assert rows == [[11, 49], [11, 49]]
+    assert columns == [[0, 85], [107, 145]]
+    assert not list(masks_of(mask & (mask.cumsum(1) < 20), split)), "a class of 760 px"
+    assert [part.equal(mask) for part in masks_of(mask, Spec())] == [True]
+
+
+def test_a_box_as_released_leaves_out_its_last_row_and_column() -> None:
+    mask = torch.zeros(160, 200, dtype=torch.bool)
+    assert box_of(mask, Spec()) is None
+    mask[41:100, 61:100] = True
+    # 41 - 58 / 8 = 33.75, 99 + 58 / 8 = 106.25; 61 - 38 / 8 = 56.25, 99 + 38 / 8 = 103.75
+    assert box_of(mask, Spec(official=("open-boxes",))) == Box(33, 56, 106 - 33, 103 - 56)
+
+
+def test_doubtful_classes_and_grey_levels() -> None:
+    labels, box = torch.zeros(1, 4, dtype=torch.uint8), Box(0, 0, 1, 4)
+    likely = torch.tensor([[0.5019, 0.97, 0.99, 0.4]])
+    found = [
+        merged(labels, [(1, box, likely)], Spec(doubtful=doubtful, official=official)).tolist()
+        for doubtful, official in (((), ()), ((1,), ()), ((), ("grey-levels",)))
+    ]
+    assert found == [[[1, 1, 1, 0]], [[0, 0, 1, 0]], [[0, 1, 1, 0]]]
 
 
 def test_a_damaged_mask_is_like_the_true_one_but_not_the_same() -> None:

@@ -38,6 +38,8 @@ COMPARED = {  # file -> the least number of comparisons that it gives in all its
     "isdnet/golden_B": 192,
     "isdnet/train_T": 274,
     "cascadepsp/golden_infer": 98,
+    "cascadepsp/golden_multiclass_global": 29,
+    "cascadepsp/golden_multiclass_local": 17,
     "cascadepsp/golden_net_B": 397,
     "cascadepsp/train_T": 732,
     "magnet/golden_A": 122,

@@ -4,18 +4,24 @@ first as a whole and then crop by crop.
 As in the scene parsing recipe of the released code. Differs from the official code: the image and
 masks of full resolution stay on the host, and only crops are on the device."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.nn import functional as F
 
+from baselines.cascadepsp.components import box_of, masks_of
 from baselines.cascadepsp.model import STRIDE, CascadePSP
 from baselines.cascadepsp.spec import Spec
 from bench.method import NetworkInput, Strategy
-from bench.tiling import Box, bounding_box, labels_of, relaxed, resize, shrink_image
+from bench.tiling import Box, labels_of, resize, shrink_image
 
 LEAST_PROBABILITY = 0.5
 """A class must be more likely than this to replace a pixel's label."""
+DOUBT = 0.51
+"""Factor of a `doubtful` class's probabilities."""
+LEVELS = 255
 
 
 def base(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
@@ -34,16 +40,30 @@ def cascade(network: CascadePSP, image: Tensor, spec: Spec) -> Tensor:
     image and no crop is skipped: predicted memory is an upper bound.
     """
     labels = base(network, image, spec)
-    size = (image.shape[-2], image.shape[-1])
-    best = torch.full(size, LEAST_PROBABILITY, device=image.device)
+
+    def parts() -> Iterator[tuple[int, Box, Tensor]]:
+        for number in range(network.classes):
+            for mask in masks_of(labels == number, spec):
+                box = box_of(mask, spec)
+                if box is not None:
+                    yield number, box, refined(network, box.of(image), box.of(mask), spec)
+
+    return merged(labels, parts(), spec)
+
+
+def merged(labels: Tensor, parts: Iterable[tuple[int, Box, Tensor]], spec: Spec) -> Tensor:
+    """Labels (H, W) uint8 that take what is more likely: of equal ones the first.
+
+    Args:
+        parts: a class, a box of the image, and the probabilities (h, w) of the class there.
+    """
+    best = torch.full_like(labels, LEAST_PROBABILITY, dtype=torch.float32)
     result = labels.clone()
-    for number in range(network.classes):
-        mask = labels == number
-        found = bounding_box(mask)
-        if found is None:
-            continue
-        box = relaxed(found, size, spec.box_growth / 2, (STRIDE, STRIDE))
-        likely = refined(network, box.of(image), box.of(mask), spec)
+    for number, box, likely in parts:
+        if spec.quirk("grey-levels"):  # saved as an image of 8 bits, cut off
+            likely = (LEVELS * likely).floor() / LEVELS
+        if number in spec.doubtful:
+            likely = DOUBT * likely
         better = likely > box.of(best)
         box.of(result).masked_fill_(better, number)
         torch.maximum(box.of(best), likely, out=box.of(best))

@@ -7,7 +7,9 @@ from pydantic.dataclasses import dataclass
 
 Strategy = Literal["base", "cascade"]
 Phase = Literal["base", "refiner"]
-Quirk = Literal["floored-sides", "both-sides-padded", "aligned-corners"]
+Quirk = Literal[
+    "floored-sides", "both-sides-padded", "aligned-corners", "open-boxes", "grey-levels"
+]
 """Behaviours of the released code that this code corrects; each is described where it is used."""
 
 
@@ -40,6 +42,12 @@ class Spec:
     """Margin that is dropped at a crop's edges inside the mask."""
     least_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """A crop with less foreground than this, or less background, is not refined."""
+    components: bool = False
+    """Refine each connected component of a class by itself, as the released scene parsing scripts
+    do."""
+    doubtful: tuple[int, ...] = ()
+    """Classes that replace a label only where their probability is above 0.98. The released list is
+    of ADE20K's classes."""
     box_growth: Annotated[float, Field(ge=0)] = 0.25
     """Relative enlargement of a class's bounding box."""
     crop_px: Annotated[int, Field(ge=32)] = 224
