@@ -146,23 +146,28 @@ def test_what_texts_say_without_a_number_is_so_in_the_records() -> None:
 
 def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     """README and docs/protocol.md."""
+    runs = generate.names("idrid-a/evaluate")
+    trained = [run for run in runs if run != "colour"]
     pairs = pd.read_csv(ROOT / "report/idrid-a/tables/pairs.csv").set_index(["first", "second"])
-    verdict = pairs.verdict["glnet-global", "glnet-global-to-local"]
-    assert verdict == "glnet-global is beaten by glnet-global-to-local"
-    coarse, fine = (
-        generate.found_by_size("idrid-a", f"glnet-{run}") for run in ("global", "global-to-local")
+    better = [
+        ("glnet-global", "glnet-global-to-local"),
+        ("fpn-patch", "glnet-global-to-local"),
+    ]
+    for first, second in better:
+        assert pairs.verdict[first, second] == f"{first} is beaten by {second}"
+    assert pairs.verdict["fpn-downsample", "fpn-patch"] == "fpn-downsample beats fpn-patch"
+    assert pairs.verdict["fpn-downsample", "glnet-global-to-local"] == "no significant difference"
+    assert pairs.verdict["fpn-patch", "fpn-whole"] == "no significant difference"
+    shrunk, cut = (
+        generate.found_by_size("idrid-a", f"fpn-{strategy}") for strategy in ("downsample", "patch")
     )
-    assert max(coarse[:2]) < 7
-    assert fine[1] == pytest.approx(100 / 3, abs=2)
-    gains = [after - before for before, after in zip(coarse, fine, strict=True)]
-    assert max(gains[2:]) < max(gains[:2])
-    assert generate.miou("idrid-a", "glnet-collaborative") < generate.miou(
-        "idrid-a", "glnet-global"
+    assert all(small < large for small, large in zip(shrunk[:2], cut[:2], strict=True))
+    assert min(shrunk[5], cut[5]) > 50
+    precision = {run: generate.lesions_precision("idrid-a", run) for run in runs}
+    assert {"fpn-patch", "fpn-whole"} == set(sorted(precision, key=precision.__getitem__)[-2:])
+    assert all(
+        generate.miou("idrid-a", "colour") < generate.miou("idrid-a", run) for run in trained
     )
-    steps = values("idrid-a/train/glnet.json")["phases"]["local-to-global"]["steps"]
-    assert steps == 20
-    missed = [k for k, iou in generate.retina_ious("idrid-a", "unet-patch").items() if iou < 0.5]
-    assert missed == ["microaneurysm", "haemorrhage", "soft_exudate"]
 
 
 def test_what_the_page_of_mosaic_concludes_is_so_in_the_records() -> None:

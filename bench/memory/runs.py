@@ -35,11 +35,11 @@ def predict_run(run: Run, size: tuple[int, int], device: str) -> Prediction:
     """
     with Building():
         network = network_for(run.method, run.strategy, run.spec, run.model.classes)
-        parameters = sum(p.numel() for p in network.parameters())
-        network = run.strategy.prepare(network, run.spec)
+    parameters = sum(p.numel() for p in network.parameters())
     mode = FakeTensorMode()
     network = fake_copy(network, mode, device)
     with mode, torch.inference_mode():
+        network = run.strategy.prepare(network, run.spec)
         image = torch.empty(3, *size, dtype=torch.uint8, device="cpu")
 
         def work(tracker: Tracker) -> None:
