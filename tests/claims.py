@@ -101,6 +101,14 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
+        f"allocates {N} MiB instead of {N}",
+        lambda: [
+            generate.measured("idrid-a", "cpu-2-cores", f"fpn-{strategy}")["allocated"]
+            for strategy in ("whole", "patch")
+        ],
+    ),
+    Claim(
+        "docs/protocol.md",
         f"its IoU falls from {N} to {N} %",
         lambda: [
             generate.retina_ious("idrid-a", run)["optic_disc"]

@@ -163,6 +163,8 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     )
     assert all(small < large for small, large in zip(shrunk[:2], cut[:2], strict=True))
     assert min(shrunk[5], cut[5]) > 50
+    seconds = {run: generate.measured("idrid-a", "cpu-2-cores", run)["ms"] for run in runs}
+    assert seconds["fpn-downsample"] < 0.1 * seconds["glnet-global-to-local"]
     precision = {run: generate.lesions_precision("idrid-a", run) for run in runs}
     assert {"fpn-patch", "fpn-whole"} == set(sorted(precision, key=precision.__getitem__)[-2:])
     assert all(
