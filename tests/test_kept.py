@@ -235,6 +235,12 @@ def of_report(patch: pytest.MonkeyPatch) -> Path:
     report(load_records(read_suite()))
     kept = {path: path.read_bytes() for path in Path("report/tiny").rglob("*.*")}
     assert {"latency.csv", "runs.csv", "colour.json"} <= {path.name for path in kept}
+    inputs = load_records(read_suite())
+    with pytest.MonkeyPatch.context() as fault:
+        fault.setattr("bench.report.__main__._write_pages", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            report(inputs)
+    assert kept == {path: path.read_bytes() for path in Path("report/tiny").rglob("*.*")}
     page = report(load_records(replace(read_suite(), machine="another")))
     assert kept == {path: path.read_bytes() for path in Path("report/tiny").rglob("*.*")}
     assert page.is_file()

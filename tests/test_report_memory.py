@@ -258,7 +258,7 @@ def test_published_accuracy_against_measured_memory() -> None:
     assert not memory.paper_accuracy_section(on_gpu.iloc[:0])
 
 
-SUITES = ("earthcover", "earthcover-long", "mosaic")
+SUITES = ("earthcover", "earthcover-long", "idrid-a", "mosaic")
 """Those with committed records."""
 CROSSED = 4
 """Labels of one figure that may lie on an interval: of some forty points, twenty share a column."""

@@ -46,18 +46,20 @@ def report(inputs: Inputs, site_folder: Path = SITE, folder: Path = REPORT) -> P
         print(f"{kept} is kept as it is: records are missing for its {', '.join(lost)}.")
         with tempfile.TemporaryDirectory() as other:
             return report(inputs, site_folder, Path(other))
-    for stale in (own, *parts):
-        shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
     site = Site(site_folder, content.suite, content.links)
     with figures.static.written(drawings(content), own / "figures"):
         for name, section in content.tables.items():
             for kind, text in section.files().items() if len(section.rows) else ():
-                for place in (own, kept) if kind == "csv" else (own,):
-                    write_text(place / "tables" / f"{name}.{kind}", text)
-        for run, numbers in run_metrics(content.runs):
-            write_text(kept / "metrics" / f"{run}.json", json.dumps(numbers, indent=1) + "\n")
+                write_text(own / "tables" / f"{name}.{kind}", text)
         write_assets(own)
         _write_pages(site, content)
+    for stale in parts:  # after all that could fail
+        shutil.rmtree(stale, ignore_errors=True)
+    for table in (own / "tables").glob("*.csv"):
+        write_text(kept / "tables" / table.name, table.read_text())
+    for run, numbers in run_metrics(content.runs):
+        write_text(kept / "metrics" / f"{run}.json", json.dumps(numbers, indent=1) + "\n")
     (kept / "figures").mkdir(parents=True)  # DVC expects the folder, of other suites too
     for name in KEPT.get(content.suite, ()):
         if (drawn := own / "figures" / f"{name}.svg").exists():

@@ -151,9 +151,11 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
         points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
         dashes = dict(zip(points["join"].unique(), itertools.cycle(static.DASHES)))
         points["dash"] = points["join"].map(dashes)
+    x = memory_axis(chart.x.title, points.x, log=True)
     chart = replace(
         chart,
-        x=memory_axis(chart.x.title, points.x, log=True),
+        x=x,
+        lines=tuple(one for one in chart.lines if not one.upright or x.low <= one.at <= x.high),
         points=points,
         keys=legend(points[ours].sort_values("network")).assign(size_pt=5.2),
         front=letter == "a",
