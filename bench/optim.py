@@ -23,6 +23,8 @@ __all__ = [
     "Phase",
     "View",
     "adam",
+    "balanced_crop",
+    "distort",
     "draw",
     "flip_and_turn",
     "focal_loss",
@@ -34,9 +36,13 @@ __all__ = [
     "random_crop",
     "sgd",
     "stepped",
+    "to_bytes",
     "uniform",
 ]
 UNLABELLED = 255
+REDRAWS = 10
+MOST_OF_A_CROP = 0.75
+"""A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
 Back = Callable[[Tensor], None]
 """Runs the backward pass of a loss."""
 View = dict[str, Tensor]
@@ -262,3 +268,47 @@ def draw(below: int, rng: Generator) -> int:
 def uniform(rng: Generator, low: float = 0, high: float = 1) -> float:
     """A random number between `low` and `high`."""
     return low + (high - low) * float(torch.rand((), generator=rng))
+
+
+def balanced_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """A random square of the image, drawn again while one class has most of it, as ISDNet's and
+    RUE's released codes do; arguments as in `random_crop`."""
+    for _ in range(REDRAWS + 1):
+        seen, labels = random_crop(image, label, side, rng)
+        counts = labels[labels != UNLABELLED].long().bincount()
+        if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
+            break
+    return seen, labels
+
+
+def distort(image: Tensor, rng: Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
+    contrast comes first or last: the distortion of ISDNet's and RUE's released codes."""
+    from torchvision.transforms.functional import adjust_hue  # takes seconds to import
+
+    def contrasted(image: Tensor) -> Tensor:
+        return to_bytes(image * uniform(rng, 0.5, 1.5)) if uniform(rng) < 0.5 else image
+
+    if uniform(rng) < 0.5:
+        image = to_bytes(image + uniform(rng, -32, 32))
+    contrast_first = uniform(rng) < 0.5
+    if contrast_first:
+        image = contrasted(image)
+    if uniform(rng) < 0.5:
+        image = _saturated(image, uniform(rng, 0.5, 1.5))
+    if uniform(rng) < 0.5:
+        image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
+    return image if contrast_first else contrasted(image)
+
+
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    """Saturation times a factor, at most 1; hue and value stay."""
+    x = image.float()
+    value = x.amax(0)
+    span = (value - x.amin(0)).clamp(min=1e-6)
+    return to_bytes(value - (value - x) * (value / span).clamp(max=factor))
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Rounded to uint8, 0..255."""
+    return image.round().clamp(0, 255).to(torch.uint8)

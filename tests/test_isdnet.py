@@ -169,7 +169,7 @@ def test_distortion_keeps_the_labels_and_moves_the_colours() -> None:
 
 
 def test_saturation_scales_what_is_below_the_largest_channel() -> None:
-    from baselines.isdnet.training import _saturated
+    from bench.optim import _saturated
 
     pixel = torch.tensor([200, 150, 100], dtype=torch.uint8).view(3, 1, 1)
     assert _saturated(pixel, 0.5).flatten().tolist() == [200, 175, 150]

@@ -14,17 +14,15 @@ from bench.optim import (
     Back,
     Phase,
     View,
+    balanced_crop,
+    distort,
     draw,
     focal_loss,
     process_count,
     propagate,
-    random_crop,
+    to_bytes,
     uniform,
 )
-
-REDRAWS = 10
-MOST_OF_A_CROP = 0.75
-"""A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
 
 
 def phases(network: ISDNet, spec: Spec) -> list[Phase]:
@@ -37,7 +35,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
     random, in the released code's order."""
     if spec.train_scale != 1:
         image, label = _scaled(image, label, spec.train_scale)
-    image, label = _crop(image, label, spec.crop_px, rng)
+    image, label = balanced_crop(image, label, spec.crop_px, rng)
     if uniform(rng) < 0.5:
         image, label = image.flip(-1), label.flip(-1)
     if spec.rotate and uniform(rng) < 0.5:
@@ -47,7 +45,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
             quarters = 1 + draw(3, rng)
             image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
     if spec.distort:
-        image = _distorted(image, rng)
+        image = distort(image, rng)
     return {"image": image.contiguous(), "label": label.contiguous()}
 
 
@@ -132,17 +130,7 @@ def _scaled(image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]
     size = [max(round(side * scale), 1) for side in label.shape]
     image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
     label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
-    return _bytes(image), label
-
-
-def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A random square of the image, drawn again while one class has most of it."""
-    for _ in range(REDRAWS + 1):
-        seen, labels = random_crop(image, label, side, rng)
-        counts = labels[labels != UNLABELLED].long().bincount()
-        if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
-            break
-    return seen, labels
+    return to_bytes(image), label
 
 
 def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
@@ -162,36 +150,4 @@ def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tenso
     above = F.grid_sample(
         label[None, None].float() + 1, places, mode="nearest", align_corners=False
     )[0, 0]
-    return _bytes(image), torch.where(above == 0, UNLABELLED, above - 1).to(torch.uint8)
-
-
-def _distorted(image: Tensor, rng: Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
-    contrast comes first or last."""
-    from torchvision.transforms.functional import adjust_hue  # takes seconds to import
-
-    def contrasted(image: Tensor) -> Tensor:
-        return _bytes(image * uniform(rng, 0.5, 1.5)) if uniform(rng) < 0.5 else image
-
-    if uniform(rng) < 0.5:
-        image = _bytes(image + uniform(rng, -32, 32))
-    contrast_first = uniform(rng) < 0.5
-    if contrast_first:
-        image = contrasted(image)
-    if uniform(rng) < 0.5:
-        image = _saturated(image, uniform(rng, 0.5, 1.5))
-    if uniform(rng) < 0.5:
-        image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
-    return image if contrast_first else contrasted(image)
-
-
-def _saturated(image: Tensor, factor: float) -> Tensor:
-    """Saturation times a factor, at most 1; hue and value stay."""
-    x = image.float()
-    value = x.amax(0)
-    span = (value - x.amin(0)).clamp(min=1e-6)
-    return _bytes(value - (value - x) * (value / span).clamp(max=factor))
-
-
-def _bytes(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)
+    return to_bytes(image), torch.where(above == 0, UNLABELLED, above - 1).to(torch.uint8)

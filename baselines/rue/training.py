@@ -13,17 +13,15 @@ from bench.optim import (
     Back,
     Phase,
     View,
+    balanced_crop,
+    distort,
     draw,
     mean_over_processes,
     process_count,
     propagate,
-    random_crop,
     uniform,
 )
 
-REDRAWS = 10
-MOST_OF_A_CROP = 0.75
-"""A crop is drawn again, at most REDRAWS times, if one class has more than this share of it."""
 POWER = 6
 """Of the factors of a pixel's loss."""
 
@@ -36,7 +34,7 @@ def phases(network: RUE, spec: Spec) -> list[Phase]:
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
     """`image` (3, S, S) uint8 and `label` (S, S) uint8: a crop, mirrored, turned and distorted at
     random, in the released code's order."""
-    image, label = _crop(image, label, spec.crop_px, rng)
+    image, label = balanced_crop(image, label, spec.crop_px, rng)
     if uniform(rng) < 0.5:
         image, label = image.flip(-1), label.flip(-1)
     if spec.rotate and uniform(rng) < 0.5:
@@ -46,7 +44,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
             quarters = 1 + draw(3, rng)
             image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
     if spec.distort:
-        image = _distorted(image, rng)
+        image = distort(image, rng)
     return {"image": image.contiguous(), "label": label.contiguous()}
 
 
@@ -111,16 +109,6 @@ def _cross_entropy(
     return pixels.sum() / (total + (total == 0))
 
 
-def _crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A random square of the image, drawn again while one class has most of it."""
-    for _ in range(REDRAWS + 1):
-        seen, labels = random_crop(image, label, side, rng)
-        counts = labels[labels != UNLABELLED].long().bincount()
-        if len(counts) and counts.max() < MOST_OF_A_CROP * counts.sum():
-            break
-    return seen, labels
-
-
 def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
     """Both turned about their centre on the same canvas; pixels from outside are black and
     unlabelled."""
@@ -128,35 +116,3 @@ def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tenso
 
     turned = rotate(image, degrees, InterpolationMode.BILINEAR)
     return turned, rotate(label[None], degrees, fill=[float(UNLABELLED)])[0]
-
-
-def _distorted(image: Tensor, rng: Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
-    contrast comes first or last."""
-    from torchvision.transforms.functional import adjust_hue  # takes seconds to import
-
-    def contrasted(image: Tensor) -> Tensor:
-        return _bytes(image * uniform(rng, 0.5, 1.5)) if uniform(rng) < 0.5 else image
-
-    if uniform(rng) < 0.5:
-        image = _bytes(image + uniform(rng, -32, 32))
-    contrast_first = uniform(rng) < 0.5
-    if contrast_first:
-        image = contrasted(image)
-    if uniform(rng) < 0.5:
-        image = _saturated(image, uniform(rng, 0.5, 1.5))
-    if uniform(rng) < 0.5:
-        image = adjust_hue(image, int(torch.randint(-18, 18, (), generator=rng)) / 180)
-    return image if contrast_first else contrasted(image)
-
-
-def _saturated(image: Tensor, factor: float) -> Tensor:
-    """Saturation times a factor, at most 1; hue and value stay."""
-    x = image.float()
-    value = x.amax(0)
-    span = (value - x.amin(0)).clamp(min=1e-6)
-    return _bytes(value - (value - x) * (value / span).clamp(max=factor))
-
-
-def _bytes(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)
