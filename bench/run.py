@@ -231,6 +231,13 @@ def open_run(
     return resolve(name, config, suite.models[config.model], settings, classes)
 
 
+def open_evaluated(suite: Suite, name: str) -> Run:
+    """As `open_run`, of a run that is evaluated, without its data set: the record of its evaluation
+    names the classes."""
+    evaluated = record.read(record.path_of(suite.suite, "evaluate", name))
+    return open_run(suite, name, classes=len(evaluated.values["classes"]))
+
+
 def resolve(
     name: str,
     config: RunConfig,

@@ -23,7 +23,7 @@ from bench.report.load_records import load_records
 from bench.streaming import job
 from data.dataset import open_dataset
 
-ALL = argparse.Namespace(run=[], missing=False, limit=60.0)
+ALL = argparse.Namespace(run=[], missing=False, limit=60.0, predicted=False)
 READERS: dict[str, Callable[[], object]] = {
     "evaluate": lambda: evaluate.work(ALL),
     "measure": lambda: measure.work(ALL),
@@ -144,7 +144,7 @@ def test_the_report_says_which_records_are_out_of_date(trained: Path) -> None:
 def test_data_that_were_prepared_with_other_settings_are_refused(trained: Path) -> None:
     edit(lambda suite: suite["datasets"]["tiny"].update(settings=tiny_settings(px_per_degree=4)))
     others = READERS | {"train": lambda: train(read_suite(), "colour")}
-    others["steps"] = lambda: measure_training.work(argparse.Namespace())
+    others["steps"] = lambda: measure_training.work(argparse.Namespace(predicted=False))
     del others["predict"]  # reads no data
     for read in others.values():
         with pytest.raises(UserError, match=r"data/prepared/tiny .*: px_per_degree was 3, now 4"):

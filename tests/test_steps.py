@@ -1,13 +1,19 @@
 """Memory of training steps, predicted and allocated, for the lines of a suite."""
 
 import argparse
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from bench import record
+from bench.config import read_suite
+from bench.errors import UserError
+from bench.pipeline import measure, measure_training
 from bench.pipeline.measure_training import MOST_IMAGES, work
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -23,7 +29,7 @@ def test_every_phase_of_every_model_is_weighed_and_foretold(
         suite["runs"] = {"unet-whole": suite["runs"]["unet-whole"]}
 
     edit_suite(two)
-    work(argparse.Namespace())
+    work(argparse.Namespace(predicted=False))
     found = record.read(record.path_of("tiny", "steps", "test-machine"))
     models = found.values["models"]
     assert {name: set(phases) for name, phases in models.items()} == {
@@ -39,3 +45,58 @@ def test_every_phase_of_every_model_is_weighed_and_foretold(
     assert models["glnet-local"]["local"]["batch"] == MOST_IMAGES
     assert found.values["device"] == "cpu"
     assert found.provenance["threads"] == 1
+
+
+@pytest.fixture
+def of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Records of ENet on the H100, without their predictions."""
+    folder = tmp_path / "earthcover-long"
+    for place in ("evaluate", "measure/h100"):
+        (folder / place).mkdir(parents=True)
+        shutil.copy(record.RESULTS / folder.name / place / "enet-patch.json", folder / place)
+    steps = json.loads((record.RESULTS / folder.name / "steps/h100.json").read_text())
+    steps["values"]["models"] = {"enet": steps["values"]["models"]["enet"]}
+    steps["values"]["models"]["enet"]["train"]["predicted_bytes"] = 7
+    (folder / "steps").mkdir()
+    (folder / "steps/h100.json").write_text(json.dumps(steps))
+    path = folder / "measure/h100/enet-patch.json"
+    made = json.loads(path.read_text())
+    made["values"]["part"]["predicted_bytes"] = 7
+    made["values"]["meters"]["predicted"] = {"bytes": 7, "definition": ""}
+    path.write_text(json.dumps(made))
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    return folder
+
+
+def test_what_a_gpu_allocated_is_predicted_again_and_stays(of_a_gpu: Path) -> None:
+    suite = read_suite(ROOT / "suites/earthcover-long.yaml")
+    path = of_a_gpu / "measure/h100/enet-patch.json"
+    before, steps = record.read(path), record.read(of_a_gpu / "steps/h100.json")
+    assert measure.predict_again(suite, "enet-patch") == path
+    after = record.read(path)
+    told, *_ = (
+        found.values["meters"].pop("predicted").get("told_bytes") for found in (after, before)
+    )
+    told_of_part, _ = (found.values["part"].pop("predicted_bytes") for found in (after, before))
+    assert "commit" in after.values.pop("predicted_provenance")
+    assert after == before, "what was measured, and its provenance, stay"
+    allocated = after.values["meters"]["allocated"]["bytes"]
+    assert told == pytest.approx(allocated, rel=0.01)
+    assert told_of_part == pytest.approx(after.values["part"]["booked_bytes"], rel=0.01)
+
+    again = record.read(measure_training.predict_again(suite))
+    assert again.provenance == steps.provenance
+    (old,), (new,) = (found.values["models"]["enet"].values() for found in (steps, again))
+    assert new["booked_bytes"] == old["booked_bytes"]
+    # Both threads have a workspace of cuBLAS, or the gradients' has none: ENet has convolutions alone.
+    assert new["predicted_bytes"] > 7
+
+
+def test_another_network_is_not_predicted_in_a_records_place(of_a_gpu: Path) -> None:
+    path = of_a_gpu / "measure/h100/enet-patch.json"
+    made = json.loads(path.read_text())
+    made["settings"]["model"]["spec"]["size_px"] = 96
+    path.write_text(json.dumps(made))
+    suite = read_suite(ROOT / "suites/earthcover-long.yaml")
+    with pytest.raises(UserError, match="with other settings .*size_px was 96.* measure it again"):
+        measure.predict_again(suite, "enet-patch")

@@ -1,6 +1,6 @@
 """All memory meters of one run on one image, in the calling process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench.config import Suite
 from bench.files import file_sha256
 from bench.memory.cpu_allocator import record_cpu_allocations
-from bench.memory.gpu_overhead import blas_bytes
+from bench.memory.gpu_overhead import blas_bytes, has_tf32
 from bench.memory.nvml import NvmlSampler, gpu_bytes
 from bench.memory.prediction import Prediction
 from bench.memory.rss import PeakResident
@@ -70,20 +70,9 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     report({"provenance": {**device_facts(device, suite.compute), **checkpoint}})
     size = (found.image.shape[-2], found.image.shape[-1])
 
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     predicted = predict_run(run, size, device.type)
-    found.meters["predicted"] = {
-        "bytes": predicted.device_bytes,
-        "told_bytes": expected_allocated_bytes(predicted, device),
-        "host_bytes": predicted.host_bytes,
-        "reserved_bytes": predicted.reserved_bytes,
-        "allocated_bytes": predicted.allocated_bytes,
-        "tf32_reserved_bytes": predicted.tf32_reserved_bytes,
-        "tf32_allocated_bytes": predicted.tf32_allocated_bytes,
-        "module": predicted.module,
-        "by_category": predicted.by_category,
-        "at": predicted.at,
-        "course": predicted.timeline(),
-    }
+    found.meters["predicted"] = _predicted(predicted, gpu)
     report(
         {
             "scene": scene,
@@ -91,38 +80,85 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
             "width_px": size[1],
             "meters": found.defined,
             "missing": found.missing,
-            "part": _compared(run, found, device),
+            "part": _compared(run, found, device.type, gpu),
             "parameters": predicted.parameters,
             "flops": predicted.flops,
         }
     )
 
 
-def _compared(run: Run, found: "Measured", device: torch.device) -> dict[str, int]:
+def _compared(run: Run, found: "Measured", device: str, gpu: str) -> dict[str, int]:
     """Predicted and allocated bytes for a part of the image that has another shape."""
     height, width = found.image.shape[-2] // 2, found.image.shape[-1] // 3
     part = found.image[:, :height, :width].contiguous()
-    predicted = predict_run(run, (height, width), device.type)
     return {
         "height_px": height,
         "width_px": width,
-        "predicted_bytes": expected_allocated_bytes(predicted, device),
+        "predicted_bytes": expected_allocated_bytes(predict_run(run, (height, width), device), gpu),
         "booked_bytes": allocated_bytes_of(
             lambda: run.predict(found.network, part), [*tensors_of(found.network), part]
         ),
     }
 
 
-def expected_allocated_bytes(predicted: Prediction, device: torch.device) -> int:
+def predicted_again(run: Run, values: Mapping[str, Any], gpu: str) -> dict[str, Any]:
+    """The values of a record of the stage `measure`, predicted by the present rules; what was
+    measured stays as it is.
+
+    Args:
+        gpu: the name of the GPU that was measured; empty for the CPU.
+    """
+    device, part = values["device"], values["part"]
+    whole, cut = (
+        predict_run(run, (one["height_px"], one["width_px"]), device) for one in (values, part)
+    )
+    predicted = {**_predicted(whole, gpu), "definition": DEFINITIONS["predicted"]}
+    return {
+        **values,
+        "meters": {**values["meters"], "predicted": predicted},
+        "part": {**part, "predicted_bytes": expected_allocated_bytes(cut, gpu)},
+    }
+
+
+def _predicted(found: Prediction, gpu: str) -> dict[str, Any]:
+    """What records keep of the prediction of a run."""
+    return {
+        "bytes": found.device_bytes,
+        "told_bytes": expected_allocated_bytes(found, gpu),
+        "host_bytes": found.host_bytes,
+        "reserved_bytes": found.reserved_bytes,
+        "allocated_bytes": found.allocated_bytes,
+        "tf32_reserved_bytes": found.tf32_reserved_bytes,
+        "tf32_allocated_bytes": found.tf32_allocated_bytes,
+        "module": found.module,
+        "by_category": found.by_category,
+        "at": found.at,
+        "course": found.timeline(),
+    }
+
+
+def predicted_step(found: Prediction, gpu: str) -> dict[str, Any]:
+    """What records keep of the prediction of a training step."""
+    return {
+        "predicted_bytes": expected_allocated_bytes(found, gpu),
+        "by_category": dict(found.by_category),
+        "at": found.at,
+        "module": found.module,
+    }
+
+
+def expected_allocated_bytes(predicted: Prediction, gpu: str) -> int:
     """Bytes that the device's allocator should report for a prediction. CUDA's rounds requests up,
-    and its figure includes the cuBLAS workspaces, which exist from the warm-up on."""
-    if device.type == "cpu":
+    and its figure includes the cuBLAS workspaces, which exist from the warm-up on. TF32 counts as
+    allowed in convolutions, which is torch's default.
+
+    Args:
+        gpu: the GPU's name; empty for the CPU.
+    """
+    reported = predicted.tf32_allocated_bytes if has_tf32(gpu) else predicted.allocated_bytes
+    if reported is None:
         return predicted.device_bytes
-    # torch allows TF32 in convolutions by default, and GPUs have it from Ampere on.
-    tf32 = torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device)[0] >= 8
-    reported = predicted.tf32_allocated_bytes if tf32 else predicted.allocated_bytes
-    assert reported is not None
-    return reported + predicted.blas_threads * blas_bytes(torch.cuda.get_device_name(device))
+    return reported + predicted.blas_threads * blas_bytes(gpu)
 
 
 def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -> int:

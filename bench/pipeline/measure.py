@@ -7,7 +7,7 @@ for several runs."""
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import cli, record
@@ -15,6 +15,7 @@ from bench.config import Suite, pick, read_suite
 from bench.errors import UserError
 from bench.parallel import Outcome, Report, run_isolated, threads
 from bench.pipeline import cache
+from bench.run import open_evaluated
 
 LIMIT_S = 900.0
 """Time limit per run, for memory and for latency."""
@@ -89,6 +90,25 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
     return found
 
 
+def predict_again(suite: Suite, name: str) -> Path:
+    """Predict again, by the present rules, what a run's record compares with its measurements,
+    which stay.
+
+    Raises:
+        UserError: there is no such record, or it was made with other settings.
+    """
+    from bench.memory.meters import predicted_again
+
+    path = record.path_of(suite.suite, "measure", name, suite.machine)
+    made, run = record.read(path), open_evaluated(suite, name)
+    if found := record.made_otherwise(made, run.model.config, run.config):
+        raise UserError(f"{path} was measured with other settings ({found}): measure it again.")
+    values = predicted_again(run, made.values, made.provenance.get("device_name", ""))
+    values["predicted_provenance"] = record.provenance()
+    record.write(path, replace(made, values=values))
+    return path
+
+
 def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
     run = suite.runs[name]
     values = dict(outcome.reported)
@@ -121,6 +141,10 @@ def _time(report: Report, suite: Suite, names: Sequence[str]) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Measure memory and latency of runs of params.yaml; of all runs if none is named."""
     suite = read_suite()
+    if arguments.predicted:
+        for name in arguments.run or suite.runs:
+            print(predict_again(suite, name))
+        return
     names = cache.requested(suite, "measure", arguments)
     for path in measure_all(suite, names, arguments.limit):
         print(path)
@@ -130,6 +154,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     cache.arguments(parser)
     parser.add_argument(
         "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a run may take"
+    )
+    parser.add_argument(
+        "--predicted",
+        action="store_true",
+        help="predict again what records compare with their measurements, which stay",
     )
 
 

@@ -4,16 +4,26 @@ tensors and measured by the device's allocator.
 The record shows the memory of training, and how accurate `predict_steps` is."""
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import cli, record
-from bench.config import read_suite
-from bench.memory.meters import DEFINITIONS, allocated_bytes_of, expected_allocated_bytes
+from bench.config import Suite, read_suite
+from bench.errors import UserError
+from bench.memory.meters import DEFINITIONS, allocated_bytes_of, predicted_step
 from bench.memory.runs import LEARNING_RATE, STEPS, predict_steps, views_of
 from bench.method import Phase, View
-from bench.run import Model, device_facts, open_model, require_prepared, set_up
+from bench.run import (
+    Model,
+    device_facts,
+    open_evaluated,
+    open_model,
+    require_prepared,
+    set_up,
+)
 from bench.training_step import enter_phase, training_step
 
 MOST_IMAGES = 2
@@ -44,13 +54,41 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             "height_px": size[0],
             "width_px": size[1],
             "batch": batch[phase.name],
-            "predicted_bytes": expected_allocated_bytes(one, device),
+            **predicted_step(
+                one, torch.cuda.get_device_name(device) if one.device == "cuda" else ""
+            ),
             "booked_bytes": _allocated_bytes(model, network, phase, views),
-            "by_category": dict(one.by_category),
-            "at": one.at,
-            "module": one.module,
         }
     return found
+
+
+def predict_again(suite: Suite) -> Path:
+    """Predict again, by the present rules, what the record compares with its measurements, which
+    stay.
+
+    Raises:
+        UserError: there is no such record, or it was made with other settings.
+    """
+    path = record.path_of(suite.suite, "steps", suite.machine)
+    made = record.read(path)
+    models = {}
+    for name, phases in made.values["models"].items():
+        run = next(key for key, run in suite.runs.items() if run.model == name)
+        classes = open_evaluated(suite, run).model.classes
+        model = replace(open_model(suite, name), given_classes=classes)
+        earlier = replace(made, settings={"model": made.settings["models"][name]})
+        if found := record.made_otherwise(earlier, model.config):
+            raise UserError(f"{path} was measured with other settings ({found}): measure it again.")
+        batch = {phase: one["batch"] for phase, one in phases.items()}
+        size = next((one["height_px"], one["width_px"]) for one in phases.values())
+        traced = predict_steps(model, size, batch, made.values["device"])
+        gpu = made.provenance.get("device_name", "")
+        models[name] = {
+            phase: {**one, **predicted_step(traced[phase], gpu)} for phase, one in phases.items()
+        }
+    values = {**made.values, "models": models, "predicted_provenance": record.provenance()}
+    record.write(path, replace(made, values=values))
+    return path
 
 
 def _allocated_bytes(
@@ -78,6 +116,9 @@ def _warm_up(device: torch.device) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Measure and predict the memory of a training step of every model of params.yaml."""
     suite = read_suite()
+    if arguments.predicted:
+        print(predict_again(suite))
+        return
     for name in suite.models:
         require_prepared(suite, name)
     device = set_up(suite.compute)
@@ -103,5 +144,13 @@ def work(arguments: argparse.Namespace) -> None:
     print(path)
 
 
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--predicted",
+        action="store_true",
+        help="predict again what the record compares with its measurements, which stay",
+    )
+
+
 if __name__ == "__main__":
-    cli.main(work)
+    cli.main(work, _arguments)
