@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bench.errors import UserError
-from bench.memory import Mode, Recipe, predict_memory
+from bench.memory import Mode, Recipe, predict_memory, prediction
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.prediction import STEPS
 from bench.memory.tracker import bytes_of, tensors_of
@@ -270,6 +270,33 @@ def test_operators_that_are_not_decomposed_in_inference() -> None:
     found = predict_memory(Attends, shape, "cpu")
     assert found.device_bytes == allocated(Attends, shape, "inference")
     assert found.doubts == ()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 96, 1, bias=False),
+        nn.Conv2d(3, 32, 3, stride=2, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+    ],
+    ids=["of a pixel", "3 x 3", "mean"],
+)
+def test_what_layers_take_in_half_precision(layer: nn.Module) -> None:
+    source = torch.empty(2, next(layer.parameters(), torch.empty(1, 16)).shape[1], 64, 64)
+    source = source.bfloat16()
+    found = predict_memory(lambda: layer.bfloat16(), source, "cpu")
+    real = allocated(lambda: layer.bfloat16(), source, "inference")
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():  # others have other kernels
+        assert found.device_bytes == pytest.approx(real, rel=WITHIN)
+
+
+def test_kernels_that_no_rule_knows_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = torch.empty(2, 8, dtype=torch.bfloat16)
+    for amx in (True, False):
+        monkeypatch.setattr(prediction, "has_amx", lambda amx=amx: amx)
+        half = predict_memory(lambda: nn.Linear(8, 8).bfloat16(), source, "cpu")
+        assert ("AMX" in "".join(half.doubts)) == amx
+        assert predict_memory(lambda: nn.Linear(8, 8), (2, 8), "cpu").doubts == ()
 
 
 class Sorts(nn.Module):

@@ -85,6 +85,28 @@ def test_predicted_against_allocated(inputs: Inputs) -> None:
     ]
 
 
+def test_networks_of_other_projects_and_what_tools_say() -> None:
+    def row(network: str, predicted: int, others: dict[str, int]) -> dict[str, Any]:
+        common = {"kind": "backbone", "mode": "training", "precision": "fp32", "side_px": 128}
+        sizes = {"allocated_bytes": 100 * 2**20, "predicted_bytes": predicted * 2**20}
+        others = {tool: size * 2**20 for tool, size in others.items()}
+        return {"key": network, "network": network, **common, **sizes, "others": others}
+
+    rows = [
+        row("one", 100, {"MemTracker": 90, "kitsune": 150, "torchinfo": 40}),
+        row("two", 102, {"kitsune": 130, "torchinfo": 60}),
+    ]
+    section = memory.estimates_section(recorded("estimates", {"rows": rows}))
+    assert section.rows.ratio.tolist() == [1.0, 1.02]
+    assert section.rows.memtracker_bytes.isna().tolist() == [False, True]
+    (said,) = section.findings
+    assert "predicted 1.00 and 1.90 % of 2; memtracker 10.00 and 10.00 % of 1" in said
+    drawn = charts.estimates(section.rows).axes[0]
+    assert sum(len(one.get_offsets()) for one in drawn.collections) == 2 + 1 + 2 + 2
+    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "log")
+    assert not memory.estimates_section(None)
+
+
 def test_what_a_lost_run_reported_is_in_its_line(inputs: Inputs) -> None:
     frame = all_runs.runs(inputs.entries).set_index("run")
     assert frame.room_bytes.tolist() == [24 * GIB] * 2

@@ -55,8 +55,8 @@ def of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / place).mkdir(parents=True)
         shutil.copy(record.RESULTS / folder.name / place / "enet-patch.json", folder / place)
     steps = json.loads((record.RESULTS / folder.name / "steps/h100.json").read_text())
-    steps["values"]["models"] = {"enet": steps["values"]["models"]["enet"]}
-    steps["values"]["models"]["enet"]["train"]["predicted_bytes"] = 7
+    steps["values"]["models"] = {"enet-patch": steps["values"]["models"]["enet-patch"]}
+    steps["values"]["models"]["enet-patch"]["train"]["predicted_bytes"] = 7
     (folder / "steps").mkdir()
     (folder / "steps/h100.json").write_text(json.dumps(steps))
     path = folder / "measure/h100/enet-patch.json"
@@ -86,7 +86,7 @@ def test_what_a_gpu_allocated_is_predicted_again_and_stays(of_a_gpu: Path) -> No
 
     again = record.read(measure_training.predict_again(suite))
     assert again.provenance == steps.provenance
-    (old,), (new,) = (found.values["models"]["enet"].values() for found in (steps, again))
+    (old,), (new,) = (found.values["models"]["enet-patch"].values() for found in (steps, again))
     assert new["booked_bytes"] == old["booked_bytes"]
     # Both threads have a workspace of cuBLAS, or the gradients' has none: ENet has convolutions alone.
     assert new["predicted_bytes"] > 7
@@ -98,5 +98,5 @@ def test_another_network_is_not_predicted_in_a_records_place(of_a_gpu: Path) -> 
     made["settings"]["model"]["spec"]["size_px"] = 96
     path.write_text(json.dumps(made))
     suite = read_suite(ROOT / "suites/earthcover-long.yaml")
-    with pytest.raises(UserError, match="with other settings .*size_px was 96.* measure it again"):
+    with pytest.raises(UserError, match=r"with other settings .*size_px was 96.* measure it again"):
         measure.predict_again(suite, "enet-patch")

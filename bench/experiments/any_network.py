@@ -8,6 +8,7 @@ transformers torch-kitsune torchinfo`; their answers are recorded, right or wron
 import argparse
 import gc
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -237,7 +238,11 @@ def work(arguments: argparse.Namespace) -> None:
     if not chosen:
         raise UserError(f"No case matches {arguments.only.pattern!r}, or all are done.")
     versions = {name: metadata.version(name) for name in VERSIONS}
-    facts = {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": 1}
+    facts: dict[str, Any] = {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": 1,
+    }
+    facts["onednn_isa"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL")
     failed: list[str] = []
     torch.set_num_threads(1)
     for case in cli.with_progress(chosen, len(chosen), "measure", "case"):

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bench.errors import UserError
 from bench.memory.cuda_allocator import OutOfMemoryError, play
 from bench.memory.gpu_overhead import GpuOverhead, blas_bytes, gpu_overhead_of, has_tf32
-from bench.memory.rules import RULES, TF32
+from bench.memory.rules import RULES, TF32, has_amx
 from bench.memory.tracker import Category, Event, Tracker, bytes_of, tensors_of
 
 MOMENTS = 120
@@ -34,6 +34,7 @@ SMALL = 2**14
 """Elements up to which a tensor is real while a network is built, because constructors read such
 values: a stochastic depth by layer, the positions of a grid."""
 AUTOCAST = "autocast was traced with the CPU's lists; CUDA's keep more operators in float32"
+WITH_AMX = "no rule says what oneDNN's bfloat16 kernels with AMX take inside themselves"
 STEPS = 2
 """Steps traced: the first one creates the optimiser's state, the second one has it."""
 UNRECORDED = {"recorded": False}
@@ -181,8 +182,7 @@ def predict_memory(
             args, kwargs = _arguments(inputs)
             given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             training = mode == "training"
-            run = training_work if training else inference_work
-            work = run(network, args, kwargs, recipe)
+            work = (training_work if training else inference_work)(network, args, kwargs, recipe)
             found = trace(work, network, given, device, stands_for=True, training=training)
     except (
         DataDependentOutputException,
@@ -193,9 +193,10 @@ def predict_memory(
             f"The memory of {type(network).__name__} cannot be predicted: the result of the "
             f"operator {error.func} depends on values, which fake tensors lack."
         ) from error
-    if recipe.autocast and device == "cuda":
-        found = replace(found, doubts=(*found.doubts, AUTOCAST))
-    return found
+    types = {recipe.autocast, *(tensor.dtype for tensor in tensors_of(network))}
+    amx = device == "cpu" and torch.bfloat16 in types and has_amx()
+    more = {AUTOCAST: recipe.autocast and device == "cuda", WITH_AMX: amx}
+    return replace(found, doubts=(*found.doubts, *(text for text, true in more.items() if true)))
 
 
 Work = Callable[[Tracker], object]

@@ -21,7 +21,7 @@ from bench.report.site import Site, write_assets, write_overview, write_page
 
 REPORT, SITE = Path("report"), Path("site")
 KEPT = {
-    "earthcover": ("growth", "paper_accuracy", "paper_memory"),
+    "earthcover": ("estimates", "growth", "paper_accuracy", "paper_memory"),
     "earthcover-long": ("accuracy_memory", "on_card"),
     "idrid-a": ("object_sizes",),
     "mosaic": ("seeds_mosaic",),

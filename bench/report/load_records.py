@@ -127,6 +127,8 @@ class Inputs:
     """GLNet with both heads over one image."""
     gpus: tuple[Record, ...] = ()
     """What published settings took on real GPUs."""
+    estimates: Record | None = None
+    """Networks of other projects: their memory, and what several tools predict."""
 
     @property
     def datasets(self) -> list[str]:
@@ -145,6 +147,7 @@ class Inputs:
         """Every record that there is."""
         found = [one for entry in self.entries for one in (entry.evaluated, entry.measured)]
         found += [*self.trainings.values(), self.predicted, self.steps, self.collapsed_head]
+        found += [self.estimates]
         yield from (one for one in (*found, *self.gpus) if one)
 
 
@@ -176,6 +179,7 @@ def load_records(suite: Suite) -> Inputs:
         uhr_methods=_read(record.RESULTS / "successors.json"),
         collapsed_head=_read(record.RESULTS / "fast" / f"{machine}.json"),
         gpus=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
+        estimates=_read(record.RESULTS / "estimates" / f"{machine}.json"),
     )
 
 

@@ -93,6 +93,21 @@ def allocator_section(inputs: Inputs) -> Section:
     return section("prediction", frame, findings=said)
 
 
+def estimates_section(record: Record | None) -> Section:
+    """Networks of other projects, one line a network and condition: what was allocated, and what
+    several tools say; `ratio` = predicted here / allocated."""
+    frame = table("estimates", values(record).get("rows", []))
+    tools = []
+    for tool in figures.charts.TOOLS:
+        ratio = (frame[f"{tool}_bytes"] / frame.allocated_bytes).dropna().astype(float)
+        if len(ratio):
+            off = 100 * (ratio - 1).abs()
+            tools.append({"tool": tool, "count": len(off), "off": off})
+    said = sentences("estimates", tools=tools) if tools else []
+    draw = partial(figures.charts.estimates, frame)
+    return section("estimates", frame, draw=draw, findings=said)
+
+
 def growth_sections(predicted: Record | None) -> list[Section]:
     """How memory and operations grow with the image: the fits, and (a file alone) the points."""
     points = growth_points(predicted)

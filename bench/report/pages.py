@@ -34,6 +34,7 @@ MEMORY = (
     "on_card",
     "collapsed_head",
     "prediction",
+    "estimates",
 )
 UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
 """Tables of the two pages."""
@@ -148,6 +149,7 @@ def collect(inputs: Inputs) -> Content:
         memory.paper_accuracy_section(on_gpu.rows),
         memory.collapsed_head_section(inputs.collapsed_head),
         memory.allocator_section(inputs),
+        memory.estimates_section(inputs.estimates),
         published.uhr_section(entries, runs),
         published.ranking_section(entries),
         published.released_section(entries, runs),

@@ -47,6 +47,13 @@ QUANTITIES = {
     "flops": ("operations", "FLOP"),
 }
 """Columns of `growth.points`: (heading, unit)."""
+TOOLS = {
+    "predicted": ("predicted here", "o", palette.BLUE),
+    "memtracker": ("MemTracker", "^", "#e69f00"),
+    "kitsune": ("torch-kitsune", "s", "#009e73"),
+    "torchinfo": ("torchinfo", "X", palette.GREY),
+}
+"""Of the table `estimates`: name, marker and colour by column."""
 _BELOW = {"loc": "outside lower center", "ncols": 4}
 _PUBLISHED: Any = {"fill": "ring", "marker": "D", "layer": 4}
 _GROWTH = (*palette.PHASES, "#e69f00", "#56b4e9", "#332288", "#882255", "#117733", "#8c6d31")
@@ -115,6 +122,28 @@ def on_gpu(frame: pd.DataFrame) -> Figure:
     axes = "allocated on the GPU: torch.cuda.max_memory_allocated", "predicted without a GPU"
     entries = pd.concat([keys(points, "method", "colour"), keys(points, "kind", "fill")])
     return _against(axes, points, entries, diagonal=0, join_colour=palette.PALE, join_width=2)
+
+
+def estimates(frame: pd.DataFrame) -> Figure:
+    """What several tools say of networks of other projects, against what was allocated.
+
+    Args:
+        frame: `memory.estimates_section`.
+    """
+    of_tools = [
+        marks(
+            {"x": frame.allocated_bytes, "y": frame[f"{tool}_bytes"]},
+            tool=name,
+            marker=marker,
+            colour=colour,
+            fill="pale" if tool != "predicted" else "full",
+            size_pt=5.0,
+        )
+        for tool, (name, marker, colour) in reversed(TOOLS.items())
+    ]
+    points = pd.concat(of_tools).dropna(subset=["x", "y"]).astype({"x": float, "y": float})
+    axes = "allocated: torch's CPU allocator, weights and inputs", "predicted by each tool"
+    return _against(axes, points, keys(points, "tool", "marker", "colour"), diagonal=0)
 
 
 def _against(
