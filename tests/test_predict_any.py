@@ -10,6 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from bench.errors import UserError
@@ -193,6 +194,19 @@ def test_kinds_are_counted_by_hand() -> None:
         lambda: nn.Linear(1000, 10, bias=False), (5, 1000), "cpu", "training", Recipe(ddp=True)
     )
     assert bucket.device_bytes == found.device_bytes + weights
+
+
+def test_ddp_keeps_buckets_as_large_as_the_gradients() -> None:
+    """Against DistributedDataParallel itself, of one process; its first buckets are from before."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        real = allocated(lambda: DistributedDataParallel(resnet18()), SMALL, "training")
+    finally:
+        torch.distributed.destroy_process_group()
+    found = predict_memory(resnet18, SMALL, "cpu", "training", Recipe(ddp=True))
+    assert found.device_bytes == pytest.approx(real, rel=WITHIN)
 
 
 def test_a_module_that_exists_stays_as_it_is() -> None:
