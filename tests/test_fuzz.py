@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from test_image_file import tiff, write_png
 from test_report import write_results
 
-from bench.config import open_source, read_suite, strict
+from bench.config import Suite, open_source, read_suite, strict
 from bench.errors import UserError
 from bench.files import load_state
 from bench.memory.rss import PeakResident
@@ -218,12 +218,13 @@ def test_lists(root: Path, content: bytes, table: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with records of every stage."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Suite]:
+    """A project with records of every stage, and its suite."""
     root = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         write_results(root)
+        suite = read_suite()
     for old, new in {
         "predict.json": "predict.json",
         "successors.json": "successors.json",
@@ -237,15 +238,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         (root / "results" / new).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "results" / old, root / "results" / new)
-    return root
+    return root, suite
 
 
 @FUZZ
 @given(st.data())
-def test_records(results: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
-    monkeypatch.chdir(results)
+def test_records(
+    results: tuple[Path, Suite], monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    root, suite = results
+    monkeypatch.chdir(root)
     monkeypatch.setattr(bootstrap, "DRAWS", 20)
-    suite = read_suite()
     paths = sorted(path for path in Path("results").rglob("*.json") if "yesterday" not in path.name)
     path = data.draw(st.sampled_from(paths))
     sound = path.read_bytes()
