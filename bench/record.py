@@ -18,8 +18,20 @@ from bench.errors import Status, UserError
 from bench.files import shortened, write_text
 from bench.record_contents import CONTENTS, checker
 
-SCHEMA = 2
-"""Version of the format; 1 named methods by their earlier packages (`config.MOVED_METHODS`)."""
+SCHEMA = 3
+"""Version of the format. 1 named methods by their earlier packages (`config.MOVED_METHODS`); 1 and 2
+had other names for some keys (`MOVED_KEYS`) and for the variants of a method."""
+MOVED_KEYS = {
+    "booked_bytes": "allocated_bytes",
+    "told_bytes": "expected_allocated_bytes",
+    "room_bytes": "available_bytes",
+    "course": "timeline",
+    "looks": "validations",
+    "used_told_by": "used_bytes_from",
+    "instance_of_a_card": "mig_instance",
+    "sm_clock_most_mhz": "sm_clock_max_mhz",
+    "memory_clock_most_mhz": "memory_clock_max_mhz",
+}
 RESULTS = Path("results")
 _RANK = {"failed": 0, "oom": 1, "ok": 2}
 
@@ -205,11 +217,11 @@ def parse(text: bytes, origin: str, mend: str) -> Record:
     """
     try:
         values = json.loads(text, object_hook=_as_now)
-        if (schema := values.get("schema", SCHEMA)) not in (1, SCHEMA):
+        if (schema := values.get("schema", SCHEMA)) not in range(1, SCHEMA + 1):
             raise UserError(
                 f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
             )
-        _check(values.get("stage"), text)
+        _check(values.get("stage"), text if schema == SCHEMA else json.dumps(values).encode())
         return Record(**{**values, "schema": SCHEMA})
     # Of JSON, UTF-8 and `_check`; a list has no keys, and a record no others than ours.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -231,8 +243,13 @@ def _check(stage: Any, text: bytes) -> None:
 
 
 def _as_now(values: dict[str, Any]) -> dict[str, Any]:
-    """A table of a record with the current name of its `method`, and with what `compute` was before
-    it had `isa`."""
+    """A table of a record with the current names of its keys, its `method` and its variant, and with
+    what `compute` was before it had `isa`."""
+    values = {MOVED_KEYS.get(key, key): value for key, value in values.items()}
+    if (done := values.get("done")) in ("as meant", "ours"):
+        values["done"] = "corrected"
+        if isinstance(key := values.get("key"), str):
+            values["key"] = key.removesuffix(done) + "corrected"
     if isinstance(method := values.get("method"), str):
         values["method"] = current_method(method)
     if isinstance(compute := values.get("compute"), dict):

@@ -170,7 +170,7 @@ def test_what_cannot_be_compared_says_why(repository: Path) -> None:
         ("-p", "'-p' is neither a folder nor a commit"),
         ("HEAD:docs", r"commit \w{10} \(HEAD:docs\) has no record of a run"),
         ("empty", r"folder empty \(empty\) has no record of a run"),
-        ("old", "old: s/evaluate/x.json has schema 0, this code reads 2: compare it with the code"),
+        ("old", "old: s/evaluate/x.json has schema 0, this code reads 3: compare it with the code"),
         ("broken", "broken: s/evaluate/x.json is damaged"),
     ],
 )

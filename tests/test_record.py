@@ -301,6 +301,27 @@ def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
     assert all((ROOT / method / "spec.py").is_file() for method in methods)
 
 
+def test_records_of_the_second_schema_have_the_names_of_today() -> None:
+    row = {"key": "DeepGlobe fctl as meant", "done": "as meant", "dataset": "DeepGlobe"}
+    row |= {"run": "fctl", "method": "baselines/fctl", "strategy": "patch", "published": None}
+    content = {"schema": 2, "stage": "card", "name": "h100", "settings": {}, "provenance": {}}
+    told = {"card": {"used_told_by": "v2", "sm_clock_most_mhz": 9}}
+    text = json.dumps({**content, "values": {"rows": [{**row, **told}]}})
+    (found,) = record.parse(text.encode(), "x.json", "delete it").values["rows"]
+    assert (found["key"], found["done"]) == ("DeepGlobe fctl corrected", "corrected")
+    assert found["card"] == {"used_bytes_from": "v2", "sm_clock_max_mhz": 9}
+    part = {"predicted_bytes": 4, "booked_bytes": 5}
+    content |= {"stage": "steps", "values": {"device": "cpu", "models": {"unet": {"train": part}}}}
+    found = record.parse(json.dumps(content).encode(), "x.json", "delete it")
+    assert (found.schema, found.values["models"]["unet"]["train"]) == (
+        record.SCHEMA,
+        {"predicted_bytes": 4, "allocated_bytes": 5},
+    )
+    # The names of today are wanted in a record that says it has them.
+    with pytest.raises(UserError, match=r"x\.json is damaged \(.*allocated_bytes"):
+        record.parse(json.dumps({**content, "schema": 3}).encode(), "x.json", "delete it")
+
+
 @pytest.mark.parametrize("change", ["missing", "null"])
 def test_each_key_of_the_fitted_model_is_needed(tmp_path: Path, change: str) -> None:
     sound = (ROOT / "results/predict.json").read_text()

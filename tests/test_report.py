@@ -509,7 +509,7 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
             for (run, network, _), one in zip(runs, samples, strict=True)
         )  # fmt: skip
         frame["allocated_bytes"] = [1, 2, 3, 4]
-        frame["room_bytes"] = 10
+        frame["available_bytes"] = 10
         found = findings.summary(frame, "allocated_bytes", Pairs(samples, {r: r for r, *_ in runs}))
         return {one.topic: one.text for one in found}
 

@@ -37,7 +37,7 @@ def measured(predicted: int, allocated: int) -> dict[str, Any]:
         "device": "cpu",
         "height_px": 70,
         "width_px": 90,
-        "room_bytes": 24 * GIB,
+        "available_bytes": 24 * GIB,
         "flops": 3_000_000_000,
         "parameters": 10,
         "latency_s": [0.3, 0.1, 0.2],
@@ -46,7 +46,7 @@ def measured(predicted: int, allocated: int) -> dict[str, Any]:
             "predicted": {"bytes": predicted, "host_bytes": 1, "definition": ""},
             "allocated": {"bytes": allocated, "definition": ""},
         },
-        "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "booked_bytes": 50},
+        "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "allocated_bytes": 50},
     }
 
 
@@ -56,14 +56,14 @@ def inputs(project: Any) -> Inputs:
     values["runs"] = {name: values["runs"][name] for name in ("unet-patch", "unet-whole")}
     write_suite(project, values)
     suite = read_suite()
-    lost = recorded("measure", {"device": "cpu", "room_bytes": 24 * GIB}, "oom")
+    lost = recorded("measure", {"device": "cpu", "available_bytes": 24 * GIB}, "oom")
     entries = tuple(
         Entry(name, run, suite.models[run.model], project, None, record)
         for (name, run), record in zip(
             suite.runs.items(), (recorded("measure", measured(99, 100)), lost), strict=True
         )
     )
-    phase = {"height_px": 7, "width_px": 9, "batch": 2, "predicted_bytes": 6, "booked_bytes": 5}
+    phase = {"height_px": 7, "width_px": 9, "batch": 2, "predicted_bytes": 6, "allocated_bytes": 5}
     steps = recorded("steps", {"device": "cpu", "models": {"unet": {"train": phase}}})
     return Inputs(suite, entries, {}, None, steps)
 
@@ -87,7 +87,7 @@ def test_predicted_against_allocated(inputs: Inputs) -> None:
 
 def test_what_a_lost_run_reported_is_in_its_line(inputs: Inputs) -> None:
     frame = all_runs.runs(inputs.entries).set_index("run")
-    assert frame.room_bytes.tolist() == [24 * GIB] * 2
+    assert frame.available_bytes.tolist() == [24 * GIB] * 2
     assert frame.latency_s["unet-patch"] == 0.2
     assert frame.latency_spread_s["unet-patch"] == pytest.approx(0.2)
     assert frame.network_s["unet-patch"] == pytest.approx(0.075)
@@ -105,7 +105,7 @@ def runs(**mious: float | None) -> pd.DataFrame:
             "status": "ok",
             "miou": miou,
             "allocated_bytes": (number + 1) * 2**20,
-            "room_bytes": 24 * GIB,
+            "available_bytes": 24 * GIB,
         }
         for number, (name, miou) in enumerate(mious.items())
     ]

@@ -33,7 +33,7 @@ def test_every_phase_of_every_model_is_weighed_and_foretold(
     for phases in models.values():
         for values in phases.values():
             assert (values["height_px"], values["width_px"]) == (70, 90)
-            assert values["predicted_bytes"] == pytest.approx(values["booked_bytes"], rel=0.05)
+            assert values["predicted_bytes"] == pytest.approx(values["allocated_bytes"], rel=0.05)
             assert values["by_category"]["optimiser state"] > 0
     assert models["unet"]["train"]["batch"] == 1
     assert models["glnet-local"]["local"]["batch"] == MOST_IMAGES

@@ -51,7 +51,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     threads = suite.compute.shared(suite.compute.jobs).threads
     torch.set_num_threads(threads)
     available = host_limit_bytes() if device.type == "cpu" else gpu_bytes()
-    report({"device": device.type, "room_bytes": available, "memory_threads": threads})
+    report({"device": device.type, "available_bytes": available, "memory_threads": threads})
     run = open_run(suite, name)
     scene = run.dataset.ids("test")[0]
 
@@ -73,7 +73,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     predicted = predict_run(run, size, device.type)
     found.meters["predicted"] = {
         "bytes": predicted.device_bytes,
-        "told_bytes": expected_allocated_bytes(predicted, device),
+        "expected_allocated_bytes": expected_allocated_bytes(predicted, device),
         "host_bytes": predicted.host_bytes,
         "reserved_bytes": predicted.reserved_bytes,
         "allocated_bytes": predicted.allocated_bytes,
@@ -82,7 +82,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
         "module": predicted.module,
         "by_category": predicted.by_category,
         "at": predicted.at,
-        "course": predicted.timeline(),
+        "timeline": predicted.timeline(),
     }
     report(
         {
@@ -107,7 +107,7 @@ def _compared(run: Run, found: "Measured", device: torch.device) -> dict[str, in
         "height_px": height,
         "width_px": width,
         "predicted_bytes": expected_allocated_bytes(predicted, device),
-        "booked_bytes": allocated_bytes_of(
+        "allocated_bytes": allocated_bytes_of(
             lambda: run.predict(found.network, part), [*tensors_of(found.network), part]
         ),
     }

@@ -20,7 +20,7 @@ MOST_IMAGES = 2
 """Upper limit for the images of a step; more images only take more time."""
 DEFINITION = (
     "peak of an optimiser step, the second of its phase: weights, views, activations, gradients "
-    "and the optimiser's state; booked by torch's CPU allocator or torch.cuda.max_memory_allocated"
+    "and the optimiser's state; allocated by torch's CPU allocator or torch.cuda.max_memory_allocated"
 )
 
 
@@ -45,7 +45,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             "width_px": size[1],
             "batch": batch[phase.name],
             "predicted_bytes": expected_allocated_bytes(one, device),
-            "booked_bytes": _allocated_bytes(model, network, phase, views),
+            "allocated_bytes": _allocated_bytes(model, network, phase, views),
             "by_category": dict(one.by_category),
             "at": one.at,
             "module": one.module,
