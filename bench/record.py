@@ -20,7 +20,8 @@ from bench.record_contents import CONTENTS, checker
 
 SCHEMA = 3
 """Version of the format. 1 named methods by their earlier packages (`config.MOVED_METHODS`); 1 and 2
-had other names for some keys (`MOVED_KEYS`) and for the variants of a method."""
+had other names for some keys (`MOVED_KEYS`) and for the variants of a method; a record without
+`benchmark` is of version 1."""
 MOVED_KEYS = {
     "booked_bytes": "allocated_bytes",
     "told_bytes": "expected_allocated_bytes",
@@ -32,6 +33,9 @@ MOVED_KEYS = {
     "sm_clock_most_mhz": "sm_clock_max_mhz",
     "memory_clock_most_mhz": "memory_clock_max_mhz",
 }
+BENCHMARK = 1
+"""Version of the benchmark. A change of data, metrics or meters that changes results raises it; results
+of different versions are not compared."""
 RESULTS = Path("results")
 _RANK = {"failed": 0, "oom": 1, "ok": 2}
 
@@ -65,6 +69,7 @@ class Record:
     status: Status = "ok"
     reason: str | None = None
     """Why it is not `ok`, one sentence."""
+    benchmark: int = BENCHMARK
     schema: int = field(default=SCHEMA)
 
 
@@ -89,7 +94,7 @@ def write(path: Path, record: Record, parts: str | None = None) -> None:
     """
     found = json.loads(json.dumps(asdict(record)))
     earlier = _earlier(path)
-    same = earlier and earlier.settings == found["settings"]
+    same = earlier and (earlier.settings, earlier.benchmark) == (found["settings"], BENCHMARK)
     worse = earlier and _RANK[record.status] < _RANK[earlier.status]
     if worse and (same or record.status == "failed"):
         raise UserError(
@@ -120,7 +125,7 @@ def other_parts(
     Raises:
         UserError: there are some, and they were made with other settings.
     """
-    if not (earlier := _earlier(path)):
+    if not (earlier := _earlier(path)) or earlier.benchmark != BENCHMARK:
         return {}
     kept = {
         key: {"provenance": earlier.provenance, **entry}
@@ -222,7 +227,7 @@ def parse(text: bytes, origin: str, mend: str) -> Record:
                 f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
             )
         _check(values.get("stage"), text if schema == SCHEMA else json.dumps(values).encode())
-        return Record(**{**values, "schema": SCHEMA})
+        return Record(**{"benchmark": 1, **values, "schema": SCHEMA})
     # Of JSON, UTF-8 and `_check`; a list has no keys, and a record no others than ours.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())

@@ -388,6 +388,7 @@ class _Checked(BaseModel, Generic[T]):
     settings: dict[str, Any]
     provenance: Provenance
     schema_: Literal[1, 2, 3] = Field(alias="schema")
+    benchmark: Positive = _OPTIONAL
     status: Status = "ok"
     reason: str | None = None
 

@@ -14,7 +14,7 @@ from conftest import run
 
 from bench import record
 from bench.__main__ import main
-from bench.commands.difference import compare, open_side
+from bench.commands.difference import Accuracy, compare, open_side
 from bench.errors import UserError
 from bench.record import Record
 
@@ -101,6 +101,15 @@ def test_two_commits_run_by_run(repository: Path) -> None:
     assert found["big"].latency is None
     assert found["other"].accuracy.verdict == "no interval"
     assert "other scenes" in found["other"].notes[0]
+
+
+def test_versions_of_the_benchmark_are_not_compared(repository: Path) -> None:
+    for stage in ("evaluate", "measure/desk"):
+        path = Path(f"results/s/{stage}/up.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"benchmark": 2}))
+    (up,) = (c for c in compare(open_side("HEAD"), open_side(".")) if c.run == "up")
+    assert (up.accuracy, up.memory, up.latency) == (Accuracy(), {}, None)
+    assert len([note for note in up.notes if "benchmark version" in note]) == 2
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> str:

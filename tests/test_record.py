@@ -358,3 +358,34 @@ def one_of(table: Any, place: Sequence[Any]) -> Any:
     for key in place:
         table = table[key]
     return table
+
+
+def test_records_of_earlier_schemas_are_of_the_first_benchmark_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    record.write(path, example())
+    now = json.loads(path.read_text())
+    assert (now["schema"], now["benchmark"]) == (record.SCHEMA, record.BENCHMARK) == (3, 1)
+    del now["benchmark"]
+    path.write_text(json.dumps(now | {"schema": 2}))
+    assert record.read(path) == example()
+    path.write_text(json.dumps(now | {"benchmark": 0}))
+    with pytest.raises(UserError, match="benchmark is 0"):
+        record.read(path)
+
+
+def test_parts_of_another_benchmark_version_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+
+    def rows(*keys: str) -> Record:
+        about = dict.fromkeys(("dataset", "run", "method", "strategy", "done", "published"), "x")
+        values = {"rows": [{"key": key, **about} for key in keys]}
+        return Record("card", "a", {}, values, {}, benchmark=record.BENCHMARK)
+
+    record.write(path, rows("one"), parts="rows")
+    record.write(path, rows("two"), parts="rows")
+    assert [row["key"] for row in record.read(path).values["rows"]] == ["two", "one"]
+    monkeypatch.setattr(record, "BENCHMARK", 2)
+    record.write(path, rows("three"), parts="rows")
+    assert [row["key"] for row in record.read(path).values["rows"]] == ["three"]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench import record
 from bench.config import ModelConfig, RunConfig, Suite
+from bench.record import BENCHMARK as BENCHMARK
 from bench.record import Record as Record
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
@@ -67,7 +68,7 @@ class Entry:
         """Why the status is not `ok`, stage by stage; empty if it is."""
         stages = (("evaluate", self.evaluated), ("measure", self.measured))
         return "; ".join(
-            f"{stage}: {r.reason or r.status if r else 'no record'}"
+            f"{stage}: {r.reason or r.status if r else f'no record of benchmark version {BENCHMARK}'}"
             for stage, r in stages
             if r is None or r.status != "ok"
         )
@@ -149,7 +150,8 @@ class Inputs:
 
 
 def load_records(suite: Suite) -> Inputs:
-    """Read the records of a suite's runs and models; files of other suites are not looked at.
+    """Read the records of a suite's runs and models; those of other suites, and of another version of
+    the benchmark, are left out.
 
     Raises:
         UserError: a record is there but damaged.
@@ -175,7 +177,7 @@ def load_records(suite: Suite) -> Inputs:
         steps=_read(record.path_of(name, "steps", machine)),
         uhr_methods=_read(record.RESULTS / "successors.json"),
         collapsed_head=_read(record.RESULTS / "fast" / f"{machine}.json"),
-        gpus=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
+        gpus=tuple(filter(None, map(_read, sorted((record.RESULTS / "card").glob("*.json"))))),
     )
 
 
@@ -222,4 +224,5 @@ def published_key(method: str, strategy: str) -> str:
 
 
 def _read(path: Path) -> Record | None:
-    return record.read(path) if path.is_file() else None
+    found = record.read(path) if path.is_file() else None
+    return found if found and found.benchmark == BENCHMARK else None

@@ -19,7 +19,7 @@ from bench.report import (
     style,
 )
 from bench.report import runs as all_runs
-from bench.report.load_records import Entry, Inputs, values
+from bench.report.load_records import BENCHMARK, Entry, Inputs, values
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
 from bench.report.site import Page, at
 from data.dataset import Dataset, open_dataset
@@ -180,6 +180,7 @@ def summary(content: Content) -> dict[str, Any]:
         figure, alt = seeded.name, "mIoU of several seeds"
     return {
         "name": content.suite,
+        "benchmark": BENCHMARK,
         "machine": content.inputs.suite.machine,
         "datasets": content.inputs.datasets,
         "runs": len(content.runs),
