@@ -1,5 +1,5 @@
 """Damaged inputs of every kind: each works or is refused in one line that names the file, within 10 s
-and 1 GiB.
+of processor time and 1 GiB.
 
 200 of each kind in CI; `GLNET_FUZZ=10000 pytest tests/test_fuzz.py -n0 --timeout=0` tries more."""
 
@@ -46,7 +46,7 @@ FUZZ = settings(
     derandomize="GLNET_FUZZ" not in os.environ,  # CI sees the same examples each time
     suppress_health_check=list(HealthCheck),
 )
-MOST_S, MOST_BYTES = 10, 2**30
+MOST_S, MOST_WALL_S, MOST_BYTES = 10, 60, 2**30
 JUNK: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e308, [1e400]),
     *(float("nan"), float("inf"), float("-inf"), [float("nan")] * 3, "", " ", "a", "0", "1e3"),
@@ -81,7 +81,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fine_or_told(path: Path, work: Callable[[], object], *named: str) -> bool:
     """Whether it works; an error is one line with the file's name, or one of `named`."""
-    start = time.monotonic()
+    start, began = time.process_time(), time.monotonic()
     with PeakResident() as resident:
         try:
             work()
@@ -90,7 +90,8 @@ def fine_or_told(path: Path, work: Callable[[], object], *named: str) -> bool:
             fine, said = False, str(error)
             assert said.isprintable()
             assert any(name in said for name in (path.name, *named)), said
-    assert time.monotonic() - start < MOST_S
+    assert time.process_time() - start < MOST_S
+    assert time.monotonic() - began < MOST_WALL_S  # nor does it wait for something
     assert resident.peak_bytes - resident.base_bytes < MOST_BYTES
     return fine
 
