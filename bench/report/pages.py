@@ -276,20 +276,6 @@ def _croissant(content: Content, dataset: str) -> str:
     return f"{content.suite}/datasets/{dataset}.croissant.json"
 
 
-def _methods(content: Content) -> Section:
-    """Papers and codes of the suite's networks."""
-    networks = dict.fromkeys(entry.network for entry in content.inputs.entries)
-    known = style.CREDITS["methods"]
-    hosts = {"arxiv": "https://arxiv.org/abs/", "code": "https://github.com/"}
-
-    def look(name: str, row: Any) -> dict[str, Any]:
-        value = row[name]
-        return {"target": hosts[name] + value} if name in hosts and pd.notna(value) else {}
-
-    rows = [{"network": one, **known[one]} for one in networks if one in known]
-    return section("about/methods", rows, look=look)
-
-
 def _home(content: Content) -> list[Section]:
     tables, parts = content.tables, content.parts
     seeded = [part.seeded for part in parts if part.seeded]
@@ -398,7 +384,7 @@ def _about(content: Content) -> list[Section]:
         section("about/definitions", facts=defined),
         section("provenance", facts=findings.provenance(inputs.records())),
         section("about/data", facts=credits, links=described),
-        _methods(content),
+        published.methods_section(dict.fromkeys(entry.network for entry in inputs.entries)),
         section("about/again", fill={"suite": inputs.suite.suite}),
         section("about/cite", links=[Link("GLNet’s paper", "https://arxiv.org/abs/1905.06368")]),
     ]

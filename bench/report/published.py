@@ -1,7 +1,7 @@
 """Ours beside what papers print: the verdict on each run, and the ultra-high-resolution methods under
 one protocol: which published ranking survives, and what the quirks of the released codes change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import bootstrap
+from bench.report import bootstrap, style
 from bench.report.bootstrap import Difference, of_entry
 from bench.report.findings import limits
 from bench.report.load_records import (
@@ -240,3 +240,16 @@ def _but_official(entry: Entry) -> str:
     spec.pop("official", None)
     parts = (entry.dataset, entry.model.method, entry.run.strategy, entry.model.seed)
     return repr((parts, sorted(spec.items(), key=lambda pair: pair[0])))
+
+
+def methods_section(networks: Iterable[str]) -> Section:
+    """Papers and codes of networks, where they are known."""
+    known = style.CREDITS["methods"]
+    hosts = {"arxiv": "https://arxiv.org/abs/", "code": "https://github.com/"}
+
+    def look(name: str, row: Any) -> dict[str, Any]:
+        value = row[name]
+        return {"target": hosts[name] + value} if name in hosts and pd.notna(value) else {}
+
+    rows = [{"network": one, **known[one]} for one in networks if one in known]
+    return section("about/methods", rows, look=look)
