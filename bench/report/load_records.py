@@ -26,6 +26,7 @@ UHR_ROWS = {
     ("pointrend", "whole"): "PointRend / whole",
     ("cascadepsp", "cascade"): "CascadePSP / cascade",
     ("rue", "whole"): "RUE / whole",
+    ("f2net", "whole"): "F2Net / whole",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"
