@@ -250,7 +250,7 @@ def test_another_score_of_patches_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         (
             "f2net/golden_modules_A",
             "",
-            "high.vssm.layers.1.blocks.0.op.A_logs",
+            "high.vssm.layers.1.blocks.0.op.out_proj.weight",
             "high.stage1",
             "high.stage0",
         ),

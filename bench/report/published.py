@@ -170,9 +170,9 @@ def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
 def unspecified_section() -> Section:
     """Methods that nothing public specifies in full: what is published of them on DeepGlobe, what is
     missing, and whether they are run with choices of ours."""
-    numbers = published()
-    own = numbers[numbers.dataset == "DeepGlobe"]
-    frame = pd.read_csv(UNSPECIFIED).merge(own, on="method", how="left", validate="1:1")
+    numbers, frame = published(), pd.read_csv(UNSPECIFIED)
+    own = numbers[(numbers.dataset == "DeepGlobe") & numbers.method.isin(frame.method)]
+    frame = frame.merge(own, on="method", how="left", validate="1:1")
     return section("unspecified", frame[["method", "here", "miou", "bytes", "fps", "missing"]])
 
 
