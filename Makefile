@@ -28,6 +28,9 @@ repro: setup
 	@echo "Report: $(CURDIR)/site/$$(sed -n 's/^suite: *//p' params.yaml)/index.html"
 
 site: setup
+	for bundle in submissions/*.zip; do \
+	  test ! -e "$$bundle" || glnet-bench verify --install "$$bundle" || exit 1; \
+	done
 	for folder in results/*/evaluate; do \
 	  python -m bench.report "suites/$$(basename "$$(dirname "$$folder")").yaml" || exit 1; \
 	done

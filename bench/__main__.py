@@ -21,6 +21,9 @@ COMMANDS = {
     "predict": ("bench.commands.predict", "command"),
     "tune": ("bench.pipeline.tune", "command"),
     "check": ("bench.commands.check", "command"),
+    "submit": ("bench.commands.bundle", "submit_command"),
+    "bundle": ("bench.commands.bundle", "bundle_command"),
+    "verify": ("bench.commands.bundle", "verify_command"),
     "report": ("bench.commands.report", "command"),
     "parity": ("reference.__main__", "command"),
 }

@@ -18,8 +18,24 @@ from bench.errors import Status, UserError
 from bench.files import shortened, write_text
 from bench.record_contents import CONTENTS, checker
 
-SCHEMA = 2
-"""Version of the format; 1 named methods by their earlier packages (`config.MOVED_METHODS`)."""
+SCHEMA = 3
+"""Version of the format. 1 named methods by their earlier packages (`config.MOVED_METHODS`); 1 and 2
+had other names for some keys (`MOVED_KEYS`) and for the variants of a method; a record without
+`benchmark` is of version 1."""
+MOVED_KEYS = {
+    "booked_bytes": "allocated_bytes",
+    "told_bytes": "expected_allocated_bytes",
+    "room_bytes": "available_bytes",
+    "course": "timeline",
+    "looks": "validations",
+    "used_told_by": "used_bytes_from",
+    "instance_of_a_card": "mig_instance",
+    "sm_clock_most_mhz": "sm_clock_max_mhz",
+    "memory_clock_most_mhz": "memory_clock_max_mhz",
+}
+BENCHMARK = 1
+"""Version of the benchmark. A change of data, metrics or meters that changes results raises it; results
+of different versions are not compared."""
 RESULTS = Path("results")
 _RANK = {"failed": 0, "oom": 1, "ok": 2}
 
@@ -53,6 +69,7 @@ class Record:
     status: Status = "ok"
     reason: str | None = None
     """Why it is not `ok`, one sentence."""
+    benchmark: int = BENCHMARK
     schema: int = field(default=SCHEMA)
 
 
@@ -77,7 +94,7 @@ def write(path: Path, record: Record, parts: str | None = None) -> None:
     """
     found = json.loads(json.dumps(asdict(record)))
     earlier = _earlier(path)
-    same = earlier and earlier.settings == found["settings"]
+    same = earlier and (earlier.settings, earlier.benchmark) == (found["settings"], BENCHMARK)
     worse = earlier and _RANK[record.status] < _RANK[earlier.status]
     if worse and (same or record.status == "failed"):
         raise UserError(
@@ -108,7 +125,7 @@ def other_parts(
     Raises:
         UserError: there are some, and they were made with other settings.
     """
-    if not (earlier := _earlier(path)):
+    if not (earlier := _earlier(path)) or earlier.benchmark != BENCHMARK:
         return {}
     kept = {
         key: {"provenance": earlier.provenance, **entry}
@@ -205,12 +222,12 @@ def parse(text: bytes, origin: str, mend: str) -> Record:
     """
     try:
         values = json.loads(text, object_hook=_as_now)
-        if (schema := values.get("schema", SCHEMA)) not in (1, SCHEMA):
+        if (schema := values.get("schema", SCHEMA)) not in range(1, SCHEMA + 1):
             raise UserError(
                 f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
             )
-        _check(values.get("stage"), text)
-        return Record(**{**values, "schema": SCHEMA})
+        _check(values.get("stage"), text if schema == SCHEMA else json.dumps(values).encode())
+        return Record(**{"benchmark": 1, **values, "schema": SCHEMA})
     # Of JSON, UTF-8 and `_check`; a list has no keys, and a record no others than ours.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
@@ -231,8 +248,13 @@ def _check(stage: Any, text: bytes) -> None:
 
 
 def _as_now(values: dict[str, Any]) -> dict[str, Any]:
-    """A table of a record with the current name of its `method`, and with what `compute` was before
-    it had `isa`."""
+    """A table of a record with the current names of its keys, its `method` and its variant, and with
+    what `compute` was before it had `isa`."""
+    values = {MOVED_KEYS.get(key, key): value for key, value in values.items()}
+    if (done := values.get("done")) in ("as meant", "ours"):
+        values["done"] = "corrected"
+        if isinstance(key := values.get("key"), str):
+            values["key"] = key.removesuffix(done) + "corrected"
     if isinstance(method := values.get("method"), str):
         values["method"] = current_method(method)
     if isinstance(compute := values.get("compute"), dict):

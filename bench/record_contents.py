@@ -87,7 +87,7 @@ class Meter(BaseModel):
     card: dict[str, Any] = _OPTIONAL
 
 
-class Course(BaseModel):
+class Timeline(BaseModel):
     """Bytes over time by category."""
 
     events: list[Count]
@@ -102,12 +102,12 @@ class Predicted(Meter):
     """Predicted memory."""
 
     host_bytes: Count | None = None
-    told_bytes: Count | None = None
+    expected_allocated_bytes: Count | None = None
     allocated_bytes: Count | None = None
     reserved_bytes: Count | None = None
     tf32_reserved_bytes: Count | None = None
     by_category: dict[str, Count] = _OPTIONAL
-    course: Course | None = None
+    timeline: Timeline | None = None
 
 
 class Meters(BaseModel, extra="forbid"):
@@ -128,7 +128,7 @@ class Part(BaseModel):
     """Predicted and allocated bytes of one step or prediction."""
 
     predicted_bytes: Count
-    booked_bytes: Positive
+    allocated_bytes: Positive
     height_px: Count | None = None
     width_px: Count | None = None
     batch: Count | None = None
@@ -144,7 +144,7 @@ class Measurement(BaseModel):
     width_px: Positive = _OPTIONAL
     flops: Count | None = None
     parameters: Count | None = None
-    room_bytes: Count | None = None
+    available_bytes: Count | None = None
     scene: str | None = None
     latency_s: list[Number] = _OPTIONAL
     latency_definition: str = ""
@@ -168,12 +168,14 @@ class Trained(BaseModel):
 
     phases: dict[str, Phase]
     loss: list[Step] = _OPTIONAL
-    looks: list[Step] = _OPTIONAL
+    validations: list[Step] = _OPTIONAL
     other_seeds: dict[str, Any] = _OPTIONAL
 
     def model_post_init(self, _: Any) -> None:
-        if {phase for phase, *_ in self.looks or ()} - {phase for phase, *_ in self.loss or ()}:
-            raise ValueError("`looks` names a phase that `loss` does not have")
+        if {phase for phase, *_ in self.validations or ()} - {
+            phase for phase, *_ in self.loss or ()
+        }:
+            raise ValueError("`validations` names a phase that `loss` does not have")
 
 
 class Candidate(BaseModel):
@@ -385,7 +387,8 @@ class _Checked(BaseModel, Generic[T]):
     name: str
     settings: dict[str, Any]
     provenance: Provenance
-    schema_: Literal[1, 2] = Field(alias="schema")
+    schema_: Literal[1, 2, 3] = Field(alias="schema")
+    benchmark: Positive = _OPTIONAL
     status: Status = "ok"
     reason: str | None = None
 

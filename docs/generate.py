@@ -91,11 +91,29 @@ def retina_ious(suite: str, run: str) -> dict[str, float]:
     return {**ious, "all": mean(ious.values())}
 
 
-def lesions_precision(suite: str, run: str) -> float:
-    """Average precision, in percent, as mean over the four kinds of lesion."""
+def lesion_precisions(suite: str, run: str) -> list[float]:
+    """Average precision of each kind of lesion, in percent."""
     with (ROOT / "report" / suite / "tables/details.csv").open(newline="") as file:
-        own = [row for row in csv.DictReader(file) if row["run"] == run]
-    return 100 * mean(float(r["average_precision"]) for r in own if r["class"] in LESIONS)
+        own = {row["class"]: row for row in csv.DictReader(file) if row["run"] == run}
+    return [100 * float(own[name]["average_precision"]) for name in LESIONS]
+
+
+def lesions() -> str:
+    """Average precision of each kind of lesion: published, then every run on IDRiD."""
+    with (ROOT / "bench/published_lesions.csv").open(newline="") as file:
+        printed = list(csv.DictReader(file))
+    rows = [
+        [
+            f"{row['method']}, {row['year']}",
+            *(row[name] and f"{float(row[name]):.1f}" for name in LESIONS),
+        ]
+        for row in printed
+    ]
+    ours = [(suite, run) for suite in RETINA_SUITES for run in names(f"{suite}/evaluate")]
+    found = {run: lesion_precisions(suite, run) for suite, run in ours}
+    for run, each in sorted(found.items(), key=lambda one: -mean(one[1])):
+        rows.append([f"`{run}`", *(f"{precision:.1f}" for precision in each)])
+    return table(["AP, %", *(f"{name.replace('_', ' ')}s" for name in LESIONS)], rows)
 
 
 def real_images() -> str:
@@ -105,7 +123,7 @@ def real_images() -> str:
         for run in names(f"{suite}/evaluate"):
             ious, cost = retina_ious(suite, run), measured(suite, "cpu-2-cores", run)
             shares = (f"{ious[name]:.0f}" for name in SMALL_TO_LARGE)
-            means = [f"{score:.1f}" for score in (ious["all"], lesions_precision(suite, run))]
+            means = [f"{score:.1f}" for score in (ious["all"], mean(lesion_precisions(suite, run)))]
             costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
             rows.append((-ious["all"], [run, *means, *shares, *costs]))
     header = ["run", "mIoU", "AP", *SMALL_TO_LARGE.values(), "MiB", "s"]
@@ -215,6 +233,7 @@ def diagram() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "real_images": real_images,
+    "lesions": lesions,
     "published_memory": published_memory,
     "mosaic": mosaic,
     "diagram": diagram,

@@ -277,7 +277,7 @@ def test_memory_without_the_drivers_part_may_be_unsupported(
     script(monkeypatch, used="0,10,70", fail=f"nvmlDeviceGetMemoryInfo_v2={UNSUPPORTED}")
     with sampler as card:
         pass
-    assert (card.missing, card.gpu["used_told_by"], card.peak_bytes) == ("", V1, 60)
+    assert (card.missing, card.gpu["used_bytes_from"], card.peak_bytes) == ("", V1, 60)
 
 
 def test_what_the_record_says_of_a_card(sampler: NvmlSampler) -> None:
@@ -288,14 +288,14 @@ def test_what_the_record_says_of_a_card(sampler: NvmlSampler) -> None:
         "uuid": "GPU-stand-in",
         "driver": "1.2.3",
         "total_bytes": 8000,
-        "used_told_by": "nvmlDeviceGetMemoryInfo_v2",
+        "used_bytes_from": "nvmlDeviceGetMemoryInfo_v2",
         "sm_clock_mhz": 1001,
-        "sm_clock_most_mhz": 2001,
+        "sm_clock_max_mhz": 2001,
         "memory_clock_mhz": 1002,
-        "memory_clock_most_mhz": 2002,
+        "memory_clock_max_mhz": 2002,
         "ecc": True,
         "power_limit_w": 250.0,
-        "instance_of_a_card": False,
+        "mig_instance": False,
     }
     assert gpu_bytes() == 8000
 
@@ -317,7 +317,7 @@ def test_what_a_driver_does_not_tell_is_left_open(
         "uuid",
         "ecc",
         "power_limit_w",
-        *(f"{kind}_clock{most}_mhz" for kind in ("sm", "memory") for most in ("", "_most")),
+        *(f"{kind}_clock{most}_mhz" for kind in ("sm", "memory") for most in ("", "_max")),
     }
     assert not card.missing
 
@@ -330,7 +330,7 @@ def test_an_instance_of_a_card_is_looked_at_alone(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with sampler as card:
         pass
-    assert (card.gpu["total_bytes"], card.gpu["instance_of_a_card"]) == (4000, True)
+    assert (card.gpu["total_bytes"], card.gpu["mig_instance"]) == (4000, True)
     assert gpu_bytes() == 4000
 
 
@@ -390,7 +390,7 @@ import json, os
 from bench.memory.nvml import NvmlSampler
 with NvmlSampler(interval_s=60) as card:
     pass
-print(json.dumps([card.missing, card.how, card.peak_bytes, card.gpu.get("used_told_by")]))
+print(json.dumps([card.missing, card.how, card.peak_bytes, card.gpu.get("used_bytes_from")]))
 """
 
 

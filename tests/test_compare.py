@@ -14,7 +14,7 @@ from conftest import run
 
 from bench import record
 from bench.__main__ import main
-from bench.commands.difference import compare, open_side
+from bench.commands.difference import Accuracy, compare, open_side
 from bench.errors import UserError
 from bench.record import Record
 
@@ -103,6 +103,15 @@ def test_two_commits_run_by_run(repository: Path) -> None:
     assert "other scenes" in found["other"].notes[0]
 
 
+def test_versions_of_the_benchmark_are_not_compared(repository: Path) -> None:
+    for stage in ("evaluate", "measure/desk"):
+        path = Path(f"results/s/{stage}/up.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"benchmark": 2}))
+    (up,) = (c for c in compare(open_side("HEAD"), open_side(".")) if c.run == "up")
+    assert (up.accuracy, up.memory, up.latency) == (Accuracy(), {}, None)
+    assert len([note for note in up.notes if "benchmark version" in note]) == 2
+
+
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> str:
     monkeypatch.setattr(sys, "argv", ["glnet-bench", "compare", *arguments])
     main()
@@ -170,7 +179,7 @@ def test_what_cannot_be_compared_says_why(repository: Path) -> None:
         ("-p", "'-p' is neither a folder nor a commit"),
         ("HEAD:docs", r"commit \w{10} \(HEAD:docs\) has no record of a run"),
         ("empty", r"folder empty \(empty\) has no record of a run"),
-        ("old", "old: s/evaluate/x.json has schema 0, this code reads 2: compare it with the code"),
+        ("old", "old: s/evaluate/x.json has schema 0, this code reads 3: compare it with the code"),
         ("broken", "broken: s/evaluate/x.json is damaged"),
     ],
 )

@@ -33,7 +33,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     write_evaluation("glnet-collaborative", {"d": GOOD})
     write_measurement("glnet-collaborative", 80 * MIB)
     write_evaluation("unet-whole", {"d": GOOD})
-    lost = Record("measure", "unet-whole", {}, {"device": "cpu", "room_bytes": 128 * MIB},
+    lost = Record("measure", "unet-whole", {}, {"device": "cpu", "available_bytes": 128 * MIB},
                   PROVENANCE, "oom", "out of memory")  # fmt: skip
     record.write(record.path_of("tiny", "measure", "unet-whole", "test-machine"), lost)
     return list(load_records(read_suite()).entries)
@@ -115,7 +115,7 @@ def test_an_ablation_says_in_what_runs_differ(entries: list[Entry]) -> None:
     assert frame.memory_ratio.isna().all()
 
 
-def test_the_course_of_memory_keeps_its_peak() -> None:
+def test_the_timeline_of_memory_keeps_its_peak() -> None:
     taken = [5, 3, 9, -9, -3, 1]
     events = [Event(i, size, "cpu", "an operator", "") for i, size in enumerate(taken)]
     kinds = ["weights", "activations", "temporaries", "temporaries", "activations", "activations"]

@@ -96,7 +96,7 @@ def test_workers_and_predictions_of_memory_are_limited_too(project: Path) -> Non
     steps = record.read(record.path_of("tiny", "steps", "test-machine"))
     assert steps.provenance["cpu_capability"] == "AVX2"
     bytes_ = steps.values["models"]["unet"]["train"]
-    assert bytes_["predicted_bytes"] == pytest.approx(bytes_["booked_bytes"], rel=0.05)
+    assert bytes_["predicted_bytes"] == pytest.approx(bytes_["allocated_bytes"], rel=0.05)
 
 
 @pytest.mark.slow

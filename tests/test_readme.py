@@ -6,6 +6,7 @@ covers fails, so that no number stands without a record."""
 
 import json
 import re
+from statistics import mean
 
 import pandas as pd
 import pytest
@@ -79,9 +80,10 @@ def test_every_marker_of_a_generated_part_is_known() -> None:
 
 
 def test_readme_and_docs_keep_to_their_lengths() -> None:
-    words = {page: len((ROOT / page).read_text().split()) for page in PAGES}
+    # The bars of a table are no words.
+    words = {page: len(re.findall(r"\S*\w\S*", (ROOT / page).read_text())) for page in PAGES}
     assert words.pop("README.md") <= 1200
-    assert sum(words.values()) <= 9400  # 9,000, and the results on real images
+    assert sum(words.values()) <= 9000
 
 
 def test_numbers_are_written_with_a_leading_zero() -> None:
@@ -165,7 +167,7 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     assert min(shrunk[5], cut[5]) > 50
     seconds = {run: generate.measured("idrid-a", "cpu-2-cores", run)["ms"] for run in runs}
     assert seconds["fpn-downsample"] < 0.1 * seconds["glnet-global-to-local"]
-    precision = {run: generate.lesions_precision("idrid-a", run) for run in runs}
+    precision = {run: mean(generate.lesion_precisions("idrid-a", run)) for run in runs}
     assert {"fpn-patch", "fpn-whole"} == set(sorted(precision, key=precision.__getitem__)[-2:])
     assert all(
         generate.miou("idrid-a", "colour") < generate.miou("idrid-a", run) for run in trained
@@ -205,5 +207,5 @@ def test_which_published_memory_the_tensors_explain() -> None:
         return float(rows[run, done]["device_bytes"] / printed)
 
     assert 0.85 <= ratio("fctl", "as released", "FCtL") <= 1
-    assert 0.85 <= ratio("cascadepsp", "ours", "CascadePSP") <= 1
-    assert ratio("pointrend", "ours", "PointRend") > 1
+    assert 0.85 <= ratio("cascadepsp", "corrected", "CascadePSP") <= 1
+    assert ratio("pointrend", "corrected", "PointRend") > 1

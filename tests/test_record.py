@@ -301,6 +301,27 @@ def test_records_of_the_first_schema_name_methods_by_their_folders() -> None:
     assert all((ROOT / method / "spec.py").is_file() for method in methods)
 
 
+def test_records_of_the_second_schema_have_the_names_of_today() -> None:
+    row = {"key": "DeepGlobe fctl as meant", "done": "as meant", "dataset": "DeepGlobe"}
+    row |= {"run": "fctl", "method": "baselines/fctl", "strategy": "patch", "published": None}
+    content = {"schema": 2, "stage": "card", "name": "h100", "settings": {}, "provenance": {}}
+    told = {"card": {"used_told_by": "v2", "sm_clock_most_mhz": 9}}
+    text = json.dumps({**content, "values": {"rows": [{**row, **told}]}})
+    (found,) = record.parse(text.encode(), "x.json", "delete it").values["rows"]
+    assert (found["key"], found["done"]) == ("DeepGlobe fctl corrected", "corrected")
+    assert found["card"] == {"used_bytes_from": "v2", "sm_clock_max_mhz": 9}
+    part = {"predicted_bytes": 4, "booked_bytes": 5}
+    content |= {"stage": "steps", "values": {"device": "cpu", "models": {"unet": {"train": part}}}}
+    found = record.parse(json.dumps(content).encode(), "x.json", "delete it")
+    assert (found.schema, found.values["models"]["unet"]["train"]) == (
+        record.SCHEMA,
+        {"predicted_bytes": 4, "allocated_bytes": 5},
+    )
+    # The names of today are wanted in a record that says it has them.
+    with pytest.raises(UserError, match=r"x\.json is damaged \(.*allocated_bytes"):
+        record.parse(json.dumps({**content, "schema": 3}).encode(), "x.json", "delete it")
+
+
 @pytest.mark.parametrize("change", ["missing", "null"])
 def test_each_key_of_the_fitted_model_is_needed(tmp_path: Path, change: str) -> None:
     sound = (ROOT / "results/predict.json").read_text()
@@ -337,3 +358,34 @@ def one_of(table: Any, place: Sequence[Any]) -> Any:
     for key in place:
         table = table[key]
     return table
+
+
+def test_records_of_earlier_schemas_are_of_the_first_benchmark_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    record.write(path, example())
+    now = json.loads(path.read_text())
+    assert (now["schema"], now["benchmark"]) == (record.SCHEMA, record.BENCHMARK) == (3, 1)
+    del now["benchmark"]
+    path.write_text(json.dumps(now | {"schema": 2}))
+    assert record.read(path) == example()
+    path.write_text(json.dumps(now | {"benchmark": 0}))
+    with pytest.raises(UserError, match="benchmark is 0"):
+        record.read(path)
+
+
+def test_parts_of_another_benchmark_version_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+
+    def rows(*keys: str) -> Record:
+        about = dict.fromkeys(("dataset", "run", "method", "strategy", "done", "published"), "x")
+        values = {"rows": [{"key": key, **about} for key in keys]}
+        return Record("card", "a", {}, values, {}, benchmark=record.BENCHMARK)
+
+    record.write(path, rows("one"), parts="rows")
+    record.write(path, rows("two"), parts="rows")
+    assert [row["key"] for row in record.read(path).values["rows"]] == ["two", "one"]
+    monkeypatch.setattr(record, "BENCHMARK", 2)
+    record.write(path, rows("three"), parts="rows")
+    assert [row["key"] for row in record.read(path).values["rows"]] == ["three"]

@@ -120,6 +120,14 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
     return write_results(tmp_path)
 
 
+def test_records_of_another_benchmark_version_are_not_ranked(suite: Suite) -> None:
+    path = record.path_of("tiny", "evaluate", "unet-patch")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"benchmark": 2}))
+    unet = load_records(suite).entries[0]
+    assert (unet.name, unet.status, unet.evaluation) == ("unet-patch", "missing", {})
+    assert "no record of benchmark version 1" in unet.reason
+
+
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the same records and two reports, made once for the tests that only read, and
@@ -362,8 +370,9 @@ def test_runs_by_hand(written: Path) -> None:
         "glnet-collaborative": "ok",
         "colour": "ok",
     }
-    assert frame.reason["fpn-patch"] == "measure: no record"
-    assert frame.reason["pspnet-patch"] == "evaluate: no record; measure: RuntimeError: shapes"
+    assert frame.reason["fpn-patch"] == "measure: no record of benchmark version 1"
+    why = "evaluate: no record of benchmark version 1; measure: RuntimeError: shapes"
+    assert frame.reason["pspnet-patch"] == why
     assert frame.nvml_bytes.isna().all()
     numbers = json.loads((folder / "metrics/unet-patch.json").read_text())
     assert numbers == {
@@ -509,7 +518,7 @@ def test_nobody_beats_anybody_unless_the_interval_says_so() -> None:
             for (run, network, _), one in zip(runs, samples, strict=True)
         )  # fmt: skip
         frame["allocated_bytes"] = [1, 2, 3, 4]
-        frame["room_bytes"] = 10
+        frame["available_bytes"] = 10
         found = findings.summary(frame, "allocated_bytes", Pairs(samples, {r: r for r, *_ in runs}))
         return {one.topic: one.text for one in found}
 

@@ -37,7 +37,7 @@ def measured(predicted: int, allocated: int) -> dict[str, Any]:
         "device": "cpu",
         "height_px": 70,
         "width_px": 90,
-        "room_bytes": 24 * GIB,
+        "available_bytes": 24 * GIB,
         "flops": 3_000_000_000,
         "parameters": 10,
         "latency_s": [0.3, 0.1, 0.2],
@@ -46,7 +46,7 @@ def measured(predicted: int, allocated: int) -> dict[str, Any]:
             "predicted": {"bytes": predicted, "host_bytes": 1, "definition": ""},
             "allocated": {"bytes": allocated, "definition": ""},
         },
-        "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "booked_bytes": 50},
+        "part": {"height_px": 35, "width_px": 30, "predicted_bytes": 40, "allocated_bytes": 50},
     }
 
 
@@ -56,14 +56,14 @@ def inputs(project: Any) -> Inputs:
     values["runs"] = {name: values["runs"][name] for name in ("unet-patch", "unet-whole")}
     write_suite(project, values)
     suite = read_suite()
-    lost = recorded("measure", {"device": "cpu", "room_bytes": 24 * GIB}, "oom")
+    lost = recorded("measure", {"device": "cpu", "available_bytes": 24 * GIB}, "oom")
     entries = tuple(
         Entry(name, run, suite.models[run.model], project, None, record)
         for (name, run), record in zip(
             suite.runs.items(), (recorded("measure", measured(99, 100)), lost), strict=True
         )
     )
-    phase = {"height_px": 7, "width_px": 9, "batch": 2, "predicted_bytes": 6, "booked_bytes": 5}
+    phase = {"height_px": 7, "width_px": 9, "batch": 2, "predicted_bytes": 6, "allocated_bytes": 5}
     steps = recorded("steps", {"device": "cpu", "models": {"unet": {"train": phase}}})
     return Inputs(suite, entries, {}, None, steps)
 
@@ -109,7 +109,7 @@ def test_networks_of_other_projects_and_what_tools_say() -> None:
 
 def test_what_a_lost_run_reported_is_in_its_line(inputs: Inputs) -> None:
     frame = all_runs.runs(inputs.entries).set_index("run")
-    assert frame.room_bytes.tolist() == [24 * GIB] * 2
+    assert frame.available_bytes.tolist() == [24 * GIB] * 2
     assert frame.latency_s["unet-patch"] == 0.2
     assert frame.latency_spread_s["unet-patch"] == pytest.approx(0.2)
     assert frame.network_s["unet-patch"] == pytest.approx(0.075)
@@ -127,7 +127,7 @@ def runs(**mious: float | None) -> pd.DataFrame:
             "status": "ok",
             "miou": miou,
             "allocated_bytes": (number + 1) * 2**20,
-            "room_bytes": 24 * GIB,
+            "available_bytes": 24 * GIB,
         }
         for number, (name, miou) in enumerate(mious.items())
     ]
@@ -282,8 +282,6 @@ def test_published_accuracy_against_measured_memory() -> None:
 
 SUITES = ("earthcover", "earthcover-long", "idrid-a", "mosaic")
 """Those with committed records."""
-CROSSED = 4
-"""Labels of one figure that may lie on an interval: of some forty points, twenty share a column."""
 
 
 def labels(axes: Axes) -> list[tuple[str, Bbox]]:
@@ -293,7 +291,12 @@ def labels(axes: Axes) -> list[tuple[str, Bbox]]:
 
 def segments(axes: Axes) -> list[np.ndarray]:
     """Lines in pixels, as places close to one another."""
-    found = [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
+    found = []
+    for line in axes.lines:
+        x, y = line.get_xydata().T
+        if line.get_drawstyle() == "steps-post":
+            x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+        found.append(line.get_transform().transform(np.stack([x, y], 1)))
     for bars in axes.collections:
         if isinstance(bars, LineCollection):
             found += [axes.transData.transform(each) for each in bars.get_segments()]
@@ -305,7 +308,7 @@ def segments(axes: Axes) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_no_label_covers_anything(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No label on another one, on a mark or a tick, or outside the axes; nearly none on a line."""
+    """No label on another one, on a mark, a tick or a line, or outside the axes."""
     monkeypatch.chdir(ROOT)
     content = collect(load_records(read_suite(Path(f"suites/{suite}.yaml"))))
     for name, draw, _ in drawings(content):
@@ -325,7 +328,6 @@ def test_no_label_covers_anything(suite: str, monkeypatch: pytest.MonkeyPatch) -
             lines = np.concatenate([*segments(axes), np.empty((0, 2))])
             for (one, box), (other, further) in itertools.combinations(found, 2):
                 assert not box.overlaps(further), (name, one, other)
-            crossed = []
             for text, box in found:
                 assert inner.containsx(box.x0), (name, text)
                 assert inner.containsx(box.x1), (name, text)
@@ -335,5 +337,4 @@ def test_no_label_covers_anything(suite: str, monkeypatch: pytest.MonkeyPatch) -
                 assert not any(box.contains(*place) for place in marks), (name, text)
                 (x, y), tight = lines.T, box.shrunk(0.9, 0.7)
                 within = (x > tight.x0) & (x < tight.x1) & (y > tight.y0) & (y < tight.y1)
-                crossed += [text] * bool(within.any())
-            assert len(crossed) <= CROSSED, (name, crossed)
+                assert not within.any(), (name, text)

@@ -142,10 +142,10 @@ def test_a_measurement_has_every_meter_of_this_machine(trained: Path) -> None:
     assert {"rss", "allocated", "predicted"} <= set(meters)
     assert all(meter["bytes"] > 0 and meter["definition"] for meter in meters.values())
     assert meters["predicted"]["bytes"] == pytest.approx(meters["allocated"]["bytes"], rel=0.02)
-    alive = meters["predicted"]["course"]["bytes"].values()
+    alive = meters["predicted"]["timeline"]["bytes"].values()
     assert max(map(sum, zip(*alive, strict=True))) == meters["predicted"]["bytes"]
     assert (found.values["height_px"], found.values["width_px"]) == (70, 90)
-    assert 0 < found.values["room_bytes"] <= psutil.virtual_memory().total
+    assert 0 < found.values["available_bytes"] <= psutil.virtual_memory().total
     for part, seconds in (("end-to-end", "latency_s"), ("network-alone", "network_s")):
         least, most = latency.ROUNDS[part]
         assert least <= len(found.values[seconds]) <= most
@@ -175,7 +175,7 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(work: Any, suite: Any, name: str, **_: Any) -> Outcome:
-        reported = {"device": "cpu", "room_bytes": 9}
+        reported = {"device": "cpu", "available_bytes": 9}
         if name == "unet-patch":
             return Outcome("failed", "the process ended with exit code 3", reported)
         return Outcome("oom", "killed by the system for memory", reported)
@@ -185,7 +185,7 @@ def test_a_process_that_is_lost_leaves_a_record_and_the_others_are_measured(
         measure_all(read_suite(), ["unet-patch", "unet-whole"])
     folder = Path("results/tiny/measure/test-machine")
     lost = record.read(folder / "unet-patch.json")
-    assert (lost.status, lost.values) == ("failed", {"device": "cpu", "room_bytes": 9})
+    assert (lost.status, lost.values) == ("failed", {"device": "cpu", "available_bytes": 9})
     assert record.read(folder / "unet-whole.json").status == "oom"
 
 

@@ -39,7 +39,7 @@ def test_every_phase_of_every_model_is_weighed_and_foretold(
     for phases in models.values():
         for values in phases.values():
             assert (values["height_px"], values["width_px"]) == (70, 90)
-            assert values["predicted_bytes"] == pytest.approx(values["booked_bytes"], rel=0.05)
+            assert values["predicted_bytes"] == pytest.approx(values["allocated_bytes"], rel=0.05)
             assert values["by_category"]["optimiser state"] > 0
     assert models["unet"]["train"]["batch"] == 1
     assert models["glnet-local"]["local"]["batch"] == MOST_IMAGES
@@ -75,7 +75,8 @@ def test_what_a_gpu_allocated_is_predicted_again_and_stays(of_a_gpu: Path) -> No
     assert measure.predict_again(suite, "enet-patch") == path
     after = record.read(path)
     told, *_ = (
-        found.values["meters"].pop("predicted").get("told_bytes") for found in (after, before)
+        found.values["meters"].pop("predicted").get("expected_allocated_bytes")
+        for found in (after, before)
     )
     told_of_part, _ = (found.values["part"].pop("predicted_bytes") for found in (after, before))
     before.values.pop("predicted_provenance", None)
@@ -83,12 +84,12 @@ def test_what_a_gpu_allocated_is_predicted_again_and_stays(of_a_gpu: Path) -> No
     assert after == before, "what was measured, and its provenance, stay"
     allocated = after.values["meters"]["allocated"]["bytes"]
     assert told == pytest.approx(allocated, rel=0.01)
-    assert told_of_part == pytest.approx(after.values["part"]["booked_bytes"], rel=0.01)
+    assert told_of_part == pytest.approx(after.values["part"]["allocated_bytes"], rel=0.01)
 
     again = record.read(measure_training.predict_again(suite))
     assert again.provenance == steps.provenance
     (old,), (new,) = (found.values["models"]["enet-patch"].values() for found in (steps, again))
-    assert new["booked_bytes"] == old["booked_bytes"]
+    assert new["allocated_bytes"] == old["allocated_bytes"]
     # Both threads have a workspace of cuBLAS, or the gradients' has none: ENet has convolutions alone.
     assert new["predicted_bytes"] > 7
 

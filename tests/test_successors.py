@@ -77,9 +77,9 @@ def test_released_idle_weights_are_a_prediction_of_their_own(
     monkeypatch.setattr("bench.memory.published_settings.uhr_runs", lambda place: small)
     found = predict([Place("DeepGlobe", 256, 7, "deepglobe")])
     assert [(one["run"], one["done"]) for one in found] == [
-        ("isdnet", "as meant"),
+        ("isdnet", "corrected"),
         ("isdnet", "as released"),
-        ("pointrend", "ours"),
+        ("pointrend", "corrected"),
     ]
     assert found[1]["device_bytes"] > found[0]["device_bytes"] > found[0]["weights_bytes"]
 
@@ -117,7 +117,7 @@ def test_predicted_memory_meets_the_row_of_its_data_set() -> None:
     row = {
         "device_bytes": 1900 * MIB, "reserved_bytes": 2000 * MIB, "weights_bytes": MIB,
         "host_bytes": MIB, "side_px": 2448, "run": "isdnet", "method": "isdnet",
-        "strategy": "whole", "done": "as meant", "published": "ISDNet / whole",
+        "strategy": "whole", "done": "corrected", "published": "ISDNet / whole",
     }  # fmt: skip
     rows = [{**row, "dataset": "DeepGlobe"}, {**row, "dataset": "Inria Aerial"}]
     rows.append({**rows[1], "method": "pointrend", "published": "PointRend / whole"})
@@ -204,11 +204,13 @@ def test_released_and_corrected_are_compared_where_they_differ_in_nothing_else()
     ]
 
 
-def test_what_is_not_run_again_says_what_is_missing_and_no_more_is_left() -> None:
+def test_what_is_not_run_again_says_what_is_missing() -> None:
     found = papers.unspecified_section().rows
     numbers = published()
     own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
-    assert set(found.method) == set(own.method)
+    # Further settings of methods that are listed, and another paper's baseline.
+    assert set(own.method) - set(found.method) == {"SGNet half overlap", "DeepLabv3+ of SGNet"}
+    assert set(found.method) - set(own.method) == set(found.method[found.here != "not run"])
     assert found.miou.notna().all()
     assert found.missing.str.len().min() > 20
     assert found.set_index("method").bytes["WSDNet"] == 1876 * MIB

@@ -88,8 +88,8 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
         "DeepGlobe deeplabv3plus-whole",
         "DeepGlobe enet-whole",
         "DeepGlobe isdnet as released",
-        "DeepGlobe fctl as meant",
-        "DeepGlobe magnet-fast as meant",
+        "DeepGlobe fctl corrected",
+        "DeepGlobe magnet-fast corrected",
     ],
 )
 def test_an_h100_said_so(key: str) -> None:

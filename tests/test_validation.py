@@ -24,7 +24,7 @@ Edit = Callable[[Callable[[dict[str, Any]], None]], None]
 LOOKS = [("global", 5, 0.9), ("a", 5, 0.2), ("a", 10, 0.3), ("a", 15, 0.3), ("a", 20, math.nan)]
 
 
-def test_the_first_of_equals_is_the_best_and_only_the_phases_own_looks_count() -> None:
+def test_the_first_of_equals_is_the_best_and_only_the_phases_own_validations_count() -> None:
     assert validation.best(LOOKS, "a") == 2
     assert validation.best(LOOKS, "b") is None
     assert not validation.settled(LOOKS, "a", 3)
@@ -34,7 +34,7 @@ def test_the_first_of_equals_is_the_best_and_only_the_phases_own_looks_count() -
 
 
 def stopping(steps: int, rate: float, **training: Any) -> Callable[[dict[str, Any]], None]:
-    """A suite whose one small U-Net looks at val."""
+    """A suite whose one small U-Net is validated."""
 
     def change(suite: dict[str, Any]) -> None:
         spec = {**PLAIN, "network": "unet2015", "train_on": "patch"}
@@ -50,7 +50,7 @@ def test_what_does_not_grow_stops(project: None, edit_suite: Edit) -> None:
     edit_suite(stopping(20, 0.0, validate_every=2, patience=2))
     train(read_suite(), "small")
     values = record.read(record.path_of("tiny", "train", "small")).values
-    assert [step for _, step, _ in values["looks"]] == [2, 4, 6]
+    assert [step for _, step, _ in values["validations"]] == [2, 4, 6]
     assert values["phases"]["train"]["steps"] == len(values["loss"]) == 6
 
 
@@ -60,11 +60,11 @@ def test_the_best_weights_are_kept(
     edit_suite(stopping(5, 1e-2, validate_every=1, patience=5))
     scores, seen = iter([0.1, 0.4, 0.3, 0.4, 0.2]), []
 
-    def look(model: Model, network: nn.Module, *_: object) -> float:
+    def validate(model: Model, network: nn.Module, *_: object) -> float:
         seen.append({key: value.clone() for key, value in network.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr("bench.pipeline.train.look", look)
+    monkeypatch.setattr("bench.pipeline.train.validate", validate)
     kept = torch.load(train(read_suite(), "small"), weights_only=True)
     equal = [all(torch.equal(kept[key], state[key]) for key in kept) for state in seen]
     assert equal == [False, True, False, False, False]
@@ -77,8 +77,8 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
     suite = read_suite()
     straight = torch.load(train(suite, "small"), weights_only=True)
     shutil.rmtree(PARTIAL)
-    looks = record.read(record.path_of("tiny", "train", "small")).values["looks"]
-    true, calls = validation.look, iter(range(10))
+    validations = record.read(record.path_of("tiny", "train", "small")).values["validations"]
+    true, calls = validation.validate, iter(range(10))
 
     def killed(*arguments: Any) -> float:
         if next(calls) == 1:
@@ -86,12 +86,14 @@ def test_killed_and_resumed_stops_at_the_same_step_with_the_same_weights(
         return true(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.pipeline.train.look", killed)
+        patch.setattr("bench.pipeline.train.validate", killed)
         with pytest.raises(KeyboardInterrupt):
             train(suite, "small")
     resumed = torch.load(train(suite, "small"), weights_only=True)
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    assert record.read(record.path_of("tiny", "train", "small")).values["looks"] == looks
+    assert (
+        record.read(record.path_of("tiny", "train", "small")).values["validations"] == validations
+    )
 
 
 def test_a_look_leaves_the_modes_of_training(project: None) -> None:
@@ -102,7 +104,7 @@ def test_a_look_leaves_the_modes_of_training(project: None) -> None:
         for module in phase.trains:
             module.train()
         modes = [module.training for module in network.modules()]
-        assert 0 <= validation.look(model, network, phase) <= 1
+        assert 0 <= validation.validate(model, network, phase) <= 1
         assert [module.training for module in network.modules()] == modes
         network.eval()
 
@@ -126,7 +128,7 @@ def test_a_data_set_without_val_is_refused(project: Path) -> None:
     model = open_model(read_suite(), "colour")
     network = model.build()
     with pytest.raises(UserError, match="has no val split, which `validate_every` needs"):
-        validation.look(model, network, model.method.phases(network, model.spec)[0])
+        validation.validate(model, network, model.method.phases(network, model.spec)[0])
 
 
 def test_looking_never_is_no_setting() -> None:

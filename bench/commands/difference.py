@@ -140,10 +140,10 @@ def open_side(name: str) -> Side:
         place = Path(temporary, folder.name)  # of a suite's own folder the name is the suite's
         place.mkdir(exist_ok=True)
         if tree := _object(f"{commit}:./{folder}"):
-            top = _git("rev-parse", "--show-toplevel").decode().strip()
+            top = git("rev-parse", "--show-toplevel").decode().strip()
             # Elsewhere git takes that folder's part. As zip, whose reader writes no link and nothing
             # outside; that of tar takes a filter from Python 3.11.4 on only.
-            packed = _git("archive", "--format=zip", tree, folder=top)
+            packed = git("archive", "--format=zip", tree, folder=top)
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
                 archive.extractall(place)
         return _side(name, f"commit {commit[:10]}", place)
@@ -180,12 +180,12 @@ def _object(name: str) -> str | None:
     """The full name of an object of this repository, None if there is none."""
     try:
         wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", name)
-        return _git(*wanted).decode().strip()
+        return git(*wanted).decode().strip()
     except UserError:
         return None
 
 
-def _git(*arguments: str, folder: str = ".") -> bytes:
+def git(*arguments: str, folder: str = ".") -> bytes:
     try:
         command = ["git", *arguments]
         return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
@@ -247,6 +247,10 @@ def _change(suite: str, run: str, machine: str | None, sides: tuple[Results, Res
             "neither memory nor latency can be compared"
         )
     values = [one.values if one and one.status == "ok" else {} for one in measured]
+    versions = {one.benchmark for one in measured if one}
+    if len(versions) > 1:
+        notes.append("measured by other benchmark versions: memory and latency cannot be compared")
+        values = [{}, {}]
     one, two = (_worst(pair) for pair in zip(evaluated, measured, strict=True))
     either = (one or two for one, two in zip(evaluated, measured, strict=True))
     return Change(
@@ -271,6 +275,9 @@ def _worst(records: Sequence[Record | None]) -> str:
 
 def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, str]:
     """The accuracies, and why there is no interval if there is none."""
+    if first and second and first.benchmark != second.benchmark:
+        versions = f"{first.benchmark} and {second.benchmark}"
+        return Accuracy(), f"of benchmark versions {versions}: mIoU cannot be compared"
     one, two = (
         bootstrap.sample(side, f"{side} {one.name}", one.values)
         if one and one.status == "ok"

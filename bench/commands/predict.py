@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench import cli
+from bench.commands.bundle import verify
 from bench.config import PARAMS, parse_bytes, parse_setting
 from bench.errors import UserError
 
@@ -17,7 +18,11 @@ def command(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="MASK", type=Path, required=True, help="a .tif or .png to write"
     )
     parser.add_argument("--run", required=True, help="a key of the suite's table runs")
-    parser.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
+    suite = parser.add_mutually_exclusive_group()
+    suite.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
+    suite.add_argument(
+        "--bundle", type=Path, metavar="FILE.zip", help="of `glnet-bench bundle`: it is installed"
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="default: the run's, in checkpoints/")
     weights.add_argument(
@@ -44,9 +49,10 @@ def work(arguments: argparse.Namespace) -> None:
         raise UserError(f"There is no image {arguments.image}.")
     from bench.streaming import job, predict_file
 
+    suite = verify(arguments.bundle, install=True) if arguments.bundle else arguments.suite
     wanted = job(
         arguments.run,
-        arguments.suite,
+        suite,
         arguments.checkpoint if arguments.random is None else arguments.random,
         arguments.classes,
         settings,

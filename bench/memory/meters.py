@@ -51,7 +51,7 @@ def measure_run(report: Report, suite: Suite, name: str) -> None:
     threads = suite.compute.shared(suite.compute.jobs).threads
     torch.set_num_threads(threads)
     available = host_limit_bytes() if device.type == "cpu" else gpu_bytes()
-    report({"device": device.type, "room_bytes": available, "memory_threads": threads})
+    report({"device": device.type, "available_bytes": available, "memory_threads": threads})
     run = open_run(suite, name)
     scene = run.dataset.ids("test")[0]
 
@@ -95,7 +95,7 @@ def _compared(run: Run, found: "Measured", device: str, gpu: str) -> dict[str, i
         "height_px": height,
         "width_px": width,
         "predicted_bytes": expected_allocated_bytes(predict_run(run, (height, width), device), gpu),
-        "booked_bytes": allocated_bytes_of(
+        "allocated_bytes": allocated_bytes_of(
             lambda: run.predict(found.network, part), [*tensors_of(found.network), part]
         ),
     }
@@ -124,7 +124,7 @@ def _predicted(found: Prediction, gpu: str) -> dict[str, Any]:
     """What records keep of the prediction of a run."""
     return {
         "bytes": found.device_bytes,
-        "told_bytes": expected_allocated_bytes(found, gpu),
+        "expected_allocated_bytes": expected_allocated_bytes(found, gpu),
         "host_bytes": found.host_bytes,
         "reserved_bytes": found.reserved_bytes,
         "allocated_bytes": found.allocated_bytes,
@@ -133,7 +133,7 @@ def _predicted(found: Prediction, gpu: str) -> dict[str, Any]:
         "module": found.module,
         "by_category": found.by_category,
         "at": found.at,
-        "course": found.timeline(),
+        "timeline": found.timeline(),
     }
 
 

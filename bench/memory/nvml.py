@@ -258,7 +258,7 @@ def _facts(handle: Any, version: int | None) -> dict[str, Any]:
         for name, kind in (("sm", pynvml.NVML_CLOCK_SM), ("memory", pynvml.NVML_CLOCK_MEM))
         for limit, query in (
             ("", pynvml.nvmlDeviceGetClockInfo),
-            ("_most", pynvml.nvmlDeviceGetMaxClockInfo),
+            ("_max", pynvml.nvmlDeviceGetMaxClockInfo),
         )
     }
     ecc = _or_none(pynvml.nvmlDeviceGetEccMode, handle)
@@ -269,11 +269,11 @@ def _facts(handle: Any, version: int | None) -> dict[str, Any]:
         "uuid": _or_none(pynvml.nvmlDeviceGetUUID, handle),
         "driver": _or_none(pynvml.nvmlSystemGetDriverVersion),
         "total_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-        "used_told_by": f"nvmlDeviceGetMemoryInfo{'_v2' if version else ''}",
+        "used_bytes_from": f"nvmlDeviceGetMemoryInfo{'_v2' if version else ''}",
         **clocks,
         "ecc": None if ecc is None else bool(ecc[0]),
         "power_limit_w": None if power_mw is None else power_mw / 1000,
-        "instance_of_a_card": None if instance is None else bool(instance.value),
+        "mig_instance": None if instance is None else bool(instance.value),
     }
 
 

@@ -42,22 +42,19 @@ PLACES = (
 )
 
 
-SAME_MEMORY = ("baselines/cascadepsp", "baselines/pointrend")
-"""Methods whose quirks do not change the device's memory; their one row is `ours` in records."""
+SAME_MEMORY = ("glnet", "baselines/cascadepsp", "baselines/pointrend")
+"""Methods whose quirks do not change the device's memory: one row is enough."""
 
 
 def uhr_cases(place: Place) -> Iterator[Case]:
     """Every ultra-high-resolution method, GLNet first; corrected and as released, where the method
     distinguishes the two."""
     for run in uhr_runs(place):
-        # GLNet's quirks do not change the device's memory.
-        if run.name == GLNET:
-            yield Case(place.dataset, place.side_px, "as meant", run)
-        elif run.model.config.method in SAME_MEMORY:
-            yield Case(place.dataset, place.side_px, "ours", run)
-        else:
-            for done, official in (("as meant", False), ("as released", True)):
-                yield Case(place.dataset, place.side_px, done, run.varied(official=official))
+        if run.model.config.method in SAME_MEMORY or not hasattr(run.spec, "official"):
+            yield Case(place.dataset, place.side_px, "corrected", run)
+            continue
+        for done, official in (("corrected", False), ("as released", True)):
+            yield Case(place.dataset, place.side_px, done, run.varied(official=official))
 
 
 def uhr_runs(place: Place) -> Iterator[Run]:

@@ -121,8 +121,8 @@ class Case:
     """As bench/published.csv has it."""
     side_px: int
     done: str
-    """Variant of a method whose released code has quirks: `as meant` (corrected) or
-    `as released`; `ours` where both take the same; empty for rows of GLNet's paper."""
+    """Variant of a method whose released code has quirks: `corrected` or `as
+    released`; `corrected` alone where both take the same; empty for rows of GLNet's paper."""
     run: Run
 
     @property

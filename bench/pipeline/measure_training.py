@@ -30,7 +30,7 @@ MOST_IMAGES = 2
 """Upper limit for the images of a step; more images only take more time."""
 DEFINITION = (
     "peak of an optimiser step, the second of its phase: weights, views, activations, gradients "
-    "and the optimiser's state; booked by torch's CPU allocator or torch.cuda.max_memory_allocated"
+    "and the optimiser's state; allocated by torch's CPU allocator or torch.cuda.max_memory_allocated"
 )
 
 
@@ -57,7 +57,7 @@ def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any
             **predicted_step(
                 one, torch.cuda.get_device_name(device) if one.device == "cuda" else ""
             ),
-            "booked_bytes": _allocated_bytes(model, network, phase, views),
+            "allocated_bytes": _allocated_bytes(model, network, phase, views),
         }
     return found
 

@@ -18,9 +18,9 @@ from bench.method import Phase
 from bench.parallel import distributed
 from bench.run import Model, device_facts, save, set_up
 
-Look = tuple[str, int, float]
+Validation = tuple[str, int, float]
 """(phase, steps done, mIoU on val 0..1)."""
-STATE = ("phase", "step", "history", "seconds", "waiting_s", "looks", "best")
+STATE = ("phase", "step", "history", "seconds", "waiting_s", "validations", "best")
 """Attributes of `Progress` that its file keeps."""
 
 
@@ -34,12 +34,12 @@ class Progress:
         self.history: list[tuple[str, int, float, float]] = []
         """(phase, step, loss, learning rate) of every step done."""
         self.seconds: dict[str, float] = {}
-        """By phase, looks at val included."""
+        """By phase, validation included."""
         self.waiting_s: dict[str, float] = {}
         """Of these, waiting for views that were not ready."""
-        self.looks: list[Look] = []
+        self.validations: list[Validation] = []
         self.best: dict[str, Tensor] | None = None
-        """All weights at the phase's best look."""
+        """All weights at the phase's best validation."""
         self.restored: dict[str, Any] | None = None
         """The file's content, until the network has its weights."""
         if path.exists():
@@ -71,12 +71,12 @@ class Progress:
 
     def looked(self, phase: str, miou: float, network: nn.Module) -> None:
         """Record a validation; keeps the weights of the best one."""
-        self.looks.append((phase, self.step, miou))
-        if best(self.looks, phase) == len(self.looks) - 1:
+        self.validations.append((phase, self.step, miou))
+        if best(self.validations, phase) == len(self.validations) - 1:
             self.best = {key: value.cpu().clone() for key, value in network.state_dict().items()}
 
 
-def look(model: Model, network: nn.Module, phase: Phase) -> float:
+def validate(model: Model, network: nn.Module, phase: Phase) -> float:
     """mIoU on val, 0..1, of the strategy `phase.judged_by`; trained modules are put back into train
     mode.
 
@@ -96,21 +96,21 @@ def look(model: Model, network: nn.Module, phase: Phase) -> float:
     return score
 
 
-def best(looks: Sequence[Look], phase: str) -> int | None:
+def best(validations: Sequence[Validation], phase: str) -> int | None:
     """Index of the phase's best validation, the first of equal ones; None if it has none."""
     # NaN, if no class occurred, is worse than any number.
     scores = {
         place: -1.0 if math.isnan(score) else score
-        for place, (name, _, score) in enumerate(looks)
+        for place, (name, _, score) in enumerate(validations)
         if name == phase
     }
     return max(scores, key=scores.__getitem__, default=None)
 
 
-def settled(looks: Sequence[Look], phase: str, patience: int) -> bool:
+def settled(validations: Sequence[Validation], phase: str, patience: int) -> bool:
     """Whether the last `patience` validations of a phase brought no new best."""
-    place = best(looks, phase)
-    return place is not None and len(looks) - 1 - place >= patience
+    place = best(validations, phase)
+    return place is not None and len(validations) - 1 - place >= patience
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TrainingResult:
         return {
             "phases": {phase: self._cost(phase) for phase in self.parameters},
             "loss": [[phase, step, loss] for phase, step, loss, _ in history],
-            **({"looks": self.progress.looks} if validated else {}),
+            **({"validations": self.progress.validations} if validated else {}),
         }
 
     def _cost(self, phase: str) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _draw_curves(folder: Path, model: ModelConfig, results: Mapping[int, Trainin
         for seed, one in results.items():
             live.step = 0
             prefix = f"seed{seed}/" if model.seeds else ""
-            seen = {(phase, step): miou for phase, step, miou in one.progress.looks}
+            seen = {(phase, step): miou for phase, step, miou in one.progress.validations}
             for phase, step, loss, _ in one.progress.history:
                 live.log_metric(f"{prefix}{phase}/loss", loss)
                 if (phase, step + 1) in seen:  # validation follows its step

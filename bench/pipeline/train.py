@@ -27,7 +27,7 @@ from bench.files import code_sha256, fault_of, file_sha256, load_state
 from bench.method import Phase, View, load_weights
 from bench.parallel import distributed
 from bench.pipeline.cache import code_of
-from bench.pipeline.progress import Progress, TrainingResult, look, settled, write_results
+from bench.pipeline.progress import Progress, TrainingResult, settled, validate, write_results
 from bench.run import Model, device_facts, open_model, require_prepared, set_up
 from bench.training_step import PhaseTraining, enter_phase, learning_rate_at, training_step
 
@@ -167,9 +167,9 @@ def _train_phase(
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if every and (progress.step % every == 0 or progress.step == schedule.steps):
-            score = look(model, network, phase)
+            score = validate(model, network, phase)
             progress.looked(phase.name, distributed.mean_of(score, network), network)
-            if settled(progress.looks, phase.name, config.patience):
+            if settled(progress.validations, phase.name, config.patience):
                 break
         if progress.step % config.checkpoint_every == 0 and progress.step < schedule.steps:
             now = time.perf_counter()

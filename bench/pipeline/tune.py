@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench import record
 from bench.config import ModelConfig, Suite, read_suite
 from bench.errors import UserError
-from bench.pipeline.progress import look
+from bench.pipeline.progress import validate
 from bench.run import Model, device_facts, open_model, set_up
 
 FACTORS = (0.3, 1.0, 3.0)
@@ -90,6 +90,6 @@ def _miou(suite: Suite, model: Model) -> float:
     result = train_seed(suite, model, partial)
     network = model.build().to(set_up(suite.compute))
     network.load_state_dict(result.weights)
-    miou = look(model, network, model.method.phases(network, model.spec)[-1])
+    miou = validate(model, network, model.method.phases(network, model.spec)[-1])
     partial.unlink(missing_ok=True)
     return miou

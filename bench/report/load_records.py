@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from bench import record
-from bench.config import ModelConfig, RunConfig, Suite
+from bench.config import ModelConfig, RunConfig, Suite, open_source
+from bench.record import BENCHMARK as BENCHMARK
 from bench.record import Record as Record
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
@@ -25,6 +26,7 @@ UHR_ROWS = {
     ("pointrend", "whole"): "PointRend / whole",
     ("cascadepsp", "cascade"): "CascadePSP / cascade",
     ("rue", "whole"): "RUE / whole",
+    ("f2net", "whole"): "F2Net / whole",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"
@@ -67,7 +69,7 @@ class Entry:
         """Why the status is not `ok`, stage by stage; empty if it is."""
         stages = (("evaluate", self.evaluated), ("measure", self.measured))
         return "; ".join(
-            f"{stage}: {r.reason or r.status if r else 'no record'}"
+            f"{stage}: {r.reason or r.status if r else f'no record of benchmark version {BENCHMARK}'}"
             for stage, r in stages
             if r is None or r.status != "ok"
         )
@@ -143,6 +145,11 @@ class Inputs:
         shared = {"predict": self.predicted, "successors": self.uhr_methods}
         return found + [name for name, one in shared.items() if not one]
 
+    def about(self, dataset: str) -> Any:
+        """The `About` of a data set of the suite, as its source describes it."""
+        source, settings, _ = open_source(self.suite, dataset)
+        return source.about(settings)
+
     def records(self) -> Iterator[Record]:
         """Every record that there is."""
         found = [one for entry in self.entries for one in (entry.evaluated, entry.measured)]
@@ -152,7 +159,8 @@ class Inputs:
 
 
 def load_records(suite: Suite) -> Inputs:
-    """Read the records of a suite's runs and models; files of other suites are not looked at.
+    """Read the records of a suite's runs and models; those of other suites, and of another version of
+    the benchmark, are left out.
 
     Raises:
         UserError: a record is there but damaged.
@@ -178,7 +186,7 @@ def load_records(suite: Suite) -> Inputs:
         steps=_read(record.path_of(name, "steps", machine)),
         uhr_methods=_read(record.RESULTS / "successors.json"),
         collapsed_head=_read(record.RESULTS / "fast" / f"{machine}.json"),
-        gpus=tuple(record.read(one) for one in sorted((record.RESULTS / "card").glob("*.json"))),
+        gpus=tuple(filter(None, map(_read, sorted((record.RESULTS / "card").glob("*.json"))))),
         estimates=_read(record.RESULTS / "estimates" / f"{machine}.json"),
     )
 
@@ -226,4 +234,5 @@ def published_key(method: str, strategy: str) -> str:
 
 
 def _read(path: Path) -> Record | None:
-    return record.read(path) if path.is_file() else None
+    found = record.read(path) if path.is_file() else None
+    return found if found and found.benchmark == BENCHMARK else None

@@ -69,10 +69,10 @@ def allocator_section(inputs: Inputs) -> Section:
         if found := entry.measurement:
             predicted, common = entry.meters["predicted"], {"run": entry.name, "phase": INFERENCE}
             whole = {
-                "predicted_bytes": predicted.get("told_bytes")
+                "predicted_bytes": predicted.get("expected_allocated_bytes")
                 or predicted.get("allocated_bytes")
                 or predicted["bytes"],
-                "booked_bytes": entry.meters["allocated"]["bytes"],
+                "allocated_bytes": entry.meters["allocated"]["bytes"],
             }
             rows.append({**found, **whole, **common})
             if found.get("part"):
@@ -271,7 +271,7 @@ def uhr_section(predicted: Record | None) -> Section:
             method, _, inference = key.partition(" / ")
             key = f"{method.split()[0]} on {row['dataset'].split()[0]} / {inference}"
         theirs = known.get(key, {})
-        own = {"done": variant(row["done"]), "verdict": verdict(row, theirs.get("published_bytes"))}
+        own = {"verdict": verdict(row, theirs.get("published_bytes"))}
         rows.append({**row, **theirs, **own})
     frame = table("uhr_memory", rows)
     met = frame.verdict.astype(str).str.startswith("within").sum()
@@ -312,11 +312,6 @@ def verdict(row: Mapping[str, Any], printed: Any) -> str:
     return f"{off:.0f} MiB less: {reason}"
 
 
-def variant(done: str) -> str:
-    """A record's word for how a method is run, in the words of the report."""
-    return {"as meant": "corrected", "ours": "corrected"}.get(done, done)
-
-
 def _extrapolated(a: Line, b: Line, size: Line) -> dict[str, int]:
     """What an image of a size that was not computed takes, from two that were."""
     known = np.array([[line["side_px"] ** 2, line["patches"]] for line in (a, b)], float)
@@ -348,7 +343,6 @@ def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[
             **with_copies,
             "card": name,
             "method": method_name(row["method"]),
-            "done": variant(row["done"]),
             "predicted": predicted,
             "wall_s": median(row.get("wall_s")),
             "forward_s": median(row.get("forward_s")),

@@ -106,11 +106,11 @@ def _training(entry: Entry, trained: Mapping[str, Any]) -> Section:
 
 def _memory(entry: Entry) -> list[Section]:
     predicted = entry.meters.get("predicted", {})
-    course, parts = predicted.get("course"), predicted.get("by_category", {})
+    timeline, parts = predicted.get("timeline"), predicted.get("by_category", {})
     place = ", in ".join(filter(None, (predicted.get("at"), predicted.get("module"))))
     plots: tuple[Plot, ...] = ()
-    if course and course["events"]:
-        drawn = figures.curves.memory_timeline(course, place)
+    if timeline and timeline["events"]:
+        drawn = figures.curves.memory_timeline(timeline, place)
         plots = (Plot("drawn-memory", "Memory over time by category", drawn),)
     meters = [
         (

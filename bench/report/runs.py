@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report import bootstrap, evaluations, figures
 from bench.report.evaluations import Group
 from bench.report.findings import limits, seed_sentences
-from bench.report.load_records import BASELINE, Entry, median
+from bench.report.load_records import BASELINE, BENCHMARK, Entry, median
 from bench.report.section import Section, section, table
 from bench.report.style import NOTHING, points, spaced
 
@@ -285,6 +285,7 @@ def run_metrics(frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, float]]]:
 
 def _about(entry: Entry) -> dict[str, Any]:
     return {
+        "benchmark": BENCHMARK,
         "dataset": entry.dataset,
         "run": entry.name,
         "network": entry.network,

@@ -5,6 +5,7 @@ own page to a file below site/. Scripts are plain files and data is in the page,
 neither fetches nor imports from disk."""
 
 import json
+import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from bench.files import csv_text, write_bytes, write_text
+from bench.report.load_records import BENCHMARK
 from bench.report.section import Finding, Link, Plot, Section, Target
 
 _HERE = Path(__file__).parent
@@ -43,8 +45,9 @@ class Site:
 
         Every name that the template uses must be given."""
         filled = _environment().get_template(template)
-        assets = f"{self.suite}/{ASSETS}"
-        text = filled.render(site=self, here=path, at=at(path), assets=assets, **content)
+        known = {"site": self, "here": path, "at": at(path), "assets": f"{self.suite}/{ASSETS}"}
+        code = os.environ.get("REPOSITORY_URL", "")
+        text = filled.render(known, benchmark=BENCHMARK, code=code, **content)
         write_text(self.folder / path, text)
         return self.folder / path
 
@@ -92,9 +95,8 @@ def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
     text = json.dumps(summary, indent=1, sort_keys=True)
     write_text(site.folder / site.suite / SUMMARY, text + "\n")
     suites = write_suites(site.folder)
-    tables = {
-        path.parts[-3]: pd.read_csv(path) for path in sorted(site.folder.glob("*/tables/runs.csv"))
-    }
+    paths = {one["name"]: site.folder / one["name"] / "tables/runs.csv" for one in suites}
+    tables = {name: pd.read_csv(path) for name, path in paths.items() if path.exists()}
     joined = (
         pd.concat(tables, names=["suite"]).droplevel(1).reset_index() if tables else pd.DataFrame()
     )
@@ -105,8 +107,9 @@ def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
 
 def write_suites(folder: Path) -> list[dict[str, Any]]:
     """Write the script by which every page leads to the suites of a site; returns what they say of
-    themselves."""
-    suites = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+    themselves. Those of another version of the benchmark are left out."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+    suites = [one for one in found if one.get("benchmark") == BENCHMARK]
     known = f"const SUITES = {json.dumps([one['name'] for one in suites])};\n"
     write_text(folder / "suites.js", known)
     return suites

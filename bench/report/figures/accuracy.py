@@ -67,7 +67,7 @@ def accuracy_chart(
     it is GLNet's.
 
     Args:
-        runs: columns run, network, strategy, status, excluded, room_bytes, bytes, miou,
+        runs: columns run, network, strategy, status, excluded, available_bytes, bytes, miou,
             miou_low and miou_high 0..1; a row without bytes or miou has no point.
         theirs: `published_points`; drawn behind the runs.
     """
@@ -87,7 +87,7 @@ def accuracy_chart(
     lost = trained[trained.bytes.isna() & (trained.status == "oom")]
     behind = marks([] if theirs is None else theirs)
     y = percent_axis(y_title, [*runs.y, *behind.y, *runs.low, *runs.high])
-    capacity = lost.room_bytes.astype(float)
+    capacity = lost.available_bytes.astype(float)
     x = memory_axis(x_title, [*known.x, *behind.x, *capacity.dropna()])
     on_front = known.run.isin(front)
     lost = lost.assign(

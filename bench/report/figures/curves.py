@@ -78,24 +78,26 @@ def training_curves(trained: Mapping[str, Any]) -> interactive.Figure | None:
         hidden = {"opacity": 0.4, "showlegend": False, "hoverinfo": "skip", "legendgroup": phase}
         traces += [each | hidden, mean | {"legendgroup": phase}]
     layout = {"xaxis": heading("step"), "yaxis": {"rangemode": "tozero", **heading("loss")}}
-    if looks := trained.get("looks", []):
+    if validations := trained.get("validations", []):
         starts = frame.groupby("phase").x.min()
-        steps = [int(starts[phase]) + step for phase, step, _ in looks]
-        val = line("mIoU on val", steps, [100 * miou for *_, miou in looks], color=palette.INK)
+        steps = [int(starts[phase]) + step for phase, step, _ in validations]
+        val = line(
+            "mIoU on val", steps, [100 * miou for *_, miou in validations], color=palette.INK
+        )
         traces.append(val | {"mode": "lines+markers", "yaxis": "y2", "marker": {"size": 5}})
         right = {"overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"}
         layout["yaxis2"] = right | heading("mIoU on val, %")
     return {"data": traces, "layout": layout}
 
 
-def memory_timeline(course: Mapping[str, Any], peak: str) -> interactive.Figure:
+def memory_timeline(timeline: Mapping[str, Any], peak: str) -> interactive.Figure:
     """Bytes allocated over time, stacked by category, with the peak marked.
 
     Args:
-        course: `bench.memory.prediction.timeline`.
+        timeline: `bench.memory.prediction.timeline`.
         peak: the operator and module at the peak.
     """
-    held = pd.DataFrame(course["bytes"], index=course["events"]) / MIB
+    held = pd.DataFrame(timeline["bytes"], index=timeline["events"]) / MIB
     traces = [
         line(
             name,
