@@ -73,7 +73,7 @@ def ratios(suite: str, machine: str) -> list[float]:
         record = values(f"{suite}/measure/{machine}/{name}.json")
         meters = record["meters"]
         predicted = meters["predicted"]
-        size = predicted.get("tf32_allocated_bytes") or predicted["allocated_bytes"]
+        size = predicted.get("expected_allocated_bytes") or predicted["allocated_bytes"]
         found += [(size or predicted["bytes"]) / meters["allocated"]["bytes"]]
         found += [record["part"]["predicted_bytes"] / record["part"]["allocated_bytes"]]
     return found
@@ -228,20 +228,20 @@ def streaming_limits() -> tuple[float, ...]:
     return tuple(size / MIB for size in sizes)
 
 
-def estimate_ratios(tool: str = "", **which: str) -> list[float]:
+def estimate_ratios(tool: str = "", machine: str = "cpu-2-cores", **which: str) -> list[float]:
     """What a tool says over what was allocated, of networks of other projects."""
     found = []
-    for row in values("estimates/cpu-2-cores.json")["rows"]:
+    for row in values(f"estimates/{machine}.json")["rows"]:
         said = row["others"].get(tool) if tool else row["predicted_bytes"]
         if said and all(row[key] == value for key, value in which.items()):
             found.append(said / row["allocated_bytes"])
     return found
 
 
-def estimate_errors(tool: str = "", **which: str) -> tuple[float, float]:
-    """Median and largest, in percent."""
+def estimate_errors(tool: str = "", **which: str) -> tuple[float, float, float]:
+    """Median, 95th percentile and largest, in percent."""
     off = [100 * abs(ratio - 1) for ratio in estimate_ratios(tool, **which)]
-    return median(off), max(off)
+    return median(off), float(np.percentile(off, 95)), max(off)
 
 
 def misjudged(tool: str = "", margin: float = 0.0) -> tuple[float, float]:
