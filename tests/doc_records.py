@@ -87,10 +87,10 @@ def on_h100() -> list[float]:
     return [abs(ratio - 1) for ratio in ratios("earthcover-long", "h100")]
 
 
-def missing_mib() -> list[float]:
-    """What training steps took on the H100 above the prediction."""
+def too_high_mib() -> list[float]:
+    """What is predicted of training steps above what they took on the H100."""
     found = phases("earthcover-long", "h100")
-    return [(phase["allocated_bytes"] - phase["predicted_bytes"]) / MIB for phase in found]
+    return [(phase["predicted_bytes"] - phase["allocated_bytes"]) / MIB for phase in found]
 
 
 def training_minutes(suite: str) -> float:
@@ -217,8 +217,8 @@ def cpu_within() -> tuple[int, int]:
 
 
 def steps_on_h100() -> tuple[float, ...]:
-    large = [mib for mib in missing_mib() if mib > 32]
-    small = [mib for mib in missing_mib() if mib <= 32]
+    large = [mib for mib in too_high_mib() if mib > 32]
+    small = [abs(mib) for mib in too_high_mib() if mib <= 32]
     return len(large), len(large + small), min(large), max(large), max(small)
 
 
