@@ -16,7 +16,7 @@ from bench.memory.rss import PeakResident
 from bench.memory.runs import PREDICTED, predict_run
 from bench.memory.tracker import bytes_of, tensors_of
 from bench.parallel import Report, host_limit_bytes
-from bench.run import Run, device_facts, open_run, set_up
+from bench.run import Run, device_facts, open_evaluated, open_run, set_up
 
 DEFINITIONS = {
     "allocated": (
@@ -101,14 +101,14 @@ def _compared(run: Run, found: "Measured", device: str, gpu: str) -> dict[str, i
     }
 
 
-def predicted_again(run: Run, values: Mapping[str, Any], gpu: str) -> dict[str, Any]:
-    """The values of a record of the stage `measure`, predicted by the present rules; what was
+def predicted_again(suite: Suite, name: str, values: Mapping[str, Any], gpu: str) -> dict[str, Any]:
+    """The values of a run's record of the stage `measure`, predicted by the present rules; what was
     measured stays as it is.
 
     Args:
         gpu: the name of the GPU that was measured; empty for the CPU.
     """
-    device, part = values["device"], values["part"]
+    run, device, part = open_evaluated(suite, name), values["device"], values["part"]
     whole, cut = (
         predict_run(run, (one["height_px"], one["width_px"]), device) for one in (values, part)
     )

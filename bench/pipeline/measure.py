@@ -15,7 +15,6 @@ from bench.config import Suite, pick, read_suite
 from bench.errors import UserError
 from bench.parallel import Outcome, Report, run_isolated, threads
 from bench.pipeline import cache
-from bench.run import open_evaluated
 
 LIMIT_S = 900.0
 """Time limit per run, for memory and for latency."""
@@ -100,10 +99,10 @@ def predict_again(suite: Suite, name: str) -> Path:
     from bench.memory.meters import predicted_again
 
     path = record.path_of(suite.suite, "measure", name, suite.machine)
-    made, run = record.read(path), open_evaluated(suite, name)
-    if found := record.made_otherwise(made, run.model.config, run.config):
+    made, run = record.read(path), pick(suite.runs, name, "run")
+    if found := record.made_otherwise(made, suite.models[run.model], run):
         raise UserError(f"{path} was measured with other settings ({found}): measure it again.")
-    values = predicted_again(run, made.values, made.provenance.get("device_name", ""))
+    values = predicted_again(suite, name, made.values, made.provenance.get("device_name", ""))
     values["predicted_provenance"] = record.provenance()
     record.write(path, replace(made, values=values))
     return path
