@@ -187,3 +187,14 @@ def test_the_rules_see_imports() -> None:
     assert "bench.errors" in imports(Path("data/dataset.py"))
     assert Path("bench/pipeline/cache.py") in closure([Path("bench/pipeline/evaluate.py")])
     assert libraries(Path("bench/tiling.py")) == {"torch"}
+
+
+def test_no_program_loads_itself_for_its_workers() -> None:
+    """Python warns of a module that a worker's server has loaded before it runs as the program."""
+    found = {}
+    for name, path in modules().items():
+        for node in tree(path).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRELOAD":
+                found[name] = ast.literal_eval(node.value)
+    assert "bench.pipeline.evaluate" in found
+    assert not [name for name, loaded in found.items() if name in loaded]
