@@ -81,7 +81,7 @@ SMALL_TO_LARGE = {
     "hard_exudate": "hard exudates",
     "optic_disc": "optic disc",
 }
-RETINA_SUITES = ("idrid-a",)
+RETINA_SUITES = ("idrid-a", "idrid-b")
 
 
 def retina_ious(suite: str, run: str) -> dict[str, float]:
