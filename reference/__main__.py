@@ -18,7 +18,7 @@ from bench.errors import UserError
 from reference.check import FLOATS, HEADING, Comparison, Method, rows
 from reference.golden import Golden, format_of, read
 
-METHODS = ("cascadepsp", "fctl", "glnet", "isdnet", "magnet", "pointrend", "rue")
+METHODS = ("cascadepsp", "f2net", "fctl", "glnet", "isdnet", "magnet", "pointrend", "rue")
 """Modules of this package with a `METHOD`; FCtL's golden data has GLNet's keys and more."""
 
 

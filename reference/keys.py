@@ -121,6 +121,51 @@ RUE: Rules = (
 )
 """The released file lists the shallow stream twice, as ISDNet's does."""
 
+F2NET: Rules = (
+    (r"^split\.project\.", "afd.proj."),
+    (r"^split\.filters\.", "afd.filter_gen."),
+    (r"^short\.pyramid\.pool\.", "short.aspp.image_pool.1."),
+    (r"^short\.pyramid\.norm\.", "short.aspp.image_pool.2."),
+    (r"^short\.pyramid\.join\.", "short.aspp.bottleneck."),
+    (r"^short\.pyramid\.", "short.aspp."),
+    (r"^(short\.aspp\..*)\.conv\.", r"\1.0."),
+    (r"^(short\.aspp\..*)\.bn\.", r"\1.1."),
+    (r"^long\.position$", "long.pos_embed"),
+    (r"^long\.embed\.", "long.patch_embed."),
+    (r"\.attention\.project\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
+    (r"^(long\..*\.mlp)\.fc1\.", r"\1.0."),
+    (r"^(long\..*\.mlp)\.fc2\.", r"\1.2."),
+    (r"^high\.embed\.0\.0\.", "high.vssm.patch_embed.0."),
+    (r"^high\.embed\.0\.1\.", "high.vssm.patch_embed.2."),
+    (r"^high\.embed\.2\.0\.", "high.vssm.patch_embed.5."),
+    (r"^high\.embed\.2\.1\.", "high.vssm.patch_embed.7."),
+    (r"^high\.stages\.(\d)\.\d\.0\.", r"high.vssm.layers.\1.downsample.1."),
+    (r"^high\.stages\.(\d)\.\d\.1\.", r"high.vssm.layers.\1.downsample.3."),
+    (r"^high\.stages\.(\d)\.(\d)\.", r"high.vssm.layers.\1.blocks.\2."),
+    (r"^(high\..*\.blocks\.\d)\.norm1\.", r"\1.norm."),
+    (r"\.scan\.into\.", ".op.in_proj."),
+    (r"\.scan\.conv\.", ".op.conv2d.1."),
+    (r"\.scan\.project$", ".op.x_proj_weight"),
+    (r"\.scan\.decay$", ".op.A_logs"),
+    (r"\.scan\.step$", ".op.dt_projs_bias"),
+    (r"\.scan\.skip$", ".op.Ds"),
+    (r"\.scan\.(norm|out)\.", r".op.out_\1."),
+    (r"\.op\.out_out\.", ".op.out_proj."),
+    (r"^fuse_low\.", "hff1."),
+    (r"^fuse\.", "hff2."),
+    (r"^(hff\d)\.one\.", r"\1.att_a."),
+    (r"^(hff\d)\.other\.", r"\1.att_b."),
+    (r"^(hff\d)\.cross_one\.", r"\1.cross_a."),
+    (r"^(hff\d)\.cross_other\.", r"\1.cross_b."),
+    (r"^(hff\d)\.project_one\.", r"\1.proj_a."),
+    (r"^(hff\d)\.project_other\.", r"\1.proj_b."),
+    (r"^alignment\.low\.", "cfal.proj_sl."),
+    (r"^alignment\.high\.", "cfal.proj_m."),
+    (r"^classify\.", "cls."),
+)
+"""The released code has modules only; the prefixes are those of the golden data."""
+
 _FCTL: Rules = (
     (r"^\w+_vgg\.", "vgg."),
     (r"^(plain|local|\w+_rest)\.", ""),
@@ -185,6 +230,11 @@ def magnet_key(key: str) -> str:
 def rue_key(key: str) -> str:
     """Of `baselines.rue.model.RUE`."""
     return renamed(key, RUE)
+
+
+def f2net_key(key: str) -> str:
+    """Of `baselines.f2net.model.F2Net`."""
+    return renamed(key, F2NET)
 
 
 class Source(NamedTuple):

@@ -22,6 +22,8 @@ from reference.golden import Golden
 
 FLOAT = {"float32": torch.float32, "float64": torch.float64}
 Arrays = dict[str, NDArray[Any]]
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""By which the released codes of ISDNet and later methods normalise images in golden data."""
 
 
 class _Undrawn(TorchFunctionMode):
@@ -93,6 +95,13 @@ def image_of(height: int, width: int, seed: int) -> Tensor:
 def label_of(height: int, width: int, seed: int, classes: int) -> Tensor:
     """Its label (H, W) uint8."""
     return torch.from_numpy(formulas.label(height, width, seed, classes))
+
+
+def normalised(image: Tensor) -> Tensor:
+    """(3, H, W) uint8 -> (1, 3, H, W) by `MEAN` and `STD`, rounded to float32 once."""
+    mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
+    found = (image.numpy().astype(np.float64) - mean) * (1 / std)
+    return torch.from_numpy(found.astype(np.float32))[None]
 
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:

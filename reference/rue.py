@@ -46,7 +46,6 @@ PRINTED = 1e-9
 """Numbers of the tables have ten digits."""
 SHIFTS = {0: 5.2, 1: -7.7, 3: 1.8, 5: -2.9}
 """By seed, of the residual's last bias, so that the patches' scores spread around 0."""
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LOSSES = {
     "decode.loss_seg": "deep",
     "refine.loss_seg": "final",
@@ -80,17 +79,10 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
         train_patches=patches,
         selected=share,
         dropout=0,
-        mean=MEAN,
-        std=STD,
+        mean=replay.MEAN,
+        std=replay.STD,
         official=names,
     )
-
-
-def normalised(image: Tensor) -> Tensor:
-    """(3, H, W) uint8 -> (1, 3, H, W), rounded to float32 once."""
-    mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
-    found = (image.numpy().astype(np.float64) - mean) * (1 / std)
-    return torch.from_numpy(found.astype(np.float32))[None]
 
 
 def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
@@ -107,7 +99,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     spec = spec_of(config)
     image = replay.image_of(config["h"], config["w"], config["seed"])
     network = _network(config, spec, compare.dtype)
-    x = normalised(image)
+    x = replay.normalised(image)
     compare.bytes_equal({"image_sha256": replay.pixels_of(image)}, golden.table)
     compare.bytes_equal({"input_sha256": x.numpy()}, golden.table)
     ours = network.normalise(image[None]).numpy()
@@ -221,7 +213,7 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
 def _batch(config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Normalised images (N, 3, H, W) and labels (N, H, W), whose first corner has no label."""
     size, seeds = (config["h"], config["w"]), config["image_seeds"]
-    images = torch.cat([normalised(replay.image_of(*size, seed)) for seed in seeds])
+    images = torch.cat([replay.normalised(replay.image_of(*size, seed)) for seed in seeds])
     classes = config.get("n_class", 7)
     labels = torch.stack([replay.label_of(*size, seed, classes) for seed in seeds])
     corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))

@@ -14,6 +14,7 @@ from torch import nn
 
 import glnet.spec
 from baselines.cascadepsp import spec as cascadepsp
+from baselines.f2net import spec as f2net
 from baselines.fctl import spec as fctl
 from baselines.generic import spec as generic
 from baselines.isdnet import spec as isdnet
@@ -59,6 +60,9 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "baselines/rue":
         more.pop("sub_batch", None)
         return rue.Spec(patches=4, train_patches=2, crop_px=64, **more)
+    if method == "baselines/f2net":
+        more.pop("sub_batch", None)
+        return f2net.Spec(crop_px=64, **more)
     if method == "baselines/magnet":
         return magnet.Spec(**{**MAGNET, **more})
     encoder = ENCODERS.get(network)
@@ -78,6 +82,7 @@ CASES += [("baselines/cascadepsp", "", s) for s in get_args(cascadepsp.Strategy)
 CASES += [("baselines/pointrend", "", s) for s in get_args(pointrend.Strategy)]
 CASES += [("baselines/magnet", "", s) for s in get_args(magnet.Strategy)]
 CASES += [("baselines/rue", "", s) for s in get_args(rue.Strategy)]
+CASES += [("baselines/f2net", "", s) for s in get_args(f2net.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
 
@@ -159,6 +164,7 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("baselines/pointrend", ""),
         ("baselines/magnet", ""),
         ("baselines/rue", ""),
+        ("baselines/f2net", ""),
         *(("baselines/fctl", v) for v in FCTL_VARIANTS),
     ],
 )

@@ -53,6 +53,7 @@ LEARNING = [
     ("baselines/pointrend", ""),
     ("baselines/magnet", ""),
     ("baselines/rue", ""),
+    ("baselines/f2net", ""),
     *(("baselines/fctl", v) for v in FCTL_VARIANTS),
 ]
 

@@ -10,9 +10,10 @@ from conftest import call_command
 from torch.nn import functional as F
 
 from baselines.isdnet.inference import STRATEGIES, scores
-from baselines.isdnet.model import ISDNet, build, deep_input, start
+from baselines.isdnet.model import ISDNet, build, start
 from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import affinity_loss, backward, losses, phases, view
+from baselines.parts import shrunk
 from bench.errors import UserError
 from bench.memory.runs import predict_run
 from bench.optim import UNLABELLED
@@ -93,10 +94,10 @@ def test_released_maps_are_kept_without_any_effect_on_labels(network: ISDNet) ->
 
 def test_the_deep_input_is_every_fourth_pixel_or_their_mean() -> None:
     x = torch.arange(48.0).view(1, 1, 4, 12)
-    assert deep_input(x, True).flatten().tolist() == [0, 4, 8]
-    smooth = deep_input(torch.rand(1, 3, 64, 64, generator=rng()), False)
-    assert smooth.std() < 0.6 * deep_input(torch.rand(1, 3, 64, 64, generator=rng()), True).std()
-    assert deep_input(torch.rand(1, 3, 2, 9), True).shape == (1, 3, 1, 2)
+    assert shrunk(x, 4, True).flatten().tolist() == [0, 4, 8]
+    smooth = shrunk(torch.rand(1, 3, 64, 64, generator=rng()), 4, False)
+    assert smooth.std() < 0.6 * shrunk(torch.rand(1, 3, 64, 64, generator=rng()), 4, True).std()
+    assert shrunk(torch.rand(1, 3, 2, 9), 4, True).shape == (1, 3, 1, 2)
 
 
 def test_residuals_of_a_plain_image_are_nothing(network: ISDNet) -> None:

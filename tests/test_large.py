@@ -19,7 +19,7 @@ from bench.streaming.planes import Plane
 from bench.tiling import shrink_image
 
 IN_MEMORY = tuple(
-    f"baselines/{name}" for name in ("cascadepsp", "isdnet", "magnet", "pointrend", "rue")
+    f"baselines/{name}" for name in ("cascadepsp", "f2net", "isdnet", "magnet", "pointrend", "rue")
 )
 """Methods whose networks see more of an image at once than a patch."""
 BY_WINDOWS = [

@@ -31,6 +31,7 @@ RECEIVERS = {
     ("baselines/isdnet", "whole"): {"backbone": "whole image (deep branch)"},
     ("baselines/pointrend", "whole"): {"encoder": "whole image"},
     ("baselines/rue", "whole"): {"backbone": "whole image (deep stream)"},
+    ("baselines/f2net", "whole"): {"split": "whole image"},
     ("baselines/cascadepsp", "base"): {"base": "whole image (base network)"},
     ("baselines/cascadepsp", "cascade"): {"base": "whole image (base network)"},
     ("baselines/magnet", "coarse"): {"backbone": "whole image"},

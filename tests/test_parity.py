@@ -20,15 +20,28 @@ from baselines.fctl.inference import boxes_of, contexts
 from baselines.magnet import spec as magnet_spec
 from bench.errors import UserError
 from bench.tiling import cut, resize
-from reference import __main__, cascadepsp, fctl, formulas, glnet, isdnet, magnet, pointrend, rue
+from reference import (
+    __main__,
+    cascadepsp,
+    f2net,
+    fctl,
+    formulas,
+    glnet,
+    isdnet,
+    magnet,
+    pointrend,
+    rue,
+)
 from reference.check import RELATIVE, Check, Comparison, difference, rows, ties
 from reference.golden import Golden, fingerprint, format_of, read
 from reference.replay import NearestInFloat32, image_of
 
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL, ISDNET, FCTL, MAGNET = (GOLDEN / n for n in ("official", "isdnet", "fctl", "magnet"))
-CASCADEPSP, POINTREND, RUE = (GOLDEN / n for n in ("cascadepsp", "pointrend", "rue"))
-COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, CASCADEPSP, POINTREND, RUE)
+CASCADEPSP, F2NET, POINTREND, RUE = (
+    GOLDEN / n for n in ("cascadepsp", "f2net", "pointrend", "rue")
+)
+COMPARED_FOLDERS = (OFFICIAL, ISDNET, MAGNET, CASCADEPSP, F2NET, POINTREND, RUE)
 COMPARED = {  # file -> the least number of comparisons that it gives in all its modes
     **{f"official/golden_{case}": 180 for case in "ABC"},
     "official/train_mode1": 391,
@@ -42,6 +55,9 @@ COMPARED = {  # file -> the least number of comparisons that it gives in all its
     "cascadepsp/golden_multiclass_local": 17,
     "cascadepsp/golden_net_B": 397,
     "cascadepsp/train_T": 732,
+    "f2net/golden_modules_A": 187,
+    "f2net/golden_modules_B": 187,
+    "f2net/train_T": 843,
     "magnet/golden_A": 122,
     "magnet/golden_A_fast": 124,
     "magnet/golden_B": 122,
@@ -106,6 +122,7 @@ def test_every_golden_file_is_compared() -> None:
         (MAGNET, magnet),
         (OFFICIAL, glnet),
         (CASCADEPSP, cascadepsp),
+        (F2NET, f2net),
         (POINTREND, pointrend),
         (RUE, rue),
     ],
@@ -150,6 +167,7 @@ def test_isdnet_s_weights_are_those_of_the_golden_data() -> None:
     ("folder", "weight", "name"),
     [
         (CASCADEPSP, cascadepsp.weight, "keys"),
+        (F2NET, f2net.weight, "keys"),
         (POINTREND, pointrend.weight, "keys_7_classes"),
         (RUE, rue.weight, "keys"),
     ],
@@ -229,6 +247,13 @@ def test_another_score_of_patches_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         ("isdnet/golden_B", "", "refine_head.fuse16.spatial_mlp.0.weight", "output", "deep_feat"),
         ("pointrend/golden_head_A", "", "point.fcs.1.conv.weight", "step 0, logits", "coarse"),
         ("pointrend/train_head_T", "", "point.fc_seg.weight", "loss point.pointloss_ce", "points"),
+        (
+            "f2net/golden_modules_A",
+            "",
+            "high.vssm.layers.1.blocks.0.op.out_proj.weight",
+            "high.stage1",
+            "high.stage0",
+        ),
         ("rue/golden_A_select120", "", "decode_head.dappm.process3.2.weight", "logits", "c5"),
         ("official/golden_C", "global", "resnet_global.layer3.2.conv2.weight", "output_g", "image"),
     ],

@@ -204,11 +204,13 @@ def test_released_and_corrected_are_compared_where_they_differ_in_nothing_else()
     ]
 
 
-def test_what_is_not_run_again_says_what_is_missing_and_no_more_is_left() -> None:
+def test_what_is_not_run_again_says_what_is_missing() -> None:
     found = papers.unspecified_section().rows
     numbers = published()
     own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
-    assert set(found.method) == set(own.method)
+    # Further settings of methods that are listed, and another paper's baseline.
+    assert set(own.method) - set(found.method) == {"SGNet half overlap", "DeepLabv3+ of SGNet"}
+    assert set(found.method) - set(own.method) == set(found.method[found.here != "not run"])
     assert found.miou.notna().all()
     assert found.missing.str.len().min() > 20
     assert found.set_index("method").bytes["WSDNet"] == 1876 * MIB

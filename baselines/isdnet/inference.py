@@ -5,7 +5,7 @@ As released, labels are the arg max of probabilities, computed from upsampled sc
 import torch
 from torch import Tensor
 
-from baselines.isdnet.model import DEEP_SCALE, ISDNet, deep_input, resize
+from baselines.isdnet.model import DEEP_SCALE, ISDNet, resize, shrunk
 from baselines.isdnet.spec import Spec
 from bench.errors import UserError
 from bench.method import NetworkInput, Strategy
@@ -23,7 +23,7 @@ def scores(network: ISDNet, x: Tensor, spec: Spec) -> Tensor:
     """
     kept: list[Tensor] | None = [x] if spec.quirk("kept-maps") else None
     like = x[:, :0]  # keeps the size without the pixels
-    _, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
+    _, feature = network.deep_feature(shrunk(x, DEEP_SCALE, spec.quirk("nearest-input")))
     if spec.quirk("idle-classifier"):
         network.pyramid.logits(feature)
     x = _shallow_input(network, x, kept)
@@ -31,13 +31,13 @@ def scores(network: ISDNet, x: Tensor, spec: Spec) -> Tensor:
     del x
     joined = network.fuse16(sixteenth, network.context(feature)).joined
     joined = network.fuse8(eighth, joined).joined
-    return resize(network.classify(joined), like)
+    return resize(network.classify(joined), like.shape[-2:])
 
 
 def _shallow_input(network: ISDNet, x: Tensor, kept: list[Tensor] | None) -> Tensor:
     """The two levels of residuals side by side: (1, 6, H, W)."""
     first, half = network.residuals(x)
-    second = resize(half, x)
+    second = resize(half, x.shape[-2:])
     if kept is not None:
         kept += [first, half, second]
     return torch.cat([first, second], 1)
@@ -62,7 +62,7 @@ def whole(network: ISDNet, image: Tensor, spec: Spec) -> Tensor:
 
 def _probabilities(network: ISDNet, image: Tensor, spec: Spec) -> Tensor:
     found = scores(network, _input(network, image, spec.test_scale), spec)
-    return resize(found, image[None]).softmax(1)
+    return resize(found, image.shape[-2:]).softmax(1)
 
 
 def _input(network: ISDNet, image: Tensor, scale: float) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from baselines.isdnet.model import ISDNet, deep_input, resize
+from baselines.isdnet.model import DEEP_SCALE, ISDNet, resize, shrunk
 from baselines.isdnet.spec import Spec
 from bench.errors import UserError
 from bench.optim import (
@@ -74,9 +74,9 @@ def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[
     differ.
     """
     x = network.normalise(images)
-    third, feature = network.deep_feature(deep_input(x, spec.quirk("nearest-input")))
+    third, feature = network.deep_feature(shrunk(x, DEEP_SCALE, spec.quirk("nearest-input")))
     first, second = network.residuals(x)
-    second = resize(second, x)
+    second = resize(second, x.shape[-2:])
     eighth, sixteenth = network.shallow_maps(torch.cat([first, second], 1))
     deep = network.context(feature)
     coarse = network.fuse16(sixteenth, deep)
@@ -92,9 +92,12 @@ def losses(network: ISDNet, images: Tensor, labels: Tensor, spec: Spec) -> dict[
         "context at 1/16": at_16(coarse.context),
         "auxiliary": network.auxiliary(third),
     }
-    found = {name: _cross_entropy(resize(one, x), labels, spec) for name, one in scores.items()}
+    found = {
+        name: _cross_entropy(resize(one, x.shape[-2:]), labels, spec)
+        for name, one in scores.items()
+    }
     found["auxiliary"] = spec.auxiliary_weight * found["auxiliary"]
-    detail = F.mse_loss(resize(residuals, x), first + second)
+    detail = F.mse_loss(resize(residuals, x.shape[-2:]), first + second)
     found["detail"] = spec.detail_weight * detail
     found["affinity"] = spec.affinity_weight * affinity_loss(deep, restored)
     return found
@@ -111,7 +114,7 @@ def affinity_loss(deep: Tensor, restored: Tensor) -> Tensor:
         return found
 
     with torch.no_grad():
-        target = similarities(resize(restored, deep))
+        target = similarities(resize(restored, deep.shape[-2:]))
     return F.l1_loss(similarities(deep), target)
 
 

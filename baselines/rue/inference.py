@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from baselines.rue.model import DEEP_SCALE, RUE, Deep, deep_input
+from baselines.rue.model import DEEP_SCALE, RUE, Deep, shrunk
 from baselines.rue.patches import cut, grid_of, join, patch_scores, select, uncertainty
 from baselines.rue.spec import Spec
 from bench.method import NetworkInput, Strategy
@@ -38,7 +38,7 @@ def streams(network: RUE, x: Tensor, spec: Spec, patches: int) -> Streams:
     """
     kept: list[Tensor] | None = [x] if spec.quirk("kept-maps") else None
     grid = grid_of((x.shape[-2], x.shape[-1]), patches, spec)
-    deep = network.deep(deep_input(x, spec.quirk("nearest-input")))
+    deep = network.deep(shrunk(x, DEEP_SCALE, spec.quirk("nearest-input")))
     weights = uncertainty(deep, grid.cells, spec) / 2
     scores = patch_scores(deep, weights, grid, spec)
     chosen = select(scores, spec)

@@ -50,7 +50,7 @@ def uhr_cases(place: Place) -> Iterator[Case]:
     """Every ultra-high-resolution method, GLNet first; corrected and as released, where the method
     distinguishes the two."""
     for run in uhr_runs(place):
-        if run.model.config.method in SAME_MEMORY:
+        if run.model.config.method in SAME_MEMORY or not hasattr(run.spec, "official"):
             yield Case(place.dataset, place.side_px, "corrected", run)
             continue
         for done, official in (("corrected", False), ("as released", True)):

@@ -15,7 +15,7 @@ from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import figures
 from bench.report.load_records import Inputs, load_records
-from bench.report.pages import Content, collect, drawings, pages, summary
+from bench.report.pages import Content, collect, croissants, drawings, pages, summary
 from bench.report.runs import run_metrics
 from bench.report.site import Site, write_assets, write_overview, write_page
 
@@ -88,6 +88,8 @@ def _write_pages(site: Site, content: Content) -> None:
             scenes[part.name] = figures.scenes.write_pages(
                 site, content.inputs, part.dataset, part.scene_ids
             )
+    for path, described in croissants(content).items():
+        write_text(site.folder / path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     for page in pages(content, scenes):
         write_page(site, page, content.target)
     write_overview(site, summary(content))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench import record
-from bench.config import ModelConfig, RunConfig, Suite
+from bench.config import ModelConfig, RunConfig, Suite, open_source
 from bench.record import BENCHMARK as BENCHMARK
 from bench.record import Record as Record
 
@@ -26,6 +26,7 @@ UHR_ROWS = {
     ("pointrend", "whole"): "PointRend / whole",
     ("cascadepsp", "cascade"): "CascadePSP / cascade",
     ("rue", "whole"): "RUE / whole",
+    ("f2net", "whole"): "F2Net / whole",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"
@@ -141,6 +142,11 @@ class Inputs:
         found += [name for name, training in self.trainings.items() if not training]
         shared = {"predict": self.predicted, "successors": self.uhr_methods}
         return found + [name for name, one in shared.items() if not one]
+
+    def about(self, dataset: str) -> Any:
+        """The `About` of a data set of the suite, as its source describes it."""
+        source, settings, _ = open_source(self.suite, dataset)
+        return source.about(settings)
 
     def records(self) -> Iterator[Record]:
         """Every record that there is."""

@@ -22,6 +22,7 @@ from bench.report import runs as all_runs
 from bench.report.load_records import BENCHMARK, Entry, Inputs, values
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
 from bench.report.site import Page, at
+from data import croissant
 from data.dataset import Dataset, open_dataset
 
 SCENES = 8
@@ -255,6 +256,26 @@ def _part(
     )
 
 
+def croissants(content: Content) -> dict[str, dict[str, Any]]:
+    """The Croissant description of every data set of the suite, by the path below site/."""
+    inputs, known = content.inputs, {part.name: part.dataset for part in content.parts}
+    made = {one.dataset: one.evaluated.provenance for one in inputs.entries if one.evaluated}
+    return {
+        _croissant(content, name): croissant.describe(
+            name,
+            known.get(name) or inputs.about(name),
+            style.CREDITS["datasets"].get(source.source, {}),
+            made.get(name, {}).get("data_sha256", ""),
+            str(BENCHMARK),
+        )
+        for name, source in inputs.suite.datasets.items()
+    }
+
+
+def _croissant(content: Content, dataset: str) -> str:
+    return f"{content.suite}/datasets/{dataset}.croissant.json"
+
+
 def _home(content: Content) -> list[Section]:
     tables, parts = content.tables, content.parts
     seeded = [part.seeded for part in parts if part.seeded]
@@ -356,10 +377,14 @@ def _about(content: Content) -> list[Section]:
     known = findings.definitions(inputs.entries) | descriptions()["definitions"]
     defined = [Finding(HEADINGS.get(name, name), text) for name, text in known.items()]
     credits = [Finding(part.name, part.credit) for part in content.parts if part.credit]
+    described = [
+        Link(f"{one} as Croissant", _croissant(content, one)) for one in inputs.suite.datasets
+    ]
     return [
         section("about/definitions", facts=defined),
         section("provenance", facts=findings.provenance(inputs.records())),
-        section("about/data", facts=credits),
+        section("about/data", facts=credits, links=described),
+        published.methods_section(dict.fromkeys(entry.network for entry in inputs.entries)),
         section("about/again", fill={"suite": inputs.suite.suite}),
         section("about/cite", links=[Link("GLNet’s paper", "https://arxiv.org/abs/1905.06368")]),
     ]

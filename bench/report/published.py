@@ -1,7 +1,7 @@
 """Ours beside what papers print: the verdict on each run, and the ultra-high-resolution methods under
 one protocol: which published ranking survives, and what the quirks of the released codes change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.report import bootstrap
+from bench.report import bootstrap, style
 from bench.report.bootstrap import Difference, of_entry
 from bench.report.findings import limits
 from bench.report.load_records import (
@@ -29,7 +29,7 @@ POINTS = (0.5, 1.0, 2.0)
 read to about 0.3 points, and no paper seen gives its spread over seeds."""
 SHARES = (0.05, 0.15)
 """The same for memory, as a share of what is published."""
-VARIANTS = ("glnet", "isdnet", "fctl", "magnet", "rue")
+VARIANTS = ("glnet", "isdnet", "fctl", "magnet", "rue", "pointrend", "cascadepsp")
 """Methods that can be run as released or corrected."""
 SURVIVES, TURNED, UNKNOWN = "survives", "is reversed", "cannot be decided"
 UNTRAINED = "excluded: below baseline"
@@ -168,12 +168,12 @@ def released_section(entries: Sequence[Entry], runs: pd.DataFrame) -> Section:
 
 
 def unspecified_section() -> Section:
-    """Methods that nothing public specifies well enough to be run: what is published of them on
-    DeepGlobe, and what is missing."""
-    numbers = published()
-    own = numbers[(numbers.inference == "not re-run") & (numbers.dataset == "DeepGlobe")]
-    frame = pd.read_csv(UNSPECIFIED).merge(own, on="method", how="left", validate="1:1")
-    return section("unspecified", frame[["method", "miou", "bytes", "fps", "missing"]])
+    """Methods that nothing public specifies in full: what is published of them on DeepGlobe, what is
+    missing, and whether they are run with choices of ours."""
+    numbers, frame = published(), pd.read_csv(UNSPECIFIED)
+    own = numbers[(numbers.dataset == "DeepGlobe") & numbers.method.isin(frame.method)]
+    frame = frame.merge(own, on="method", how="left", validate="1:1")
+    return section("unspecified", frame[["method", "here", "miou", "bytes", "fps", "missing"]])
 
 
 def is_uhr(entry: Entry) -> bool:
@@ -240,3 +240,16 @@ def _but_official(entry: Entry) -> str:
     spec.pop("official", None)
     parts = (entry.dataset, entry.model.method, entry.run.strategy, entry.model.seed)
     return repr((parts, sorted(spec.items(), key=lambda pair: pair[0])))
+
+
+def methods_section(networks: Iterable[str]) -> Section:
+    """Papers and codes of networks, where they are known."""
+    known = style.CREDITS["methods"]
+    hosts = {"arxiv": "https://arxiv.org/abs/", "code": "https://github.com/"}
+
+    def look(name: str, row: Any) -> dict[str, Any]:
+        value = row[name]
+        return {"target": hosts[name] + value} if name in hosts and pd.notna(value) else {}
+
+    rows = [{"network": one, **known[one]} for one in networks if one in known]
+    return section("about/methods", rows, look=look)

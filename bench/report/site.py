@@ -5,6 +5,7 @@ own page to a file below site/. Scripts are plain files and data is in the page,
 neither fetches nor imports from disk."""
 
 import json
+import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,8 +45,9 @@ class Site:
 
         Every name that the template uses must be given."""
         filled = _environment().get_template(template)
-        known = {"site": self, "here": path, "at": at(path), "benchmark": BENCHMARK}
-        text = filled.render(known, assets=f"{self.suite}/{ASSETS}", **content)
+        known = {"site": self, "here": path, "at": at(path), "assets": f"{self.suite}/{ASSETS}"}
+        code = os.environ.get("REPOSITORY_URL", "")
+        text = filled.render(known, benchmark=BENCHMARK, code=code, **content)
         write_text(self.folder / path, text)
         return self.folder / path
 

@@ -13,6 +13,10 @@ LOOKS: Mapping[str, Mapping[str, Any]] = YAML(typ="safe").load(
     Path(__file__).with_name("looks.yaml")
 )
 """`networks`, `strategies`, `categories` of memory, and `symbols`; looks.yaml says what each has."""
+CREDITS: Mapping[str, Mapping[str, Any]] = YAML(typ="safe").load(
+    Path(__file__).with_name("credits.yaml")
+)
+"""`methods` by network, and `datasets` by source."""
 NOTHING = "–"
 METERS = {"nvml": "process total (NVML)", "rss": "host RSS"}
 """Meters whose names in records are not those that people read."""

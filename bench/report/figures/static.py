@@ -33,7 +33,7 @@ _NO_DATES: Mapping[str, dict[str, None]] = {
 }
 # Places of a label around its point, in degrees: the right is preferred.
 _ANGLES = (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 202, 338, 67, 113, 247, 293)
-_RADII_PT = (9, 15, 24, 36, 52, 70, 90, 115, 145)
+_RADII_PT = (9, 12, 15, 19, 24, 30, 36, 44, 52, 70, 90, 115, 145)
 _MARKER_PT = 6.0
 Boxes = NDArray[np.float64]
 """(N, 4): left, bottom, right, top in pixels."""
@@ -110,9 +110,9 @@ def place_labels(
             radii
             + 1000 * _overlap(boxes, np.r_[taken, texts], 2 * scale).sum(1)
             + 1000 * ((boxes[:, :2] < inner[:2]) | (boxes[:, 2:] > inner[2:])).any(1)
-            + 30 * np.array([hits.any(0).sum() for hits in crossed])
+            + 60 * np.array([hits.any(0).sum() for hits in crossed])
             + 15 * _overlap(boxes, foreign, 5 * scale).sum(1)  # whose label would it be?
-            + 4 * _overlap(boxes, avoided, 2 * scale).sum(1)
+            + 200 * _overlap(boxes, avoided, 2 * scale).any(1)
         )
         best = int(cost.argmin())
         far = not _overlap(boxes[best, None], _boxes(at, (_MARKER_PT + 9) * scale)).any()
