@@ -166,7 +166,7 @@ class Training:
     the model's `start` weights."""
     weight_decay: NonNegativeFloat = 5e-4
     """L2 penalty on all parameters, as in the official GLNet code."""
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     """`sgd` has a momentum of 0.9."""
     poly_power: float = 0.9
     least_rate: NonNegativeFloat = 0.0

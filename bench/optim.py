@@ -23,6 +23,7 @@ __all__ = [
     "Phase",
     "View",
     "adam",
+    "adamw",
     "balanced_crop",
     "distort",
     "draw",
@@ -76,6 +77,18 @@ def adam(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.Adam 
     fused = limited_to_avx2() and all(p.device.type == "cpu" for p in moving)
     return (
         torch.optim.Adam(moving, weight_decay=weight_decay, fused=fused or None) if moving else None
+    )
+
+
+def adamw(modules: Iterable[nn.Module], weight_decay: float) -> torch.optim.AdamW | None:
+    """Adam with decoupled weight decay on all trainable parameters, for papers that use it; None if
+    there are none."""
+    moving = [p for module in modules for p in module.parameters() if p.requires_grad]
+    fused = limited_to_avx2() and all(p.device.type == "cpu" for p in moving)  # as for `adam`
+    return (
+        torch.optim.AdamW(moving, weight_decay=weight_decay, fused=fused or None)
+        if moving
+        else None
     )
 
 

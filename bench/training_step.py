@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.config import ModelConfig, Schedule, Training
 from bench.errors import UserError
 from bench.method import Method, Phase, View
-from bench.optim import adam, poly, sgd, stepped
+from bench.optim import adam, adamw, poly, sgd, stepped
 from bench.parallel import distributed
 
 
@@ -40,7 +40,7 @@ def enter_phase(
     network.eval().requires_grad_(False)
     for module in phase.trains:
         module.train().requires_grad_(True)
-    make = {"adam": adam, "sgd": sgd}[training.optimiser]
+    make = {"adam": adam, "adamw": adamw, "sgd": sgd}[training.optimiser]
     return PhaseTraining(method, spec, network, phase, make(phase.trains, training.weight_decay))
 
 

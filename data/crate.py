@@ -32,6 +32,8 @@ INSTALLED = re.compile(
 OTHER = re.compile(rf"{LICENCE}|report/{NAME}/tables/{NAME}\.csv")
 """What else it may have."""
 LARGEST_BYTES = 32 * 2**30
+LARGEST_TEXT_BYTES = 64 * 2**20
+"""Of a file that is no checkpoint, and is read whole."""
 
 
 def pack(target: Path, folder: Path, about: Mapping[str, Any], more: Sequence[Any] = ()) -> None:
@@ -87,9 +89,11 @@ def open_crate(bundle: Path, folder: Path, limit_bytes: int = LARGEST_BYTES) -> 
     if not bundle.is_file():
         raise UserError(f"There is no bundle {bundle}.")
     unpack(bundle, folder, limit_bytes=limit_bytes)
-    described = _described(bundle, folder)
-    found = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()}
-    found.remove(DESCRIPTION)
+    paths = {one.relative_to(folder).as_posix(): one for one in folder.rglob("*") if one.is_file()}
+    for name, path in paths.items():
+        if path.suffix != ".pt" and path.stat().st_size > LARGEST_TEXT_BYTES:
+            raise UserError(f"{bundle}: {name!r:.100} is larger than any record: do not use it.")
+    described, found = _described(bundle, folder), paths.keys() - {DESCRIPTION}
     for name in sorted(found | described.keys()):
         fault = ""
         if name not in found:

@@ -81,7 +81,7 @@ SMALL_TO_LARGE = {
     "hard_exudate": "hard exudates",
     "optic_disc": "optic disc",
 }
-RETINA_SUITES = ("idrid-a",)
+RETINA_SUITES = ("idrid-a", "idrid-b")
 
 
 def retina_ious(suite: str, run: str) -> dict[str, float]:
@@ -156,6 +156,9 @@ def published_memory() -> str:
         "fctl-head": "FCtL, `inria`",
         "magnet": "MagNet",
         "magnet-fast": "MagNet-Fast",
+        "rue": "RUE",
+        "sgnet": "SGNet",
+        "f2net": "F2Net",
         "pointrend": "PointRend",
         "cascadepsp": "CascadePSP",
     }
@@ -166,7 +169,11 @@ def published_memory() -> str:
     keys = [(side, released) for side in (2448, 5000) for released in (False, True)]
     return table(
         ["method", "2448 px", "as released", "5000 px", "as released"],
-        ([label, *(sizes[run].get(key, "") for key in keys)] for run, label in labels.items()),
+        (
+            [label, *(sizes[run].get(key, "") for key in keys)]
+            for run, label in labels.items()
+            if run in sizes
+        ),
     )
 
 

@@ -98,6 +98,14 @@ CASCADEPSP = {
     "margin_px": 4,
     "crop_px": 64,
 }
+SGNET = {
+    "encoder": "resnet18",
+    "patch_px": 32,
+    "context_px": 64,
+    "width": 16,
+    "window": 3,
+    "decoder_width": 16,
+}
 POINTREND = {
     **SMALL,
     "fpn_width": 8,

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, call_command, run, tiny_suite, write_suite
+from conftest import ROOT, SIZE, call_command, run, scene, tiny_suite, write_suite
+from PIL import Image
 
 from bench.commands.bundle import bundle_command, submit_command, verify
+from bench.commands.predict import command as predict_command
 from bench.config import read_suite
 from bench.errors import UserError
 from bench.pipeline import evaluate
 from bench.pipeline.train import train
-from bench.streaming import job
 from data import crate
 
 SUITE = "idrid-a"
@@ -199,6 +200,14 @@ def test_files_that_are_not_as_described_are_refused(
         verify(rewritten(submission, elsewhere / "hostile.zip", **changed))
 
 
+def test_a_file_that_is_larger_than_any_record_is_not_read(
+    submission: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crate, "LARGEST_TEXT_BYTES", 1000)
+    with pytest.raises(UserError, match="is larger than any record"):
+        verify(submission)
+
+
 @pytest.fixture
 def released(project: Path) -> Path:
     """A bundle of one small trained network, in a project that git knows."""
@@ -222,9 +231,11 @@ def test_checkpoints_are_used_without_training(released: Path, project: Path) ->
     assert "Made by a formula." in [one.get("description") for one in found]
     shutil.rmtree("results")
     Path("checkpoints/colour.pt").unlink()
-    suite = verify(released, install=True)
+    Image.fromarray(scene(0)[0]).save("a.png")
+    call_command(predict_command, "a.png", "-o", "b.png", "--run", "colour", "--bundle", released)
+    with Image.open("b.png") as labels:
+        assert labels.size == (SIZE[1], SIZE[0])
     assert {path: path.read_bytes() for path in wanted} == wanted
-    assert job("colour", suite).network()[0] is not None
     evaluate.work(argparse.Namespace(run=[], missing=False))
     assert Path("results/tiny/evaluate/colour.json").exists()
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import CASCADEPSP, FCTL, GLNET, MAGNET, PLAIN, POINTREND, THREE_PHASES
+from conftest import CASCADEPSP, FCTL, GLNET, MAGNET, PLAIN, POINTREND, SGNET, THREE_PHASES
 from torch import nn
 
 import glnet.spec
@@ -21,6 +21,7 @@ from baselines.isdnet import spec as isdnet
 from baselines.magnet import spec as magnet
 from baselines.pointrend import spec as pointrend
 from baselines.rue import spec as rue
+from baselines.sgnet import spec as sgnet
 from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
@@ -63,6 +64,8 @@ def spec(method: str, network: str = "", **more: Any) -> Any:
     if method == "baselines/f2net":
         more.pop("sub_batch", None)
         return f2net.Spec(crop_px=64, **more)
+    if method == "baselines/sgnet":
+        return sgnet.Spec(**{**SGNET, **more})
     if method == "baselines/magnet":
         return magnet.Spec(**{**MAGNET, **more})
     encoder = ENCODERS.get(network)
@@ -82,6 +85,7 @@ CASES += [("baselines/cascadepsp", "", s) for s in get_args(cascadepsp.Strategy)
 CASES += [("baselines/pointrend", "", s) for s in get_args(pointrend.Strategy)]
 CASES += [("baselines/magnet", "", s) for s in get_args(magnet.Strategy)]
 CASES += [("baselines/rue", "", s) for s in get_args(rue.Strategy)]
+CASES += [("baselines/sgnet", "", s) for s in get_args(sgnet.Strategy)]
 CASES += [("baselines/f2net", "", s) for s in get_args(f2net.Strategy)]
 ids = [f"{network or method}-{strategy}" for method, network, strategy in CASES]
 
@@ -165,6 +169,7 @@ def test_the_sub_batch_does_not_change_the_labels(method: str, network: str, str
         ("baselines/magnet", ""),
         ("baselines/rue", ""),
         ("baselines/f2net", ""),
+        ("baselines/sgnet", ""),
         *(("baselines/fctl", v) for v in FCTL_VARIANTS),
     ],
 )
@@ -219,6 +224,7 @@ def test_an_unknown_encoder_is_one_sentence() -> None:
         "baselines/magnet",
         "baselines/cascadepsp",
         "baselines/pointrend",
+        "baselines/sgnet",
     ):
         network = "unet" if method == "baselines/generic" else ""
         for encoder in ("resnet51", "tu-resnet51", "tu-hf_hub:a/b", "tu-local-dir:."):

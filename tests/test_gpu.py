@@ -54,6 +54,7 @@ LEARNING = [
     ("baselines/magnet", ""),
     ("baselines/rue", ""),
     ("baselines/f2net", ""),
+    ("baselines/sgnet", ""),
     *(("baselines/fctl", v) for v in FCTL_VARIANTS),
 ]
 

@@ -15,7 +15,8 @@ from bench.memory.tracker import Event
 from bench.record import Record
 from bench.report import evaluations
 from bench.report import runs as all_runs
-from bench.report.figures import accuracy, curves
+from bench.report.figures import accuracy, curves, interactive
+from bench.report.figures.chart import Axis, Chart, marks
 from bench.report.load_records import Entry, load_records
 from bench.report.section import Plot
 from bench.report.site import at, data
@@ -137,3 +138,10 @@ def test_addresses_are_relative_and_escaped() -> None:
     assert at("tiny/runs/a.html")("assets/site.css") == "../../assets/site.css"
     assert at("index.html")("tiny/runs/a b#c.html") == "tiny/runs/a%20b#c.html"
     assert str(data({"a": "</script>&"})) == '{"a":"\\u003c/script\\u003e\\u0026"}'
+
+
+def test_a_label_at_an_end_of_the_axis_points_to_the_middle() -> None:
+    axis = Axis("", 1, 100, log=True)
+    rows = marks({"x": [1.5, 10.0, 90.0], "y": [1.0] * 3, "label": "a", "bold": True})
+    found = interactive.scatter(Chart(axis, Axis("", 0, 2), rows))["data"][0]
+    assert found["textposition"] == ["top right", "top center", "top left"]

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.optim import (
+    adamw,
     flip_and_turn,
     focal_loss,
     pixel_by_class,
@@ -74,6 +75,19 @@ def test_the_learning_rate_falls_from_the_first_to_the_least() -> None:
 def test_a_learning_rate_that_drops() -> None:
     found = [stepped(1e-3, step, (10, 20)) for step in (0, 9, 10, 19, 20, 99)]
     assert found == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_adamw_decays_weights_and_not_gradients() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(2)
+    optimiser = adamw([layer], 0.5)
+    assert optimiser is not None
+    optimiser.param_groups[0]["lr"] = 0.1
+    layer.weight.grad = torch.full_like(layer.weight, 3)
+    optimiser.step()
+    assert layer.weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1, abs=1e-5)
+    assert adamw([torch.nn.ReLU()], 0.5) is None
 
 
 def test_sgd_has_momentum_and_decays_weights() -> None:

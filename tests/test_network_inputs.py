@@ -32,6 +32,7 @@ RECEIVERS = {
     ("baselines/pointrend", "whole"): {"encoder": "whole image"},
     ("baselines/rue", "whole"): {"backbone": "whole image (deep stream)"},
     ("baselines/f2net", "whole"): {"split": "whole image"},
+    ("baselines/sgnet", "surround"): {"encoder": "patches", "parts.0": "surroundings"},
     ("baselines/cascadepsp", "base"): {"base": "whole image (base network)"},
     ("baselines/cascadepsp", "cascade"): {"base": "whole image (base network)"},
     ("baselines/magnet", "coarse"): {"backbone": "whole image"},

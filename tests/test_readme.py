@@ -83,7 +83,7 @@ def test_readme_and_docs_keep_to_their_lengths() -> None:
     # The bars of a table are no words.
     words = {page: len(re.findall(r"\S*\w\S*", (ROOT / page).read_text())) for page in PAGES}
     assert words.pop("README.md") <= 1200
-    assert sum(words.values()) <= 9000
+    assert sum(words.values()) <= 9400  # 9,000, and docs/submit.md
 
 
 def test_numbers_are_written_with_a_leading_zero() -> None:
@@ -168,7 +168,13 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     seconds = {run: generate.measured("idrid-a", "cpu-2-cores", run)["ms"] for run in runs}
     assert seconds["fpn-downsample"] < 0.1 * seconds["glnet-global-to-local"]
     precision = {run: mean(generate.lesion_precisions("idrid-a", run)) for run in runs}
+    others = generate.names("idrid-b/evaluate")
+    precision |= {run: mean(generate.lesion_precisions("idrid-b", run)) for run in others}
     assert {"fpn-patch", "fpn-whole"} == set(sorted(precision, key=precision.__getitem__)[-2:])
+    first = max(
+        [*runs, *others], key=lambda run: generate.miou(f"idrid-{'ab'[run in others]}", run)
+    )
+    assert first == "deeplabv3plus-downsample"
     assert all(
         generate.miou("idrid-a", "colour") < generate.miou("idrid-a", run) for run in trained
     )

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, SPLITS, model_line, write_dataset, write_suite
+from conftest import ROOT, SETTINGS, SPLITS, model_line, write_dataset, write_suite
 from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
@@ -52,7 +52,7 @@ def suite_lines() -> dict[str, Any]:
     return {
         "suite": "tiny",
         "machine": "test-machine",
-        "datasets": {"tiny": {"source": "earthcover"}},
+        "datasets": {"tiny": {"source": "earthcover", "settings": SETTINGS}},
         "weights": {"nothing": {"encoder": "none", "source": "none"}},
         "models": models,
         "runs": runs,
@@ -213,6 +213,7 @@ def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
         "runs.csv",
         "suites.js",
         "tiny/summary.json",
+        "tiny/datasets/tiny.croissant.json",
         "tiny/tables/confusion.csv",
         *(
             f"tiny/{page}.html"

@@ -35,7 +35,7 @@ LONG = {
 """Files of more than 400 lines, and what keeps each in one piece."""
 MOST_LINES = 400
 MOST_FILES = 15
-MOST_IMPORTS = 281
+MOST_IMPORTS = 286
 """Between modules of different folders, of `bench.errors` and `bench.files` none. The parity check
 of a method takes four to eight: its four files, and those that its losses and maps come from; a
 method itself takes four, and what packs and checks bundles of results and checkpoints eight."""
@@ -191,3 +191,14 @@ def test_the_rules_see_imports() -> None:
     assert "bench.errors" in imports(Path("data/dataset.py"))
     assert Path("bench/pipeline/cache.py") in closure([Path("bench/pipeline/evaluate.py")])
     assert libraries(Path("bench/tiling.py")) == {"torch"}
+
+
+def test_no_program_loads_itself_for_its_workers() -> None:
+    """Python warns of a module that a worker's server has loaded before it runs as the program."""
+    found = {}
+    for name, path in modules().items():
+        for node in tree(path).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRELOAD":
+                found[name] = ast.literal_eval(node.value)
+    assert "bench.pipeline.evaluate" in found
+    assert not [name for name, loaded in found.items() if name in loaded]

@@ -22,7 +22,7 @@ from bench.pipeline import cache
 from bench.pipeline.details import ABOUT, Details
 from bench.run import Run, Scene, device_facts, open_run, set_up
 
-PRELOAD = ("bench.pipeline.evaluate", "segmentation_models_pytorch")
+PRELOAD = ("bench.run", "bench.pipeline.details", "segmentation_models_pytorch")
 AGREEMENT = (
     "by split and scene the share of pixels, 0..1, that get the label which the same weights and "
     "strategy give in float32"

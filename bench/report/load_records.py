@@ -27,6 +27,7 @@ UHR_ROWS = {
     ("cascadepsp", "cascade"): "CascadePSP / cascade",
     ("rue", "whole"): "RUE / whole",
     ("f2net", "whole"): "F2Net / whole",
+    ("sgnet", "surround"): "SGNet / surround",
 }
 """(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"

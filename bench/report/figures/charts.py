@@ -175,7 +175,8 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     if letter != "a":
         points = points[(points["view"] == "whole image") == (letter == "b")]
     ours = points.trace != "published"
-    points = points.assign(label="", size_pt=5.2)
+    named = points.bold.astype(bool) | (points.trace == style.network_name("glnet"))
+    points = points.assign(label=points.label.where(named, ""), size_pt=5.2)
     if letter != "a":
         points["join"] = (points.network + " " + points.encoder.fillna("")).where(ours, "")
         dashes = dict(zip(points["join"].unique(), itertools.cycle(static.DASHES)))
@@ -208,7 +209,8 @@ def paper_plot(frame: pd.DataFrame) -> Plot:
     variants = {}
     for meter in ("nvml", "allocated"):
         chart = paper_chart(frame, meter)
-        unnamed = replace(chart, points=chart.points.assign(label=""))  # pointers name a point
+        x = replace(chart.x, title=chart.x.title.replace(" on ", "<br>on "))  # as wide as a phone
+        unnamed = replace(chart, x=x, points=chart.points.assign(label=""))  # pointers name a point
         variants[meter] = interactive.scatter(unnamed) | {"note": ""}
     texts = {meter: style.FORMS["meter"](meter) for meter in variants}
     menu = {"name": "meter", "label": "memory", "texts": texts, "known": variants, "chosen": "nvml"}

@@ -29,9 +29,9 @@ def scatter(chart: Chart) -> Figure:
     keys = chart.keys[chart.keys.marker != ""]
     return {
         "data": [
-            *_traces(chart.points[behind], chart.interval),
+            *_traces(chart.points[behind], chart),
             *(one | {"hoverinfo": "skip"} for one in (*joins, *front)),
-            *_traces(chart.points[~behind], chart.interval),
+            *_traces(chart.points[~behind], chart),
             *(
                 _markers(name, own) | {"hoverinfo": "skip"}
                 for name, own in keys.groupby("label", sort=False)
@@ -57,7 +57,7 @@ def heading(text: str) -> dict[str, Any]:
     return {"title": {"text": text}}
 
 
-def _traces(points: pd.DataFrame, interval: str) -> list[dict[str, Any]]:
+def _traces(points: pd.DataFrame, chart: Chart) -> list[dict[str, Any]]:
     return [
         {
             **_markers(name, own),
@@ -66,8 +66,9 @@ def _traces(points: pd.DataFrame, interval: str) -> list[dict[str, Any]]:
             "x": own.x.round(3).tolist(),
             "y": own.y.round(3).tolist(),
             "text": [f"<b>{html.escape(text)}</b>" for text in own.label.where(own.bold, "")],
+            "textposition": [_side(x, chart.x) for x in own.x],
             "cliponaxis": False,
-            f"error_{interval}": _interval(own, interval),
+            f"error_{chart.interval}": _interval(own, chart.interval),
             **(
                 {"customdata": own.run.tolist()}
                 if (own.run != "").all()
@@ -76,6 +77,14 @@ def _traces(points: pd.DataFrame, interval: str) -> list[dict[str, Any]]:
         }
         for name, own in points.groupby("trace", sort=False)
     ]
+
+
+def _side(x: float, axis: Axis) -> str:
+    """Where a label is from its point: towards the middle, so that it covers no tick of a small
+    figure."""
+    low, at, high = (math.log(one) if axis.log else one for one in (axis.low, x, axis.high))
+    share = (at - low) / (high - low)
+    return f"top {'right' if share < 0.2 else 'left' if share > 0.8 else 'center'}"
 
 
 def _markers(name: Any, own: pd.DataFrame) -> dict[str, Any]:

@@ -42,7 +42,7 @@ COLUMN_RC = RC | _settings("column")
 
 def colours(networks: Iterable[str]) -> dict[str, str]:
     """A colour a network; unknown networks take spare ones in alphabetical order."""
-    own = {name: colour for name, (_, colour, _) in style.LOOKS["networks"].items()}
+    own = {name: colour for name, (_, colour) in style.LOOKS["networks"].items()}
     return _assign(networks, own, ("#000000", "#44aa99", "#ddcc77", "#7f7f7f"))
 
 

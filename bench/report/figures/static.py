@@ -80,7 +80,7 @@ def place_labels(
         markers: places that no label may cover, in data coordinates.
         soft: places that labels should avoid, for instance along a line.
     """
-    scale = axes.figure.dpi / 72  # pixels a point
+    scale, small = axes.figure.dpi / 72, mpl.rcParams["font.size"] - 1  # pixels a point
 
     def pixels(places: ArrayLike) -> NDArray[np.float64]:
         return np.asarray(axes.transData.transform(np.reshape(places, (-1, 2))))
@@ -96,7 +96,7 @@ def place_labels(
     named = points[points.label != ""].sort_values("bold", ascending=False, kind="stable")
     for row in each(named):
         at = pixels([(row.x, row.y)])
-        font: dict[str, Any] = {"fontsize": 8, "fontweight": "bold" if row.bold else "normal"}
+        font: dict[str, Any] = {"fontsize": small, "fontweight": "bold" if row.bold else "normal"}
         text = axes.text(0, 0, row.label, **font)
         half = np.array(text.get_window_extent().size) / 2
         text.remove()
