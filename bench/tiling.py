@@ -192,6 +192,7 @@ def scores_by_patches(
     sub_batch: int,
     score: Callable[[Sequence[Box]], Tensor],
     dtype: torch.dtype | None = None,
+    blend: "Blend" = "mean",
 ) -> Tensor:
     """Score the patches of an image group by group, and sum the scores where they overlap.
 
@@ -205,16 +206,25 @@ def scores_by_patches(
         score: a group of P boxes -> (P, K, h, w) of any resolution on any device; resized to the
             boxes by nearest neighbour after the transfer, as in the official code.
         dtype: of the sums; None: that of the scores, at least float32.
+        blend: what a patch's scores count where patches overlap; they are weighted on the host.
 
     Returns:
         (K, H, W) on the host; an empty tensor for an image on the disk, whose labels are written.
     """
+
+    def counted(group: Sequence[Box]) -> Tensor:
+        scores = score(group)
+        if blend == "mean":
+            return scores
+        size = (group[0].height, group[0].width)
+        return weighted(resize(scores.to(image.device), size, "nearest"), blend)
+
     sums = torch.empty(0)
     if not isinstance(image, Tensor):
-        image.sum_up(boxes, sub_batch, score, dtype)
+        image.sum_up(boxes, sub_batch, counted, dtype)
         return sums
     for group in groups(boxes, sub_batch):
-        scores = score(group).to(image.device)
+        scores = counted(group).to(image.device)
         if not sums.numel():
             sums = torch.zeros(
                 scores.shape[1],

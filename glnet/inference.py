@@ -95,7 +95,7 @@ def scores_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Ten
         return output.logits
 
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
-    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec), spec.blend)
 
 
 def scores_global_to_local(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
@@ -118,7 +118,7 @@ def _refined(
         logits: Tensor = network.aggregation(local.fused, shared)
         return logits
 
-    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec), spec.blend)
 
 
 def scores_collaborative(network: GLNet, image: Image, small: Tensor, spec: Spec) -> Tensor:
@@ -157,7 +157,7 @@ def _both_ways(
         logits: Tensor = network.aggregation_borrowing(fused, around)
         return logits
 
-    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec))
+    return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec), spec.blend)
 
 
 def merger_of(

@@ -47,6 +47,9 @@ class Spec:
     """Size of the local branch's patches."""
     overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
+    blend: Literal["mean", "gaussian"] = "mean"
+    """Weights of the scores of overlapping patches: equal, or a Gaussian around each patch's centre
+    as in nnU-Net and MONAI."""
     sub_batch: PositiveInt = 6
     """Patches that go through the local branch at once: memory against speed."""
     sharing: Literal["none", "shallow", "deep"] = "deep"

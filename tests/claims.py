@@ -389,13 +389,14 @@ CLAIMS = (
     # docs/uhr_methods.md
     Claim(
         "docs/uhr_methods.md",
-        f"GLNet {N} MB, ISDNet {N}, FCtL {N}, MagNet {N}, PointRend {N}, CascadePSP {N}",
+        f"GLNet {N} MB, ISDNet {N}, FCtL {N}, MagNet {N}, PointRend {N}, CascadePSP {N}, F2Net {N}",
         lambda: (
             published("GLNet G<->L", "memory_mb"),
             *(
                 published(name, "memory_mb", "BPT")
                 for name in ("ISDNet", "FCtL", "MagNet", "PointRend", "CascadePSP")
             ),
+            published("F2Net", "memory_mb", "F2Net"),
         ),
     ),
     # docs/devices.md

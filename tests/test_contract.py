@@ -25,6 +25,7 @@ from baselines.sgnet import spec as sgnet
 from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
+from bench.tiling import importance
 
 CLASSES = 3
 FULL_RESOLUTION = ("whole", "progressive", "fast")
@@ -230,3 +231,30 @@ def test_an_unknown_encoder_is_one_sentence() -> None:
         for encoder in ("resnet51", "tu-resnet51", "tu-hf_hub:a/b", "tu-local-dir:."):
             with pytest.raises(UserError, match=f"no encoder '{encoder}'"):
                 load(method).build(spec(method, network, encoder=encoder), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "strategy"),
+    [
+        ("baselines/generic", "unet", "patch"),
+        ("baselines/fctl", "inria", "plain"),
+        ("baselines/fctl", "inria", "contexts"),
+        ("baselines/sgnet", "", "surround"),
+        ("glnet", "alone", "local"),
+        ("glnet", "", "global-to-local"),
+        ("glnet", "", "collaborative"),
+    ],
+    ids=str,
+)
+def test_patches_may_be_weighted_by_a_gaussian(method: str, network: str, strategy: str) -> None:
+    """An image of one patch: its sum is the patch's scores, each times its weight."""
+    model, plan, settings = prepared(method, network, strategy)
+    assert plan.scores is not None
+    image = torch.randint(0, 255, (3, 24, 28), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain, blended = (
+            plan.scores(model, image, replace(settings, blend=blend))
+            for blend in ("mean", "gaussian")
+        )
+    assert torch.allclose(blended, (plain * importance(24, 28)).to(blended))
+    assert not torch.allclose(blended, plain)

@@ -4,6 +4,7 @@
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -110,11 +111,11 @@ def test_weighted_scores_are_the_weighted_mean_of_the_patches() -> None:
     scores = torch.randn(len(boxes), 2, side, side, generator=torch.Generator().manual_seed(0))
     all_of = dict(zip(boxes, scores, strict=True))
 
-    def score(group: list[Box]) -> torch.Tensor:
-        return weighted(torch.stack([all_of[box] for box in group]), "gaussian")
+    def score(group: Sequence[Box]) -> torch.Tensor:
+        return torch.stack([all_of[box] for box in group])
 
     image = torch.zeros(3, height, width, dtype=torch.uint8)
-    summed = scores_by_patches(image, boxes, 4, score)
+    summed = scores_by_patches(image, boxes, 4, score, blend="gaussian")
     found = summed / weights_of(boxes, (height, width), "gaussian")
     for k, row, column in itertools.product(range(2), range(height), range(width)):
         total = weight = 0.0
@@ -131,7 +132,7 @@ def test_without_overlap_weights_change_no_label() -> None:
     boxes = grid(64, 96, 32, 0)
 
     def summed(blend: Blend) -> torch.Tensor:
-        return scores_by_patches(image, boxes, 2, lambda g: weighted(cut(image, g).float(), blend))
+        return scores_by_patches(image, boxes, 2, lambda g: cut(image, g).float(), blend=blend)
 
     assert torch.equal(weights_of(boxes, (64, 96), "mean"), torch.ones(64, 96))
     assert torch.equal(labels_of(summed("gaussian")), labels_of(summed("mean")))

@@ -93,7 +93,7 @@ def scores(
 
     boxes = boxes_of(image.shape[-2], image.shape[-1], spec)
     sums = torch.float64 if spec.quirk("float64-scores") else None
-    return scores_by_patches(image, boxes, spec.sub_batch, score, sums)
+    return scores_by_patches(image, boxes, spec.sub_batch, score, sums, spec.blend)
 
 
 def _whole(network: FCtL, image: Image, spec: Spec, shrink: Shrink) -> Tensor:

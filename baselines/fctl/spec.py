@@ -35,6 +35,9 @@ class Spec:
     patch_px: Sides = 508
     overlap_px: NonNegativeInt = 50
     """Least overlap of neighbouring patches."""
+    blend: Literal["mean", "gaussian"] = "mean"
+    """Weights of the scores of overlapping patches: equal, or a Gaussian around each patch's centre
+    as in nnU-Net and MONAI."""
     sub_batch: Annotated[int, Field(ge=1)] = 4
     """Patches that go through the networks at once: memory against speed. Released: 6 in the first
     phase, 4 in the others, 16 (`deepglobe` 8) in the test."""

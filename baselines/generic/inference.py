@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from baselines.generic.spec import Spec
 from bench.method import NetworkInput, Strategy, by_scores
-from bench.tiling import Box, Image, cut, grid, labels_of, scores_by_patches, shrink_image, weighted
+from bench.tiling import Box, Image, cut, grid, labels_of, scores_by_patches, shrink_image
 
 
 def downsample(network: nn.Module, image: Image, spec: Spec) -> Tensor:
@@ -23,10 +23,11 @@ def patch(network: nn.Module, image: Image, spec: Spec) -> Tensor:
     `blend`."""
 
     def score(group: Sequence[Box]) -> Tensor:
-        return weighted(network(cut(image, group)), spec.blend)
+        scores: Tensor = network(cut(image, group))
+        return scores
 
     boxes = _boxes(spec, image.shape[-2], image.shape[-1])
-    return scores_by_patches(image, boxes, spec.sub_batch, score)
+    return scores_by_patches(image, boxes, spec.sub_batch, score, blend=spec.blend)
 
 
 def whole(network: nn.Module, image: Tensor, spec: Spec) -> Tensor:

@@ -38,7 +38,7 @@ def surround(network: SGNet, image: Image, spec: Spec) -> Tensor:
         found = network(cut(image, group), cut(image, around), places).patch
         return enlarged(found, (group[0].height, group[0].width))
 
-    return scores_by_patches(image, _boxes(spec, *size), spec.sub_batch, score)
+    return scores_by_patches(image, _boxes(spec, *size), spec.sub_batch, score, blend=spec.blend)
 
 
 def _boxes(spec: Spec, height_px: int, width_px: int) -> list[Box]:

@@ -22,6 +22,9 @@ class Spec:
     image they are moved inside it."""
     overlap_px: Annotated[int, Field(ge=0)] = 0
     """Of patches: at least so many pixels."""
+    blend: Literal["mean", "gaussian"] = "mean"
+    """Weights of the scores of overlapping patches: equal, or a Gaussian around each patch's centre
+    as in nnU-Net and MONAI."""
     sub_batch: Annotated[int, Field(ge=1)] = 1
     """Patches that pass the network together."""
     context_weight: NonNegativeFloat = 0.4
