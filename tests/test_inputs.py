@@ -355,7 +355,7 @@ def one_run(project: Path) -> Path:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "train": {"model": "colour"},
     "evaluate": {"run": [], "missing": True},
-    "steps": {},
+    "steps": {"predicted": False},
     "report": {"suite": Path("params.yaml"), "open": False},
 }
 
