@@ -343,7 +343,10 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     compare.close("loss", done.logged, expected["total_loss"], apart)
     norms = theirs["grad_norm_f64" if double else "grad_norm"]
     compare.equal("parameters with a gradient", set(done.gradients), set(norms))
-    apart = allowed(noise["grad_norm_over_1e-6_of_largest"])
+    # The noise is one processor's. On another, a unit near 0 that a ReLU drops or not moves norms by
+    # more than that of `bn_eval`; in float64 they do not move.
+    modes = (mode,) if double else ("bn_train", "bn_eval")
+    apart = allowed(max(golden[one]["noise"]["grad_norm_over_1e-6_of_largest"] for one in modes))
     for key, norm in norms.items():
         if key in done.gradients and norm >= SMALLEST * max(norms.values()):
             compare.close(f"gradient norm of {key}", float(done.gradients[key].norm()), norm, apart)

@@ -346,6 +346,7 @@ def one_run(project: Path) -> Path:
     write_suite(project, suite)
     shutil.copytree(ROOT / "results/card", "results/card")
     shutil.copytree(ROOT / "results/fast", "results/fast")
+    shutil.copytree(ROOT / "results/estimates", "results/estimates")
     for name in ("predict.json", "successors.json"):
         shutil.copy(ROOT / "results" / name, "results")
     shutil.copytree(ROOT / "results/earthcover/measure", "results/tiny/measure")

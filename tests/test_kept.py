@@ -85,14 +85,14 @@ def of_measure(patch: pytest.MonkeyPatch) -> Path:
 def broken(module: Any, name: str, path: Path) -> Callable[[pytest.MonkeyPatch], Path]:
     """A command that fails in the middle of what it computes."""
 
-    def run(patch: pytest.MonkeyPatch) -> Path:
+    def make(patch: pytest.MonkeyPatch) -> Path:
         good(path)
         patch.setattr(module, name, breaks)
         with pytest.raises(UserError, match="It breaks here"):
-            call_command(lambda parser: parser.set_defaults(work=module.work))
+            run(getattr(module, "_arguments", lambda _: None), module.work)
         return path
 
-    return run
+    return make
 
 
 def of_tune(patch: pytest.MonkeyPatch) -> Path:

@@ -108,6 +108,12 @@ def test_a_method_computes_what_its_released_code_computes(name: str) -> None:
     assert len(checks) >= COMPARED[name]
 
 
+@pytest.mark.slow
+def test_a_step_of_cascadepsp_in_float64() -> None:
+    """Norms of its gradients differ between processors in float32."""
+    assert failed(compared("cascadepsp/train_T", dtype="float64")) == []
+
+
 def test_every_golden_file_is_compared() -> None:
     names = [path for folder in COMPARED_FOLDERS for path in folder.glob("*.json")]
     cases = [path for path in names if path.name.startswith(("golden_", "train_"))]
@@ -492,7 +498,7 @@ CONTEXT = {**SIZES, "context10": 2, "n_class": 3, "patch": 0}
         ("golden_A.json", b"\xff\xfe\x00", r"golden_A\.json is not JSON"),
         ("golden_A.json", "[" * 100_000, r"golden_A\.json is not JSON"),
         ("golden_A.json", "[]", r"golden_A\.json is not a JSON table"),
-        ("golden_A.json", {"config": {"h": 3}}, "none of cascadepsp, fctl, glnet, isdnet, magnet"),
+        ("golden_A.json", {"config": {"h": 3}}, "none of cascadepsp, f2net, fctl, glnet"),
         ("golden_A.json", {"config": []}, r"golden_A\.json is not golden data.*`config`"),
         ("golden_A.json", {"config": {"depth": 18}}, "'stats' is missing"),
         ("golden_A.json", {"config": SIZES, "modes": {"x": {}}}, "has the unknown mode 'x'"),
