@@ -148,9 +148,9 @@ def growth_laws(points: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {"run": run}
         for name in figures.charts.QUANTITIES:
             found = own[name].to_numpy(float)
-            # Rounded: the last digits of a fit differ by processor.
-            row[name] = round(float(np.polyfit(np.log(pixels), np.log(found), 1)[0]), 9)
-            row[f"{name}_a_pixel"] = round(float(np.polyfit(pixels, found, 1)[0]), 6)
+            # Rounded, and 0 for -0: the last digits of a fit differ by processor.
+            row[name] = round(float(np.polyfit(np.log(pixels), np.log(found), 1)[0]), 9) + 0.0
+            row[f"{name}_a_pixel"] = round(float(np.polyfit(pixels, found, 1)[0]), 6) + 0.0
         rows.append(row)
     return pd.DataFrame(rows)
 
