@@ -73,7 +73,7 @@ def check_batch_norm_sees_all_images() -> None:
     with as_one(list(several), whole_batch=True):
         own_output, own_gradient = step(several, own(x))
     torch.testing.assert_close(own_output, own(output))
-    # The loss is the processes' mean, and a share weighs less in it than alone.
+    # The loss is the processes' mean, and a share counts less in it than alone.
     torch.testing.assert_close(own_gradient / distributed.size(), own(gradient))
     join_gradients(several.parameters(), "mean")
     for parameter, expected in zip(several.parameters(), one.parameters(), strict=True):
