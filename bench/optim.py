@@ -24,8 +24,7 @@ __all__ = [
     "View",
     "adam",
     "adamw",
-    "balanced_crop",
-    "distort",
+    "distorted_crop",
     "draw",
     "flip_and_turn",
     "focal_loss",
@@ -283,9 +282,49 @@ def uniform(rng: Generator, low: float = 0, high: float = 1) -> float:
     return low + (high - low) * float(torch.rand((), generator=rng))
 
 
-def balanced_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A random square of the image, drawn again while one class has most of it, as ISDNet's and
-    RUE's released codes do; arguments as in `random_crop`."""
+def distorted_crop(
+    image: Tensor,
+    label: Tensor,
+    side: int,
+    rng: Generator,
+    *,
+    rotate: bool,
+    any_angle: bool,
+    distort: bool,
+) -> View:
+    """A training view in the order of ISDNet's and RUE's released codes: a crop, flipped, rotated
+    and with its colours distorted at random; the first arguments are as in `random_crop`.
+
+    Args:
+        any_angle: rotate by 90 to 270 degrees, as released, instead of 90, 180 or 270.
+    """
+    image, label = _balanced_crop(image, label, side, rng)
+    if uniform(rng) < 0.5:
+        image, label = image.flip(-1), label.flip(-1)
+    if rotate and uniform(rng) < 0.5:
+        if any_angle:
+            image, label = _turned(image, label, uniform(rng, 90, 270))
+        else:
+            quarters = 1 + draw(3, rng)
+            image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
+    if distort:
+        image = _distorted(image, rng)
+    return {"image": image.contiguous(), "label": label.contiguous()}
+
+
+def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
+    """Both turned about their centre on the same canvas; pixels from outside are black and
+    unlabelled."""
+    from torchvision.transforms.functional import InterpolationMode, rotate  # takes seconds
+
+    turned = rotate(image, degrees, InterpolationMode.BILINEAR)
+    return turned, rotate(label[None], degrees, fill=[float(UNLABELLED)])[0]
+
+
+def _balanced_crop(
+    image: Tensor, label: Tensor, side: int, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """A random square of the image, drawn again while one class has most of it."""
     for _ in range(REDRAWS + 1):
         seen, labels = random_crop(image, label, side, rng)
         counts = labels[labels != UNLABELLED].long().bincount()
@@ -294,9 +333,9 @@ def balanced_crop(image: Tensor, label: Tensor, side: int, rng: Generator) -> tu
     return seen, labels
 
 
-def distort(image: Tensor, rng: Generator) -> Tensor:
+def _distorted(image: Tensor, rng: Generator) -> Tensor:
     """Brightness, contrast, saturation and hue of (3, H, W) uint8, each with probability 1/2;
-    contrast comes first or last: the distortion of ISDNet's and RUE's released codes."""
+    contrast comes first or last."""
     from torchvision.transforms.functional import adjust_hue  # takes seconds to import
 
     def contrasted(image: Tensor) -> Tensor:

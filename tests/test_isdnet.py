@@ -148,12 +148,13 @@ def test_a_crop_of_mostly_one_class_is_drawn_again() -> None:
 
 
 def test_any_angle_leaves_corners_empty_and_a_right_angle_is_exact() -> None:
-    from baselines.isdnet.training import _turned
+    from bench.optim import _turned
 
     image, label = IMAGE[:, :64, :64], LABEL[:64, :64]
     turned, labels = _turned(image, label, 90)
     assert torch.equal(labels, label.rot90(1))
     assert torch.equal(turned, image.rot90(1, (1, 2)))
+    assert not _turned(image, label, 135)[0][:, 0, 0].any()
     angles = range(90, 271, 5)
     empty = [float((_turned(image, label, a)[1] == UNLABELLED).float().mean()) for a in angles]
     assert max(empty) == pytest.approx(0.17, abs=0.02)

@@ -12,7 +12,7 @@ from baselines.rue.inference import STRATEGIES, scores, streams
 from baselines.rue.model import RUE, Deep, build, start
 from baselines.rue.patches import cut, grid_of, join, patch_scores, select, uncertainty
 from baselines.rue.spec import Quirk, Spec
-from baselines.rue.training import _turned, backward, loss_weights, losses, view
+from baselines.rue.training import backward, loss_weights, losses, view
 from bench.errors import UserError
 from bench.memory.runs import predict_run
 from bench.optim import UNLABELLED
@@ -208,16 +208,6 @@ def test_a_view_is_a_crop_whose_labels_move_with_it() -> None:
         assert torch.equal((seen["image"][0] > 127).to(torch.uint8), seen["label"])
     some: dict[str, Any] = view(IMAGE, label, Spec(crop_px=64), "train", rng(2))
     assert some["image"].dtype == torch.uint8
-
-
-def test_any_angle_leaves_corners_empty_and_a_right_angle_is_exact() -> None:
-    image, label = IMAGE[:, :64, :64], LABEL[:64, :64]
-    turned, labels = _turned(image, label, 90)
-    assert torch.equal(labels, label.rot90(1))
-    assert torch.equal(turned, image.rot90(1, (1, 2)))
-    turned, labels = _turned(image, label, 135)
-    assert float((labels == UNLABELLED).float().mean()) == pytest.approx(0.17, abs=0.02)
-    assert not turned[:, 0, 0].any()
 
 
 def test_one_image_a_step_is_refused(network: RUE) -> None:

@@ -1,7 +1,5 @@
 """ISDNet's one phase: crops of the images, and seven losses."""
 
-from math import cos, pi, sin
-
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -14,14 +12,11 @@ from bench.optim import (
     Back,
     Phase,
     View,
-    balanced_crop,
-    distort,
-    draw,
+    distorted_crop,
     focal_loss,
     process_count,
     propagate,
     to_bytes,
-    uniform,
 )
 
 
@@ -31,22 +26,18 @@ def phases(network: ISDNet, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a crop, mirrored, turned and distorted at
-    random, in the released code's order."""
+    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a `distorted_crop`."""
     if spec.train_scale != 1:
         image, label = _scaled(image, label, spec.train_scale)
-    image, label = balanced_crop(image, label, spec.crop_px, rng)
-    if uniform(rng) < 0.5:
-        image, label = image.flip(-1), label.flip(-1)
-    if spec.rotate and uniform(rng) < 0.5:
-        if spec.quirk("any-angle"):
-            image, label = _turned(image, label, uniform(rng, 90, 270))
-        else:
-            quarters = 1 + draw(3, rng)
-            image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
-    if spec.distort:
-        image = distort(image, rng)
-    return {"image": image.contiguous(), "label": label.contiguous()}
+    return distorted_crop(
+        image,
+        label,
+        spec.crop_px,
+        rng,
+        rotate=spec.rotate,
+        any_angle=spec.quirk("any-angle"),
+        distort=spec.distort,
+    )
 
 
 def backward(network: ISDNet, views: list[View], spec: Spec, phase: str, back: Back) -> float:
@@ -134,23 +125,3 @@ def _scaled(image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]
     image = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
     label = F.interpolate(label[None, None], size, mode="nearest")[0, 0]
     return to_bytes(image), label
-
-
-def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
-    """Both turned about their centre on the same canvas; pixels from outside are black and
-    unlabelled. A turned square is empty in some 12 % of its area."""
-    angle = degrees * pi / 180
-    height, width = label.shape
-    matrix = torch.tensor(
-        [
-            [cos(angle), -sin(angle) * height / width, 0],
-            [sin(angle) * width / height, cos(angle), 0],
-        ]
-    )
-    places = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)
-    image = F.grid_sample(image[None].float(), places, align_corners=False)[0]
-    # Labels are sampled plus 1, so that 0 means outside and 255 keeps its meaning.
-    above = F.grid_sample(
-        label[None, None].float() + 1, places, mode="nearest", align_corners=False
-    )[0, 0]
-    return to_bytes(image), torch.where(above == 0, UNLABELLED, above - 1).to(torch.uint8)

@@ -13,13 +13,10 @@ from bench.optim import (
     Back,
     Phase,
     View,
-    balanced_crop,
-    distort,
-    draw,
+    distorted_crop,
     mean_over_processes,
     process_count,
     propagate,
-    uniform,
 )
 
 POWER = 6
@@ -32,20 +29,16 @@ def phases(network: RUE, spec: Spec) -> list[Phase]:
 
 
 def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -> View:
-    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a crop, mirrored, turned and distorted at
-    random, in the released code's order."""
-    image, label = balanced_crop(image, label, spec.crop_px, rng)
-    if uniform(rng) < 0.5:
-        image, label = image.flip(-1), label.flip(-1)
-    if spec.rotate and uniform(rng) < 0.5:
-        if spec.quirk("any-angle"):
-            image, label = _turned(image, label, uniform(rng, 90, 270))
-        else:
-            quarters = 1 + draw(3, rng)
-            image, label = torch.rot90(image, quarters, (-2, -1)), label.rot90(quarters)
-    if spec.distort:
-        image = distort(image, rng)
-    return {"image": image.contiguous(), "label": label.contiguous()}
+    """`image` (3, S, S) uint8 and `label` (S, S) uint8: a `distorted_crop`."""
+    return distorted_crop(
+        image,
+        label,
+        spec.crop_px,
+        rng,
+        rotate=spec.rotate,
+        any_angle=spec.quirk("any-angle"),
+        distort=spec.distort,
+    )
 
 
 def backward(network: RUE, views: list[View], spec: Spec, phase: str, back: Back) -> float:
@@ -107,12 +100,3 @@ def _cross_entropy(
             counted = factors * counted
     total = mean_over_processes(counted.sum())
     return pixels.sum() / (total + (total == 0))
-
-
-def _turned(image: Tensor, label: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
-    """Both turned about their centre on the same canvas; pixels from outside are black and
-    unlabelled."""
-    from torchvision.transforms.functional import InterpolationMode, rotate  # takes seconds
-
-    turned = rotate(image, degrees, InterpolationMode.BILINEAR)
-    return turned, rotate(label[None], degrees, fill=[float(UNLABELLED)])[0]
