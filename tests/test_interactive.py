@@ -114,6 +114,23 @@ def test_an_ablation_says_in_what_runs_differ(entries: list[Entry]) -> None:
     assert list(frame.settings) == ["strategy whole", "strategy patch"]
     assert list(frame.difference_points) == pytest.approx([0, 100 * (1 / 6 - 1 / 2)])
     assert frame.memory_ratio.isna().all()
+    assert frame.agreement.isna().all()
+
+
+def test_a_run_in_lower_precision_stands_beside_float32(entries: list[Entry]) -> None:
+    entries = [one for one in entries if one.name in ("unet-whole", "unet-patch")]
+    lowered = replace(entries[0], run=replace(entries[0].run, precision="bf16"))
+    assert lowered.evaluated
+    values = {
+        **lowered.evaluated.values,
+        "agreement": {"val": {"v": 0.1}, "test": {"a": 1, "b": 0.5}},
+    }
+    entries[0] = replace(lowered, evaluated=replace(lowered.evaluated, values=values))
+    runs = all_runs.runs(entries)
+    frame = all_runs.ablation_section(entries, runs, "allocated_bytes").rows.set_index("run")
+    assert "precision bf16" in frame.settings[lowered.name]
+    assert frame.agreement[lowered.name] == 0.75
+    assert frame.agreement.count() == 1
 
 
 def test_the_timeline_of_memory_keeps_its_peak() -> None:

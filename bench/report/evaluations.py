@@ -128,6 +128,13 @@ def object_details(entry: Entry) -> pd.DataFrame:
     return frame
 
 
+def agreement(entry: Entry) -> float | None:
+    """Share of the pixels of test, 0..1, that have the label of the same run in float32: the mean
+    over scenes; None of a run in float32."""
+    scenes = entry.evaluation.get("agreement", {}).get("test", {})
+    return statistics.fmean(scenes.values()) if scenes else None
+
+
 def pixel_accuracy(entry: Entry) -> float:
     """Share of the labelled pixels of test that are right, over all seeds."""
     return metrics.accuracy(matrix(entry, "test"))

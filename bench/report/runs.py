@@ -146,6 +146,7 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
     """
     known = frame[(frame.network != BASELINE) & frame.miou.notna()]
     settings = {one.name: settings_of(one) for one in entries}
+    agreement = {one.name: evaluations.agreement(one) for one in entries}
     rows = []
     for _, group in known.groupby(["dataset", "network"], sort=False):
         if len(group) > 1:
@@ -155,6 +156,7 @@ def ablation_section(entries: Sequence[Entry], frame: pd.DataFrame, meter: str) 
             rows += own.assign(
                 difference_points=100 * (own.miou - own.miou.iloc[0]),
                 memory_ratio=memory / memory.iloc[0],
+                agreement=own.run.map(agreement),
             ).to_dict("records")
     return section("ablation", rows)
 
@@ -252,6 +254,7 @@ def settings_of(entry: Entry) -> dict[str, Any]:
     """What makes a run what it is, by one flat name each: strategy, specification, start, seed."""
     return {
         "strategy": entry.run.strategy,
+        "precision": entry.run.precision,
         **entry.model.spec,
         **entry.run.overrides,
         "start": entry.model.start,
