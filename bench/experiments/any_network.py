@@ -9,8 +9,10 @@ import argparse
 import gc
 import importlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import product
@@ -55,6 +57,8 @@ CONDITIONS = tuple(
 )
 """Mode, precision, and side of the images in pixels."""
 VERSIONS = ("transformers", "torch-kitsune", "torchinfo")
+LIMIT_S = 20
+"""Processor seconds that another tool may take; MemTracker takes minutes for steps of deep networks."""
 Make = Callable[[int], nn.Module]
 """Makes a network for images of a side in pixels."""
 
@@ -169,9 +173,9 @@ def cases() -> Iterator[Case]:
 
 def measure(case: Case) -> dict[str, Any]:
     """Predict a case, run it, and ask the other tools: a row of the record."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     predicted = predict_memory(case.build, (case.shape, case.dtype), "cpu", case.mode, case.recipe)
-    seconds = time.perf_counter() - begun
+    processor_s = time.process_time() - begun
     network, image = case.build(), torch.rand(case.shape).to(case.dtype)
     work = case.work(network, image)
     gc.collect()
@@ -182,16 +186,33 @@ def measure(case: Case) -> dict[str, Any]:
         **asdict(case),
         "allocated_bytes": bytes_of([*tensors_of(network), image]) + allocations.peak_bytes,
         "predicted_bytes": predicted.device_bytes,
-        "seconds": seconds,
+        "processor_s": processor_s,
         "doubts": predicted.doubts,
     }
     others, refused = {}, {}
     for name, ask in OTHERS.items():
         try:
-            others[name] = ask(case, network)
+            with _limited():
+                others[name] = ask(case, network)
         except Exception as error:  # another project's, of any kind
             refused[name] = f"{type(error).__name__}: {error}"[:300]
     return {**found, "others": others, "refused": refused}
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise a TimeoutError after `LIMIT_S`, and again, since code in destructors ignores errors."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no answer within {LIMIT_S} s of processor time")
+
+    earlier = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, earlier)
 
 
 def _memtracker(case: Case, network: nn.Module) -> int:

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.memory.rules.direct import (
+    Sizes,
+    cache_bytes,
+    refuses_forward,
+    refuses_source,
+    refuses_weights,
+)
 from bench.memory.rules.shared import Moment, Use, beside_results, copy_bytes
-
-WIDEST = 14  # kernel whose weights' gradient in NHWC needs no im2col (16 does)
-GATHERED = 2**20
-"""Bytes that a thread gathers at once (assumed; 0.8 MB of 11 were measured)."""
 
 
 def block() -> int:
@@ -43,7 +46,7 @@ class Shape:
         # Only transposed convolutions of an operator without that argument pad their output.
         self.transposed: bool = arguments.get("transposed", "output_padding" in arguments)
         sides = self.source.shape[2:]
-        stride, padding, dilation, output_padding = (
+        self.stride, self.padding, self.dilation, output_padding = (
             _all(arguments.get(name, 0), len(sides))
             for name in ("stride", "padding", "dilation", "output_padding")
         )
@@ -51,9 +54,9 @@ class Shape:
             self.source,
             self.weight,
             arguments.get("bias"),
-            stride,
-            padding,
-            dilation,
+            self.stride,
+            self.padding,
+            self.dilation,
             self.transposed,
             output_padding,
             self.groups,
@@ -64,14 +67,9 @@ class Shape:
         )
         self.channels_last = self.layout == torch.channels_last
         self.kernel: int = math.prod(self.weight.shape[2:])
-        # Some taps read only padding: oneDNN then gathers (measured for sides 1 to 20).
-        self.overhanging = any(one > side for one, side in zip(padding, sides, strict=True))
-        extents = (d * (k - 1) + 1 for d, k in zip(dilation, self.weight.shape[2:], strict=True))
-        self.wider = any(one > side for one, side in zip(extents, sides, strict=True))
-        """Whether the dilated kernel is wider than its source."""
         self.inputs: int = self.source.shape[1]
         self.outputs = self.weight.shape[1] * self.groups if self.transposed else len(self.weight)
-        self.dilated, self.strided = max(dilation) > 1, max(stride) > 1
+        self.dilated, self.strided = max(self.dilation) > 1, max(self.stride) > 1
         self.depthwise = self.groups > 1 and self.inputs == self.groups == self.outputs
         self.threads = torch.get_num_threads()
         self.element_bytes: int = self.source.element_size()
@@ -105,14 +103,15 @@ class Shape:
             return map.nbytes
         return map.numel() // channels * padded(channels) * self.element_bytes
 
-    def weights(self, inputs: bool = True, outputs: bool = True) -> int:
-        """Bytes of the weights in oneDNN's own layout, with these sides padded to whole blocks."""
+    def weights(self, inputs: bool = True, outputs: bool = True, few: bool = False) -> int:
+        """Bytes of the weights in oneDNN's own layout, with these sides padded to whole blocks;
+        `few`: also where the inputs fill none."""
         if self.plain:
             return 0
         if self.depthwise:
             return padded(self.groups) * self.kernel * self.element_bytes
         each_in, each_out = self.inputs // self.groups, self.outputs // self.groups
-        if inputs and (each_in >= block() or self.groups > 1):
+        if inputs and (few or each_in >= block() or self.groups > 1):
             each_in = padded(each_in)
         if outputs:
             each_out = padded(each_out)
@@ -126,6 +125,32 @@ class Shape:
         """Bytes of the weights of a depthwise convolution that oneDNN has no kernel for in NHWC:
         each channel is a group that fills a block on both sides."""
         return self.groups * block() ** 2 * self.kernel * self.element_bytes
+
+    def sizes(self, result: Tensor) -> Sizes:
+        """What oneDNN's direct kernels look at; a line counts as an image of one row."""
+        (source, kernel, stride, padding, dilation, made) = (
+            [*missing, *values][-2:]
+            for missing, values in (
+                ([1], self.source.shape[2:]),
+                ([1], self.weight.shape[2:]),
+                ([1], self.stride),
+                ([0], self.padding),
+                ([1], self.dilation),
+                ([1], result.shape[2:]),
+            )
+        )
+        return Sizes(
+            batch=len(self.source),
+            inputs=self.inputs // self.groups,
+            outputs=self.outputs // self.groups,
+            source=source,
+            result=made,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            block=block(),
+        )
 
     def gathered(self, result: Tensor) -> int:
         """Bytes that all threads gather: for a strided 1 x 1 convolution the pixels that it reads,
@@ -156,8 +181,10 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
         return beside_results(*copies, columns)
     copies.append(shape.copy(shape.weight))
     gathered = shape.gathered(result)
-    if shape.overhanging and not shape.channels_last and not shape.transposed:
-        columns = shape.threads * min(shape.columns(result, 1), GATHERED)
+    if not shape.channels_last and not shape.transposed and _refuses(shape, result):
+        # Up to a core's L2 cache at a time: at least three quarters of it.
+        most = cache_bytes("SC_LEVEL2_CACHE_SIZE", 2**20)
+        columns = shape.threads * min(shape.columns(result, 1), most)
         return [
             Moment([*copies, columns, result.nbytes]),
             *beside_results(*copies, result.nbytes),
@@ -188,40 +215,49 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
         columns = shape.columns(gradient, len(source))
         return [Moment([*copies, to_source, weight.nbytes, columns])]
     if shape.channels_last:
-        first, second = _backward_channels_last(shape, gradient)
+        first, second = _backward_channels_last(shape)
         copies += [shape.copy(weight), to_source]
         moments = [Moment([*copies, first])] if to_source else []
-        if not shape.transposed and shape.groups == 1 and weight.shape[-1] > WIDEST:  # im2col
-            return [*moments, Moment([*copies, _column_bytes(shape, gradient), weight.nbytes])]
+        if unfolded := _unfolded(shape, gradient):
+            return [*moments, Moment([*copies, unfolded, weight.nbytes])]
         return [*moments, Moment([*copies, second, weight.nbytes, weight.nbytes])]
     moments = []
-    blocked_source, blocked_gradient = shape.blocked_source(), shape.blocked(gradient)
     if wanted[0]:
-        reordered = shape.blocked(source)
-        moments += [
-            Moment([*copies, blocked_gradient, shape.weights(), reordered]),
-            Moment([*copies, reordered, to_source]),
-        ]
-        if shape.kernel == 1 and shape.strided:  # no blocked kernel: a second copy
-            moments.append(Moment([*copies, reordered, to_source, to_source]))
-    inside = [blocked_gradient, blocked_source, shape.weights(), shape.gathered(gradient)]
-    if _by_columns(shape):
-        inside = [_column_bytes(shape, gradient), weight.nbytes]
+        moments = _source_gradient(shape, gradient, copies)
+    inside = [shape.blocked(gradient), shape.blocked_source(), shape.gathered(gradient)]
+    weights = shape.weights()
+    if unfolded := _unfolded(shape, gradient):
+        inside, weights = [unfolded], weight.nbytes
     return [
         *moments,
-        Moment([*copies, to_source, *inside]),
-        Moment([*copies, to_source, shape.weights(), weight.nbytes]),
+        Moment([*copies, to_source, *inside, weights]),
+        Moment([*copies, to_source, weights, weight.nbytes]),
     ]
 
 
-def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
-    """Bytes of the weights, or for im2col, in NHWC: for the source's gradient, and the weights'.
+def _source_gradient(shape: Shape, gradient: Tensor, copies: Sequence[int]) -> list[Moment]:
+    """In NCHW: the gradient in oneDNN's layout, then as torch has it."""
+    source = shape.source
+    ungrouped = shape.groups == 1 and not shape.transposed
+    if ungrouped and refuses_source(shape.sizes(gradient)):
+        reordered = source.nbytes
+        inside = [shape.columns(gradient, _threads(shape, gradient, 512)), reordered]
+    else:
+        reordered = shape.blocked(source)
+        inside = [shape.blocked(gradient), shape.weights(few=True), reordered]
+    moments = [Moment([*copies, *inside]), Moment([*copies, reordered, source.nbytes])]
+    if shape.kernel == 1 and shape.strided:  # no blocked kernel: a second copy
+        moments.append(Moment([*copies, reordered, source.nbytes, source.nbytes]))
+    return moments
+
+
+def _backward_channels_last(shape: Shape) -> tuple[int, int]:
+    """Bytes of the weights in NHWC: for the source's gradient, and the weights'.
 
     Measured for depthwise convolutions with kernels of 3, 5 and 7, strides and dilations of 1
     and 2. In NHWC oneDNN has a depthwise kernel for the source's gradient without dilation, and for
     the weights' gradient up to 3 x 3 without dilation; with both stride and dilation above 1
-    neither pads. Without AVX-512 the weights' gradient of a dilated convolution, or of one whose
-    kernel is larger than its source, uses im2col."""
+    neither pads."""
     first = shape.weights(outputs=shape.groups > 1)
     second = shape.weights()
     if shape.depthwise and not (shape.dilated and shape.strided):
@@ -229,33 +265,56 @@ def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
             first = shape.unblocked()
         if shape.dilated or shape.kernel > 9:
             second = shape.unblocked()
-    return first, _column_bytes(shape, gradient) if _by_columns(shape) else second
+    return first, second
 
 
-def _by_columns(shape: Shape) -> bool:
-    """Whether the weights' gradient uses im2col (measured): in NCHW for a dilated kernel that is
-    wider than its source, without AVX-512 for either; in NHWC without AVX-512 for a dilated
-    convolution, and for a depthwise kernel that is larger than its source."""
-    avx512 = block() > 8
-    if shape.transposed:
+def _refuses(shape: Shape, result: Tensor) -> bool:
+    """Whether im2col does the forward pass in NCHW; of bfloat16 and of groups only the part of the
+    condition that all kernels have is known."""
+    sizes = shape.sizes(result)
+    if shape.kernel == 1:
         return False
-    if not shape.channels_last:
-        both = shape.dilated and shape.wider if avx512 else shape.dilated or shape.wider
-        return both and shape.groups == 1
-    if avx512 or (shape.groups > 1 and not shape.depthwise):
+    known = shape.groups == 1 and not shape.bfloat16
+    return refuses_forward(sizes) if known else sizes.outside
+
+
+def _by_columns(shape: Shape, gradient: Tensor) -> bool:
+    """Whether im2col does the weights' gradient; a depthwise convolution does so in NHWC without
+    AVX-512, if it is dilated or its kernel is larger than its source (measured)."""
+    if shape.transposed or shape.kernel == 1:
         return False
-    smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
-    return shape.dilated or (shape.depthwise and smaller)
+    if shape.depthwise and shape.channels_last and block() == 8:
+        smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
+        return shape.dilated or smaller
+    return shape.groups == 1 and refuses_weights(shape.sizes(gradient))
 
 
-def _column_bytes(shape: Shape, gradient: Tensor) -> int:
-    """Bytes for im2col (measured): columns of one image, in NHWC its source, and four times the
-    weights; a depthwise convolution takes those of one channel per thread."""
-    weights, image = 4 * shape.weight.nbytes, shape.source[0].nbytes
-    columns = shape.columns(gradient, 1)
-    if shape.depthwise:
-        return shape.threads * (weights + (columns + image) // shape.inputs)
-    return weights + columns + (image if shape.channels_last else 0)
+def _unfolded(shape: Shape, gradient: Tensor) -> int:
+    """Bytes for im2col of the weights' gradient, 0 without: columns of one image and group, in NHWC
+    its source too, and four times the weights (gemm_convolution_utils.cpp, init_conf, which counts
+    bytes of weights as numbers). Above a limit fewer pixels are unfolded at once, in NHWC none."""
+    if not _by_columns(shape, gradient):
+        return 0
+    source, weight, last = shape.source, shape.weight, shape.channels_last
+    threads = _threads(shape, gradient, 256)
+    pixels = gradient[0, 0].numel()
+    each = shape.columns(gradient, 1) // shape.groups
+    image = source[0].nbytes // shape.groups if last else 0
+    limit = min(2**30, 15 * shape.threads * (source.nbytes + weight.nbytes + gradient.nbytes))
+    left = limit - threads * (4 * weight.nbytes + image)
+    if threads * each > left:
+        if last:
+            return 0
+        each = each // pixels * max(64 // shape.element_bytes, left // (each // pixels) // 20)
+    return threads * (4 * weight.nbytes + each + image)
+
+
+def _threads(shape: Shape, gradient: Tensor, pixels: int) -> int:
+    """Threads that unfold images of their own: all where a map has fewer than so many pixels for
+    each, and there is more than one image or group, else one at a time."""
+    several = len(gradient) > 1 or shape.groups > 2
+    small = gradient[0, 0].numel() // shape.threads < pixels
+    return shape.threads if several and small else 1
 
 
 def convolution(use: Use) -> list[Moment]:
