@@ -175,7 +175,7 @@ def of_any_network(patch: pytest.MonkeyPatch) -> Path:
     sizes = dict.fromkeys(("side_px", "allocated_bytes", "predicted_bytes"), 1)
     patch.setattr(any_network, "VERSIONS", ())
     patch.setattr(
-        any_network, "measure", lambda case: {"key": case.key, **row, **sizes, "others": {}}
+        any_network, "measure", lambda case, _: {"key": case.key, **row, **sizes, "others": {}}
     )
     path = record.RESULTS / f"estimates/{MACHINE}.json"
     run(any_network._arguments, any_network.work, MACHINE, "--only", "resnet50 .* fp32 128")

@@ -342,6 +342,24 @@ def test_a_gpu_reserves_segments_and_says_what_fits() -> None:
     assert peak == found.device_bytes
 
 
+@pytest.mark.parametrize(
+    ("layer", "mode", "threads"),
+    [
+        (nn.Conv2d(8, 8, 1), "training", 0),
+        (nn.Linear(8, 8), "inference", 1),
+        (nn.Linear(8, 8), "training", 2),
+    ],
+    ids=["no product", "a call", "a step"],
+)
+def test_threads_that_multiply_matrices_have_a_workspace(
+    layer: nn.Module, mode: Mode, threads: int
+) -> None:
+    found = predict_memory(lambda: layer, (2, 8, 8, 8), "cuda", mode)
+    assert found.tf32_reserved_bytes is not None
+    for gpu, each in (("A100", 8_519_680), ("H100", 2**25)):
+        assert found.reserved_on(gpu) == found.tf32_reserved_bytes + threads * each
+
+
 def test_arguments_by_position_and_by_name() -> None:
     class Joined(nn.Module):
         def forward(self, ids: Tensor, mask: Tensor, scale: float = 1.0) -> Tensor:

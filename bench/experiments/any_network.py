@@ -57,8 +57,6 @@ CONDITIONS = tuple(
 )
 """Mode, precision, and side of the images in pixels."""
 VERSIONS = ("transformers", "torch-kitsune", "torchinfo")
-LIMIT_S = 20
-"""Processor seconds that another tool may take; MemTracker takes minutes for steps of deep networks."""
 Make = Callable[[int], nn.Module]
 """Makes a network for images of a side in pixels."""
 
@@ -171,7 +169,7 @@ def cases() -> Iterator[Case]:
             yield Case(kind, network, mode, precision, side)  # type: ignore[arg-type]
 
 
-def measure(case: Case) -> dict[str, Any]:
+def measure(case: Case, limit_s: float) -> dict[str, Any]:
     """Predict a case, run it, and ask the other tools: a row of the record."""
     begun = time.process_time()
     predicted = predict_memory(case.build, (case.shape, case.dtype), "cpu", case.mode, case.recipe)
@@ -192,7 +190,7 @@ def measure(case: Case) -> dict[str, Any]:
     others, refused = {}, {}
     for name, ask in OTHERS.items():
         try:
-            with _limited():
+            with _limited(limit_s):
                 others[name] = ask(case, network)
         except Exception as error:  # another project's, of any kind
             refused[name] = f"{type(error).__name__}: {error}"[:300]
@@ -200,14 +198,15 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
-    """Raise a TimeoutError after `LIMIT_S`, and again, since code in destructors ignores errors."""
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError after so much processor time, and again each second after it, because
+    Python ignores errors in destructors."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"no answer within {LIMIT_S} s of processor time")
+        raise TimeoutError(f"no answer within {seconds:g} s of processor time")
 
     earlier = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, LIMIT_S, 1)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)
     try:
         yield
     finally:
@@ -269,7 +268,7 @@ def work(arguments: argparse.Namespace) -> None:
     for case in cli.with_progress(chosen, len(chosen), "measure", "case"):
         provenance = record.provenance(machine=machine, others=versions, **facts)
         try:
-            values = {"definition": DEFINITION, "rows": [measure(case)]}
+            values = {"definition": DEFINITION, "rows": [measure(case, arguments.limit)]}
         except Exception as error:  # the other cases still count
             failed.append(f"{case.key}: {type(error).__name__}: {error}"[:300])
             continue
@@ -288,6 +287,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=cli.expression(""),
         metavar="PATTERN",
         help="cases whose key this expression finds, for instance 'resnet50 training'",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=60,
+        metavar="S",
+        help="processor seconds that each other tool may take (default: %(default)s)",
     )
     parser.add_argument("--missing", action="store_true", help="those that the record lacks")
 

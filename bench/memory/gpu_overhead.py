@@ -25,7 +25,7 @@ class GpuOverhead:
 
 
 BLAS_BYTES = (4096 * 2 + 16 * 8) * 2**10
-"""Of cuBLAS's workspace, which torch allocates at the first matrix product and keeps
+"""Of cuBLAS's workspace, which torch allocates at a thread's first matrix product and keeps
 (CUDABlas.cpp, :4096:2:16:8)."""
 HOPPER_BLAS_BYTES = 32 * MIB
 HOPPER = ("H100", "H200", "GH200", "H800", "H20")
@@ -33,7 +33,7 @@ HOPPER = ("H100", "H200", "GH200", "H800", "H20")
 
 def blas_bytes(name: str) -> int:
     """Bytes of one cuBLAS workspace on the GPU `name`. Each thread that multiplies matrices has
-    one; a training step has two, because autograd runs in its own thread."""
+    one; autograd has its own thread."""
     return HOPPER_BLAS_BYTES if any(family in name.upper() for family in HOPPER) else BLAS_BYTES
 
 

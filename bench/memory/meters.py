@@ -137,28 +137,35 @@ def _predicted(found: Prediction, gpu: str) -> dict[str, Any]:
     }
 
 
-def predicted_step(found: Prediction, gpu: str) -> dict[str, Any]:
-    """What records keep of the prediction of a training step."""
+def predicted_step(found: Prediction, gpu: str, blas_threads: int) -> dict[str, Any]:
+    """What records keep of the prediction of a training step.
+
+    Args:
+        blas_threads: threads that multiplied matrices in earlier steps of the process.
+    """
+    threads = max(blas_threads, found.blas_threads)
     return {
-        "predicted_bytes": expected_allocated_bytes(found, gpu),
+        "predicted_bytes": expected_allocated_bytes(found, gpu, threads),
+        "blas_threads": threads,
         "by_category": dict(found.by_category),
         "at": found.at,
         "module": found.module,
     }
 
 
-def expected_allocated_bytes(predicted: Prediction, gpu: str) -> int:
+def expected_allocated_bytes(predicted: Prediction, gpu: str, blas_threads: int = 1) -> int:
     """Bytes that the device's allocator should report for a prediction. CUDA's rounds requests up,
-    and its figure includes the cuBLAS workspaces, which exist from the warm-up on. TF32 counts as
-    allowed in convolutions, which is torch's default.
+    and its figure includes the cuBLAS workspaces. TF32 counts as allowed in convolutions, which is
+    torch's default.
 
     Args:
         gpu: the GPU's name; empty for the CPU.
+        blas_threads: threads of the process that have multiplied matrices: one after `_warm_up`.
     """
     reported = predicted.tf32_allocated_bytes if has_tf32(gpu) else predicted.allocated_bytes
     if reported is None:
         return predicted.device_bytes
-    return reported + predicted.blas_threads * blas_bytes(gpu)
+    return reported + blas_threads * blas_bytes(gpu)
 
 
 def allocated_bytes_of(work: Callable[[], object], existing: Sequence[Tensor]) -> int:

@@ -71,7 +71,8 @@ class Prediction:
     """Of convolutions and matrix products, a multiplication and an addition counting as two."""
     device: str = field(repr=False, metadata=UNRECORDED)
     blas_threads: int = field(repr=False, metadata=UNRECORDED)
-    """Host threads that multiply matrices: each has a workspace of cuBLAS."""
+    """Host threads that multiply matrices, up to two with autograd's: each has a workspace of
+    cuBLAS."""
     events: Sequence[Event] = field(repr=False, metadata=UNRECORDED)
     """Every block that is allocated or freed, in order; also those of the device's variants."""
     categories: Sequence[Category] = field(repr=False, metadata=UNRECORDED)
@@ -181,9 +182,9 @@ def predict_memory(
         with fake:
             args, kwargs = _arguments(inputs)
             given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            training = mode == "training"
-            work = (training_work if training else inference_work)(network, args, kwargs, recipe)
-            found = trace(work, network, given, device, stands_for=True, training=training)
+            make = training_work if mode == "training" else inference_work
+            work = make(network, args, kwargs, recipe)
+            found = trace(work, network, given, device, stands_for=True)
     except (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -208,7 +209,6 @@ def trace(
     inputs: Iterable[Tensor],
     device: str,
     stands_for: bool = False,
-    training: bool = False,
 ) -> Prediction:
     """Memory of `work`, which calls a network of fake tensors.
 
@@ -218,7 +218,6 @@ def trace(
         stands_for: the tensors are the CPU's, but count as the device's. A training step has to be
             traced so, because torch's autograd engine requires a GPU for CUDA tensors. Assumed: the
             operators that torch selects by device save the same tensors for the backward pass.
-        training: gradients are computed, in a thread of their own on a GPU.
     """
     tracker = Tracker(
         tensors_of(network), network, RULES, {"cpu": device} if stands_for else None, TF32
@@ -244,7 +243,7 @@ def trace(
         parameters=sum(p.numel() for p in network.parameters()),
         flops=tracker.flops,
         device=device,
-        blas_threads=2 if training else 1,
+        blas_threads=len(tracker.multiplying),
         events=events,
         categories=tracker.categories(events),
         doubts=_doubts(tracker),

@@ -91,7 +91,7 @@ def predict_steps(
                     training_step(training, views, LEARNING_RATE)
 
             inputs = [value for view in views for value in view.values()]
-            found[phase.name] = trace(work, network, inputs, device, stands_for=True, training=True)
+            found[phase.name] = trace(work, network, inputs, device, stands_for=True)
         if device != "cpu":  # the host holds the views that were copied from it
             on_host = bytes_of(value for view in real for value in view.values())
             found[phase.name] = replace(found[phase.name], host_bytes=on_host)

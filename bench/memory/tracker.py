@@ -41,6 +41,12 @@ state."""
 
 
 BATCH_NORMS = ("aten::batch_norm", "aten::native_batch_norm")
+_NAMES = (
+    "mm addmm bmm baddbmm mv addmv dot vdot linear matmul _scaled_mm "
+    "_native_multi_head_attention _transformer_encoder_layer_fwd"
+)
+PRODUCTS = frozenset(f"aten::{name}" for name in _NAMES.split())
+"""Operators that cuBLAS computes on a GPU."""
 
 
 class Event(NamedTuple):
@@ -106,6 +112,8 @@ class Tracker(TorchDispatchMode):
         self.events: list[Event] = []
         self.flops = 0
         """Of convolutions and matrix products, a multiplication and an addition counting as two."""
+        self.multiplying: set[bool] = set()
+        """Threads that multiply matrices: whether it is autograd's."""
         self.read: Counter[tuple[str, str]] = Counter()
         """Operators whose result depends on values, and their modules: how often one was guessed."""
         self.without_rule: Counter[str] = Counter()
@@ -181,6 +189,8 @@ class Tracker(TorchDispatchMode):
             self.read[str(func), module] += 1
         operator = str(func)
         self.flops += flops_of(func, args, kwargs, result)
+        if func._schema.name in PRODUCTS:
+            self.multiplying.add(torch._C._current_autograd_node() is not None)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if operator in ("aten.view.default", "aten.reshape.default") and 1 in result.shape:
             _with_torchs_strides(result, args[0])

@@ -34,29 +34,35 @@ DEFINITION = (
 )
 
 
-def measure_steps(model: Model, device: torch.device) -> dict[str, dict[str, Any]]:
+def measure_steps(
+    model: Model, device: torch.device, blas_threads: int
+) -> dict[str, dict[str, Any]]:
     """Predicted and measured bytes of a step of each phase of a model, for images of the size of
-    the first one of `train`."""
+    the first one of `train`.
+
+    Args:
+        blas_threads: threads that multiplied matrices in steps of earlier models of the process.
+    """
     image, _ = model.dataset.read(model.dataset.ids("train")[0])
     size = (image.shape[-2], image.shape[-1])
     phases = model.config.training.phases
     batch = {phase: min(MOST_IMAGES, schedule.batch) for phase, schedule in phases.items()}
     traced = predict_steps(model, size, batch, device.type)
     network = model.build().to(device).to(memory_format=torch.channels_last)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     found = {}
     for phase in model.method.phases(network, model.spec):
         views = [
             {key: value.to(device) for key, value in one.items()}
             for one in views_of(model, phase, size, batch[phase.name])
         ]
-        one = traced[phase.name]
+        predicted = predicted_step(traced[phase.name], gpu, blas_threads)
+        blas_threads = predicted["blas_threads"]
         found[phase.name] = {
             "height_px": size[0],
             "width_px": size[1],
             "batch": batch[phase.name],
-            **predicted_step(
-                one, torch.cuda.get_device_name(device) if one.device == "cuda" else ""
-            ),
+            **predicted,
             "allocated_bytes": _allocated_bytes(model, network, phase, views),
         }
     return found
@@ -71,21 +77,28 @@ def predict_again(suite: Suite) -> Path:
     """
     path = record.path_of(suite.suite, "steps", suite.machine)
     made = record.read(path)
-    models = {}
-    for name, phases in made.values["models"].items():
+    models: dict[str, Any] = {}
+    threads = 0
+    # In the suite's order, in which one process measured them.
+    for name in sorted(made.values["models"], key=list(suite.models).index):
+        phases = made.values["models"][name]
         run = next(key for key, run in suite.runs.items() if run.model == name)
         classes = open_evaluated(suite, run).model.classes
         model = replace(open_model(suite, name), given_classes=classes)
         earlier = replace(made, settings={"model": made.settings["models"][name]})
-        if found := record.made_otherwise(earlier, model.config):
-            raise UserError(f"{path} was measured with other settings ({found}): measure it again.")
+        if differing := record.made_otherwise(earlier, model.config):
+            raise UserError(
+                f"{path} was measured with other settings ({differing}): measure it again."
+            )
         batch = {phase: one["batch"] for phase, one in phases.items()}
         size = next((one["height_px"], one["width_px"]) for one in phases.values())
         traced = predict_steps(model, size, batch, made.values["device"])
         gpu = made.provenance.get("device_name", "")
-        models[name] = {
-            phase: {**one, **predicted_step(traced[phase], gpu)} for phase, one in phases.items()
-        }
+        models[name] = {}
+        for phase, found in traced.items():
+            predicted = predicted_step(found, gpu, threads)
+            threads = predicted["blas_threads"]
+            models[name][phase] = {**phases[phase], **predicted}
     values = {**made.values, "models": models, "predicted_provenance": record.provenance()}
     record.write(path, replace(made, values=values))
     return path
@@ -107,12 +120,6 @@ def _allocated_bytes(
     return allocated_bytes_of(steps, there)
 
 
-def _warm_up(device: torch.device) -> None:
-    """Let libraries allocate their persistent memory before anything is measured."""
-    some = torch.zeros(8, 8, device=device, requires_grad=True)
-    (some @ some).sum().backward()  # type: ignore[no-untyped-call]
-
-
 def work(arguments: argparse.Namespace) -> None:
     """Measure and predict the memory of a training step of every model of params.yaml."""
     suite = read_suite()
@@ -122,9 +129,13 @@ def work(arguments: argparse.Namespace) -> None:
     for name in suite.models:
         require_prepared(suite, name)
     device = set_up(suite.compute)
-    _warm_up(device)
-    names = cli.with_progress(suite.models, len(suite.models), "measure training steps", "model")
-    found = {name: measure_steps(open_model(suite, name), device) for name in names}
+    found: dict[str, Any] = {}
+    threads = 0
+    for name in cli.with_progress(
+        suite.models, len(suite.models), "measure training steps", "model"
+    ):
+        found[name] = measure_steps(open_model(suite, name), device, threads)
+        threads = max(phase["blas_threads"] for phase in found[name].values())
     path = record.path_of(suite.suite, "steps", suite.machine)
     record.write(
         path,
