@@ -25,7 +25,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from bench.memory.modules import Modules
-from bench.memory.rules import Moment, Rules, Use
+from bench.memory.rules import PRODUCTS, Moment, Rules, Use
 
 # Of an operator that fails it prints a traceback, and raises the error as well.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
@@ -38,15 +38,6 @@ operators in the forward pass, and of those that the backward pass computes agai
 all others in the backward pass; `optimiser state`: what an optimiser keeps from step to step;
 `temporaries`: memory inside an operator, and what the optimiser's step allocates besides its
 state."""
-
-
-BATCH_NORMS = ("aten::batch_norm", "aten::native_batch_norm")
-_NAMES = (
-    "mm addmm bmm baddbmm mv addmv dot vdot linear matmul _scaled_mm "
-    "_native_multi_head_attention _transformer_encoder_layer_fwd"
-)
-PRODUCTS = frozenset(f"aten::{name}" for name in _NAMES.split())
-"""Operators that cuBLAS computes on a GPU."""
 
 
 class Event(NamedTuple):
@@ -194,7 +185,7 @@ class Tracker(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if operator in ("aten.view.default", "aten.reshape.default") and 1 in result.shape:
             _with_torchs_strides(result, args[0])
-        if func._schema.name in BATCH_NORMS and self._device(made[0]) == "cpu":
+        if func._schema.name.endswith("batch_norm") and self._device(made[0]) == "cpu":
             _in_nchw_if_both(made[0])
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:

@@ -13,6 +13,12 @@ from bench.memory.rules.shared import SHARED, Moment, Rules, Use, beside_results
 
 TF32 = "tf32"
 """Variant of a CUDA device (`Moment.variant`): blocks that only GPUs with TF32 allocate."""
+_NAMES = (
+    "mm addmm bmm baddbmm mv addmv dot vdot linear matmul _scaled_mm "
+    "_native_multi_head_attention _transformer_encoder_layer_fwd"
+)
+PRODUCTS = frozenset(f"aten::{name}" for name in _NAMES.split())
+"""Operators that cuBLAS computes: the first one in a thread allocates its workspace."""
 WITHOUT_TEMPORARIES = (
     "batch_norm native_batch_norm native_batch_norm_backward max_pool2d_with_indices_backward "
     "upsample_bilinear2d upsample_bilinear2d_backward upsample_nearest2d upsample_nearest2d_backward "
