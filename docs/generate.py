@@ -81,19 +81,19 @@ SMALL_TO_LARGE = {
     "hard_exudate": "hard exudates",
     "optic_disc": "optic disc",
 }
-RETINA_SUITES = ("idrid-a", "idrid-b")
+RETINA = "idrid"
 
 
-def retina_ious(suite: str, run: str) -> dict[str, float]:
+def retina_ious(run: str) -> dict[str, float]:
     """IoU of each class in percent, and `all`: the mean over all."""
-    found = values(f"{suite}/evaluate/{run}.json")
+    found = values(f"{RETINA}/evaluate/{run}.json")
     ious = dict(zip(found["classes"], (100 * iou for iou in class_ious(found)), strict=True))
     return {**ious, "all": mean(ious.values())}
 
 
-def lesion_precisions(suite: str, run: str) -> list[float]:
+def lesion_precisions(run: str) -> list[float]:
     """Average precision of each kind of lesion, in percent."""
-    with (ROOT / "report" / suite / "tables/details.csv").open(newline="") as file:
+    with (ROOT / "report" / RETINA / "tables/details.csv").open(newline="") as file:
         own = {row["class"]: row for row in csv.DictReader(file) if row["run"] == run}
     return [100 * float(own[name]["average_precision"]) for name in LESIONS]
 
@@ -109,8 +109,7 @@ def lesions() -> str:
         ]
         for row in printed
     ]
-    ours = [(suite, run) for suite in RETINA_SUITES for run in names(f"{suite}/evaluate")]
-    found = {run: lesion_precisions(suite, run) for suite, run in ours}
+    found = {run: lesion_precisions(run) for run in names(f"{RETINA}/evaluate")}
     for run, each in sorted(found.items(), key=lambda one: -mean(one[1])):
         rows.append([f"`{run}`", *(f"{precision:.1f}" for precision in each)])
     return table(["AP, %", *(f"{name.replace('_', ' ')}s" for name in LESIONS)], rows)
@@ -119,21 +118,20 @@ def lesions() -> str:
 def real_images() -> str:
     """Accuracy, memory and seconds of every run on IDRiD."""
     rows = []
-    for suite in RETINA_SUITES:
-        for run in names(f"{suite}/evaluate"):
-            ious, cost = retina_ious(suite, run), measured(suite, "cpu-2-cores", run)
-            shares = (f"{ious[name]:.0f}" for name in SMALL_TO_LARGE)
-            means = [f"{score:.1f}" for score in (ious["all"], mean(lesion_precisions(suite, run)))]
-            costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
-            rows.append((-ious["all"], [run, *means, *shares, *costs]))
+    for run in names(f"{RETINA}/evaluate"):
+        ious, cost = retina_ious(run), measured(RETINA, "cpu-2-cores", run)
+        shares = (f"{ious[name]:.0f}" for name in SMALL_TO_LARGE)
+        means = [f"{score:.1f}" for score in (ious["all"], mean(lesion_precisions(run)))]
+        costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
+        rows.append((-ious["all"], [run, *means, *shares, *costs]))
     header = ["run", "mIoU", "AP", *SMALL_TO_LARGE.values(), "MiB", "s"]
     return table(header, (row for _, row in sorted(rows)))
 
 
-def found_by_size(suite: str, run: str) -> list[float]:
+def found_by_size(run: str) -> list[float]:
     """Share of the lesions' true pixels that are found, in percent, by diameter of the lesion, over
     all four kinds; NaN where there is no lesion."""
-    found = values(f"{suite}/evaluate/{run}.json")
+    found = values(f"{RETINA}/evaluate/{run}.json")
     lesions = [found["classes"].index(name) for name in LESIONS]
     counts = np.sum(
         [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.metrics import confusion
 from reference.golden import Golden, fingerprint
@@ -61,6 +62,16 @@ class Comparison:
     def close(self, quantity: str, ours: float, theirs: float, tolerance: float) -> None:
         """Two numbers, by their difference as a share of the second."""
         self.check(f"{quantity} (share)", abs(ours - theirs) / (abs(theirs) or 1), tolerance)
+
+    def vector(
+        self, what: str, ours: Tensor, norm: float, total: float | None, tolerance: float
+    ) -> None:
+        """The norm of a gradient or a statistic; and its sum, which cancels, as a share of the largest
+        sum that this norm allows."""
+        self.close(f"norm of {what}", float(ours.norm()), norm, tolerance)
+        if total is not None:
+            scale = norm * ours.numel() ** 0.5
+            self.check(f"sum of {what} (share)", abs(float(ours.sum()) - total) / scale, tolerance)
 
     def equal(self, quantity: str, ours: object, theirs: object) -> None:
         """Two things that must be the same."""

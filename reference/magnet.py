@@ -78,7 +78,7 @@ def network(spec: Spec, classes: int, seed: int, dtype: str) -> Any:
         found = formulas.weight(f"resnet_refine{int(number) + 1}.{inner}", shape, seed)
         return found * np.float32(LOUDER) if inner == "seg_conv.weight" else found
 
-    return replay.network_of("baselines.magnet", spec, classes, weight).to(replay.FLOAT[dtype])
+    return replay.network_of("baselines.magnet", spec, classes, weight, dtype=dtype)
 
 
 # --- whole images -----------------------------------------------------------------------------

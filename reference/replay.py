@@ -3,7 +3,7 @@ step."""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bench.method import View, load
-from bench.optim import adam
+from bench.optim import UNLABELLED, adam
 from reference import formulas
 from reference.golden import Golden
 
@@ -65,8 +65,9 @@ def network_of(
     classes: int,
     weight: Callable[[str, Sequence[int]], formulas.Weight],
     keep: Sequence[str] = (),
+    dtype: str = "float32",
 ) -> Any:
-    """A method's network in float32 and eval mode, with the weights of the formulas.
+    """A method's network in eval mode, with the weights of the formulas.
 
     Args:
         weight: our key, its shape -> its value.
@@ -77,7 +78,7 @@ def network_of(
     for part in [name for name, _ in network.named_children() if keep and name not in keep]:
         delattr(network, part)
     fill(network, weight)
-    return network.eval().requires_grad_(False)
+    return network.to(FLOAT[dtype]).eval().requires_grad_(False)
 
 
 def fill(module: nn.Module, weight: Callable[[str, Sequence[int]], formulas.Weight]) -> None:
@@ -95,6 +96,17 @@ def image_of(height: int, width: int, seed: int) -> Tensor:
 def label_of(height: int, width: int, seed: int, classes: int) -> Tensor:
     """Its label (H, W) uint8."""
     return torch.from_numpy(formulas.label(height, width, seed, classes))
+
+
+def labels_of(config: Mapping[str, Any], seeds: Iterable[int]) -> Tensor:
+    """Labels (N, H, W) uint8 of a training step; the first ones have no label in the corner that the
+    case names."""
+    classes = config.get("n_class", 7)
+    labels = torch.stack([label_of(config["h"], config["w"], seed, classes) for seed in seeds])
+    corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))
+    if corner:
+        labels[:, : int(corner[1]) + 1, : int(corner[2]) + 1] = UNLABELLED
+    return labels
 
 
 def normalised(image: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def ratios(suite: str, machine: str) -> list[float]:
 
 def deeplab_shrunk() -> dict[str, float]:
     """IoU by class of DeepLabv3+ on IDRiD's shrunken images."""
-    return generate.retina_ious("idrid-b", "deeplabv3plus-downsample")
+    return generate.retina_ious("deeplabv3plus-downsample")
 
 
 def on_cpu() -> list[float]:

@@ -21,7 +21,7 @@ from bench.pipeline import evaluate
 from bench.pipeline.train import train
 from data import crate
 
-SUITE = "idrid-a"
+SUITE = "idrid"
 EVALUATED = f"results/{SUITE}/evaluate/unet-patch.json"
 MEASURED = f"results/{SUITE}/measure/cpu-2-cores/unet-patch.json"
 TABLE = f"report/{SUITE}/tables/runs.csv"

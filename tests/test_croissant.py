@@ -56,7 +56,7 @@ def test_every_data_set_of_a_suite_is_described(path: Path) -> None:
 
 
 def test_colours_and_makers() -> None:
-    about = load_records(read_suite(ROOT / "suites/idrid-a.yaml")).about("idrid")
+    about = load_records(read_suite(ROOT / "suites/idrid.yaml")).about("idrid")
     found = croissant.describe("x", about, {"creator": ["A"], "license": "L"}, "", "1")
     assert found["recordSet"][0]["data"][1]["classes/colour"] == "#e6194b"  # 230, 25, 75
     assert (found["creator"], found["license"]) == ([{"@type": "Organization", "name": "A"}], "L")

@@ -123,10 +123,7 @@ def test_the_two_commands_are_in_the_makefile() -> None:
 
 def test_the_table_agrees_with_the_reports_table() -> None:
     """Its numbers come from records by code of its own; the report's come by the report's."""
-    found = [
-        pd.read_csv(ROOT / f"report/{suite}/tables/runs.csv") for suite in generate.RETINA_SUITES
-    ]
-    runs = pd.concat(found).set_index("run")
+    runs = pd.read_csv(ROOT / f"report/{generate.RETINA}/tables/runs.csv").set_index("run")
     text = (ROOT / "README.md").read_text()
     number = r" ([\d.]+) \|"
     rows = re.findall(rf"^\| ([\w-]+) \|{number * 7}$", text, re.MULTILINE)
@@ -148,9 +145,9 @@ def test_what_texts_say_without_a_number_is_so_in_the_records() -> None:
 
 def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     """README and docs/protocol.md."""
-    runs = generate.names("idrid-a/evaluate")
+    runs = generate.names("idrid/evaluate")
     trained = [run for run in runs if run != "colour"]
-    pairs = pd.read_csv(ROOT / "report/idrid-a/tables/pairs.csv").set_index(["first", "second"])
+    pairs = pd.read_csv(ROOT / "report/idrid/tables/pairs.csv").set_index(["first", "second"])
     better = [
         ("glnet-global", "glnet-global-to-local"),
         ("fpn-patch", "glnet-global-to-local"),
@@ -161,23 +158,17 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     assert pairs.verdict["fpn-downsample", "glnet-global-to-local"] == "no significant difference"
     assert pairs.verdict["fpn-patch", "fpn-whole"] == "no significant difference"
     shrunk, cut = (
-        generate.found_by_size("idrid-a", f"fpn-{strategy}") for strategy in ("downsample", "patch")
+        generate.found_by_size(f"fpn-{strategy}") for strategy in ("downsample", "patch")
     )
     assert all(small < large for small, large in zip(shrunk[:2], cut[:2], strict=True))
     assert min(shrunk[5], cut[5]) > 50
-    seconds = {run: generate.measured("idrid-a", "cpu-2-cores", run)["ms"] for run in runs}
+    seconds = {run: generate.measured("idrid", "cpu-2-cores", run)["ms"] for run in runs}
     assert seconds["fpn-downsample"] < 0.1 * seconds["glnet-global-to-local"]
-    precision = {run: mean(generate.lesion_precisions("idrid-a", run)) for run in runs}
-    others = generate.names("idrid-b/evaluate")
-    precision |= {run: mean(generate.lesion_precisions("idrid-b", run)) for run in others}
+    precision = {run: mean(generate.lesion_precisions(run)) for run in runs}
     assert {"fpn-patch", "fpn-whole"} == set(sorted(precision, key=precision.__getitem__)[-2:])
-    first = max(
-        [*runs, *others], key=lambda run: generate.miou(f"idrid-{'ab'[run in others]}", run)
-    )
+    first = max(runs, key=lambda run: generate.miou("idrid", run))
     assert first == "deeplabv3plus-downsample"
-    assert all(
-        generate.miou("idrid-a", "colour") < generate.miou("idrid-a", run) for run in trained
-    )
+    assert all(generate.miou("idrid", "colour") < generate.miou("idrid", run) for run in trained)
 
 
 def test_what_the_page_of_mosaic_concludes_is_so_in_the_records() -> None:

@@ -280,7 +280,7 @@ def test_published_accuracy_against_measured_memory() -> None:
     assert not memory.paper_accuracy_section(on_gpu.iloc[:0])
 
 
-SUITES = ("earthcover", "earthcover-long", "idrid-a", "idrid-b", "mosaic")
+SUITES = ("earthcover", "earthcover-long", "idrid", "mosaic")
 """Those with committed records."""
 
 
