@@ -100,23 +100,9 @@ def _boundary(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     boundary = np.zeros_like(mask)
     if places:  # nothing outside this box changes the result
         inside = mask[places[0]]
-        core = inside
-        for axis in (0, 1):
-            core = _all_within(core, width, axis)
-        boundary[places[0]] = inside & ~core
+        core = ndimage.minimum_filter(inside.view(np.uint8), 2 * width + 1, mode="constant")
+        boundary[places[0]] = inside & (core == 0)
     return boundary
-
-
-def _all_within(mask: NDArray[np.bool_], reach: int, axis: int) -> NDArray[np.bool_]:
-    """Where all pixels up to `reach` away along an axis are set; outside none is."""
-    mask = np.moveaxis(mask, axis, 0)
-    sums = np.zeros((mask.shape[0] + 1, *mask.shape[1:]), np.int32)
-    np.cumsum(mask, axis=0, out=sums[1:])
-    all_set = np.zeros_like(mask)
-    full = 2 * reach + 1
-    if mask.shape[0] >= full:
-        all_set[reach : mask.shape[0] - reach] = sums[full:] - sums[:-full] == full
-    return np.moveaxis(all_set, 0, axis)
 
 
 def object_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
