@@ -79,11 +79,6 @@ def ratios(suite: str, machine: str) -> list[float]:
     return found
 
 
-def deeplab_shrunk() -> dict[str, float]:
-    """IoU by class of DeepLabv3+ on IDRiD's shrunken images."""
-    return generate.retina_ious("deeplabv3plus-downsample")
-
-
 def on_cpu() -> list[float]:
     return ratios("earthcover", "cpu-2-cores") + ratios("mosaic", "cpu-2-cores")
 
