@@ -1,11 +1,13 @@
 """Interactive figures and the tables beside them, by hand."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from conftest import write_suite
+from conftest import ROOT, write_suite
 from test_report import GOOD, MIB, PROVENANCE, suite_lines, write_evaluation, write_measurement
 
 from bench import record
@@ -13,9 +15,9 @@ from bench.config import read_suite
 from bench.memory.prediction import timeline
 from bench.memory.tracker import Event
 from bench.record import Record
-from bench.report import evaluations
+from bench.report import evaluations, style
 from bench.report import runs as all_runs
-from bench.report.figures import accuracy, curves, interactive
+from bench.report.figures import accuracy, curves, interactive, palette
 from bench.report.figures.chart import Axis, Chart, marks
 from bench.report.load_records import Entry, load_records
 from bench.report.section import Plot
@@ -155,6 +157,36 @@ def test_addresses_are_relative_and_escaped() -> None:
     assert at("tiny/runs/a.html")("assets/site.css") == "../../assets/site.css"
     assert at("index.html")("tiny/runs/a b#c.html") == "tiny/runs/a%20b#c.html"
     assert str(data({"a": "</script>&"})) == '{"a":"\\u003c/script\\u003e\\u0026"}'
+
+
+def lightness(colour: str) -> float:
+    """L* of CIELAB, 0..100, of an sRGB colour: what is left of it in grey."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(116 * luminance ** (1 / 3) - 16)
+
+
+def test_networks_with_the_same_marker_stay_apart_in_grey() -> None:
+    assert lightness("#ffffff") == pytest.approx(100)
+    assert lightness("#767676") == pytest.approx(50, abs=0.5)
+    shapes: dict[str, set[str]] = {}
+    for path in (ROOT / "suites").glob("*.yaml"):
+        suite = read_suite(path)
+        lines = [
+            Entry(n, r, suite.models[r.model], path, None, None) for n, r in suite.runs.items()
+        ]
+        drawn = accuracy.looks(pd.DataFrame([(e.network, e.run.strategy) for e in lines],
+                                            columns=["network", "strategy"]))  # fmt: skip
+        for entry, marker in zip(lines, drawn.marker, strict=True):
+            family = entry.name.partition("-")[0]  # as papers name it
+            for name in {entry.network, family} & style.LOOKS["networks"].keys():
+                shapes.setdefault(name, set()).add(marker)
+    known = {name: lightness(colour) for name, colour in palette.colours(shapes).items()}
+    assert len(known) >= 18
+    for one, other in itertools.combinations(sorted(known.keys() - {"colour"}), 2):
+        if shapes[one] & shapes[other]:
+            assert abs(known[one] - known[other]) >= 4, (one, other)
 
 
 def test_a_label_at_an_end_of_the_axis_points_to_the_middle() -> None:

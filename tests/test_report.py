@@ -196,12 +196,13 @@ def predicted_record(runs: dict[str, tuple[str, str, str | None, int]]) -> Recor
 def test_every_output_is_there_and_the_same_twice(written: Path) -> None:
     kinds = dict.fromkeys(("accuracy_memory", "paper_memory"), "svg png pdf")
     kinds |= dict.fromkeys((f"figure1{letter}_tiny" for letter in "abc"), "svg png pdf")
-    kinds["training"] = "svg png"
+    kinds |= dict.fromkeys(("paper_accuracy",), "svg png pdf")
     tables = (
         "runs",
         "classes",
         "ablation",
         "latency",
+        "paper_accuracy",
         "predicted",
         "prediction",
         "published",

@@ -263,7 +263,8 @@ def test_published_accuracy_against_measured_memory() -> None:
             row("fpn-whole", "", "FPN / global", 1.2) | {"card": "another GPU"},
         ]
     )
-    found = memory.paper_accuracy_section(on_gpu)
+    predicted = memory.predicted_section(None).rows
+    found = memory.paper_accuracy_section(on_gpu, predicted)
     lines = found.rows[["run", "done", "ratio"]].to_numpy().tolist()
     assert lines == [["isdnet", "as released", pytest.approx(1.1)], ["unet-whole", "", 2.5]]
     assert found.findings == [
@@ -277,7 +278,7 @@ def test_published_accuracy_against_measured_memory() -> None:
     assert {text.get_text() for text in axes.texts} == {"2 GiB", "ISDNet", "U-Net"}
     bold = {text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
     assert bold == {"ISDNet"}  # the other one is larger and less accurate
-    assert not memory.paper_accuracy_section(on_gpu.iloc[:0])
+    assert not memory.paper_accuracy_section(on_gpu.iloc[:0], predicted)
 
 
 SUITES = ("earthcover", "earthcover-long", "idrid", "mosaic")
@@ -306,14 +307,25 @@ def segments(axes: Axes) -> list[np.ndarray]:
     ]
 
 
+def leaders(axes: Axes) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Leader lines: the label, its point, and places along the line, in pixels."""
+    found = []
+    for text in axes.texts:
+        arrow = getattr(text, "arrow_patch", None)
+        if arrow:
+            ends = arrow.get_transform().transform(arrow.get_path().vertices)[[0, -1]]
+            along = ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, 400)[:, None]
+            found.append((text.get_text(), axes.transData.transform(text.xy), along))
+    return found
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_no_label_covers_anything(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No label on another one, on a mark, a tick or a line, or outside the axes."""
+    """No label on another one, on a mark, a tick or a line, or outside the axes; no leader line over
+    a label or a mark, but for marks that overlap its own."""
     monkeypatch.chdir(ROOT)
     content = collect(load_records(read_suite(Path(f"suites/{suite}.yaml"))))
     for name, draw, _ in drawings(content):
-        if name == "training":  # titles of panels, no labels
-            continue
         figure = draw()
         figure.draw_without_rendering()
         for axes in figure.axes:
@@ -338,3 +350,11 @@ def test_no_label_covers_anything(suite: str, monkeypatch: pytest.MonkeyPatch) -
                 (x, y), tight = lines.T, box.shrunk(0.9, 0.7)
                 within = (x > tight.x0) & (x < tight.x1) & (y > tight.y0) & (y < tight.y1)
                 assert not within.any(), (name, text)
+            point = axes.figure.dpi / 72  # in pixels
+            for text, own, along in leaders(axes):
+                for other, box in found:
+                    inside = [box.shrunk(0.96, 0.9).contains(*place) for place in along[::4]]
+                    assert other == text or not any(inside), (name, text, other)
+                for mark in marks:
+                    if np.hypot(*(mark - own)) > 9 * point:
+                        assert np.hypot(*(along - mark).T).min() > 3 * point, (name, text)

@@ -15,7 +15,7 @@ from bench.config import read_suite
 from bench.files import write_bytes, write_text
 from bench.report import figures
 from bench.report.load_records import Inputs, load_records
-from bench.report.pages import Content, collect, croissants, drawings, pages, summary
+from bench.report.pages import Content, collect, croissants, drawings, overview, pages, summary
 from bench.report.runs import run_metrics
 from bench.report.site import Site, write_assets, write_overview, write_page
 
@@ -92,7 +92,7 @@ def _write_pages(site: Site, content: Content) -> None:
         write_text(site.folder / path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     for page in pages(content, scenes):
         write_page(site, page, content.target)
-    write_overview(site, summary(content))
+    write_overview(site, summary(content), overview(content))
 
 
 def work(arguments: argparse.Namespace) -> None:

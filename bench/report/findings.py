@@ -71,20 +71,21 @@ def lead(frame: pd.DataFrame, meter: str, pairs: Pairs) -> str:
         frame: `evaluations.seeds_as_one` of one data set.
     """
     known = frame[frame.miou.notna() & (frame.network != BASELINE)]
-    ours, rivals = known[known.network == "glnet"], known[known.network != "glnet"]
-    own: Any = _most(ours) if len(ours) else None
-    rival: Any = None
-    found = None
-    if len(ours) and len(rivals):
-        rival = _most(rivals)
-        found = pairs.between(own.run, rival.run)
-    cost = float(own[meter]) / float(rival[meter]) if found and pd.notna(rival[meter]) else 0
-    said = {
-        "own": own is not None and own.run,
-        "found": found,
-        "cost": f"{cost:.2g}" if cost else "",
-    }
-    return sentences("lead", **said)[0]
+    own, _, found, cost = _against_best(known, meter, pairs)
+    return sentences("lead", own=own is not None and own.run, found=found, cost=cost)[0]
+
+
+def _against_best(trained: pd.DataFrame, meter: str, pairs: Pairs) -> tuple[Any, Any, Any, str]:
+    """GLNet's best run, the best rival, their difference, and the ratio of their memory in digits; None
+    and an empty text for what is not known."""
+    ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
+    own, rival = (_most(one) if len(one) else None for one in (ours, rivals))
+    if own is None or rival is None:
+        return own, rival, None, ""
+    ratio = (
+        float(own[meter]) / float(rival[meter]) if pd.notna([own[meter], rival[meter]]).all() else 0
+    )
+    return own, rival, pairs.between(own.run, rival.run), f"{ratio:.2g}" if ratio else ""
 
 
 def tiles(frame: pd.DataFrame, meter: str) -> list[Finding]:
@@ -113,16 +114,14 @@ def _glnet(
 ) -> dict[str, Any]:
     """GLNet against its rivals, on accuracy, on the front, and against its own branches."""
     said: dict[str, Any] = dict.fromkeys(("own", "wins", "cost", "on_front", "pays", "joined"))
-    ours, rivals = trained[trained.network == "glnet"], trained[trained.network != "glnet"]
-    if ours.empty or rivals.empty:
+    own, rival, won, cost = _against_best(trained, meter, pairs)
+    if own is None or rival is None:
         return said
-    own, rival = _most(ours), _most(rivals)
-    won, choices = pairs.between(own.run, rival.run), evaluations.front(trained, meter, baseline)
-    if pd.notna(own[meter]) and pd.notna(rival[meter]):
-        said["cost"] = f"{float(own[meter]) / float(rival[meter]):.2g}"
+    choices, ours = evaluations.front(trained, meter, baseline), trained[trained.network == "glnet"]
     said |= {
         "own": _apart(own, rival, pairs),
         "wins": "wins" if won and won.low > 0 else "does not win",
+        "cost": cost,
         "on_front": [run for run in ours.run if run in choices],
     }
     together = ours[ours.strategy.isin(["global-to-local", "collaborative"])]

@@ -228,16 +228,19 @@ def gpu_sentences(frame: pd.DataFrame) -> list[str]:
     )
 
 
-def paper_accuracy_section(on_gpu: pd.DataFrame) -> Section:
-    """Figure 1 (a) of the paper with memory as a GPU holds it: one line a published setting on
-    DeepGlobe, with its mIoU as published; `ratio` = process total (NVML) / published memory.
+def paper_accuracy_section(on_gpu: pd.DataFrame, predicted: pd.DataFrame) -> Section:
+    """Figure 1 (a) of the paper with memory as a GPU holds it, or is predicted to: one line a published
+    setting on DeepGlobe, with its mIoU as published; `ratio` = process total (NVML) / published memory.
 
     Args:
         on_gpu: the rows of `gpu_section`. Of several variants the released one is taken, of several
             GPUs the first.
+        predicted: the rows of `predicted_section`, which are taken where no GPU was measured.
     """
-    rows = on_gpu[on_gpu.card == on_gpu.card.iloc[0]] if len(on_gpu) else on_gpu
-    rows = rows.dropna(subset=["published_miou", "nvml_bytes"])
+    rows = predicted.assign(card="no GPU", done="")
+    if len(on_gpu):
+        rows = on_gpu[on_gpu.card == on_gpu.card.iloc[0]].dropna(subset=["nvml_bytes"])
+    rows = rows.dropna(subset=["published_miou"])
     first = rows.done.map({"as released": 0, "corrected": 2}).fillna(1).sort_values(kind="stable")
     rows = rows.loc[first.index].drop_duplicates(["published"])
     rows = rows.assign(network=rows.run.map(lambda run: run.partition("-")[0]))

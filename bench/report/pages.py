@@ -19,7 +19,7 @@ from bench.report import (
     style,
 )
 from bench.report import runs as all_runs
-from bench.report.load_records import BENCHMARK, Entry, Inputs, values
+from bench.report.load_records import BENCHMARK, Entry, Inputs
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
 from bench.report.site import Page, at
 from data import croissant
@@ -133,6 +133,7 @@ def collect(inputs: Inputs) -> Content:
     compared = {name: bootstrap.compare(of) for name, of in own.items()}
     parts = [_part(name, of, shown, meter, compared[name]) for name, of in own.items()]
     on_gpu = memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods)
+    predicted = memory.predicted_section(inputs.predicted)
     tables = [
         all_runs.runs_section(shown, meter),
         all_runs.classes_section(entries),
@@ -143,11 +144,11 @@ def collect(inputs: Inputs) -> Content:
         all_runs.confusion_section(entries),
         all_runs.pairs_section(compared),
         published.verdict_section(entries, runs),
-        memory.predicted_section(inputs.predicted),
+        predicted,
         memory.explained_section(inputs.predicted),
         *memory.growth_sections(inputs.predicted),
         on_gpu,
-        memory.paper_accuracy_section(on_gpu.rows),
+        memory.paper_accuracy_section(on_gpu.rows, predicted.rows),
         memory.collapsed_head_section(inputs.collapsed_head),
         memory.allocator_section(inputs),
         memory.estimates_section(inputs.estimates),
@@ -165,8 +166,8 @@ def collect(inputs: Inputs) -> Content:
 
 
 def drawings(content: Content) -> list[figures.static.Drawing]:
-    """What draws each static figure; what takes longest comes first."""
-    sections = [_training(content), _accuracy(content, ()), *content.tables.values()]
+    """What draws each static figure."""
+    sections = [_accuracy(content, ()), *content.tables.values()]
     sections += [_columns(content, part) for part in content.parts]
     found = [image for one in sections for image in one.figures if isinstance(image, Image)]
     return [(one.name, one.draw, one.kinds) for one in found if one.draw]
@@ -187,11 +188,18 @@ def summary(content: Content) -> dict[str, Any]:
         "machine": content.inputs.suite.machine,
         "datasets": content.inputs.datasets,
         "runs": len(content.runs),
-        "lead": f"{memory.LEAD}.svg" if len(content.tables[memory.LEAD].rows) else "",
         "figure": f"{figure}.svg",
         "description": alt,
         "findings": found,
     }
+
+
+def overview(content: Content) -> Page:
+    """What the page above all suites begins with: the figure at the paper's image size."""
+    lead = content.tables[memory.LEAD]
+    link = Link("Its numbers", f"{content.suite}/memory.html#{memory.LEAD}")
+    shown = replace(lead, rows=pd.DataFrame(), columns={}, note="", links=[link])
+    return Page("index.html", [shown] if lead else [], **descriptions()["pages"]["overview"])
 
 
 def pages(content: Content, scenes: ScenePages) -> list[Page]:
@@ -292,7 +300,7 @@ def _home(content: Content) -> list[Section]:
         of_part = (f"figure-{number}", part.name, part.entries, *known, content.from_home)
         plots.append(figures.accuracy.with_menus(*of_part))
     figure = _accuracy(content, plots)
-    return [figure, *runs, *said, *seeded, tables["published"], _training(content)]
+    return [figure, *runs, *said, *seeded, tables["published"]]
 
 
 def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
@@ -313,15 +321,6 @@ def _accuracy(content: Content, plots: Sequence[Plot]) -> Section:
         figures=tuple(plots),
         links=content.links[1:-3],
     )
-
-
-def _training(content: Content) -> Section:
-    records = content.inputs.trainings
-    trained = {name: one.values if one else {} for name, one in records.items()}
-    phases = [phase for one in records.values() for phase in values(one).get("phases", {}).values()]
-    minutes = sum(float(phase["seconds"]) for phase in phases) / 60
-    draw = partial(figures.curves.training, trained)
-    return section("trainings", draw=draw, fill={"minutes": f"{minutes:.1f}"})
 
 
 def _failures(part: DatasetPart) -> list[Finding]:

@@ -140,6 +140,8 @@ class Section:
     """Whether all columns are shown, as of a matrix; else the first ones, and others on request."""
     DEFAULT: ClassVar = 7
     """Columns that are shown."""
+    FOLDED: ClassVar = 60
+    """A table of more rows opens on a click."""
 
     def __bool__(self) -> bool:
         parts = (self.figures, self.facts, self.code, self.note and not self.columns, self.links)

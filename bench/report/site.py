@@ -68,7 +68,9 @@ class Page:
     warning: str = ""
 
 
-def write_page(site: Site, page: Page, target: Target) -> None:
+def write_page(
+    site: Site, page: Page, target: Target, template: str = "page.html.j2", **more: Any
+) -> None:
     """Render a page; the id of a section is its name, with a number where that comes again."""
     names: list[str] = []
     sections = []
@@ -80,18 +82,19 @@ def write_page(site: Site, page: Page, target: Target) -> None:
     drawn = any(isinstance(figure, Plot) for _, one in sections for figure in one.figures)
     site.write(
         page.path,
-        "page.html.j2",
+        template,
         page=page,
         sections=sections,
         drawn=drawn,
         folder=site.suite,
         target=target,
+        **more,
     )
 
 
-def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
-    """Write the suite's summary beside its pages, and the page above all suites from the summaries
-    that there are: it knows all that have been built, whichever is active now."""
+def write_overview(site: Site, summary: Mapping[str, Any], page: Page) -> None:
+    """Write the suite's summary beside its pages, and the page above all suites, which goes on with the
+    summaries that there are: it knows all that have been built, whichever is active now."""
     text = json.dumps(summary, indent=1, sort_keys=True)
     write_text(site.folder / site.suite / SUMMARY, text + "\n")
     suites = write_suites(site.folder)
@@ -102,7 +105,8 @@ def write_overview(site: Site, summary: Mapping[str, Any]) -> None:
     )
     write_text(site.folder / "runs.csv", csv_text(joined))
     links = tuple(Link(one["name"], f"{one['name']}/index.html") for one in suites)
-    replace(site, links=links).write("index.html", "overview.html.j2", suites=suites)
+    home = replace(site, links=links)
+    write_page(home, page, lambda run: "", "overview.html.j2", suites=suites)
 
 
 def write_suites(folder: Path) -> list[dict[str, Any]]:

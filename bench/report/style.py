@@ -87,7 +87,7 @@ FORMS: Mapping[str, Form] = {
     "percent": percent,
     "exact_percent": optional(lambda share: f"{100 * share:.4f}"),
     "points": points,
-    "signed": optional("{:+.1f}".format),
+    "signed": optional("{:+z.1f}".format),
     "size": size,
     "duration": duration,
     "mib": optional(lambda count: rate(count / 2**20)),

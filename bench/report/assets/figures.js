@@ -29,6 +29,7 @@
     automargin: true,
   };
   const WIDE = matchMedia("(min-width: 760px)").matches;
+  const COLUMNS = matchMedia("(min-width: 1100px)").matches;
   const ERRORS = { thickness: 1.5, width: 0 };
   const TEMPLATE = {
     layout: {
@@ -41,6 +42,7 @@
       legend: WIDE
         ? { y: 1, tracegroupgap: 0, font: { size: 11 } }
         : { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, maxheight: 0.25, tracegroupgap: 0, font: { size: 11 } },
+      legend2: { x: 1.22, y: 1, tracegroupgap: 0, font: { size: 11 } },
       xaxis: AXIS,
       yaxis: AXIS,
       shapedefaults: { type: "line", layer: "below", label: { textposition: "end", font: { size: 11 } } },
@@ -50,6 +52,7 @@
 
   function withHover(figure, hover) {
     for (const trace of figure.data) {
+      if (!COLUMNS) delete trace.legend;
       if (trace.customdata && hover) {
         trace.hovertext = trace.customdata.map((run) => hover[run]);
         trace.hoverinfo = "text";

@@ -45,6 +45,7 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const one of table.controls.filter(({ name }) => known.has(name))) {
       if (one.type === "checkbox") one.checked = known.get(one.name) === "true";
       else one.value = known.get(one.name);
+      one.closest("details.table")?.setAttribute("open", "");
     }
     if (table.form) {
       table.form.hidden = false;

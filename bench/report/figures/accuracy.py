@@ -4,7 +4,7 @@ split and the definition of mIoU."""
 import html
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -215,12 +215,6 @@ def with_menus(
             )
             shown = interactive.scatter(chart) | {"note": _note(chart)}
             variants[f"{name}|{split}|{definition}"] = shown
-    menus = []
-    for place, menu in enumerate(descriptions()["menus"]):
-        known = {key.split("|")[place] for key in variants}
-        order = (meter.removesuffix("_bytes"), *menu["texts"])
-        chosen = next((value for value in order if value in known), "")
-        menus.append({**menu, "known": known, "chosen": chosen})
     hover = {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries}
     pages = {entry.name: target(entry.name) for entry in entries}
     for group in evaluations.groups(entries, {e.name: evaluations.seed_mious(e) for e in entries}):
@@ -228,7 +222,25 @@ def with_menus(
         hover[group.name] = f"<b>{html.escape(group.name)}</b><br>{said}"
         pages.setdefault(group.name, target(group.runs[0]))
     content = {"variants": variants, "hover": hover, "pages": pages}
-    return Plot(id, f"mIoU against memory on {dataset}", content, menus)
+    choices = menus(descriptions()["menus"], variants, meter.removesuffix("_bytes"))
+    return Plot(id, f"mIoU against memory on {dataset}", content, choices)
+
+
+def menus(
+    described: Sequence[Mapping[str, Any]], variants: Mapping[str, Any], first: str = ""
+) -> list[dict[str, Any]]:
+    """Menus of `Plot`: what sections.yaml says of them, and what there are variants of.
+
+    Args:
+        variants: figures by the values of all menus, joined by `|`.
+        first: a value that is chosen where it is known.
+    """
+    found = []
+    for place, menu in enumerate(described):
+        known = {key.split("|")[place] for key in variants}
+        chosen = next((value for value in (first, *menu["texts"]) if value in known), "")
+        found.append({**menu, "known": known, "chosen": chosen})
+    return found
 
 
 def _note(chart: Chart) -> str:

@@ -17,6 +17,7 @@ from bench.report.figures.accuracy import (
     accuracy_chart,
     legend,
     looks,
+    menus,
     meter_name,
     published_points,
 )
@@ -34,13 +35,15 @@ from bench.report.figures.chart import (
     percent_axis,
     rows_axis,
 )
-from bench.report.section import Plot
+from bench.report.section import Plot, descriptions
 
 FIGURE1_PANELS = (
     ("a", "Accuracy against memory, all runs"),
     ("b", "Whole images: shrunk, and as they are"),
     ("c", "Patches, alone and with the whole image"),
 )
+PAPER_METERS = ("nvml", "allocated", "predicted")
+"""Of the figure at the paper's image size, the first of which there are numbers first."""
 QUANTITIES = {
     "device_bytes": ("device memory, tensors", "B"),
     "host_bytes": ("host memory, tensors", "B"),
@@ -199,34 +202,40 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
 
 
 def paper_accuracy(frame: pd.DataFrame) -> Figure:
-    """`paper_chart` with the process total (NVML)."""
+    """`paper_chart` with the first meter of which there are numbers."""
     legend = {"loc": "outside right upper"}
-    return static.figure([paper_chart(frame, "nvml")], (9.5, 6), legend=legend)
+    return static.figure([paper_chart(frame, _known(frame)[0])], (9.5, 6), legend=legend)
 
 
 def paper_plot(frame: pd.DataFrame) -> Plot:
-    """The same to look into, with a switch to the memory that is allocated."""
+    """The same to look into, with a switch of the meter."""
     variants = {}
-    for meter in ("nvml", "allocated"):
+    for meter in _known(frame):
         chart = paper_chart(frame, meter)
-        x = replace(chart.x, title=chart.x.title.replace(" on ", "<br>on "))  # as wide as a phone
+        x = replace(chart.x, title=chart.x.title.replace(", ", "<br>"))  # as wide as a phone
         unnamed = replace(chart, x=x, points=chart.points.assign(label=""))  # pointers name a point
         variants[meter] = interactive.scatter(unnamed) | {"note": ""}
-    texts = {meter: style.FORMS["meter"](meter) for meter in variants}
-    menu = {"name": "meter", "label": "memory", "texts": texts, "known": variants, "chosen": "nvml"}
-    alt = "Published mIoU against measured memory, one point a published setting"
-    return Plot("drawn-paper", alt, {"variants": variants, "hover": {}, "pages": {}}, [menu])
+    menu, *_ = descriptions()["menus"]
+    shown = menu | {"texts": {one: menu["texts"][one] for one in variants}}
+    alt = "Published mIoU against memory, one point a published setting"
+    content = {"variants": variants, "hover": {}, "pages": {}}
+    return Plot("drawn-paper", alt, content, menus([shown], variants))
+
+
+def _known(frame: pd.DataFrame) -> list[str]:
+    return [one for one in PAPER_METERS if frame[f"{one}_bytes"].notna().any()]
 
 
 def paper_chart(frame: pd.DataFrame, meter: str) -> Chart:
-    """Published mIoU against memory on a GPU; a ring, joined to it, at the published memory. Named
-    are the front, GLNet, and the best of each network.
+    """Published mIoU against memory at the paper's image size; a ring, joined to it, at the published
+    memory. Named are the front, GLNet, and the best of each network.
 
     Args:
         frame: `memory.paper_accuracy_section`.
-        meter: `nvml` or `allocated`.
+        meter: of PAPER_METERS.
     """
     own = f"{meter}_bytes"
+    frame = frame.dropna(subset=[own]).reset_index(drop=True)
     best = ~frame.sort_values("published_miou", ascending=False).duplicated("network").sort_index()
     miou = frame.published_miou.astype(float)
     front = evaluations.front(frame.assign(miou=miou), own, None)
@@ -248,7 +257,11 @@ def paper_chart(frame: pd.DataFrame, meter: str) -> Chart:
     told = (points.run + ": " + points.published).map(html.escape)
     points = points.assign(run="", hover=told)
     return Chart(
-        memory_axis(f"{meter_name(meter)} on an {frame.card.iloc[0]}", points.x, log=True),
+        memory_axis(
+            f"{meter_name(meter)}, {frame.card.iloc[0]}",
+            [0.75 * points.x.min(), *points.x],
+            log=True,
+        ),
         percent_axis("mIoU on DeepGlobe as published, %", points.y),
         points,
         pd.concat(

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.figures.chart import Axis, Chart, Line
-from bench.report.figures.palette import FILLS, INK, SYMBOLS
+from bench.report.figures.palette import FILLS, GREY, INK, SYMBOLS
 
 Figure = dict[str, Any]
 """`data`: traces; `layout`."""
@@ -33,7 +33,10 @@ def scatter(chart: Chart) -> Figure:
             *(one | {"hoverinfo": "skip"} for one in (*joins, *front)),
             *_traces(chart.points[~behind], chart),
             *(
-                _markers(name, own) | {"hoverinfo": "skip"}
+                # Strategies are grey: where there is space, they are a second column.
+                _markers(name, own)
+                | {"hoverinfo": "skip"}
+                | ({"legend": "legend2"} if own.colour.iloc[0] == GREY else {})
                 for name, own in keys.groupby("label", sort=False)
             ),
         ],

@@ -31,9 +31,9 @@ _NO_DATES: Mapping[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
 }
-# Places of a label around its point, in degrees: the right is preferred.
-_ANGLES = (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 202, 338, 67, 113, 247, 293)
-_RADII_PT = (9, 12, 15, 19, 24, 30, 36, 44, 52, 70, 90, 115, 145)
+# Places of a label around its point, in degrees, the right first, and in points.
+_ANGLES = sorted(np.arange(0, 360, 7.5), key=lambda angle: (angle % 90 != 0, angle % 180 != 0))
+_RADII_PT = np.geomspace(9, 220, 20)
 _MARKER_PT = 6.0
 Boxes = NDArray[np.float64]
 """(N, 4): left, bottom, right, top in pixels."""
@@ -58,27 +58,22 @@ def figure(
             drawn.draw_without_rendering()  # labels are placed in the final layout
             for axes, chart in zip(drawn.axes, charts, strict=True):
                 shown = chart.points[chart.points.marker != ""]
-                soft = _along(chart.steps) + _reference(chart)
-                for _, own in _joined(chart):
-                    soft += _between(own[["x", "y"]].to_numpy())
-                for row in each(chart.points.dropna(subset=["low", "high"])):
-                    soft += _between(np.array([(row.x, row.low), (row.x, row.high)]))
-                place_labels(axes, chart.points, shown[["x", "y"]], soft)
+                place_labels(axes, chart.points, shown[["x", "y"]], _lines(chart))
     return drawn
 
 
 def place_labels(
-    axes: Axes, points: pd.DataFrame, markers: ArrayLike, soft: ArrayLike = ()
+    axes: Axes, points: pd.DataFrame, markers: ArrayLike, lines: Sequence[ArrayLike] = ()
 ) -> None:
-    """Draw each label at the free place nearest to its point, with a leader line if that is far:
-    greedily, bold ones first.
+    """Draw each label at the free place nearest to its point, greedily, bold ones first. A leader line
+    joins it to its point where that is far, or another mark is near; none crosses a label or a mark.
 
     The figure must have its final layout: call `Figure.draw_without_rendering` first.
 
     Args:
         points: `marks`; those without a label are left out.
         markers: places that no label may cover, in data coordinates.
-        soft: places that labels should avoid, for instance along a line.
+        lines: corners (N, 2) of lines that no label should cover, likewise.
     """
     scale, small = axes.figure.dpi / 72, mpl.rcParams["font.size"] - 1  # pixels a point
 
@@ -86,12 +81,13 @@ def place_labels(
         return np.asarray(axes.transData.transform(np.reshape(places, (-1, 2))))
 
     written = [text.get_window_extent().extents for text in axes.texts]  # of reference lines
-    taken = np.r_[_boxes(pixels(markers), _MARKER_PT * scale), np.reshape(written, (-1, 4))]
-    avoided = _boxes(pixels(soft), 0)
+    centres, texts = pixels(markers), np.reshape(written, (-1, 4))
+    corners = [pixels(line) for line in lines]
+    drawn = np.concatenate([np.empty((2, 0, 2)), *(np.stack([c[:-1], c[1:]]) for c in corners)], 1)
     inner = axes.get_window_extent().padded(-2 * scale).extents
-    texts: Boxes = np.empty((0, 4))
+    leaders = np.empty((2, 0, 2))  # from, to
+    radii = np.repeat(_RADII_PT, len(_ANGLES))
     angles = np.radians(np.tile(_ANGLES, len(_RADII_PT)))
-    radii = np.repeat(_RADII_PT, len(_ANGLES)).astype(float)
     directions = np.stack([np.cos(angles), np.sin(angles)], 1)  # (K, 2)
     named = points[points.label != ""].sort_values("bold", ascending=False, kind="stable")
     for row in each(named):
@@ -102,20 +98,26 @@ def place_labels(
         text.remove()
         offsets = (radii[:, None] * scale + half) * directions
         boxes = _boxes(at + offsets, half)
-        foreign = taken[~_overlap(_boxes(at, 0), taken)[0]]
-        # Leader lines as 11 places between the point and the middle of the text.
-        steps = at + offsets[:, None] * (np.arange(2, 13)[:, None] / 12)  # (K, 11, 2)
-        crossed = [_overlap(_boxes(step, 0), np.r_[foreign, texts]) for step in steps]
+        others = centres[(np.abs(centres - at) > 0.5).any(1)]
+        near = np.r_[_boxes(others, _MARKER_PT * scale), texts]
+        taken = np.r_[_boxes(centres, _MARKER_PT * scale), texts]
+        close = _overlap(boxes, near, 5 * scale).sum(1)  # whose label would it be?
+        far = ~_overlap(boxes, _boxes(at, (_MARKER_PT + 9) * scale))[:, 0]
+        led = far | (close > 0)
+        in_way = np.r_[_boxes(others, 0.7 * _MARKER_PT * scale), texts]
+        # Where marks overlap, no leader line can avoid the other one for certain.
+        weights = np.full(len(in_way), 1000)
+        weights[: len(others)][np.hypot(*(others - at).T) < 1.5 * _MARKER_PT * scale] = 150
         cost = (
             radii
-            + 1000 * _overlap(boxes, np.r_[taken, texts], 2 * scale).sum(1)
+            + 1000 * _overlap(boxes, taken, 2 * scale).sum(1)
             + 1000 * ((boxes[:, :2] < inner[:2]) | (boxes[:, 2:] > inner[2:])).any(1)
-            + 60 * np.array([hits.any(0).sum() for hits in crossed])
-            + 15 * _overlap(boxes, foreign, 5 * scale).sum(1)  # whose label would it be?
-            + 200 * _overlap(boxes, avoided, 2 * scale).any(1)
+            + 1000 * _crossed(leaders[0], leaders[1], boxes).any(0)
+            + led * (_crossed(at, at + offsets, in_way) @ weights)
+            + 500 * _crossed(drawn[0], drawn[1], boxes).any(0)
+            + 15 * close
         )
         best = int(cost.argmin())
-        far = not _overlap(boxes[best, None], _boxes(at, (_MARKER_PT + 9) * scale)).any()
         axes.annotate(
             row.label,
             (row.x, row.y),
@@ -125,11 +127,15 @@ def place_labels(
             va="center",
             color=INK,
             bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
-            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 5} if far else None,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 5}
+            if led[best]
+            else None,
             zorder=6,
             **font,
         )
         texts = np.r_[texts, boxes[best, None]]
+        if led[best]:
+            leaders = np.concatenate([leaders, [at, at + offsets[best]]], 1)
 
 
 @contextmanager
@@ -224,33 +230,25 @@ def _scale(axes: Axes, name: str, axis: Axis) -> None:
         axes.minorticks_off()
 
 
-def _along(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places along a line of steps, first to the right, then upward."""
-    return [
-        (x0 + (x1 - x0) * i / 40, y0 + (y1 - y0) * j / 20)
-        for (x0, y0), (x1, y1) in itertools.pairwise(steps)
-        for i, j in [*((i, 0) for i in range(41)), *((40, j) for j in range(21))]
+def _lines(chart: Chart) -> list[Any]:
+    """Corners (N, 2) of every straight line of a chart."""
+    stairs = [
+        corner
+        for (x, y), (x1, y1) in itertools.pairwise(chart.steps)
+        for corner in ((x, y), (x1, y))
     ]
-
-
-def _reference(chart: Chart) -> list[tuple[float, float]]:
-    """Places along the reference lines."""
-    found = []
-    for line in chart.lines:
-        axis = chart.y if line.upright else chart.x
-        space = np.geomspace if axis.log else np.linspace
-        along = space(axis.low, axis.high, 200)
-        found += [(line.at, at) if line.upright else (at, line.at) for at in along]
-    return found
-
-
-def _between(ends: NDArray[Any]) -> list[tuple[float, float]]:
-    """Places along the straight lines between points (N, 2)."""
-    return [
-        tuple(one + (other - one) * i / 40)
-        for one, other in itertools.pairwise(ends)
-        for i in range(41)
+    references = [
+        [(one.at, chart.y.low), (one.at, chart.y.high)]
+        if one.upright
+        else [(chart.x.low, one.at), (chart.x.high, one.at)]
+        for one in chart.lines
     ]
+    bars = [
+        [(one.x, one.low), (one.x, one.high)]
+        for one in each(chart.points.dropna(subset=["low", "high"]))
+    ]
+    joins = [own[["x", "y"]] for _, own in _joined(chart)]
+    return [stairs, *references, *bars, *joins]
 
 
 def _boxes(centres: NDArray[np.float64], half: Any) -> Boxes:
@@ -262,6 +260,15 @@ def _overlap(a: Boxes, b: Boxes, pad: float = 0.0) -> NDArray[np.bool_]:
     a = a[:, None] + pad * np.array([-1, -1, 1, 1])
     apart = (a[..., :2] > b[:, 2:]) | (a[..., 2:] < b[:, :2])
     return np.asarray(~apart.any(-1))
+
+
+def _crossed(start: ArrayLike, end: ArrayLike, boxes: Boxes) -> NDArray[np.bool_]:
+    """Whether the straight line i from `start` to `end`, (N, 2) each, meets box j: (N, len(boxes))."""
+    start, way = np.asarray(start)[:, None], (np.asarray(end) - start)[:, None]
+    way = np.where(way == 0, 1e-9, way)
+    ends = np.stack([(boxes[:, :2] - start) / way, (boxes[:, 2:] - start) / way])  # shares of it
+    enters, leaves = ends.min(0).max(-1), ends.max(0).min(-1)
+    return np.asarray((enters <= leaves) & (leaves >= 0) & (enters <= 1))
 
 
 def _legend(drawn: Figure, charts: Sequence[Chart], ncols: int = 1, **where: Any) -> None:
