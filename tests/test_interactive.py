@@ -1,6 +1,7 @@
 """Interactive figures and the tables beside them, by hand."""
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,11 @@ def test_networks_with_the_same_marker_stay_apart_in_grey() -> None:
             assert abs(known[one] - known[other]) >= 4, (one, other)
 
 
-def test_a_label_at_an_end_of_the_axis_points_to_the_middle() -> None:
+def test_labels_are_where_the_static_figure_has_them() -> None:
     axis = Axis("", 1, 100, log=True)
-    rows = marks({"x": [1.5, 10.0, 90.0], "y": [1.0] * 3, "label": "a", "bold": True})
-    found = interactive.scatter(Chart(axis, Axis("", 0, 2), rows))["data"][0]
-    assert found["textposition"] == ["top right", "top center", "top left"]
+    rows = marks({"x": [1.5, 10.0, 90.0], "y": [1.0] * 3, "label": ["a", "", "<c>"]}, bold=True)
+    found = interactive.scatter(Chart(axis, Axis("", 0, 2), rows))["layout"]["annotations"]
+    assert [one["text"] for one in found] == ["<b>a</b>", "<b>&lt;c&gt;</b>"]
+    assert [one["x"] for one in found] == pytest.approx([math.log10(1.5), math.log10(90)])
+    assert found[0]["ax"] > 0 > found[1]["ax"] - 30, "within the axes"
+    assert data({"figure": found})  # plain values alone

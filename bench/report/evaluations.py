@@ -104,13 +104,13 @@ def class_details(entry: Entry) -> list[dict[str, Any]]:
     return rows
 
 
-def object_details(entry: Entry) -> pd.DataFrame:
+def object_details(entry: Entry) -> list[dict[str, Any]]:
     """One line a class and size of object on test: shares 0..1 of the true objects' pixels that are
     found, and of the predicted objects' pixels that are right, over all seeds; sizes without an
     object are left out."""
     details = entry.evaluation.get("details", {})
     if not details:
-        return pd.DataFrame()
+        return []
     scenes = [scene for splits in details.values() for scene in splits["test"]["scenes"].values()]
     limits = entry.evaluation["diameters_px"]
     between = [f"{low}-{high}" for low, high in pairwise(limits)]
@@ -125,7 +125,7 @@ def object_details(entry: Entry) -> pd.DataFrame:
     frame["objects"] //= len(details)
     frame["found_share"] = frame.found / frame.pixels
     frame["right_share"] = frame.right / frame.predicted.replace(0, np.nan)
-    return frame
+    return [{str(name): one for name, one in row.items()} for row in frame.to_dict("records")]
 
 
 def agreement(entry: Entry) -> float | None:
@@ -268,12 +268,16 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: float) -> floa
     return sum(areas) / reference
 
 
-def groups(entries: Sequence[Entry], mious: Mapping[str, Sequence[float]]) -> list[Group]:
+def groups(
+    entries: Sequence[Entry], mious: Mapping[str, Sequence[float]] | None = None
+) -> list[Group]:
     """The groups of more than one evaluated seed, in the suite's order.
 
     Args:
-        mious: 0..1 by run, one a seed; runs without any are left out.
+        mious: 0..1 by run, one a seed; runs without any are left out. None: mIoU on test.
     """
+    if mious is None:
+        mious = {entry.name: seed_mious(entry) for entry in entries}
     return [
         Group(
             name=name,

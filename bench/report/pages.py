@@ -21,6 +21,7 @@ from bench.report import (
 from bench.report import runs as all_runs
 from bench.report.load_records import BENCHMARK, Entry, Inputs
 from bench.report.section import Finding, Image, Link, Plot, Section, descriptions, say, section
+from bench.report.section import findings as worked_out
 from bench.report.site import Page, at
 from data import croissant
 from data.dataset import Dataset, open_dataset
@@ -160,8 +161,7 @@ def collect(inputs: Inputs) -> Content:
         *(part.seeded for part in parts),
     ]
     where = findings.where(runs, inputs.records())
-    seeded = evaluations.groups(entries, {e.name: evaluations.seed_mious(e) for e in entries})
-    points = evaluations.seeds_as_one(shown, seeded)
+    points = evaluations.seeds_as_one(shown, evaluations.groups(entries))
     return Content(inputs, runs, points, meter, where, {one.name: one for one in tables}, parts)
 
 
@@ -230,7 +230,7 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
     for entry in content.inputs.entries:
         own = run_page.run_sections(content.inputs, entry, scenes.get(entry.dataset, ()))
         one = page(f"runs/{entry.name}", own, entry=entry)
-        numbers = list(run_page.numbers(rows.loc[entry.name]))
+        numbers = worked_out("numbers", row=rows.loc[entry.name])
         warning = "; ".join(filter(None, (entry.reason, entry.outdated)))
         found.append(replace(one, numbers=numbers, warning=warning))
     return found
@@ -242,7 +242,6 @@ def _part(
     own = evaluations.by_accuracy(runs[runs.dataset == name])
     order = list(own.run)
     ordered = sorted(entries, key=lambda entry: order.index(entry.name))
-    mious = {one.name: evaluations.seed_mious(one) for one in ordered}
     limits = all_runs.ceilings(ordered)
     dataset, scenes, why = None, [], "there are no predictions here: run `dvc repro`"
     try:
@@ -259,7 +258,7 @@ def _part(
         findings=findings.summary(own, meter, compared),
         pairs=compared,
         matrix=all_runs.matrix_section(compared, own),
-        seeded=all_runs.seeds_section(name, evaluations.groups(ordered, mious), limits),
+        seeded=all_runs.seeds_section(name, evaluations.groups(ordered), limits),
         dataset=dataset,
         scenes=scenes,
         no_images=why,

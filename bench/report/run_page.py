@@ -40,15 +40,6 @@ def run_sections(
     ]
 
 
-def numbers(row: Any) -> list[Finding]:
-    """What one wants to know first.
-
-    Args:
-        row: the run's line of the table of all runs.
-    """
-    return worked_out("numbers", row=row)
-
-
 def _classes(entry: Entry) -> Section:
     if not entry.evaluation:
         return section("run/classes", fill={"limits": ""})

@@ -2,7 +2,7 @@
 one setting changes."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -84,35 +84,23 @@ def classes_section(entries: Sequence[Entry]) -> Section:
 
 def details_section(entries: Sequence[Entry]) -> Section:
     """One line a run and class: average precision and boundary IoU on test, shares 0..1."""
-    rows = [
-        {"dataset": entry.dataset, "run": entry.name, **row}
-        for entry in entries
-        for row in evaluations.class_details(entry)
-    ]
-    return section("details", rows)
+    return section("details", _by_class(entries, evaluations.class_details))
 
 
 def objects_section(entries: Sequence[Entry]) -> Section:
     """One line a run, class and size of object on test, shares 0..1."""
-    rows = [
-        {
-            "dataset": entry.dataset,
-            "run": entry.name,
-            "network": entry.network,
-            "strategy": entry.run.strategy,
-            **row,
-        }
-        for entry in entries
-        for row in evaluations.object_details(entry).to_dict("records")
-    ]
-    if not rows:
-        return section("objects", rows)
+    rows = table("objects", _by_class(entries, evaluations.object_details))
     # A line needs objects of two sizes, and the background is no object.
-    frame = pd.DataFrame(rows)
-    sizes = frame.groupby("class").group.transform("nunique")
-    shown = frame[(frame["class"] != "background") & (sizes > 1)]
+    sizes = rows.groupby("class").group.transform("nunique")
+    shown = rows[(rows["class"] != "background") & (sizes > 1)]
     draw = partial(figures.charts.object_sizes, shown) if len(shown) else None
     return section("objects", rows, draw=draw)
+
+
+def _by_class(
+    entries: Sequence[Entry], found: Callable[[Entry], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    return [{**_about(entry), **row} for entry in entries for row in found(entry)]
 
 
 def confusion_section(entries: Sequence[Entry]) -> Section:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from ruamel.yaml import YAML
 
 from bench.files import csv_text, markdown_cell
@@ -285,7 +285,7 @@ def findings(name: str, **values: Any) -> list[Finding]:
 def say(text: str, **values: Any) -> str:
     """A text of sections.yaml, which is a Jinja template; the names of `FORMS` are its filters, and
     `known` is its test of a value that is not missing."""
-    return _environment().from_string(text).render(**values).strip()
+    return _template(text).render(**values).strip()
 
 
 @cache
@@ -293,6 +293,11 @@ def descriptions() -> dict[str, Any]:
     """Texts of the report, from sections.yaml."""
     found: dict[str, Any] = YAML(typ="safe").load(DESCRIPTIONS)
     return found
+
+
+@cache
+def _template(text: str) -> Template:
+    return _environment().from_string(text)
 
 
 @cache

@@ -45,9 +45,12 @@
       legend2: { x: 1.22, y: 1, tracegroupgap: 0, font: { size: 11 } },
       xaxis: AXIS,
       yaxis: AXIS,
+      annotationdefaults: {
+        arrowhead: 0, arrowwidth: 0.7, arrowcolor: GREY, standoff: 5, bgcolor: "#ffffffb0", borderpad: 0, font: { size: 11 },
+      },
       shapedefaults: { type: "line", layer: "below", label: { textposition: "end", font: { size: 11 } } },
     },
-    data: { scatter: [{ textposition: "top center", textfont: { size: 11 }, error_x: ERRORS, error_y: ERRORS }] },
+    data: { scatter: [{ error_x: ERRORS, error_y: ERRORS }] },
   };
 
   function withHover(figure, hover) {
@@ -63,6 +66,7 @@
 
   function show(place, content, figure) {
     const { data, layout } = withHover(figure, content.hover);
+    if (!WIDE) delete layout.annotations; // a pointer names a point there too
     Plotly.react(place, data, { template: TEMPLATE, ...layout }, CONFIG);
     place.dataset.drawn = "yes";
   }

@@ -217,7 +217,7 @@ def with_menus(
             variants[f"{name}|{split}|{definition}"] = shown
     hover = {entry.name: _hover(entry, runs.loc[entry.name]) for entry in entries}
     pages = {entry.name: target(entry.name) for entry in entries}
-    for group in evaluations.groups(entries, {e.name: evaluations.seed_mious(e) for e in entries}):
+    for group in evaluations.groups(entries):
         said = _lines("seeds_point", group=group)
         hover[group.name] = f"<b>{html.escape(group.name)}</b><br>{said}"
         pages.setdefault(group.name, target(group.runs[0]))

@@ -213,8 +213,7 @@ def paper_plot(frame: pd.DataFrame) -> Plot:
     for meter in _known(frame):
         chart = paper_chart(frame, meter)
         x = replace(chart.x, title=chart.x.title.replace(", ", "<br>"))  # as wide as a phone
-        unnamed = replace(chart, x=x, points=chart.points.assign(label=""))  # pointers name a point
-        variants[meter] = interactive.scatter(unnamed) | {"note": ""}
+        variants[meter] = interactive.scatter(replace(chart, x=x)) | {"note": ""}
     menu, *_ = descriptions()["menus"]
     shown = menu | {"texts": {one: menu["texts"][one] for one in variants}}
     alt = "Published mIoU against memory, one point a published setting"

@@ -9,11 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report.figures import static
 from bench.report.figures.chart import Axis, Chart, Line
 from bench.report.figures.palette import FILLS, GREY, INK, SYMBOLS
 
 Figure = dict[str, Any]
 """`data`: traces; `layout`."""
+LABELLED_PX = (720, 360)
+"""Of the axes, for which labels are placed; figures.js leaves them out on narrow screens."""
 
 
 def scatter(chart: Chart) -> Figure:
@@ -44,6 +47,7 @@ def scatter(chart: Chart) -> Figure:
             "xaxis": _axis(chart.x),
             "yaxis": _axis(chart.y),
             "shapes": [_shape(line) for line in chart.lines],
+            "annotations": [_label(one, chart) for one in static.labels(chart, LABELLED_PX, 11)],
             "showlegend": bool(len(keys)),
         },
     }
@@ -64,12 +68,10 @@ def _traces(points: pd.DataFrame, chart: Chart) -> list[dict[str, Any]]:
     return [
         {
             **_markers(name, own),
-            "mode": "markers+text",
+            "mode": "markers",
             "showlegend": False,
             "x": own.x.round(3).tolist(),
             "y": own.y.round(3).tolist(),
-            "text": [f"<b>{html.escape(text)}</b>" for text in own.label.where(own.bold, "")],
-            "textposition": [_side(x, chart.x) for x in own.x],
             "cliponaxis": False,
             f"error_{chart.interval}": _interval(own, chart.interval),
             **(
@@ -82,12 +84,17 @@ def _traces(points: pd.DataFrame, chart: Chart) -> list[dict[str, Any]]:
     ]
 
 
-def _side(x: float, axis: Axis) -> str:
-    """Where a label is from its point: towards the middle, so that it covers no tick of a small
-    figure."""
-    low, at, high = (math.log(one) if axis.log else one for one in (axis.low, x, axis.high))
-    share = (at - low) / (high - low)
-    return f"top {'right' if share < 0.2 else 'left' if share > 0.8 else 'center'}"
+def _label(one: Any, chart: Chart) -> dict[str, Any]:
+    """A label at its offset in pixels, with its leader line if it has one."""
+    (x, y), text = one.xy, html.escape(one.get_text())
+    return {
+        "x": math.log10(x) if chart.x.log else float(x),
+        "y": float(y),
+        "ax": round(float(one.xyann[0])),
+        "ay": -round(float(one.xyann[1])),
+        "text": f"<b>{text}</b>" if one.get_fontweight() == "bold" else text,
+        **({} if one.arrow_patch else {"arrowcolor": "transparent"}),
+    }
 
 
 def _markers(name: Any, own: pd.DataFrame) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike, NDArray
 
 from bench.files import write_bytes
@@ -57,9 +58,24 @@ def figure(
         if any((chart.points.label != "").any() for chart in charts):
             drawn.draw_without_rendering()  # labels are placed in the final layout
             for axes, chart in zip(drawn.axes, charts, strict=True):
-                shown = chart.points[chart.points.marker != ""]
-                place_labels(axes, chart.points, shown[["x", "y"]], _lines(chart))
+                _label(axes, chart)
     return drawn
+
+
+def labels(chart: Chart, size_px: tuple[int, int], font_px: int) -> list[Annotation]:
+    """The labels of a chart, placed in axes of this size (W, H); their offsets are in pixels."""
+    with mpl.rc_context(RC | {"font.size": font_px + 1}):
+        drawn = Figure(figsize=(size_px[0] / 72, size_px[1] / 72), dpi=72)
+        axes = drawn.add_axes((0, 0, 1, 1))
+        _scale(axes, "x", chart.x)
+        _scale(axes, "y", chart.y)
+        _label(axes, chart)
+        return [one for one in axes.texts if isinstance(one, Annotation)]
+
+
+def _label(axes: Axes, chart: Chart) -> None:
+    shown = chart.points[chart.points.marker != ""]
+    place_labels(axes, chart.points, shown[["x", "y"]], _lines(chart))
 
 
 def place_labels(
