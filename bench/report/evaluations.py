@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from bench import metrics
 from bench.errors import UserError
@@ -22,9 +23,6 @@ GATE = 0.9
 that hardly segments."""
 ONE_VIEW = ("global", "local")
 """Strategies of one branch alone, without feature sharing."""
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Two-sided 95 % quantiles of Student's t for 2, 3, ... 10 values; of more than ten values the
-last, which is a little too wide."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Group:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % CI of that mean on these very scenes, by Student's t."""
-        t = STUDENT[min(len(self.mious) - 2, len(STUDENT) - 1)]
+        t = float(stdtrit(len(self.mious) - 1, 0.975))
         half = t * statistics.stdev(self.mious) / math.sqrt(len(self.mious))
         return self.mean - half, self.mean + half
 

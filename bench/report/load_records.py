@@ -13,23 +13,11 @@ from bench import record
 from bench.config import ModelConfig, RunConfig, Suite, open_source
 from bench.record import BENCHMARK as BENCHMARK
 from bench.record import Record as Record
+from bench.report.style import CREDITS
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published.csv"
 MB = 2**20
 """The paper read gpustat, whose MB are MiB."""
-UHR_ROWS = {
-    ("glnet", "collaborative"): "GLNet G<->L / collaborative",
-    ("fctl", "contexts"): "FCtL / contexts",
-    ("isdnet", "whole"): "ISDNet / whole",
-    ("magnet", "progressive"): "MagNet / progressive",
-    ("magnet", "fast"): "MagNet-Fast / fast",
-    ("pointrend", "whole"): "PointRend / whole",
-    ("cascadepsp", "cascade"): "CascadePSP / cascade",
-    ("rue", "whole"): "RUE / whole",
-    ("f2net", "whole"): "F2Net / whole",
-    ("sgnet", "surround"): "SGNet / surround",
-}
-"""(method, strategy) -> the row of bench/published.csv that its papers print of DeepGlobe."""
 BASELINE = "colour"
 """The network that any trained one should beat: nearest class-mean colour."""
 _WORST_FIRST = ("failed", "oom", "missing", "ok")
@@ -231,7 +219,8 @@ def published_rows() -> dict[Any, dict[Any, Any]]:
 
 def published_key(method: str, strategy: str) -> str:
     """The row that the papers of an ultra-high-resolution method print of DeepGlobe, or empty."""
-    return UHR_ROWS.get((method_name(method), strategy), "")
+    known = CREDITS["methods"].get(method_name(method), {}).get("published", {})
+    return str(known.get(strategy, ""))
 
 
 def _read(path: Path) -> Record | None:

@@ -28,18 +28,6 @@ from data.dataset import Dataset, open_dataset
 
 SCENES = 8
 """Test scenes that are shown of one data set; every number is of all of them."""
-MEMORY = (
-    "paper_accuracy",
-    "predicted",
-    "paper_memory",
-    "growth_law",
-    "on_card",
-    "collapsed_head",
-    "prediction",
-    "estimates",
-)
-UHR_METHODS = ("uhr_methods", "ranking", "released", "uhr_memory", "unspecified")
-"""Tables of the two pages."""
 DATASET = ("classes", "details", "objects", "ablation", "latency")
 HEADINGS = {"miou": "mIoU", "miou_official": "official", "miou_stated": "as stated"} | style.METERS
 IN_SUMMARY = 2
@@ -207,13 +195,14 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
     suite, tables = content.suite, content.tables
     rows = content.runs.set_index("run", drop=False)
 
-    def page(path: str, sections: Sequence[Section], **fill: Any) -> Page:
-        """With the texts of sections.yaml; those of one kind are in a folder of that name."""
+    def page(path: str, sections: Sequence[Section] = (), **fill: Any) -> Page:
+        """With the texts and tables of sections.yaml; those of one kind are in a folder of that name."""
         texts = {"kicker": f"suite {suite}", **descriptions()["pages"][path.partition("/")[0]]}
+        listed = [tables[name] for name in texts.pop("tables", "").split()]
         said: dict[str, Any] = {
             key: say(text, content=content, **fill) for key, text in texts.items()
         }
-        return Page(f"{suite}/{path}.html", sections, **said)
+        return Page(f"{suite}/{path}.html", [*sections, *listed], **said)
 
     first = content.parts[0]
     points = content.points[content.points.dataset == first.name]
@@ -223,8 +212,8 @@ def pages(content: Content, scenes: ScenePages) -> list[Page]:
         own = _of_dataset(content, part, scenes.get(part.name, ()))
         found.append(page(f"datasets/{part.name}", own, part=part))
     found += [
-        page("memory", [tables[name] for name in MEMORY]),
-        page("uhr_methods", [tables[name] for name in UHR_METHODS]),
+        page("memory"),
+        page("uhr_methods"),
         page("about", _about(content)),
     ]
     for entry in content.inputs.entries:
