@@ -59,3 +59,23 @@ def test_the_largest_page_answers_in_time(chromium: Browser, site: Path) -> None
     print(f"{largest.name}: {seconds:.2f} processor seconds, {clock_ms / 1000:.2f} s by the clock")
     page.close()
     assert seconds <= MOST_SECONDS
+
+
+def test_the_first_figure_of_the_site_has_a_switch_of_its_meter(
+    chromium: Browser, site: Path
+) -> None:
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page.goto((site / "index.html").as_uri())
+    figure, menu = page.locator("[data-figure]"), page.locator("select[data-menu]")
+    figure.locator(".main-svg").first.wait_for(timeout=120_000)
+    box = figure.bounding_box()
+    assert box
+    assert box["y"] + box["height"] <= 900
+    names = {"nvml": "process total (NVML)", "allocated": "allocated", "predicted": "predicted"}
+    for meter, text in names.items():
+        menu.select_option(meter)
+        assert figure.evaluate("one => one.layout.xaxis.title.text").startswith(text)
+        shown = figure.evaluate("one => one.layout.annotations.map((each) => each.text)")
+        assert any("GLNet, collaborative" in one for one in shown)
+    assert menu.locator("option").count() == len(names)
+    page.close()

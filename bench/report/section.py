@@ -187,15 +187,10 @@ class Section:
         """Extension -> content: CSV in full precision, Markdown, and LaTeX with booktabs."""
         found = {"csv": csv_text(self.rows)}
         if "md" in self.kinds:
-            sides = ["left" if "left" in cell.kind else "right" for cell in self.head()]
-            texts = pd.DataFrame(
-                [
-                    [one.form(_value(row, name)) for name, one in self.shown.items()]
-                    for _, row in self.rows.iterrows()
-                ],
-                columns=[one.heading for one in self.shown.values()],
-                dtype=object,
-            )
+            head = self.head()
+            sides = ["left" if "left" in cell.kind else "right" for cell in head]
+            cells = [[cell.text for cell in row] for row in self.cells()]
+            texts = pd.DataFrame(cells, columns=[cell.text for cell in head], dtype=object)
             markdown = texts.map(markdown_cell).rename(columns=markdown_cell)
             found["md"] = (
                 markdown.to_markdown(index=False, disable_numparse=True, colalign=sides) + "\n"
