@@ -196,7 +196,7 @@ def figure1(letter: str, frame: pd.DataFrame, meter: str, where: str) -> Figure:
     )
     spaces = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.5}
     below = {"loc": "outside lower center", "ncols": 3, **spaces}
-    drawn = static.figure([chart], (3.35, 4.2), legend=below, rc=palette.COLUMN_RC)
+    drawn = static.figure([chart], (3.35, 4.6), legend=below, rc=palette.COLUMN_RC)
     drawn.axes[0].tick_params(axis="x", rotation=30)
     return drawn
 

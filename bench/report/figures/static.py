@@ -127,7 +127,7 @@ def place_labels(
         cost = (
             radii
             + 1000 * _overlap(boxes, taken, 2 * scale).sum(1)
-            + 1000 * ((boxes[:, :2] < inner[:2]) | (boxes[:, 2:] > inner[2:])).any(1)
+            + 3000 * ((boxes[:, :2] < inner[:2]) | (boxes[:, 2:] > inner[2:])).any(1)
             + 1000 * _crossed(leaders[0], leaders[1], boxes).any(0)
             + led * (_crossed(at, at + offsets, in_way) @ weights)
             + 500 * _crossed(drawn[0], drawn[1], boxes).any(0)
