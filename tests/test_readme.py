@@ -159,6 +159,8 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
         ("glnet-global-to-local", "glnet-local"),
         ("glnet-global-to-local", "fpn-patch"),
         ("deeplabv3plus-downsample", "glnet-global-to-local"),
+        ("segformer-downsample", "glnet-global-to-local"),
+        ("segformer-downsample", "segformer-patch"),
         ("deeplabv3plus-whole", "deeplabv3plus-patch"),
     ]
     better += [
@@ -176,12 +178,13 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     assert all(small < large for small, large in zip(shrunk[:2], cut[:2], strict=True))
     assert min(shrunk[5], cut[5]) > 50
     seconds = {run: generate.measured("idrid", "cpu-2-cores", run)["ms"] for run in runs}
-    for fast in ("fpn-downsample", "deeplabv3plus-downsample"):
+    for fast in ("fpn-downsample", "deeplabv3plus-downsample", "segformer-downsample"):
         assert seconds[fast] < 0.1 * seconds["glnet-global-to-local"]
     precision = {run: mean(generate.lesion_precisions(run)) for run in runs}
-    for network in ("fpn", "deeplabv3plus"):
-        least = min(precision[f"{network}-{strategy}"] for strategy in ("patch", "whole"))
+    for network in ("fpn", "deeplabv3plus", "segformer"):
+        least = min(precision[f"{network}-{s}"] for s in ("patch", "whole") if f"{network}-{s}" in runs)
         assert precision[f"{network}-downsample"] < least
+    assert max(trained, key=miou.__getitem__) == "segformer-downsample"
     assert min(trained, key=miou.__getitem__) == "glnet-local"
     assert all(miou["colour"] < miou[run] for run in trained)
 
