@@ -217,9 +217,8 @@ def cpu_within() -> tuple[int, int]:
 
 
 def steps_on_h100() -> tuple[float, ...]:
-    large = [mib for mib in too_high_mib() if mib > 32]
-    small = [abs(mib) for mib in too_high_mib() if mib <= 32]
-    return len(large), len(large + small), min(large), max(large), max(small)
+    *others, most = sorted(abs(mib) for mib in too_high_mib())
+    return len(others) + 1, len(others), others[-1], most
 
 
 def streaming_limits() -> tuple[float, ...]:
@@ -244,11 +243,11 @@ def estimate_errors(tool: str = "", **which: str) -> tuple[float, float, float]:
     return median(off), float(np.percentile(off, 95)), max(off)
 
 
-def misjudged(tool: str = "", margin: float = 0.0) -> tuple[float, float]:
+def misjudged(tool: str = "", margin: float = 0.0, **which: str) -> tuple[float, float]:
     """Percent of false fits and of false refusals, of all cases at budgets from 0.8 to 1.25 times
     what was allocated."""
     budgets = np.arange(80, 126) / 100
-    needed = np.array(estimate_ratios(tool))[:, None] * (1 + margin)
+    needed = np.array(estimate_ratios(tool, **which))[:, None] * (1 + margin)
     fits = needed <= budgets
     return (
         float(100 * np.mean(fits & (budgets < 1))),

@@ -71,6 +71,8 @@ class Shape:
         self.outputs = self.weight.shape[1] * self.groups if self.transposed else len(self.weight)
         self.dilated, self.strided = max(self.dilation) > 1, max(self.stride) > 1
         self.depthwise = self.groups > 1 and self.inputs == self.groups == self.outputs
+        self.narrow = not self.dilated and max(self.weight.shape[2:]) <= min(3, *sides)
+        """Whether the weights' gradient has a depthwise kernel."""
         self.threads = torch.get_num_threads()
         self.element_bytes: int = self.source.element_size()
         self.bfloat16 = self.source.dtype == torch.bfloat16
@@ -161,6 +163,12 @@ class Shape:
             return 0
         return self.threads * self.inputs * result[0, 0].nbytes
 
+    def slow_columns(self, result: Tensor) -> int:
+        """Bytes that torch's own kernels unfold, one group after another (Convolution.cpp): all
+        images, of a dilated convolution one (ConvolutionMM2d.cpp, NaiveDilatedConvolution.cpp)."""
+        images = 1 if "Dilated" in self.backend.name else len(self.source)
+        return self.columns(result, images) // self.groups
+
     def columns(self, result: Tensor, images: int) -> int:
         """Bytes of the unfolded input (im2col)."""
         if self.kernel == 1:
@@ -176,21 +184,32 @@ def forward(shape: Shape, result: Tensor) -> list[Moment]:
         if shape.transposed:
             # slow_conv_transpose2d expands one image at a time into columns.
             columns = shape.outputs * shape.kernel * source[0, 0].nbytes
-        else:  # _slow_conv2d expands all images into columns, unless the kernel is 1 x 1.
-            columns = shape.columns(result, len(source))
+        else:
+            columns = shape.slow_columns(result)
+        if shape.groups > 1 and not shape.transposed:  # the groups' results, which are joined
+            return [
+                Moment([*copies, columns, source.nbytes // shape.groups, result.nbytes]),
+                *beside_results(*copies, result.nbytes),
+            ]
         return beside_results(*copies, columns)
     copies.append(shape.copy(shape.weight))
     gathered = shape.gathered(result)
     if not shape.channels_last and not shape.transposed and _refuses(shape, result):
         # Up to a core's L2 cache at a time: at least three quarters of it.
         most = cache_bytes("SC_LEVEL2_CACHE_SIZE", 2**20)
-        columns = shape.threads * min(shape.columns(result, 1), most)
+        columns = shape.threads * min(shape.columns(result, 1) // shape.groups, most)
         return [
             Moment([*copies, columns, result.nbytes]),
             *beside_results(*copies, result.nbytes),
         ]
     if shape.channels_last:
         weights = shape.weights(inputs=shape.groups > 1 or shape.transposed)
+        if shape.depthwise and block() == 16:
+            sizes = shape.sizes(result)
+            if sizes.padding[1] > 6 and not refuses_forward(
+                sizes
+            ):  # no depthwise kernel (measured)
+                weights = shape.unblocked()
         return beside_results(*copies, weights, gathered)
     if shape.bfloat16 and has_amx() and not (shape.depthwise or shape.transposed):
         # The way back to NCHW takes the result once more; workspaces of kernels are not known.
@@ -212,10 +231,10 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
     to_source = source.nbytes if wanted[0] else 0
     copies = [shape.copy(source), shape.copy(gradient)]
     if not shape.onednn:
-        columns = shape.columns(gradient, len(source))
+        columns = shape.slow_columns(gradient)
         return [Moment([*copies, to_source, weight.nbytes, columns])]
     if shape.channels_last:
-        first, second = _backward_channels_last(shape)
+        first, second = _backward_channels_last(shape, gradient)
         copies += [shape.copy(weight), to_source]
         moments = [Moment([*copies, first])] if to_source else []
         if unfolded := _unfolded(shape, gradient):
@@ -251,42 +270,41 @@ def _source_gradient(shape: Shape, gradient: Tensor, copies: Sequence[int]) -> l
     return moments
 
 
-def _backward_channels_last(shape: Shape) -> tuple[int, int]:
+def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
     """Bytes of the weights in NHWC: for the source's gradient, and the weights'.
 
-    Measured for depthwise convolutions with kernels of 3, 5 and 7, strides and dilations of 1
-    and 2. In NHWC oneDNN has a depthwise kernel for the source's gradient without dilation, and for
-    the weights' gradient up to 3 x 3 without dilation; with both stride and dilation above 1
-    neither pads."""
+    In NHWC oneDNN has a depthwise kernel for the source's gradient without dilation; others, and the
+    weights' gradient without such a kernel, pad the groups. With both stride and dilation above 1
+    neither pads (measured)."""
     first = shape.weights(outputs=shape.groups > 1)
     second = shape.weights()
     if shape.depthwise and not (shape.dilated and shape.strided):
-        if shape.dilated:
+        if shape.dilated and not refuses_source(shape.sizes(gradient)):
             first = shape.unblocked()
-        if shape.dilated or shape.kernel > 9:
+        if not shape.narrow:
             second = shape.unblocked()
     return first, second
 
 
 def _refuses(shape: Shape, result: Tensor) -> bool:
-    """Whether im2col does the forward pass in NCHW; of bfloat16 and of groups only the part of the
-    condition that all kernels have is known."""
+    """Whether im2col does the forward pass in NCHW; of bfloat16 and of groups only a part of the
+    condition is known."""
     sizes = shape.sizes(result)
     if shape.kernel == 1:
         return False
+    if shape.depthwise:
+        return sizes.outside or sizes.padding[1] > sizes.result[1]
     known = shape.groups == 1 and not shape.bfloat16
     return refuses_forward(sizes) if known else sizes.outside
 
 
 def _by_columns(shape: Shape, gradient: Tensor) -> bool:
-    """Whether im2col does the weights' gradient; a depthwise convolution does so in NHWC without
-    AVX-512, if it is dilated or its kernel is larger than its source (measured)."""
-    if shape.transposed or shape.kernel == 1:
+    """Whether im2col does the weights' gradient. In NCHW no kernel pads groups."""
+    if shape.transposed or shape.kernel == 1 or (shape.depthwise and shape.narrow):
         return False
-    if shape.depthwise and shape.channels_last and block() == 8:
-        smaller = min(shape.source.shape[-2:]) < max(shape.weight.shape[-2:])
-        return shape.dilated or smaller
-    return shape.groups == 1 and refuses_weights(shape.sizes(gradient))
+    if shape.depthwise and not shape.channels_last:
+        return True
+    return (shape.depthwise or shape.groups == 1) and refuses_weights(shape.sizes(gradient))
 
 
 def _unfolded(shape: Shape, gradient: Tensor) -> int:
