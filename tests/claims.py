@@ -157,7 +157,7 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
-        f"allocates {N} MiB instead of {N}",
+        f"then allocates {N} MiB instead of {N}",
         lambda: [
             generate.measured("idrid", "cpu-2-cores", f"fpn-{strategy}")["allocated"]
             for strategy in ("whole", "patch")
