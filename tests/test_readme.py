@@ -182,7 +182,9 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
         assert seconds[fast] < 0.1 * seconds["glnet-global-to-local"]
     precision = {run: mean(generate.lesion_precisions(run)) for run in runs}
     for network in ("fpn", "deeplabv3plus", "segformer"):
-        least = min(precision[f"{network}-{s}"] for s in ("patch", "whole") if f"{network}-{s}" in runs)
+        least = min(
+            precision[f"{network}-{s}"] for s in ("patch", "whole") if f"{network}-{s}" in runs
+        )
         assert precision[f"{network}-downsample"] < least
     assert max(trained, key=miou.__getitem__) == "segformer-downsample"
     assert min(trained, key=miou.__getitem__) == "glnet-local"
