@@ -23,7 +23,7 @@ REPORT, SITE = Path("report"), Path("site")
 KEPT = {
     "earthcover": ("estimates", "growth", "paper_accuracy", "paper_memory"),
     "earthcover-long": ("accuracy_memory", "on_card"),
-    "idrid": ("object_sizes",),
+    "idrid": ("accuracy_memory", "object_sizes"),
     "mosaic": ("seeds_mosaic",),
 }
 """Figures that README and docs show, by suite, as SVG below report/SUITE/figures."""
