@@ -237,10 +237,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def pytest_configure() -> None:
-    """Benchmarks run with the instructions of their suite. The libraries ask for them at their first
-    operator, so torch may be imported already."""
-    os.environ.update(instruction_limits())
+def pytest_configure(config: pytest.Config) -> None:
+    """Benchmarks run with the instructions of their suite, tests with all. The libraries ask for them
+    at their first operator, so torch may be imported already."""
+    if not config.getoption("benchmark_disable", False):
+        os.environ.update(instruction_limits())
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
