@@ -237,6 +237,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test calls would start pytest again, with the instructions of its suite."""
+    monkeypatch.setattr("bench.cli.limit_instructions", lambda arguments: None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Benchmarks run with the instructions of their suite, tests with all. The libraries ask for them
     at their first operator, so torch may be imported already."""
