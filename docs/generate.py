@@ -99,20 +99,20 @@ def lesion_precisions(run: str) -> list[float]:
 
 
 def lesions() -> str:
-    """Average precision of each kind of lesion: published, then every run on IDRiD."""
+    """Average precision of each kind of lesion and its mean: published, then every run on IDRiD."""
     with (ROOT / "bench/published_lesions.csv").open(newline="") as file:
         printed = list(csv.DictReader(file))
     rows = [
         [
             f"{row['method']}, {row['year']}",
-            *(row[name] and f"{float(row[name]):.1f}" for name in LESIONS),
+            *(row[name] and f"{float(row[name]):.1f}" for name in (*LESIONS, "mean")),
         ]
         for row in printed
     ]
     found = {run: lesion_precisions(run) for run in names(f"{RETINA}/evaluate")}
     for run, each in sorted(found.items(), key=lambda one: -mean(one[1])):
-        rows.append([f"`{run}`", *(f"{precision:.1f}" for precision in each)])
-    return table(["AP, %", *(f"{name.replace('_', ' ')}s" for name in LESIONS)], rows)
+        rows.append([f"`{run}`", *(f"{precision:.1f}" for precision in (*each, mean(each)))])
+    return table(["AP, %", *(f"{name.replace('_', ' ')}s" for name in LESIONS), "mean"], rows)
 
 
 def real_images() -> str:
