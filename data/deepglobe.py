@@ -1,7 +1,7 @@
 """DeepGlobe land cover: 803 labelled satellite images of 2448 x 2448 px, seven classes.
 
-From Kaggle with the user's own token, or from an archive or a folder that the user has put into
-data/raw/NAME: `train/ID_sat.jpg` with `train/ID_mask.png`, or the same in `land-train/`."""
+Downloaded from Kaggle with the user's token, or read from an archive or a folder in data/raw/NAME:
+`train/ID_sat.jpg` with `train/ID_mask.png`, or the same in `land-train/`."""
 
 import re
 from pathlib import Path
@@ -12,9 +12,9 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
 from data.dataset import About
-from data.fetch import Patience, Remote, fetch, workshop_of
+from data.fetch import DownloadOptions, Remote, fetch, partial_folder
 from data.kaggle import URL, credentials
-from data.labels import Survey, by_colours
+from data.labels import Survey, colour_decoder
 from data.published import Published
 from data.unpack import archive_in, unpack, unpack_fetched
 
@@ -29,7 +29,7 @@ CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("barren", (255, 255, 255)),
 )
 TOLERANCE = 127
-"""The challenge's own rule: a channel of a mask is on from 128."""
+"""The challenge's rule: a channel of a mask is on from 128."""
 COMMIT = "7b7bdee196e368a1f3a32c54b984915f8e397275"
 PUBLISHED = Published(
     {
@@ -44,7 +44,7 @@ PUBLISHED = Published(
 )
 """The splits of GLNet, as published beside its code at COMMIT."""
 WANTED = re.compile(r"(.*/)?(land-)?train/[^/]*(_sat\.jpg|_mask\.png)").fullmatch
-"""Members of an archive that are needed: labelled images, not those of the other folders."""
+"""Members of an archive to unpack: labelled images, not those of the other folders."""
 LARGEST_BYTES = 8 * 2**30
 CREDIT = (
     "DeepGlobe 2018 land cover challenge (arXiv 1805.06561). Split: GLNet's published lists "
@@ -55,15 +55,15 @@ CREDIT = (
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Where DeepGlobe comes from; the data set itself has one form."""
+    """Where to download DeepGlobe from; the prepared data do not depend on it."""
 
     kaggle: str = "balraj98/deepglobe-land-cover-classification-dataset"
     kaggle_url: str = URL
     lists_url: str = f"https://raw.githubusercontent.com/VITA-Group/GLNet/{COMMIT}"
     side_px: Annotated[int, Field(ge=1)] = 2448
     """Images of another size are refused."""
-    patience: Patience = Patience(connections=2, block_bytes=64 * 2**20)
-    """Every block is a question to Kaggle, which counts them."""
+    patience: DownloadOptions = DownloadOptions(connections=2, block_bytes=64 * 2**20)
+    """Few and large blocks, since Kaggle limits the number of requests."""
 
 
 def about(settings: Settings) -> About:
@@ -72,29 +72,29 @@ def about(settings: Settings) -> About:
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """The lists, and the images unless they are there: from an archive in `raw`, else from Kaggle.
+    """Download the lists, and unpack the images from an archive in `raw`, or else from Kaggle.
 
     Raises:
         UserError: there is neither an archive nor a token, or images are missing.
     """
-    workshop = workshop_of(raw)
+    partial = partial_folder(raw)
     PUBLISHED.fetch_lists(settings.lists_url, raw, settings.patience)
     if PUBLISHED.folder(raw) is None:
         if archive := archive_in(raw):
             unpack(archive, raw / "unpacked", WANTED, LARGEST_BYTES)
         else:
-            fetched = _from_kaggle(settings, raw, workshop)
+            fetched = _from_kaggle(settings, raw, partial)
             unpack_fetched(fetched, raw / "unpacked", WANTED, LARGEST_BYTES)
-    survey(settings, raw).sound()
+    survey(settings, raw).valid_entries()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """The images of the published lists, and which of them are missing."""
-    rule = by_colours([colour for _, colour in CLASSES], tolerance=TOLERANCE)
-    return PUBLISHED.survey(raw, rule, settings.side_px)
+    """The images of the published lists; missing ones are problems."""
+    decode = colour_decoder([colour for _, colour in CLASSES], tolerance=TOLERANCE)
+    return PUBLISHED.survey(raw, decode, settings.side_px)
 
 
-def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
+def _from_kaggle(settings: Settings, raw: Path, partial: Path) -> Path:
     auth = credentials()
     if auth is None:
         raise UserError(
@@ -108,4 +108,4 @@ def _from_kaggle(settings: Settings, raw: Path, workshop: Path) -> Path:
         hint=f"open the page of {settings.kaggle} on Kaggle with your account, accept its terms, "
         "and check the token",
     )
-    return fetch(remote, workshop, workshop, settings.patience, auth)
+    return fetch(remote, partial, partial, settings.patience, auth)

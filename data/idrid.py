@@ -1,7 +1,7 @@
 """IDRiD, part A: 81 retinal images of 4288 x 2848 px with masks of four lesions and the optic disc.
 
-From a public copy at one commit, or from an archive or folder of the challenge that the user has
-put into data/raw/NAME. Train and test are the official ones; val is 9 of the 54 train images."""
+Downloaded from a public copy at one commit, or read from the challenge's archive or folder in
+data/raw/NAME. Train and test are the official splits; val is 9 of the 54 train images."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 
 from bench.errors import UserError
 from data.dataset import About
-from data.fetch import USUAL, Patience
+from data.fetch import DEFAULTS, DownloadOptions
 from data.image_file import read_image, read_numbers
 from data.labels import Entry, Survey
 from data.repository import RAW_URL, Repository
@@ -33,7 +33,7 @@ MASKS = {
     "hard_exudate": "3. Hard Exudates/{}_EX.tif",
     "microaneurysm": "1. Microaneurysms/{}_MA.tif",
 }
-"""Where masks overlap (9,408 of 989 million pixels), the later one counts."""
+"""Where masks overlap (9,408 of 989 million pixels), the later one in this table counts."""
 FILES = Repository(
     "imsaksham-c/EyeDisease_IDRiD",
     "b82ed3a9f57283ee010ad8d5cf1ed80840d5ce9f",
@@ -42,7 +42,7 @@ FILES = Repository(
 )
 FOLDERS = {"train": "a. Training Set", "test": "b. Testing Set"}
 VAL = frozenset((1, 14, 19, 22, 31, 34, 36, 47, 50))
-"""Of the train images; drawn by `data.splits.drawn` with seed 0."""
+"""Numbers of the train images used for val, drawn by `data.splits.draw_splits` with seed 0."""
 CREDIT = (
     "IDRiD, part A (Porwal, Pachade, Kokare; doi:10.3390/data3030025), CC BY 4.0. Official test "
     "set; val: 9 of the 54 train images, drawn by a seed. A pixel in several masks counts as "
@@ -53,12 +53,12 @@ CREDIT = (
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Where IDRiD comes from, and what is told apart."""
+    """Where to download IDRiD from, and which classes to distinguish."""
 
     alone: Literal["optic_disc", "hard_exudate"] | None = None
-    """One class against all else, for coarse-to-fine; null: all six."""
+    """One class against all others, for coarse-to-fine; null: all six classes."""
     url: str = RAW_URL
-    patience: Patience = USUAL
+    patience: DownloadOptions = DEFAULTS
 
 
 def about(settings: Settings) -> About:
@@ -67,44 +67,44 @@ def about(settings: Settings) -> About:
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Images and masks, unless they are there.
+    """Download images and masks, unless they are there.
 
     Raises:
         UserError: a file cannot be fetched or is not what is expected.
     """
     FILES.download(settings.url, raw, settings.patience)
-    survey(settings, raw).sound()
+    survey(settings, raw).valid_entries()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """The images in `raw` by split, and which files are missing or differ."""
+    """The images in `raw` by split; files that are missing or differ are problems."""
     root = FILES.root(raw)
     if root is None:
         raise UserError(FILES.problems(raw)[0])
     names = [name for name, _ in _classes(settings)]
 
-    def rule(optic_disc: Path) -> NDArray[np.uint8]:
-        """The label of an image: its masks lie beside that of the optic disc; a class without a
-        file is not in the image."""
-        label = np.zeros(_marked(optic_disc).shape, np.uint8)
-        for name, place in MASKS.items():
-            mask = optic_disc.parents[1] / place.format(optic_disc.stem.removesuffix("_OD"))
+    def decode(optic_disc: Path) -> NDArray[np.uint8]:
+        """Merge the masks of an image, which lie beside that of the optic disc. A class without a
+        file does not occur in the image."""
+        label = np.zeros(_foreground(optic_disc).shape, np.uint8)
+        for name, pattern in MASKS.items():
+            mask = optic_disc.parents[1] / pattern.format(optic_disc.stem.removesuffix("_OD"))
             if name in names and mask.is_file():
-                label[_marked(mask)] = names.index(name)
+                label[_foreground(mask)] = names.index(name)
         return label
 
     entries = []
     for split, folder in FOLDERS.items():
         for image in sorted((root / "1. Original Images" / folder).glob("IDRiD_*.jpg")):
             masks = root / "2. All Segmentation Groundtruths" / folder
-            of = "val" if split == "train" and int(image.stem[-2:]) in VAL else split
+            is_val = split == "train" and int(image.stem[-2:]) in VAL
             label = masks / MASKS["optic_disc"].format(image.stem)
-            entries.append(Entry(of, image.stem, image, label, rule))
+            entries.append(Entry("val" if is_val else split, image.stem, image, label, decode))
     return Survey(entries, FILES.problems(raw))
 
 
-def _marked(mask: Path) -> NDArray[np.bool_]:
-    """Pixels of a mask (H, W) that are not 0; one of the files stores colours instead of numbers."""
+def _foreground(mask: Path) -> NDArray[np.bool_]:
+    """Whether each pixel of a mask (H, W) is not 0; one of the files stores colours, not numbers."""
     try:
         return np.asarray(read_numbers(mask)[0] != 0)
     except UserError:
@@ -112,5 +112,5 @@ def _marked(mask: Path) -> NDArray[np.bool_]:
 
 
 def _classes(settings: Settings) -> list[tuple[str, tuple[int, int, int]]]:
-    kept = ("background", settings.alone)
-    return [one for one in CLASSES if settings.alone is None or one[0] in kept]
+    selected = ("background", settings.alone)
+    return [one for one in CLASSES if settings.alone is None or one[0] in selected]

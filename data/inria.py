@@ -1,7 +1,7 @@
 """Inria Aerial Image Labeling: 180 labelled tiles of 5000 x 5000 px from five cities, buildings.
 
-From Inria's 7z archive in five volumes, or from volumes or an unpacked `AerialImageDataset` that
-the user has put into data/raw/NAME. The 180 tiles without labels are never unpacked."""
+Downloaded as Inria's 7z archive in five volumes, or read from volumes or an unpacked
+`AerialImageDataset` in data/raw/NAME. The 180 tiles without labels are not unpacked."""
 
 import re
 import shutil
@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field
 
 from bench.errors import UserError
 from data.dataset import About
-from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
-from data.labels import Survey, by_ids
+from data.fetch import DEFAULTS, DownloadOptions, Remote, fetch, partial_folder
+from data.labels import Survey, id_decoder
 from data.published import Published
 from data.unpack import archive_in, unpack
 
@@ -39,9 +39,9 @@ VOLUMES = (
     "b3893e78f92572455fc2c811af560a558d2a57f9b92eff62fa41399b607a6f44",
     "a92eb20fdc9911c5ffe3afc514490b8f1e1e5b22301a6fc55d3b4e1624d8033f",
 )
-"""SHA-256 of each, as another project's downloads of them had; Inria gives none."""
+"""SHA-256 of each volume, as published by another project; Inria publishes none."""
 TILES = re.compile(r"(.*/)?train/(images|gt)/[^/]+\.tif").fullmatch
-"""Members of the inner archive that are needed: labelled tiles and their labels."""
+"""Members of the inner archive to unpack: labelled tiles and their labels."""
 LARGEST_BYTES = 60 * 2**30
 CREDIT = (
     "Inria Aerial Image Labeling (doi:10.1109/IGARSS.2017.8127684). Split: FCtL's published lists "
@@ -54,13 +54,13 @@ CREDIT = (
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Where Inria Aerial comes from; the data set itself has one form."""
+    """Where to download Inria Aerial from; the prepared data do not depend on it."""
 
     url: str = "https://files.inria.fr/aerialimagelabeling"
     lists_url: str = f"https://raw.githubusercontent.com/liqiokkk/FCtL/{COMMIT}/txt_1"
     side_px: Annotated[int, Field(ge=1)] = 5000
     """Tiles of another size are refused."""
-    patience: Patience = USUAL
+    patience: DownloadOptions = DEFAULTS
 
 
 def about(settings: Settings) -> About:
@@ -69,16 +69,16 @@ def about(settings: Settings) -> About:
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """The lists, and the labelled tiles unless they are there.
+    """Download the lists, and the labelled tiles unless they are there.
 
     Raises:
         UserError: a volume cannot be fetched or is not the one expected, or tiles are missing.
     """
-    workshop = workshop_of(raw)
+    partial = partial_folder(raw)
     PUBLISHED.fetch_lists(settings.lists_url, raw, settings.patience)
     if PUBLISHED.folder(raw) is None:
         if archive := archive_in(raw):
-            _unpack(archive, raw, workshop)
+            _unpack(archive, raw, partial)
         else:
             volumes = []
             for number, sha256 in enumerate(VOLUMES, start=1):
@@ -86,24 +86,24 @@ def download(settings: Settings, raw: Path) -> None:
                 hint = f"get the volumes from the data set's page and put them into {raw}"
                 url = f"{settings.url.rstrip('/')}/{name}"
                 remote = Remote(url, name, None, sha256, hint)
-                volumes.append(fetch(remote, workshop, workshop, settings.patience))
-            _unpack(volumes[0], raw, workshop)
+                volumes.append(fetch(remote, partial, partial, settings.patience))
+            _unpack(volumes[0], raw, partial)
             for volume in volumes:
                 volume.unlink()
-    survey(settings, raw).sound()
+    survey(settings, raw).valid_entries()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """The tiles of the published lists, and which of them are missing."""
-    return PUBLISHED.survey(raw, by_ids({0: 0, 255: 1}), settings.side_px)
+    """The tiles of the published lists; missing ones are problems."""
+    return PUBLISHED.survey(raw, id_decoder({0: 0, 255: 1}), settings.side_px)
 
 
-def _unpack(archive: Path, raw: Path, workshop: Path) -> None:
-    """The 7z holds one zip, which holds the tiles; users may also provide the zip."""
+def _unpack(archive: Path, raw: Path, partial: Path) -> None:
+    """Unpack the tiles. The 7z archive holds one zip with the tiles; users may also provide the zip."""
     if archive.suffix.lower() == ".zip":
         unpack(archive, raw / "unpacked", TILES, LARGEST_BYTES)
         return
-    inner = workshop / "inner"
+    inner = partial / "inner"
     unpack(archive, inner, lambda name: name.lower().endswith(".zip"), LARGEST_BYTES)
     zips = [path for path in sorted(inner.rglob("*")) if path.is_file()]
     if len(zips) != 1:

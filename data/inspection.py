@@ -1,4 +1,4 @@
-"""Statistics and warnings about the images of a data set."""
+"""Statistics of the images of a data set, and warnings about them."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from bench.files import no_formula
 from data.dataset import UNLABELLED, About, Pair
 
 Facts = Mapping[str, Mapping[str, Any]]
-"""By image id: the result of `facts`."""
+"""The result of `facts` by image id."""
 
 
 def facts(pair: Pair, about: About) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def facts(pair: Pair, about: About) -> dict[str, Any]:
     }
 
 
-def shares(checked: Facts) -> dict[str, dict[str, int]]:
+def class_pixels(checked: Facts) -> dict[str, dict[str, int]]:
     """Pixels of each class, by split."""
     found: dict[str, Counter[str]] = {}
     for check in checked.values():
@@ -47,7 +47,7 @@ def summary(checked: Facts) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "class", "pixels", "share"])
-    for split, pixels in shares(checked).items():
+    for split, pixels in class_pixels(checked).items():
         total = max(sum(pixels.values()), 1)
         for name, count in pixels.items():
             writer.writerow([split, no_formula(name), count, count / total])
@@ -55,7 +55,7 @@ def summary(checked: Facts) -> str:
 
 
 def leaks(checked: Facts) -> list[str]:
-    """A sentence for each image that is in two splits, by its decoded pixels."""
+    """A sentence for each image that is in two splits, compared by decoded pixels."""
     seen: dict[str, str] = {}
     found = []
     for id, check in checked.items():
@@ -77,7 +77,7 @@ def other_warnings(about: About, checked: Facts) -> list[str]:
             found.append(f"{other} and {id} (both {check['split']}) are one image.")
         if check["pixels"]["unlabelled"] == check["height_px"] * check["width_px"]:
             found.append(f"{id} ({check['split']}) has no labelled pixel.")
-    for split, pixels in shares(checked).items():
+    for split, pixels in class_pixels(checked).items():
         for name, count in pixels.items():
             if not count and name != "unlabelled" and name not in about.ignored:
                 found.append(f"The class {name} does not occur in {split}.")

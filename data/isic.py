@@ -1,8 +1,7 @@
 """ISIC 2018, task 1: 2,594 dermoscopy images of many sizes with masks of the lesion.
 
-From the challenge's public archives, or from archives or folders of the same names that the user
-has put into data/raw/NAME. Which image was in which split of the GLNet paper was never published:
-the split here is drawn by a seed."""
+Downloaded as the challenge's public archives, or read from archives or folders of the same names in
+data/raw/NAME. The GLNet paper's split was never published; the split here is drawn by a seed."""
 
 import re
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from pydantic import ConfigDict
 
 from bench.errors import UserError
 from data.dataset import About
-from data.fetch import USUAL, Patience, Remote, fetch, workshop_of
-from data.labels import Survey, by_ids, survey_by_id
-from data.splits import drawn
+from data.fetch import DEFAULTS, DownloadOptions, Remote, fetch, partial_folder
+from data.labels import Survey, id_decoder, match_files
+from data.splits import draw_splits
 from data.unpack import find_folder, unpack, unpack_fetched
 
 CLASSES = (("background", (0, 0, 0)), ("lesion", (255, 255, 255)))
@@ -35,11 +34,11 @@ class Part:
     """One of the challenge's archives."""
 
     name: str
-    """Of the archive without `.zip`, and of the folder in it."""
+    """Name of the archive without `.zip`, and of the folder in it."""
     size_bytes: int
-    """As several independent downloads of it had."""
+    """As several independent downloads had it."""
     pattern: str
-    """Of the files that are needed; the first group is the image's id."""
+    """Regular expression of the file names; the first group is the image's id."""
 
 
 PARTS = (
@@ -50,13 +49,13 @@ PARTS = (
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Where ISIC comes from, and which draw of the split."""
+    """Where to download ISIC from, and the seed of the split."""
 
     seed: int = 0
     url: str = "https://isic-challenge-data.s3.amazonaws.com/2018"
     sizes_checked: bool = True
-    """Whether an archive of another size than was known is refused before it is fetched."""
-    patience: Patience = USUAL
+    """Whether to refuse an archive of another size than expected before downloading it."""
+    patience: DownloadOptions = DEFAULTS
 
 
 def about(settings: Settings) -> About:
@@ -65,12 +64,12 @@ def about(settings: Settings) -> About:
 
 
 def download(settings: Settings, raw: Path) -> None:
-    """Images and masks, unless they are there.
+    """Download images and masks, unless they are there.
 
     Raises:
         UserError: an archive cannot be fetched or is not what is expected, or images are missing.
     """
-    workshop = workshop_of(raw)
+    partial = partial_folder(raw)
     for part in PARTS:
         if _files(raw, part):
             continue
@@ -88,20 +87,19 @@ def download(settings: Settings, raw: Path) -> None:
                 "was replaced there, set `sizes_checked: false`"
             ),
         )
-        fetched = fetch(remote, workshop, workshop, settings.patience)
+        fetched = fetch(remote, partial, partial, settings.patience)
         unpack_fetched(fetched, raw / part.name, wanted, LARGEST_BYTES)
-    survey(settings, raw).sound()
+    survey(settings, raw).valid_entries()
 
 
 def survey(settings: Settings, raw: Path) -> Survey:
-    """The images in `raw` by the split that the seed draws, and which images or masks are
-    missing."""
+    """The images in `raw`, split by the seed; missing images and masks are problems."""
     images, labels = (_files(raw, part) for part in PARTS)
     if not images or not labels:
         missing = PARTS[0].name if not images else PARTS[1].name
         raise UserError(f"{raw} holds no {missing}: run `dvc repro download`.")
-    divided = drawn(images.keys() & labels.keys(), SHARES, settings.seed)
-    found = survey_by_id(divided, images, labels, by_ids({0: 0, 255: 1}))
+    splits = draw_splits(images.keys() & labels.keys(), SHARES, settings.seed)
+    found = match_files(splits, images, labels, id_decoder({0: 0, 255: 1}))
     if len(images) != IMAGES:
         found.problems.append(f"{raw} holds {len(images)} images where {IMAGES} are expected.")
     return found

@@ -1,7 +1,7 @@
-"""A data set from Kaggle with the user's own token.
+"""The user's Kaggle credentials.
 
-Through Kaggle's documented HTTP endpoint and `data.fetch`: Kaggle's client needs some twenty
-packages, and neither fetches blocks in parallel nor resumes."""
+Data sets are downloaded by `data.fetch` from Kaggle's documented HTTP endpoint: Kaggle's client needs
+some twenty packages, and neither resumes nor downloads in parallel."""
 
 import json
 import os
@@ -18,8 +18,8 @@ URL = "https://www.kaggle.com/api/v1/datasets/download"
 
 
 def credentials() -> Auth | None:
-    """The user's own: KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or kaggle.json in
-    KAGGLE_CONFIG_DIR or ~/.kaggle; None where there are none.
+    """Credentials from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, or kaggle.json in
+    KAGGLE_CONFIG_DIR or ~/.kaggle; None if there are none.
 
     Raises:
         UserError: kaggle.json is damaged; its content is never printed.
@@ -43,8 +43,8 @@ def credentials() -> Auth | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{path} is not what Kaggle gives as a token: fetch a new one from your account's page."
+            f"{path} is not a Kaggle token: download a new one from your account's page."
         ) from None
     if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        print(f"warning: {path} can be read by others: chmod 600 {path}", flush=True)
+        print(f"warning: {path} can be read by other users: run `chmod 600 {path}`", flush=True)
     return HTTPBasicAuth(user, key)

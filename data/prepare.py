@@ -1,4 +1,4 @@
-"""Raw files -> the format that `data.dataset` reads, with a check of every pair.
+"""Converts raw files to the format that `data.dataset` reads, and checks every image and label.
 
 summary.csv   pixels and share of each class, by split
 checks.json   size, classes, unlabelled share and mean colour of each image
@@ -20,19 +20,19 @@ from data.inspection import facts, leaks, other_warnings, summary
 
 
 def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[str, Any]) -> Dataset:
-    """Write data/prepared/NAME, whole or not at all, and read every pair back.
+    """Write data/prepared/NAME, completely or not at all, and read every pair back.
 
     Warnings are printed and stored in dataset.json.
 
     Raises:
-        UserError: a pair does not fit (size, classes), two images have one name, a split's image is
-            missing, or, where `about` wants it so, one image is in two splits.
+        UserError: a label does not fit its image or the classes, two images have the same name, an
+            image of a split is missing, or one image is in two splits and `about.leaks_refused`.
     """
     final = PREPARED / name
     working = PREPARED / f".{name}.partial"
     replaced = PREPARED / f".{name}.replaced"
-    for left_by_a_kill in (working, replaced):
-        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    for leftover in (working, replaced):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         checks: dict[str, dict[str, Any]] = {}
         for pair in pairs:
@@ -60,7 +60,7 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
         for split in written.splits:
             for id in written.ids(split):
                 written.read(id)
-        # Removing takes a while, renaming does not: a kill never leaves half of the old data set.
+        # Renaming is atomic, removing is not: a kill must not leave half of the old data set.
         if final.exists():
             final.rename(replaced)
         working.rename(final)
@@ -73,12 +73,14 @@ def prepare(name: str, about: About, pairs: Iterable[Pair], settings: Mapping[st
 
 
 def _with_splits(name: str, about: About, checks: Mapping[str, Mapping[str, Any]]) -> About:
-    """`about` with the splits that the images have; where it has splits itself, both must agree."""
+    """`about` with the splits of the images; if it lists splits itself, they must be the same."""
     found = {(check["split"], id) for id, check in checks.items()}
     listed = {(split, id) for split, ids in about.splits.items() for id in ids}
     if listed and (differing := listed ^ found):
         names = sorted(id for _, id in differing)
-        raise UserError(f"Data set {name}: the splits and the images differ in {names[0]}.")
+        raise UserError(
+            f"Data set {name}: {names[0]} is in the splits or among the images, not in both."
+        )
     if listed:
         return about
     splits: dict[str, list[str]] = {}

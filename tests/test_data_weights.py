@@ -21,7 +21,7 @@ def test_a_file_with_too_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_mistyped_encoder_of_timm_is_told_its_neighbours() -> None:
-    with pytest.raises(UserError, match=r"close to it: .*tu-resnet50"):
+    with pytest.raises(UserError, match=r"similar names: .*tu-resnet50"):
         weights.encoder_state("tu-resnt50", "none")
 
 

@@ -74,7 +74,7 @@ def test_a_damaged_member(
     content = bytearray(wheel("small_data", {"inside/map.bin": NOISE}))
     damage(content)
     target = serve(bytes(content))
-    with pytest.raises(UserError, match="is damaged, cut short or no archive") as refused:
+    with pytest.raises(UserError, match="is damaged, truncated or not an archive") as refused:
         fetch(small(sha256=hashlib.sha256(NOISE).hexdigest()), target)
     assert "\n" not in str(refused.value)
     assert list(target.iterdir()) == []

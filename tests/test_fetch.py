@@ -19,9 +19,11 @@ from requests.auth import HTTPBasicAuth
 
 from bench.errors import UserError
 from data import fetch as module
-from data.fetch import Patience, Remote, alone, fetch, shown, workshop_of
+from data.fetch import DownloadOptions, Remote, fetch, locked, partial_folder, redacted
 
-QUICK = Patience(connections=3, tries=3, first_wait_s=0.01, longest_wait_s=2, block_bytes=1000)
+QUICK = DownloadOptions(
+    connections=3, tries=3, first_wait_s=0.01, longest_wait_s=2, block_bytes=1000
+)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -30,13 +32,13 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def get(server: Server, raw: Path, patience: Patience = QUICK, **known: Any) -> bytes:
-    return fetch(server.remote(**known), raw, workshop_of(raw), patience).read_bytes()
+def get(server: Server, raw: Path, options: DownloadOptions = QUICK, **known: Any) -> bytes:
+    return fetch(server.remote(**known), raw, partial_folder(raw), options).read_bytes()
 
 
 def left(raw: Path) -> list[str]:
-    """Names in the folder of raw files and in the workshop."""
-    folders = [folder for folder in (raw, workshop_of(raw)) if folder.exists()]
+    """Names in the folder of raw files and in the folder of partial files."""
+    folders = [folder for folder in (raw, partial_folder(raw)) if folder.exists()]
     return sorted(path.name for folder in folders for path in folder.iterdir())
 
 
@@ -67,7 +69,7 @@ def test_blocks_come_several_at_once(server: Server, raw: Path) -> None:
 def test_cuts_in_the_middle(
     server: Server, raw: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE_BYTES", 100)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 100)
     server.ranges = ranges
     server.faults = [server.cut(700)] * 2
     assert get(server, raw, sha256=SHA256) == CONTENT
@@ -82,7 +84,7 @@ def test_a_later_start_asks_for_what_is_missing_alone(server: Server, raw: Path)
     with pytest.raises(UserError, match="refuses access"):
         get(server, raw)
     assert not raw.joinpath("a.bin").exists()
-    state = json.loads((workshop_of(raw) / "a.bin.part.json").read_text())
+    state = json.loads((partial_folder(raw) / "a.bin.part.json").read_text())
     assert state["done"]
     server.always = None
     server.asked.clear()
@@ -106,9 +108,9 @@ def test_a_killed_process_loses_what_it_was_at_alone(server: Server, raw: Path) 
     script = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
         "from pathlib import Path; from data.fetch import *\n"
-        "one = Patience(connections=1, block_bytes=1000)\n"
+        "one = DownloadOptions(connections=1, block_bytes=1000)\n"
         f"raw = Path({str(raw)!r})\n"
-        f"fetch(Remote({server.url!r} + '/a.bin', 'a.bin'), raw, workshop_of(raw), one)\n"
+        f"fetch(Remote({server.url!r} + '/a.bin', 'a.bin'), raw, partial_folder(raw), one)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 20
@@ -118,7 +120,7 @@ def test_a_killed_process_loses_what_it_was_at_alone(server: Server, raw: Path) 
     hold.set()
     assert left(raw) == ["a.bin.part", "a.bin.part.json"]
     server.asked.clear()
-    one = Patience(connections=1, block_bytes=1000)
+    one = DownloadOptions(connections=1, block_bytes=1000)
     assert get(server, raw, one, sha256=SHA256) == CONTENT
     assert [span for _, span in server.asked][:2] == ["bytes=0-0", "bytes=5000-5999"]
 
@@ -164,16 +166,16 @@ def test_retry_after_is_kept_to(server: Server, raw: Path) -> None:
 
 WRONG: dict[str, tuple[Callable[[Any], bool], str]] = {
     "403": (answer(403), r"/a.bin refuses access \(HTTP status 403\): check the address"),
-    "404": (answer(404), r"is not there \(HTTP status 404\)"),
-    "429": (answer(429), "answers 429, 3 times in a row: .* goes on with what has come"),
+    "404": (answer(404), r"does not exist \(HTTP status 404\)"),
+    "429": (answer(429), "answers 429, 3 times in a row: .* complete blocks are kept"),
     "429 for long": (answer(429, Retry_After="900"), "answers 429 and asks to wait 900 s"),
     "500": (answer(500), "answers 500, 3 times in a row"),
     "html": (
         answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8"),
-        "sends a web page where a.bin is due",
+        "is a web page, not a.bin",
     ),
     "other bytes": (answer(200, b"x" * len(CONTENT)), "has SHA-256 .* where .* is expected"),
-    "too short": (answer(200, CONTENT[:99]), f"offers 99 bytes where {len(CONTENT)} are expected"),
+    "too short": (answer(200, CONTENT[:99]), f"has 99 bytes where {len(CONTENT)} are expected"),
     "longer than said": (
         answer(200, CONTENT + b"more", Content_Length=str(len(CONTENT) - 5)),
         "bytes where 10240 are expected",
@@ -184,11 +186,11 @@ WRONG: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "no length, too short": (
         lambda handler: bool(handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT[:-5])),
-        "has 10235 bytes where 10240 are expected: nothing was kept",
+        "has 10235 bytes where 10240 are expected: it was deleted",
     ),
     "length of ranges": (
         answer(206, b"x", Content_Range="bytes 0-0/999999999"),
-        "offers 999999999 bytes where 10240 are expected",
+        "has 999999999 bytes where 10240 are expected",
     ),
     "no total": (answer(206, b"x", Content_Range="bytes 0-0/*"), "does not say how long"),
     "no http": (lambda h: bool(h.wfile.write(b"what?\r\n\r\n")), r"cannot be reached \(Conn"),
@@ -210,7 +212,7 @@ def test_a_wrong_answer_is_one_sentence(server: Server, raw: Path, name: str) ->
 def test_a_web_page_in_disguise(server: Server, raw: Path) -> None:
     page = b" <!DOCTYPE html><html>log in</html>"
     server.always = answer(200, page, Content_Type="application/zip")
-    with pytest.raises(UserError, match="is a web page: nothing was kept; check the address"):
+    with pytest.raises(UserError, match="is a web page: it was deleted; check the address"):
         get(server, raw)
     assert left(raw) == []
 
@@ -225,7 +227,7 @@ def test_ranges_that_lie_about_the_total(server: Server, raw: Path) -> None:
         return status == 206
 
     server.always = lie
-    with pytest.raises(UserError, match=r"is shorter than it says|breaks off"):
+    with pytest.raises(UserError, match=r"is shorter than the server said|breaks off"):
         get(server, raw)
     assert "a.bin" not in left(raw)
 
@@ -236,9 +238,9 @@ def test_a_server_that_hangs(server: Server, raw: Path) -> None:
         return True
 
     server.always = hang
-    patience = Patience(tries=2, first_wait_s=0.01, timeout_s=0.1)
+    options = DownloadOptions(tries=2, first_wait_s=0.01, timeout_s=0.1)
     with pytest.raises(UserError, match="does not answer, 2 times in a row"):
-        get(server, raw, patience)
+        get(server, raw, options)
 
 
 def test_a_server_that_hangs_in_the_middle(server: Server, raw: Path) -> None:
@@ -254,15 +256,15 @@ def test_a_server_that_hangs_in_the_middle(server: Server, raw: Path) -> None:
         return True
 
     server.always = hang
-    patience = Patience(tries=2, first_wait_s=0.01, timeout_s=0.1, block_bytes=1000)
+    options = DownloadOptions(tries=2, first_wait_s=0.01, timeout_s=0.1, block_bytes=1000)
     with pytest.raises(UserError, match="does not answer, 2 times in a row"):
-        get(server, raw, patience)
+        get(server, raw, options)
 
 
 def test_a_server_that_cannot_prove_who_it_is(server: Server, raw: Path) -> None:
     url = server.url.replace("http:", "https:")
-    with pytest.raises(UserError, match=r"cannot prove who it is \(its certificate\): check"):
-        fetch(Remote(f"{url}/a.bin", "a.bin"), raw, workshop_of(raw), QUICK)
+    with pytest.raises(UserError, match=r"has no valid certificate: check"):
+        fetch(Remote(f"{url}/a.bin", "a.bin"), raw, partial_folder(raw), QUICK)
 
 
 def test_nobody_there(server: Server, raw: Path) -> None:
@@ -272,8 +274,8 @@ def test_nobody_there(server: Server, raw: Path) -> None:
         UserError, match=r"cannot be reached .* 3 times in a row: check the network"
     ):
         get(server, raw)
-    with pytest.raises(UserError, match="cannot be fetched from"):
-        fetch(Remote("nonsense://", "a"), raw, workshop_of(raw), QUICK)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(Remote("nonsense://", "a"), raw, partial_folder(raw), QUICK)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -319,26 +321,26 @@ def test_credentials_stay_with_their_server(server: Server, raw: Path, capfd: An
             handler
         )
         auth = HTTPBasicAuth("me", "s3cret")
-        assert fetch(server.remote(), raw, workshop_of(raw), QUICK, auth).read_bytes() == CONTENT
+        assert fetch(server.remote(), raw, partial_folder(raw), QUICK, auth).read_bytes() == CONTENT
         assert all(server.authorization)
         assert not any(other.authorization)
         other.always = answer(403)
         (raw / "a.bin").unlink()
         with pytest.raises(UserError) as refused:
-            fetch(server.remote(), raw, workshop_of(raw), QUICK, auth)
+            fetch(server.remote(), raw, partial_folder(raw), QUICK, auth)
     finally:
         other.server.shutdown()
         other.server.server_close()
     assert "s3cret" not in str(refused.value) + "".join(capfd.readouterr())
-    assert shown("https://me:s3cret@h.org:8/a?k=s3cret#f") == "https://h.org:8/a"
+    assert redacted("https://me:s3cret@h.org:8/a?k=s3cret#f") == "https://h.org:8/a"
 
 
 def test_two_runs_do_not_fight(server: Server, raw: Path) -> None:
     """The second process waits until the first lets go, and is not kept out by a killed one."""
     script = (
         f"import sys, time; sys.path[:0] = [{str(ROOT)!r}]\n"
-        "from pathlib import Path; from data.fetch import alone\n"
-        f"with alone(Path({str(raw)!r})):\n    print('in', flush=True); time.sleep(60)\n"
+        "from pathlib import Path; from data.fetch import locked\n"
+        f"with locked(Path({str(raw)!r})):\n    print('in', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -346,7 +348,7 @@ def test_two_runs_do_not_fight(server: Server, raw: Path) -> None:
         got: list[bytes] = []
 
         def second() -> None:
-            with alone(raw):
+            with locked(raw):
                 got.append(get(server, raw))
 
         thread = threading.Thread(target=second)

@@ -21,7 +21,7 @@ from bench.pipeline import inputs
 from data import check, folder, prepare
 from data.dataset import open_dataset
 from data.image_file import read_image
-from data.splits import drawn
+from data.splits import draw_splits
 
 COLOURS = {"ground": (0, 0, 0), "house": (255, 0, 0), "water": (0, 0, 255)}
 SIZE = (8, 12)
@@ -98,21 +98,21 @@ def test_a_jpeg_is_an_image_too(raw: Path) -> None:
 def test_shares_are_drawn_by_the_seed_alone() -> None:
     shares = {"train": 0.8, "val": 0.1, "test": 0.1}
     ids = [str(number) for number in range(2594)]
-    first = drawn(ids, shares, 0)
+    first = draw_splits(ids, shares, 0)
     assert {name: len(members) for name, members in first.items()} == {
         "train": 2076,
         "val": 259,
         "test": 259,
     }
     assert sorted(id for members in first.values() for id in members) == sorted(ids)
-    assert first == drawn(list(reversed(ids)), shares, 0)
-    assert first != drawn(ids, shares, 1)
+    assert first == draw_splits(list(reversed(ids)), shares, 0)
+    assert first != draw_splits(ids, shares, 1)
     # One image more moves others at the borders alone.
-    more = drawn([*ids, "new"], shares, 0)
+    more = draw_splits([*ids, "new"], shares, 0)
     assert sum(len(set(first[name]) - set(more[name])) for name in first) <= 3
     # By hand: sha256sum of "0 a", "0 b" and "0 c" begins with cf6d, 840f and edc8.
     thirds = {"train": 1 / 3, "val": 1 / 3, "test": 1 / 3}
-    assert drawn("abc", thirds, 0) == {"train": ["b"], "val": ["a"], "test": ["c"]}
+    assert draw_splits("abc", thirds, 0) == {"train": ["b"], "val": ["a"], "test": ["c"]}
 
 
 @pytest.mark.parametrize("by", ["names", "files"])
@@ -200,8 +200,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {},
         r"has no label in data/raw/mine/labels \(1 more: `glnet-bench check` lists them\)",
     ),
-    "case": (copy("images", "b.png", "B.png"), {}, "images/B.png and .*b.png have one name"),
-    "two formats": (copy("images", "b.png", "b.tif"), {}, "b.png and .*b.tif have one name"),
+    "case": (copy("images", "b.png", "B.png"), {}, "images/B.png and .*b.png have the same name"),
+    "two formats": (copy("images", "b.png", "b.tif"), {}, "b.png and .*b.tif have the same name"),
     "size": (
         lambda raw: Image.new("RGB", (12, 9)).save(raw / "labels/a.png"),
         {},
@@ -255,12 +255,12 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "no list": (
         spoiled,
         {"splits": {"train": "a.txt", "val": ["b"], "test": ["c"]}},
-        "a.txt is missing: it is to list images",
+        "a.txt is missing: write a text file",
     ),
     "empty list": (
         lambda raw: (raw / "a.txt").write_text("\n"),
         {"splits": {"train": "a.txt", "val": ["b"], "test": ["c"]}},
-        "a.txt lists no image: name them, one a line",
+        "a.txt is empty: write one image name a line",
     ),
     "list elsewhere": (
         lambda raw: (raw.parent / "a.txt").write_text("a"),
@@ -275,9 +275,9 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "class of no label": (
         spoiled,
         {"classes": [{"name": "unlabelled", "colour": [0, 0, 0]}]},
-        "'unlabelled' is no class",
+        "'unlabelled' is not a class",
     ),
-    "ignored": (spoiled, {"ignored": ["moon"]}, "'moon' is ignored or rare, but no class"),
+    "ignored": (spoiled, {"ignored": ["moon"]}, "'moon' is in `ignored` or `rare`, but not a class"),
     "number": (spoiled, {"unlabelled": [3]}, "Labels are colours, but 3 is a number"),
     "no numbers": (
         spoiled,
@@ -287,7 +287,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "two meanings": (
         spoiled,
         {"labels": "ids", "unlabelled": [1]},
-        "The number 1 has two meanings, one of them 'house'",
+        "The number 1 is used twice, once for 'house'",
     ),
     "two names": (
         spoiled,
@@ -379,10 +379,10 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     for message in (
         "error: data/raw/mine/images/a.png has no label",
-        "error: data/raw/mine/images/b.png is no PNG, JPEG or TIFF",
+        "error: data/raw/mine/images/b.png is not a PNG, JPEG or TIFF",
         "error: data/raw/mine/labels/c.png has 96 px",
         "warning: data/raw/mine/images/notes.txt is left out",
-        "warning: data/raw/mine/images/d.png is turned as its orientation tag says",
+        "warning: data/raw/mine/images/d.png is rotated according to its orientation tag",
     ):
         assert message in out
 
@@ -399,9 +399,9 @@ def test_a_look_at_a_source_without_files(raw: Path) -> None:
     pairs = [prepare.Pair("train", str(seed), *picture(seed)) for seed in range(3)]
     pairs.append(prepare.Pair("test", "same", *picture(0)))
     pairs.append(prepare.Pair("test", "blank", picture(9)[0], np.full(SIZE, 255, np.uint8)))
-    found = check.look(about, pairs)
+    found = check.check_pairs(about, pairs)
     assert found.errors == ["0 (train) and same (test) are one image."]
     assert "blank (test) has no labelled pixel." in found.warnings
     text = check.table(about, found)
     assert "error: 0 (train)" in text
-    assert check.sheet(about, found).width > 3 * check.THUMB_PX
+    assert check.contact_sheet(about, found).width > 3 * check.THUMBNAIL_PX

@@ -213,7 +213,9 @@ def test_lists(root: Path, content: bytes, table: Any) -> None:
     path.write_bytes(content)
 
     def divide() -> None:
-        survey(strict(Settings, table or OWN, "params.yaml: datasets.mine.settings"), root).sound()
+        survey(
+            strict(Settings, table or OWN, "params.yaml: datasets.mine.settings"), root
+        ).valid_entries()
 
     fine_or_told(path, divide, "val.txt", "test.txt", *(() if table is None else (*SETTINGS,)))
 

@@ -304,8 +304,12 @@ REFUSED = {
     "two bands": ("a.tif", lambda path: tiff(path, np.zeros((2, 9, 9), np.uint8)), "has the bands"),
     "cut EXIF": ("a.png", _with_exif(b"II*\0\x08\0\0\0\x02\0\x12\x01"), "it is damaged"),
     "EXIF elsewhere": ("a.png", _with_exif(b"II+\0\x08\0\0\0" + b"\xff" * 8), "it is damaged"),
-    "GIF": ("a.png", lambda path: Image.new("P", (9, 9)).save(path, "GIF"), "no PNG, JPEG or TIFF"),
-    "empty": ("a.png", lambda path: path.write_bytes(b""), "no PNG, JPEG or TIFF"),
+    "GIF": (
+        "a.png",
+        lambda path: Image.new("P", (9, 9)).save(path, "GIF"),
+        "not a PNG, JPEG or TIFF",
+    ),
+    "empty": ("a.png", lambda path: path.write_bytes(b""), "not a PNG, JPEG or TIFF"),
 }
 
 

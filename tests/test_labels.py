@@ -16,8 +16,8 @@ from rasterio.transform import Affine
 from bench.errors import UserError
 from data import image_file
 from data.image_file import read_image
-from data.image_header import is_turned
-from data.labels import Entry, Survey, by_colours, by_ids
+from data.image_header import has_orientation
+from data.labels import Entry, Survey, colour_decoder, id_decoder
 
 RGB = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 INDEX = np.array([[0, 1, 2, 0, 1, 2]] * 4, np.uint8)
@@ -89,7 +89,7 @@ def test_a_geotiff_is_read_without_its_place(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", IMAGE, tiffinfo=tags)
     assert np.array_equal(seen(path), IMAGE)
     mask = saved(tmp_path / "l.tif", np.where(INDEX == 1, 255, 0).astype(np.uint8), tiffinfo=tags)
-    assert np.array_equal(by_ids({0: 0, 255: 1})(mask), INDEX == 1)
+    assert np.array_equal(id_decoder({0: 0, 255: 1})(mask), INDEX == 1)
 
 
 def test_grey_becomes_rgb_and_opaque_alpha_goes(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_exif_turns_image_and_label_alike(tmp_path: Path, orientation: int) -> N
     image = saved(tmp_path / "a.png", IMAGE, exif=exif)
     label = saved(tmp_path / "l.png", MASK, exif=exif)
     assert np.array_equal(seen(image), np.rot90(IMAGE, turned))
-    pair = Entry("train", "a", image, label, by_colours(RGB)).read()
+    pair = Entry("train", "a", image, label, colour_decoder(RGB)).read()
     assert np.array_equal(pair.label, np.rot90(INDEX, turned))
-    assert is_turned(image) == (orientation != 1)
+    assert has_orientation(image) == (orientation != 1)
 
 
 def test_a_label_that_was_made_of_the_unturned_image_does_not_fit(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_label_that_was_made_of_the_unturned_image_does_not_fit(tmp_path: Path
     image = saved(tmp_path / "a.png", IMAGE, exif=exif)
     label = saved(tmp_path / "l.png", MASK)
     with pytest.raises(UserError, match="is 4 x 6 px, its image 6 x 4"):
-        Entry("train", "a", image, label, by_colours(RGB)).read()
+        Entry("train", "a", image, label, colour_decoder(RGB)).read()
 
 
 def cut(path: Path) -> Path:
@@ -137,15 +137,15 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "16 bit TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.uint16)), "holds uint16"),
     "float TIFF": (lambda p: saved(p / "a.tif", INDEX.astype(np.float32)), "holds float32"),
     "CMYK": (lambda p: saved(p / "a.jpg", Image.new("CMYK", (6, 4))), "has CMYK colours"),
-    "cut PNG": (lambda p: cut(saved(p / "a.png", NOISE)), "is cut off"),
+    "cut PNG": (lambda p: cut(saved(p / "a.png", NOISE)), "is damaged: it is truncated"),
     "cut JPEG": (lambda p: cut(saved(p / "a.jpg", NOISE)), "cannot be decoded"),
     "cut TIFF": (lambda p: cut(saved(p / "a.tif", NOISE)), "cannot be decoded"),
     "another format": (
         lambda p: renamed(saved(p / "a.gif", INDEX), "a.png"),
-        "is no PNG, JPEG or TIFF",
+        "is not a PNG, JPEG or TIFF",
     ),
-    "text": (lambda p: [q := p / "a.png", q.write_text("a,b")][0], "is no PNG"),
-    "empty": (lambda p: [q := p / "a.png", q.touch()][0], "is no PNG"),
+    "text": (lambda p: [q := p / "a.png", q.write_text("a,b")][0], "is not a PNG"),
+    "empty": (lambda p: [q := p / "a.png", q.touch()][0], "is not a PNG"),
     "missing": (lambda p: p / "a.png", "a.png is missing"),
 }
 
@@ -161,7 +161,7 @@ def test_an_image_that_cannot_be_used(tmp_path: Path, name: str) -> None:
 def test_a_picture_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", IMAGE)
     monkeypatch.setattr(image_file, "LARGEST_PX", 23)
-    with pytest.raises(UserError, match="says it has 6 x 4 px"):
+    with pytest.raises(UserError, match="has 6 x 4 px, more than fits"):
         seen(path)
     monkeypatch.setattr(image_file, "LARGEST_PX", 24)
     seen(path)
@@ -174,12 +174,12 @@ def test_a_picture_that_claims_to_be_huge(tmp_path: Path, monkeypatch: pytest.Mo
 def test_colours_become_classes(tmp_path: Path, kind: str) -> None:
     pictures = {"RGB": MASK, "P": palette(INDEX), "RGBA": with_alpha(MASK, 255), "TIFF": MASK}
     path = saved(tmp_path / ("a.tif" if kind == "TIFF" else "a.png"), pictures[kind])
-    assert np.array_equal(by_colours(RGB)(path), INDEX)
+    assert np.array_equal(colour_decoder(RGB)(path), INDEX)
 
 
 def test_a_colour_may_mean_unlabelled(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", MASK)
-    found = by_colours(RGB[:2], unlabelled=[RGB[2]])(path)
+    found = colour_decoder(RGB[:2], unlabelled=[RGB[2]])(path)
     assert np.array_equal(found, np.where(INDEX == 2, 255, INDEX))
 
 
@@ -187,15 +187,15 @@ def test_near_colours_are_taken_within_the_tolerance_alone(tmp_path: Path) -> No
     near = MASK.copy()
     near[0, 1] = (245, 10, 3)
     path = saved(tmp_path / "a.png", near)
-    assert np.array_equal(by_colours(RGB, tolerance=10)(path), INDEX)
+    assert np.array_equal(colour_decoder(RGB, tolerance=10)(path), INDEX)
     message = (
         r"a\.png has 1 px \(4.17 %\) whose colour is within 9 grey levels of no class, the first "
         r"\(245, 10, 3\) at row 0, column 1: name the colour"
     )
     with pytest.raises(UserError, match=message):
-        by_colours(RGB, tolerance=9)(path)
+        colour_decoder(RGB, tolerance=9)(path)
     with pytest.raises(UserError, match="within 0 grey levels"):
-        by_colours(RGB)(path)
+        colour_decoder(RGB)(path)
 
 
 def test_a_tolerance_of_127_is_the_threshold_at_128(tmp_path: Path) -> None:
@@ -203,23 +203,27 @@ def test_a_tolerance_of_127_is_the_threshold_at_128(tmp_path: Path) -> None:
     levels = np.random.default_rng(1).integers(0, 256, (50, 60, 3)).astype(np.uint8)
     levels[..., 1:] = levels[..., 2:]  # no (255, 0, 0) and the like: every colour has a class
     corners = [(a, b, b) for a in (0, 255) for b in (0, 255)]
-    found = by_colours(corners, tolerance=127)(saved(tmp_path / "a.png", levels))
+    found = colour_decoder(corners, tolerance=127)(saved(tmp_path / "a.png", levels))
     assert np.array_equal(found, 2 * (levels[..., 0] >= 128) + (levels[..., 1] >= 128))
 
 
 def test_a_mask_that_was_a_jpeg(tmp_path: Path) -> None:
     big = np.kron(MASK, np.ones((16, 16, 1), np.uint8))
     path = saved(tmp_path / "a.jpg", big, quality=95, subsampling=0)
-    assert (by_colours(RGB, tolerance=100)(path) == np.kron(INDEX, np.ones((16, 16)))).mean() > 0.99
+    assert (
+        colour_decoder(RGB, tolerance=100)(path) == np.kron(INDEX, np.ones((16, 16)))
+    ).mean() > 0.99
     with pytest.raises(UserError, match=r"whose colour is within 0 grey levels of no class"):
-        by_colours(RGB)(path)
+        colour_decoder(RGB)(path)
 
 
 def test_colours_that_leave_a_choice_are_refused() -> None:
-    with pytest.raises(UserError, match=r"are 255 grey levels apart.* at a tolerance of 128"):
-        by_colours(RGB, tolerance=128)
+    with pytest.raises(
+        UserError, match=r"are 255 grey levels apart, too close for a tolerance of 128"
+    ):
+        colour_decoder(RGB, tolerance=128)
     with pytest.raises(UserError, match="are 0 grey levels apart"):
-        by_colours([*RGB, RGB[0]])
+        colour_decoder([*RGB, RGB[0]])
 
 
 # --- labels by number ---------------------------------------------------------------------------
@@ -237,15 +241,15 @@ def test_numbers_become_classes(tmp_path: Path, kind: str) -> None:
         "16 bit TIFF": lambda: saved(tmp_path / "a.tif", INDEX.astype(np.uint16)),
         "1": lambda: saved(tmp_path / "a.png", (INDEX % 2).astype(bool)),
     }[kind]
-    assert np.array_equal(by_ids(IDS)(make()), wanted)
+    assert np.array_equal(id_decoder(IDS)(make()), wanted)
 
 
 def test_numbers_are_mapped_and_255_is_unlabelled_unless_it_is_a_class(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", np.array([[7, 255, 0, 3]], np.uint8))
-    assert by_ids({7: 0, 0: 1, 3: 255})(path).tolist() == [[0, 255, 1, 255]]
-    assert by_ids({7: 0, 0: 1, 3: 2, 255: 3})(path).tolist() == [[0, 3, 1, 2]]
+    assert id_decoder({7: 0, 0: 1, 3: 255})(path).tolist() == [[0, 255, 1, 255]]
+    assert id_decoder({7: 0, 0: 1, 3: 2, 255: 3})(path).tolist() == [[0, 3, 1, 2]]
     wide = saved(tmp_path / "a.tif", np.array([[70, 1000]], np.uint16))
-    assert by_ids({70: 0, 1000: 1})(wide).tolist() == [[0, 1]]
+    assert id_decoder({70: 0, 1000: 1})(wide).tolist() == [[0, 1]]
 
 
 BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -258,13 +262,16 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: saved(p / "a.tif", np.array([[0, 256]], np.uint16)),
         "the first 256 at row 0, column 1",
     ),
-    "colours": (lambda p: saved(p / "a.png", MASK), "is an RGB mask where numbers are due: set"),
-    "JPEG": (lambda p: saved(p / "a.jpg", INDEX), "is a JPEG, which blurs the numbers"),
+    "colours": (
+        lambda p: saved(p / "a.png", MASK),
+        "is an RGB mask where class numbers are expected: set",
+    ),
+    "JPEG": (lambda p: saved(p / "a.jpg", INDEX), "is a JPEG, which distorts class numbers"),
     "fractions": (
         lambda p: saved(p / "a.tif", INDEX.astype(np.float32) / 2),
-        "has fractions where numbers of classes are due",
+        "has fractions where class numbers are expected",
     ),
-    "cut": (lambda p: cut(saved(p / "a.png", NOISE[..., 0])), "is cut off"),
+    "cut": (lambda p: cut(saved(p / "a.png", NOISE[..., 0])), "is damaged: it is truncated"),
 }
 
 
@@ -272,7 +279,7 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_a_label_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     make, message = BAD_LABELS[name]
     with pytest.raises(UserError, match=message) as refused:
-        by_ids(IDS)(make(tmp_path))
+        id_decoder(IDS)(make(tmp_path))
     assert "\n" not in str(refused.value)
 
 
@@ -293,10 +300,12 @@ def test_nodata_of_geographic_software_is_unlabelled(tmp_path: Path, kind: str) 
     path = geotiff(tmp_path / "a.tif", numbers[None], nodata=-9999)
     wanted = INDEX.copy()
     wanted[0, 0] = 255
-    assert np.array_equal(by_ids(IDS)(path), wanted)
-    assert np.array_equal(by_ids({**IDS, -9999: 255})(path), wanted)
-    with pytest.raises(UserError, match="says that -9999 is nodata, and the settings make it a"):
-        by_ids({**IDS, -9999: 3})(path)
+    assert np.array_equal(id_decoder(IDS)(path), wanted)
+    assert np.array_equal(id_decoder({**IDS, -9999: 255})(path), wanted)
+    with pytest.raises(
+        UserError, match="declares -9999 as nodata, which the settings make a class"
+    ):
+        id_decoder({**IDS, -9999: 3})(path)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
@@ -309,16 +318,16 @@ def test_nodata_that_is_no_whole_number_is_unlabelled(
     wanted = INDEX.copy()
     wanted[0, 0] = 255
     path = geotiff(tmp_path / "a.tif", numbers[None], nodata=nodata)
-    assert np.array_equal(by_ids(IDS)(path), wanted)
+    assert np.array_equal(id_decoder(IDS)(path), wanted)
 
 
 def test_a_label_that_lies_elsewhere_than_its_image(tmp_path: Path) -> None:
     image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), photometric="rgb")
     label = geotiff(tmp_path / "l.tif", INDEX[None], left=0.4)
-    assert np.array_equal(Entry("train", "a", image, label, by_ids(IDS)).read().label, INDEX)
+    assert np.array_equal(Entry("train", "a", image, label, id_decoder(IDS)).read().label, INDEX)
     label = geotiff(tmp_path / "l.tif", INDEX[None], left=3)
     with pytest.raises(UserError, match=r"l\.tif begins 3\.0 px to the right of .*a\.tif"):
-        Entry("train", "a", image, label, by_ids(IDS)).read()
+        Entry("train", "a", image, label, id_decoder(IDS)).read()
 
 
 @pytest.mark.parametrize(
@@ -342,7 +351,7 @@ def test_a_label_of_other_pixels_or_of_another_system(
 ) -> None:
     image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), photometric="rgb")
     entry = Entry(
-        "train", "a", image, geotiff(tmp_path / "l.tif", INDEX[None], **other), by_ids(IDS)
+        "train", "a", image, geotiff(tmp_path / "l.tif", INDEX[None], **other), id_decoder(IDS)
     )
     if said:
         with pytest.raises(UserError, match=re.escape(said)):
@@ -355,25 +364,25 @@ def test_an_image_whose_georeference_says_nothing(tmp_path: Path) -> None:
     nowhere = {"transform": Affine(0, 0, 5e5, 0, 0, 4e6), "photometric": "rgb"}
     image = geotiff(tmp_path / "a.tif", IMAGE.transpose(2, 0, 1), **nowhere)
     label = geotiff(tmp_path / "l.tif", INDEX[None])
-    assert np.array_equal(Entry("train", "a", image, label, by_ids(IDS)).read().label, INDEX)
+    assert np.array_equal(Entry("train", "a", image, label, id_decoder(IDS)).read().label, INDEX)
 
 
 def test_transparent_pixels_are_unlabelled(tmp_path: Path) -> None:
     label = saved(tmp_path / "l.png", INDEX)
     for alpha in (0, 1, 254):
         image = saved(tmp_path / "a.png", with_alpha(IMAGE, alpha))
-        pair = Entry("train", "a", image, label, by_ids(IDS)).read()
+        pair = Entry("train", "a", image, label, id_decoder(IDS)).read()
         assert np.array_equal(pair.image, IMAGE)
         assert (pair.label[0, 1] == 255) == (alpha == 0)
     label = saved(tmp_path / "l.png", with_alpha(INDEX[..., None], 0))
-    assert by_ids(IDS)(label)[0, 1] == 255
+    assert id_decoder(IDS)(label)[0, 1] == 255
 
 
 def test_a_label_of_another_size(tmp_path: Path) -> None:
     image = saved(tmp_path / "a.png", IMAGE)
     label = saved(tmp_path / "l.png", MASK[:3])
     with pytest.raises(UserError, match=r"l\.png is 3 x 6 px, its image 4 x 6"):
-        Entry("train", "a", image, label, by_colours(RGB)).read()
+        Entry("train", "a", image, label, colour_decoder(RGB)).read()
 
 
 def test_images_of_a_set_of_squares_have_its_size_in_both_axes(tmp_path: Path) -> None:
@@ -381,7 +390,7 @@ def test_images_of_a_set_of_squares_have_its_size_in_both_axes(tmp_path: Path) -
         image, label = tmp_path / "image.png", tmp_path / "label.png"
         Image.new("RGB", (width, height)).save(image)
         Image.new("L", (width, height)).save(label)
-        survey = Survey([Entry("train", "a", image, label, by_ids({0: 0}))], [], square_px=4)
+        survey = Survey([Entry("train", "a", image, label, id_decoder({0: 0}))], [], square_px=4)
         if height == width:
             assert [pair.label.shape for pair in survey.pairs()] == [(4, 4)]
         else:

@@ -30,7 +30,7 @@ from bench.streaming import Job, job, predict_file, raster
 from bench.streaming.planes import Plane
 from data.image_file import read_image
 from data.image_header import gdal
-from data.labels import Entry, by_ids
+from data.labels import Entry, id_decoder
 
 PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 SIZE = (101, 75)
@@ -240,7 +240,7 @@ def test_training_and_prediction_see_the_same_pixels_and_hide_the_same(tmp_path:
     alpha[5:9, 5:9] = 0
     image = _saved(tmp_path / "a.png", np.concatenate([pixels(), alpha], 2))
     label = _saved(tmp_path / "l.png", np.zeros(SIZE, np.uint8))
-    pair = Entry("train", "a", image, label, by_ids({0: 0})).read()
+    pair = Entry("train", "a", image, label, id_decoder({0: 0})).read()
     predict_file(image, tmp_path / "labels.png", job_of(), silent=True)
     hidden = read(tmp_path / "labels.png") == 255
     assert hidden.sum() == 16

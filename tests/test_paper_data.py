@@ -24,9 +24,9 @@ from bench.config import open_source, read_suite
 from bench.errors import UserError
 from data import deepglobe, inria, isic, prepare
 from data.dataset import Dataset
-from data.fetch import Patience, workshop_of
+from data.fetch import DownloadOptions, partial_folder
 
-QUICK = Patience(tries=2, first_wait_s=0.01, timeout_s=5, block_bytes=4000)
+QUICK = DownloadOptions(tries=2, first_wait_s=0.01, timeout_s=5, block_bytes=4000)
 SIDE = 12
 COUNTS = {"train": 5, "val": 3, "test": 2}
 GLOBE_IDS = [str(100000 + 37 * number) for number in range(sum(COUNTS.values()))]
@@ -95,10 +95,10 @@ def prepared(module: Any, settings: Any, raw: Path) -> Dataset:
     return prepare.prepare("set", module.about(settings), pairs, {})
 
 
-def no_workshop(raw: Path) -> bool:
+def no_partial_files(raw: Path) -> bool:
     """Whether nothing that was fetched lies about any more."""
-    workshop = workshop_of(raw)
-    return not workshop.exists() or not list(workshop.iterdir())
+    partial = partial_folder(raw)
+    return not partial.exists() or not list(partial.iterdir())
 
 
 # --- DeepGlobe ----------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_deepglobe_from_kaggle(
     for (path, _), sent in zip(server.asked, server.authorization, strict=True):
         assert sent == (basic if path.startswith("/api") else None)
     assert not list(raw.rglob("99*"))  # images without labels are not unpacked
-    assert no_workshop(raw)
+    assert no_partial_files(raw)
     server.asked.clear()
     deepglobe.download(globe, raw)
     assert not server.asked
@@ -239,7 +239,7 @@ def test_a_list_that_is_not_the_published_one(
 ) -> None:
     put(raw, globe_files())
     server.files["/lists/test.txt"] = b"100000_sat.jpg\n100037_sat.jpg\n"
-    message = r"test.txt .* has SHA-256 .* nothing was kept; put the published list at "
+    message = r"test.txt .* has SHA-256 .* it was deleted; put the published list at "
     with pytest.raises(UserError, match=message + "data/raw/set/splits/test.txt"):
         deepglobe.download(globe, raw)
     server.files["/lists/test.txt"] = lists(GLOBE_IDS, "_sat.jpg")["test.txt"]
@@ -277,14 +277,14 @@ def test_tokens_are_taken_from_where_kaggle_has_them(
     assert any(server.authorization)
     said = "".join(capfd.readouterr())
     assert "s3cret" not in said
-    assert ("can be read by others" in said) == (kind == "file")
+    assert ("can be read by other users" in said) == (kind == "file")
     assert not [path for path in Path("data").rglob("*.json") if "s3cret" in path.read_text()]
 
 
 @pytest.mark.parametrize("content", ["{", '{"username": "me"}', '"s3cret"', "[1]"])
 def test_a_damaged_token_is_not_told(globe: deepglobe.Settings, raw: Path, content: str) -> None:
     put(Path.home() / ".kaggle", {"kaggle.json": content.encode()})
-    with pytest.raises(UserError, match="is not what Kaggle gives as a token") as refused:
+    with pytest.raises(UserError, match="is not a Kaggle token") as refused:
         deepglobe.download(globe, raw)
     assert "s3cret" not in str(refused.value)
 
@@ -292,9 +292,9 @@ def test_a_damaged_token_is_not_told(globe: deepglobe.Settings, raw: Path, conte
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (answer(401), "wants to know who asks .*accept its terms"),
+        (answer(401), "requires a login .*accept its terms"),
         (answer(403), "refuses access .*open the page of me/globe on Kaggle"),
-        (answer(200, b"<html>", Content_Type="text/html"), "sends a web page where deepglobe.zip"),
+        (answer(200, b"<html>", Content_Type="text/html"), "is a web page, not deepglobe.zip"),
         (answer(429), "answers 429, 2 times in a row"),
     ],
 )
@@ -322,7 +322,7 @@ def test_an_archive_that_comes_damaged_is_fetched_again(
     token(monkeypatch)
     whole = server.files["/api/me/globe"]
     server.files["/api/me/globe"] = whole[: len(whole) // 2]
-    with pytest.raises(UserError, match="is damaged, cut short or no archive"):
+    with pytest.raises(UserError, match="is damaged, truncated or not an archive"):
         deepglobe.download(globe, raw)
     server.files["/api/me/globe"] = whole
     check_globe(prepared(deepglobe, globe, raw))
@@ -377,7 +377,7 @@ def test_isic_from_its_addresses(server: Server, skin: isic.Settings, raw: Path)
     dataset = prepared(isic, skin, raw)
     check_skin(dataset)
     assert "never published" in dataset.credit
-    assert no_workshop(raw)
+    assert no_partial_files(raw)
     server.asked.clear()
     isic.download(skin, raw)
     assert not server.asked
@@ -482,7 +482,7 @@ def check_aerial(dataset: Dataset) -> None:
 def test_inria_from_its_volumes(server: Server, aerial: inria.Settings, raw: Path) -> None:
     check_aerial(prepared(inria, aerial, raw))
     assert not list(raw.rglob("sfo*"))
-    assert no_workshop(raw)
+    assert no_partial_files(raw)
     server.asked.clear()
     inria.download(aerial, raw)
     assert not server.asked
@@ -511,7 +511,7 @@ def test_a_volume_that_is_not_the_expected_one(
     name = "/aerial/aerialimagelabeling.7z.003"
     right = server.files[name]
     server.files[name] = bytes(reversed(right))
-    with pytest.raises(UserError, match=r"7z\.003 .* has SHA-256 .* nothing was kept"):
+    with pytest.raises(UserError, match=r"7z\.003 .* has SHA-256 .* it was deleted"):
         inria.download(aerial, raw)
     server.files[name] = right
     server.asked.clear()

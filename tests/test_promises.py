@@ -475,5 +475,5 @@ def test_what_no_list_names_is_left_out(tmp_path: Path) -> None:
     fill(tmp_path, "abcd")
     lists = {"train": ["a"], "val": ["b"], "test": ["c"]}
     found = survey(settings(splits=lists), tmp_path)
-    assert [entry.id for entry in found.sound()] == ["a", "b", "c"]
+    assert [entry.id for entry in found.valid_entries()] == ["a", "b", "c"]
     assert found.notes == ["1 images are in no split and are left out."]

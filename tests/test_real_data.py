@@ -15,7 +15,7 @@ from bench.errors import UserError
 from data import dubai, idrid, prepare
 from data.dataset import UNLABELLED
 from data.repository import Repository
-from data.splits import drawn
+from data.splits import draw_splits
 
 SIZE = (6, 8)
 RETINAS = {"train": (1, 2, 3), "test": (55,)}
@@ -124,7 +124,7 @@ def test_one_class_of_the_retina(
 def test_the_validation_images_are_drawn_by_a_seed() -> None:
     ids = {f"IDRiD_{number:02}": number for number in range(1, 55)}
     shares = {"train": 5 / 6, "val": 1 / 6, "test": 0}
-    assert {ids[name] for name in drawn(ids, shares, 0)["val"]} == idrid.VAL
+    assert {ids[name] for name in draw_splits(ids, shares, 0)["val"]} == idrid.VAL
 
 
 @pytest.mark.parametrize("above", ["", "EyeDisease_IDRiD-b82ed3a/dataset/A. Segmentation/"])
@@ -154,7 +154,7 @@ def test_other_files_than_the_repositorys(
     first = root / next(iter(repository.files))
     first.write_bytes(b"another")
     with pytest.raises(UserError, match=r"IDRiD_01.jpg is not the file of .* at commit b82ed3a"):
-        idrid.survey(settings, raw).sound()
+        idrid.survey(settings, raw).valid_entries()
     server.asked.clear()
     idrid.download(settings, raw)  # only that one
     assert {path for path, _ in server.asked} == {next(iter(server.files))}

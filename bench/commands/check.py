@@ -25,10 +25,10 @@ def work(arguments: argparse.Namespace) -> None:
     survey = source.survey(settings, raw) if hasattr(source, "survey") else None
     entries = survey.entries if survey else source.pairs(settings, raw)
     count = len(survey.entries) if survey else 0
-    found = check.look(about, cli.with_progress(entries, count, name, "image"), survey)
+    found = check.check_pairs(about, cli.with_progress(entries, count, name, "image"), survey)
     print(check.table(about, found))
-    if found.thumbs:
-        print(f"some images with their labels: {check.write_sheet(name, about, found)}")
+    if found.thumbnails:
+        print(f"some images with their labels: {check.write_contact_sheet(name, about, found)}")
     if found.errors:
         raise UserError(
             f"Data set {name} cannot be prepared as it is: correct the {len(found.errors)} errors "

@@ -13,14 +13,14 @@ from bench import cli
 from bench.config import open_source, pick, read_suite
 from bench.files import write_bytes
 from data import weights
-from data.fetch import alone
+from data.fetch import locked
 from data.prepare import prepare
 
 
 def download_raw(name: str) -> None:
     """Download one data set; files that are present and correct are kept."""
     source, settings, raw = open_source(read_suite(), name)
-    with alone(raw):
+    with locked(raw):
         raw.mkdir(parents=True, exist_ok=True)
         source.download(settings, raw)
 

@@ -97,11 +97,11 @@ def predict_file(
             _check_disk(output, partial, size)
 
             def plane(name: str, depth: int = 1) -> Plane:
-                opened = Plane(partial.folder / name, *size, depth)
-                return stack.enter_context(contextlib.closing(opened))
+                open_image = Plane(partial.folder / name, *size, depth)
+                return stack.enter_context(contextlib.closing(open_image))
 
             pixels, labels = plane("pixels", 3), plane("labels")
-            mask = plane("mask") if source.hides else None
+            mask = plane("mask") if source.has_hidden_pixels else None
             if "pixels" not in partial.done:
                 with contextlib.closing(progress(size[0] * size[1], "reading")) as bar:
                     raster.unpack(source, pixels, mask, bar.update)
