@@ -101,7 +101,7 @@ def test_reading_stops_at_the_limit(
         claims_to_be_small(content)
         path.write_bytes(content)
     monkeypatch.setattr(packages, "LARGEST_BYTES", 2**20)
-    monkeypatch.setattr(packages, "_wheel", lambda *_: path)
+    monkeypatch.setattr(packages, "_download_wheel", lambda *_: path)
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=message):

@@ -277,7 +277,11 @@ SPOILED: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         {"classes": [{"name": "unlabelled", "colour": [0, 0, 0]}]},
         "'unlabelled' is not a class",
     ),
-    "ignored": (spoiled, {"ignored": ["moon"]}, "'moon' is in `ignored` or `rare`, but not a class"),
+    "ignored": (
+        spoiled,
+        {"ignored": ["moon"]},
+        "'moon' is in `ignored` or `rare`, but not a class",
+    ),
     "number": (spoiled, {"unlabelled": [3]}, "Labels are colours, but 3 is a number"),
     "no numbers": (
         spoiled,
