@@ -24,6 +24,7 @@ COMMANDS = {
     "submit": ("bench.commands.bundle", "submit_command"),
     "bundle": ("bench.commands.bundle", "bundle_command"),
     "verify": ("bench.commands.bundle", "verify_command"),
+    "evaluate": ("bench.commands.bundle", "evaluate_command"),
     "report": ("bench.commands.report", "command"),
     "parity": ("reference.__main__", "command"),
 }

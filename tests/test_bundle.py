@@ -1,7 +1,6 @@
 """Bundles of results and of checkpoints: what goes in comes out, and whatever is changed in one is
 found."""
 
-import argparse
 import json
 import shutil
 import zipfile
@@ -13,11 +12,10 @@ import pytest
 from conftest import ROOT, SIZE, call_command, run, scene, tiny_suite, write_suite
 from PIL import Image
 
-from bench.commands.bundle import bundle_command, submit_command, verify
+from bench.commands.bundle import bundle_command, evaluate_command, submit_command, verify
 from bench.commands.predict import command as predict_command
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.pipeline import evaluate
 from bench.pipeline.train import train
 from data import crate
 
@@ -236,8 +234,12 @@ def test_checkpoints_are_used_without_training(released: Path, project: Path) ->
     with Image.open("b.png") as labels:
         assert labels.size == (SIZE[1], SIZE[0])
     assert {path: path.read_bytes() for path in wanted} == wanted
-    evaluate.work(argparse.Namespace(run=[], missing=False))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        call_command(evaluate_command, released)
     assert Path("results/tiny/evaluate/colour.json").exists()
+    write_suite(project, tiny_suite())
+    with pytest.raises(UserError, match=r"copy suites/tiny\.yaml to it"):
+        call_command(evaluate_command, released)
 
 
 def test_other_checkpoints_are_found_and_none_is_replaced(released: Path, project: Path) -> None:

@@ -1,9 +1,11 @@
-"""`glnet-bench submit`, `bundle` and `verify`: the results or the trained checkpoints of a suite as
-one file, an RO-Crate."""
+"""`glnet-bench submit`, `bundle`, `verify` and `evaluate`: the results or the trained checkpoints of a
+suite as one file, an RO-Crate."""
 
 import argparse
 import contextlib
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -42,10 +44,25 @@ def verify_command(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(work=lambda given: verify(given.bundle, given.install), in_root=True)
 
 
+def evaluate_command(parser: argparse.ArgumentParser) -> None:
+    """Evaluate the checkpoints of a bundle on the active suite's data, without training."""
+    parser.add_argument("bundle", metavar="BUNDLE.zip", type=Path)
+    parser.set_defaults(work=_evaluate, in_root=True)
+
+
 def _arguments(parser: argparse.ArgumentParser, what: str, make: Make) -> None:
     parser.add_argument("suite", nargs="?", type=Path, default=PARAMS, metavar="SUITE.yaml")
     parser.add_argument("-o", "--output", type=Path, help=f"default: SUITE-{what}.zip")
     parser.set_defaults(work=partial(_pack, what, make), in_root=True)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Install a bundle's checkpoints, and run the stage `evaluate`."""
+    suite = verify(arguments.bundle, install=True)
+    if read_suite(suite) != read_suite():
+        raise UserError(f"params.yaml is not the suite of {arguments.bundle}: copy {suite} to it.")
+    done = subprocess.run([sys.executable, "-m", "bench.pipeline.evaluate"], check=False)
+    sys.exit(done.returncode)
 
 
 def _pack(what: str, make: Make, arguments: argparse.Namespace) -> None:
