@@ -28,6 +28,7 @@ from bench.report.__main__ import KEPT, report
 from bench.report.bootstrap import Pairs, Sample
 from bench.report.figures import chart, scenes, static
 from bench.report.load_records import load_records, published
+from bench.report.site import Page, Site, write_page
 from data.dataset import open_dataset
 
 MIB = 2**20
@@ -306,6 +307,20 @@ def test_the_pages_hide_nothing(written: Path) -> None:
     latex = (written / "site/tiny/tables/runs.tex").read_text()
     assert r"\toprule" in latex
     assert r"mIoU, \%" in latex
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("https://example.org/a/b", True), ("", False), ("javascript:alert(1)", False)],
+)
+def test_pages_lead_to_the_repository_where_its_address_is_known(
+    address: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPOSITORY_URL", address)
+    write_page(Site(tmp_path, "tiny"), Page("a.html", [], "A"), lambda run: "")
+    text = (tmp_path / "a.html").read_text()
+    assert (f'<a href="{address}" rel="noreferrer">Code and records</a>' in text) == shown
+    assert "javascript" not in text
 
 
 class Addresses(HTMLParser):
