@@ -1,6 +1,7 @@
 """How large the pages of the largest suite are, with the style and scripts that they load, and how soon
 they answer."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,40 @@ def test_the_largest_page_answers_in_time(chromium: Browser, site: Path) -> None
     print(f"{largest.name}: {seconds:.2f} processor seconds, {clock_ms / 1000:.2f} s by the clock")
     page.close()
     assert seconds <= MOST_SECONDS
+
+
+@pytest.mark.parametrize("page", ["index.html", "earthcover-long/index.html"])
+def test_a_phone_shows_the_names_that_matter_and_the_whole_legend(
+    chromium: Browser, site: Path, page: str
+) -> None:
+    opened = chromium.new_page(viewport={"width": 390, "height": 844})
+    opened.goto((site / page).as_uri())
+    figure = opened.locator("[data-figure]")
+    figure.locator(".main-svg").first.wait_for(timeout=120_000)
+    frame = figure.bounding_box()
+    names = figure.evaluate("one => one.layout.annotations.map((each) => each.text)")
+    assert any("glnet" in one.lower() for one in names)
+    front = figure.evaluate("one => one.data.find((each) => each.name === 'Pareto front').x")
+    assert sum(one.startswith("<b>") for one in names) == len(front) - 1, "it ends at the axis"
+    labels, texts = (
+        [one.bounding_box() for one in figure.locator(each).all()]
+        for each in (".annotation-text", ".legendtext, .xtick text, .ytick text")
+    )
+    assert len(labels) == len(names)
+    assert len(texts) > len(names)
+    for one in (*labels, *texts):
+        assert one
+        assert frame
+        assert frame["x"] <= one["x"]
+        assert one["x"] + one["width"] <= frame["x"] + frame["width"]
+        assert one["y"] + one["height"] <= frame["y"] + frame["height"]
+    for one, other in itertools.combinations(labels, 2):
+        assert one
+        assert other
+        across = min(a["x"] + a["width"] for a in (one, other)) - max(one["x"], other["x"])
+        down = min(a["y"] + a["height"] for a in (one, other)) - max(one["y"], other["y"])
+        assert across <= 1 or down <= 1
+    opened.close()
 
 
 def test_the_first_figure_of_the_site_has_a_switch_of_its_meter(

@@ -127,7 +127,7 @@ def collect(inputs: Inputs) -> Content:
         all_runs.runs_section(shown, meter),
         all_runs.classes_section(entries),
         all_runs.details_section(entries),
-        all_runs.objects_section(entries),
+        all_runs.objects_section(entries, shown),
         all_runs.ablation_section(entries, runs, meter),
         all_runs.latency_section(entries),
         all_runs.confusion_section(entries),

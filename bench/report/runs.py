@@ -87,12 +87,20 @@ def details_section(entries: Sequence[Entry]) -> Section:
     return section("details", _by_class(entries, evaluations.class_details))
 
 
-def objects_section(entries: Sequence[Entry]) -> Section:
-    """One line a run, class and size of object on test, shares 0..1."""
+def objects_section(entries: Sequence[Entry], frame: pd.DataFrame) -> Section:
+    """One line a run, class and size of object on test, shares 0..1. Drawn are the best run of each
+    strategy of other networks, and GLNet's best.
+
+    Args:
+        frame: `runs` of the same entries.
+    """
     rows = table("objects", _by_class(entries, evaluations.object_details))
+    known = frame[(frame.network != BASELINE) & frame.excluded.isna()]
+    kinds = known.assign(kind=known.strategy.where(known.network != "glnet", "glnet"))
+    best = evaluations.by_accuracy(kinds).drop_duplicates(["dataset", "kind"])
     # A line needs objects of two sizes, and the background is no object.
     sizes = rows.groupby("class").group.transform("nunique")
-    shown = rows[(rows["class"] != "background") & (sizes > 1)]
+    shown = rows[(rows["class"] != "background") & (sizes > 1) & rows.run.isin(best.run)]
     draw = partial(figures.charts.object_sizes, shown) if len(shown) else None
     return section("objects", rows, draw=draw)
 

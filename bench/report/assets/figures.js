@@ -30,6 +30,8 @@
   };
   const WIDE = matchMedia("(min-width: 760px)").matches;
   const COLUMNS = matchMedia("(min-width: 1100px)").matches;
+  const LEAST_PX = 360, LEGEND_PX = 17; // of a figure on a phone without its legend; of a line of that
+  const even = (_, number) => number % 2 === 0;
   const ERRORS = { thickness: 1.5, width: 0 };
   const TEMPLATE = {
     layout: {
@@ -41,7 +43,7 @@
       hoverlabel: { align: "left", bgcolor: WHITE, bordercolor: GREY, font: { ...FONT, size: 12 } },
       legend: WIDE
         ? { y: 1, tracegroupgap: 0, font: { size: 11 } }
-        : { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, maxheight: 0.25, tracegroupgap: 0, font: { size: 11 } },
+        : { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, maxheight: 0.6, tracegroupgap: 0, font: { size: 11 } },
       legend2: { x: 1.22, y: 1, tracegroupgap: 0, font: { size: 11 } },
       xaxis: AXIS,
       yaxis: AXIS,
@@ -64,10 +66,19 @@
     return figure;
   }
 
+  /** For a phone: fewer labels and ticks, and a legend below that takes no space of the axes. */
+  function narrowed({ data, layout, narrow }, place) {
+    const { tickvals: at, ticktext: text, ...axis } = layout.xaxis;
+    const fewer = at?.length > 5 ? { tickvals: at.filter(even), ticktext: text.filter(even) } : { tickvals: at, ticktext: text };
+    const entries = layout.showlegend ? data.filter((one) => one.showlegend !== false).length : 0;
+    place.style.height = `${LEAST_PX + LEGEND_PX * Math.ceil(entries / 2)}px`;
+    return { ...layout, annotations: narrow, xaxis: { ...axis, ...fewer } };
+  }
+
   function show(place, content, figure) {
     const { data, layout } = withHover(figure, content.hover);
-    if (!WIDE) delete layout.annotations; // a pointer names a point there too
-    Plotly.react(place, data, { template: TEMPLATE, ...layout }, CONFIG);
+    const shown = WIDE || !figure.narrow ? layout : narrowed(figure, place);
+    Plotly.react(place, data, { template: TEMPLATE, ...shown }, CONFIG);
     place.dataset.drawn = "yes";
   }
 

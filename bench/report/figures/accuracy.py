@@ -28,6 +28,7 @@ from bench.report.load_records import BASELINE, Entry
 from bench.report.load_records import published as published_rows
 from bench.report.section import Plot, descriptions, sentences
 
+BASELINE_TEXT = "baseline (class-mean colour)"
 LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
 
 
@@ -83,10 +84,13 @@ def accuracy_chart(
     trained = runs[runs.network != BASELINE]
     known = trained.dropna(subset=["y", "x"])
     baseline = runs.y[runs.network == BASELINE].dropna().tolist()
+    # A baseline far below would push all runs together.
+    far = any(one < 2 * known.y.min() - known.y.max() for one in baseline)
     front = evaluations.front(known, "bytes", baseline[0] / 100 if baseline else None)
     lost = trained[trained.bytes.isna() & (trained.status == "oom")]
     behind = marks([] if theirs is None else theirs)
-    y = percent_axis(y_title, [*runs.y, *behind.y, *runs.low, *runs.high])
+    shown = trained if far else runs
+    y = percent_axis(y_title, [*shown.y, *behind.y, *shown.low, *shown.high])
     capacity = lost.available_bytes.astype(float)
     x = memory_axis(x_title, [*known.x, *behind.x, *capacity.dropna()])
     on_front = known.run.isin(front)
@@ -118,7 +122,10 @@ def accuracy_chart(
         *devices,
         *([LIMIT] if x.low <= PAPER_BYTES <= x.high else []),
         *([gate] if len(known) else []),
-        *(Line(at, "baseline (class-mean colour)") for at in baseline[:1]),
+        *(
+            Line(y.low, f"{BASELINE_TEXT}: {at:.1f} %, below") if far else Line(at, BASELINE_TEXT)
+            for at in baseline[:1]
+        ),
     )
     points = pd.concat([behind, drawn], ignore_index=True)
     rest = {"ring": "published", "hollow": "out of memory", "pale": "excluded"}

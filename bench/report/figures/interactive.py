@@ -5,18 +5,22 @@ Fonts, colours and what else all figures share is the template in assets/figures
 import html
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from bench.report import style
 from bench.report.figures import static
 from bench.report.figures.chart import Axis, Chart, Line
 from bench.report.figures.palette import FILLS, GREY, INK, SYMBOLS
 
 Figure = dict[str, Any]
-"""`data`: traces; `layout`."""
-LABELLED_PX = (720, 360)
-"""Of the axes, for which labels are placed; figures.js leaves them out on narrow screens."""
+"""`data`: traces; `layout`; `narrow`: the annotations of a narrow screen."""
+LAST = 2000
+"""Rank in the legend of lines."""
+WIDE_PX, NARROW_PX = (720, 360), (286, 260)
+"""Of the axes, for which labels are placed: on a desk, and on a phone, which names the front and GLNet."""
 
 
 def scatter(chart: Chart) -> Figure:
@@ -24,16 +28,24 @@ def scatter(chart: Chart) -> Figure:
     behind = chart.points.layer == 1
     look: Any = {"color": INK, "shape": "hv", "width": 1.2}
     front = [line("Pareto front", *zip(*chart.steps, strict=True), **look)] if chart.steps else []
+    ends = [chart.x.low, chart.x.high]
+    levels = [
+        line(one.text, ends, [one.at] * 2, color=one.colour, dash=one.dash, width=1)
+        for one in chart.lines
+        if not one.upright
+    ]
     joins = [
         line("", own.x, own.y, color=own.colour.iloc[0], width=1) | {"showlegend": False}
         for _, own in chart.points[chart.points["join"] != ""].groupby("join", sort=False)
         if len(own) > 1
     ]
     keys = chart.keys[chart.keys.marker != ""]
+    glnet = chart.points.trace == style.network_name("glnet")
+    named = chart.points.assign(label=chart.points.label.where(chart.points.bold | glnet, ""))
     return {
         "data": [
             *_traces(chart.points[behind], chart),
-            *(one | {"hoverinfo": "skip"} for one in (*joins, *front)),
+            *(one | {"hoverinfo": "skip", "legendrank": LAST} for one in (*levels, *joins, *front)),
             *_traces(chart.points[~behind], chart),
             *(
                 # Strategies are grey: where there is space, they are a second column.
@@ -46,10 +58,11 @@ def scatter(chart: Chart) -> Figure:
         "layout": {
             "xaxis": _axis(chart.x),
             "yaxis": _axis(chart.y),
-            "shapes": [_shape(line) for line in chart.lines],
-            "annotations": [_label(one, chart) for one in static.labels(chart, LABELLED_PX, 11)],
+            "shapes": [_upright(line) for line in chart.lines if line.upright],
+            "annotations": _labels(chart, WIDE_PX),
             "showlegend": bool(len(keys)),
         },
+        "narrow": _labels(replace(chart, points=named), NARROW_PX),
     }
 
 
@@ -82,6 +95,10 @@ def _traces(points: pd.DataFrame, chart: Chart) -> list[dict[str, Any]]:
         }
         for name, own in points.groupby("trace", sort=False)
     ]
+
+
+def _labels(chart: Chart, size_px: tuple[int, int]) -> list[dict[str, Any]]:
+    return [_label(one, chart) for one in static.labels(chart, size_px, 11)]
 
 
 def _label(one: Any, chart: Chart) -> dict[str, Any]:
@@ -140,14 +157,11 @@ def _axis(axis: Axis) -> dict[str, Any]:
     }
 
 
-def _shape(line: Line) -> dict[str, Any]:
-    """A reference line over the whole figure, with its text at the end."""
-    along, across = ("x", "y") if line.upright else ("y", "x")
-    turned = {"textangle": -90} if line.upright else {"yanchor": "bottom", "padding": 2}
+def _upright(line: Line) -> dict[str, Any]:
+    """A reference line over the whole figure, with its text at the upper end."""
     at = round(float(line.at), 3)
     return {
-        **{f"{across}ref": "paper", f"{across}0": 0, f"{across}1": 1},
-        **{f"{along}0": at, f"{along}1": at},
+        **{"yref": "paper", "y0": 0, "y1": 1, "x0": at, "x1": at},
         "line": {"color": line.colour, "width": 1, "dash": line.dash},
-        "label": {"text": line.text, "font": {"color": line.colour}, **turned},
+        "label": {"text": line.text, "font": {"color": line.colour}, "textangle": -90},
     }
