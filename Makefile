@@ -48,7 +48,7 @@ bench: setup
 # One lock with hashes for all systems and Python versions. Versions in it are kept, `make lock UPGRADE=--upgrade` takes
 # new ones. Hashes are of the files on PyPI, and no index address is written.
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra cluster --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --quiet $(UPGRADE) --output-file requirements.lock
 
 clean:

@@ -19,6 +19,7 @@ COMMANDS = {
     "choose": ("bench.commands.choose", "command"),
     "estimate": ("bench.commands.estimate", "command"),
     "predict": ("bench.commands.predict", "command"),
+    "cluster": ("bench.commands.cluster", "command"),
     "tune": ("bench.pipeline.tune", "command"),
     "check": ("bench.commands.check", "command"),
     "submit": ("bench.commands.bundle", "submit_command"),

@@ -26,6 +26,8 @@ LONGEST = 3000
 """Characters of a value: Python does not print whole numbers much longer."""
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock")
 """DVC rewrites dvc.lock after each stage, and not atomically: `bench.pipeline.mend` puts the copy back."""
+CACHE_STATE = Path(".dvc/tmp/cache_state")
+"""Marks of runs whose records are up to date: `bench.pipeline.cache` writes them."""
 
 
 def write_text(path: Path, text: str) -> None:

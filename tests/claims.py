@@ -32,6 +32,7 @@ from doc_records import (
     published,
     published_memory_met,
     settings_within,
+    simulated,
     steps_avx2,
     steps_on_h100,
     streaming_limits,
@@ -442,6 +443,13 @@ CLAIMS = (
         "docs/devices.md",
         f"GLNet and U-Net took {N} and {N} times the processor seconds, training steps {N} to {N} times",
         lambda: (*avx2_factors("collaborative", "patch"), min(steps_avx2()), max(steps_avx2())),
+    ),
+    # docs/cluster.md
+    Claim(
+        "docs/cluster.md",
+        f"suite with {N} trainings on {N} workers keeps them at work for {N} % of the time; on {N} for "
+        f"{N} %. The limit is the longest chain of stages, {N} s",
+        simulated,
     ),
     # docs/statistics.md
     Claim(

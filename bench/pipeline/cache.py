@@ -16,12 +16,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from bench import record
-from bench.config import Suite, checkpoint_of, pick
-from bench.files import code_sha256, file_sha256, write_text
+from bench import cli, record
+from bench.config import Suite, checkpoint_of, pick, read_suite
+from bench.files import CACHE_STATE, code_sha256, file_sha256, write_text
 from bench.run import require_inputs
 
-CACHE_STATE = Path(".dvc/tmp/cache_state")
 PREPARED = Path("data/prepared")
 
 
@@ -127,3 +126,13 @@ def _folder(suite: Suite, stage: str) -> Path:
 
 def _predicted_labels(suite: Suite, name: str) -> Path:
     return record.RESULTS / suite.suite / "predictions" / name
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Print the runs of a stage without an up-to-date record, a line each."""
+    for name in stale(read_suite(), arguments.stage):
+        print(name)
+
+
+if __name__ == "__main__":
+    cli.main(work, stage="evaluate or measure")

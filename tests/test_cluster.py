@@ -1,0 +1,255 @@
+"""The suite on Ray and on Slurm, with real clusters on this machine; and what a cluster would take."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kills
+import psutil
+import pytest
+from conftest import ROOT
+
+from bench.cluster import engines, head, worker
+from bench.cluster.plan import Task, steps_of
+from bench.cluster.simulate import makespan_s, repeated
+from bench.config import Compute
+from bench.errors import UserError
+
+STAGES = ("download", "prepare", "weights", "training_code", "train", "evaluate")
+SLURM = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def project(folder: Path) -> Path:
+    """A clean checkout of the tiny suite with a DVC remote beside it."""
+    folder.mkdir()
+    kills.project(folder, STAGES)
+    shutil.copytree(ROOT / "reference", folder / "reference")
+    for name in (".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc/config.local").write_text(
+        f"[core]\n    remote = here\n['remote \"here\"']\n    url = {folder}-remote\n"
+    )
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "tiny")
+    return folder
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`glnet-bench cluster`, with the environment that runs this; its output is in `log`."""
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    known = {**os.environ, "PATH": os.pathsep.join(paths), **environment}
+    known.pop("PYTHONPATH", None)
+    command = [sys.executable, "-m", "bench", "cluster", "--workers", "2"]
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--folder", f"{folder}-workers", *arguments],
+            cwd=folder,
+            env=known,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def tasks_below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Processes that run a stage for a worker."""
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "bench.cluster.task" in one.cmdline():
+                found.append(one)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill_a_worker(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:
+    """At a random moment of a stage that runs on it; what it had started must end too."""
+    while not (tasks := tasks_below(process)):
+        assert process.poll() is None, kills.tail(folder)
+        time.sleep(0.05)
+    task = rng.choice(tasks)
+    time.sleep(rng.uniform(0, 2))
+    family = [task, *task.children(recursive=True)]
+    task.parent().kill()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ray_gives_the_results_of_one_machine_though_a_worker_is_killed(tmp_path: Path) -> None:
+    here, cluster = tmp_path / "here", project(tmp_path / "cluster")
+    here.mkdir()
+    kills.project(here, STAGES)
+    alone = kills.repro(here)
+    process = start(cluster)
+    kill_a_worker(process, cluster, random.Random(time.time()))
+    assert process.wait() == 0, kills.tail(cluster)
+    assert alone.wait() == 0, kills.tail(here)
+    expected = kills.results(here)
+    assert len(expected) > 10
+    assert kills.results(cluster) == expected
+    said = (cluster / "log").read_text()
+    assert "its worker was lost" in said
+    assert re.search(r"train@glnet on \S+: done in \d+ s; \d of 4 left, about \d+ s", said)
+    again = kills.repro(cluster)
+    (cluster / "log").write_text("")
+    assert again.wait() == 0
+    assert "Running stage" not in kills.tail(cluster)
+    # Records are of the commit that the head has, and nobody has changed it.
+    record = json.loads((cluster / "results/tiny/train/glnet.json").read_text())
+    assert record["provenance"]["dirty"] is False
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[str]:
+    """A Slurm of one node; the file that SLURM_CONF names."""
+    script = ROOT / "tests/slurm.sh"
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    done = subprocess.run([script, "start", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    yield done.stdout.strip()
+    subprocess.run([script, "stop", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(SLURM), reason=f"Debian's packages of Slurm are not installed: {SLURM}")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start slurmd")
+def test_slurm_runs_the_suite(tmp_path: Path, slurm: str) -> None:
+    folder = project(tmp_path / "cluster")
+    process = start(folder, "--slurm", "--sbatch", "time=10", SLURM_CONF=slurm)
+    assert process.wait() == 0, kills.tail(folder)
+    assert len([path for path in kills.results(folder) if "evaluate" in path]) == 2
+
+
+def test_sbatch_scripts_ask_for_what_tasks_need(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    compute = Compute(device="cuda", threads=3)
+    slurm = engines.Slurm(1, b"", compute, {"partition": "long"})
+    tasks = [Task(name, name, alone=name == "measure") for name in ("one", "two", "measure")]
+    alike, alone = slurm.scripts(tasks)
+    for line in ("array=0-1%1", "cpus-per-task=3", "gpus-per-node=1", "partition=long"):
+        assert f"#SBATCH --{line}\n" in alike
+    assert "exclusive" not in alike
+    assert "#SBATCH --exclusive\n" in alone
+    assert "array" not in alone
+
+
+class Scripted:
+    """An engine whose workers do what a list says."""
+
+    workers, machines = 2, 1
+
+    def __init__(self, outcomes: dict[str, list[Any]]) -> None:
+        self.outcomes, self.started = outcomes, list[str]()
+
+    def start(self, jobs: Any) -> list[str]:
+        self.started += [task.name for task, _ in jobs]
+        return [task.name for task, _ in jobs]
+
+    def ended(self, handles: Any) -> list[str]:
+        return list(handles)
+
+    def result(self, handle: str) -> dict[str, Any]:
+        found = self.outcomes[handle].pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return {"host": "there", "seconds": 1.0, **found}
+
+    def stop(self, handles: Any) -> None:
+        self.stopped = list(handles)
+
+
+def test_what_fails_is_tried_again_unless_only_the_user_can_mend_it(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("suite: tiny\n")
+    monkeypatch.setattr(head, "remote_settings", dict)
+    done = {"lock": {"cmd": "x", "outs": []}, "files": {"results/a.json": b"{}"}}
+    engine = Scripted(
+        {
+            "a": [RuntimeError("node down"), {"log": "error: The disk is full: free it."}, done],
+            "b": [{"log": "error: Settings are wrong: mend them."}],
+            "c": [{"log": "Traceback"}] * 3,
+            "d": [],
+        }
+    )
+    needs = {"d": frozenset("b")}
+    tasks = [Task(name, name, needs=needs.get(name, frozenset())) for name in "abcd"]
+    suite: Any = type("Suite", (), {"suite": "tiny"})
+    lines: list[str] = []
+    failure = head.Head(suite, "0" * 40, "workers").run(tasks, engine, lines.append)
+    assert sorted(engine.started) == ["a", "a", "a", "b", "c", "c", "c"]
+    assert failure.startswith("2 of 4 tasks failed and 1 wait for them")
+    assert "Settings are wrong" in failure
+    assert Path("results/a.json").read_bytes() == b"{}"
+    assert re.search(r"a:\n    cmd: x", Path("dvc.lock").read_text())
+    assert engine.stopped == []
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"ray is not installed: .*glnet-bench\[cluster\]"):
+        engines.load("ray")
+    monkeypatch.chdir(tmp_path)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--allow-empty", "--quiet", "--message", "first")
+    assert re.fullmatch(r"[0-9a-f]{40}", head.require_clean())
+    Path("new.py").touch()
+    with pytest.raises(UserError, match="commit code and settings first"):
+        head.require_clean()
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
+    with pytest.raises(UserError, match="There is no DVC remote"):
+        head.remote_settings()
+
+
+def test_a_checkout_is_of_the_commit(tmp_path: Path, monkeypatch: Any) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    git(source, "init", "--quiet")
+    for content in ("one", "two"):
+        (source / "file").write_text(content)
+        git(source, "add", ".")
+        git(source, "commit", "--quiet", "--message", content)
+    (source / "file").write_text("three")
+    monkeypatch.chdir(source)
+    worker._unpack(head.packed_code(), tmp_path / "place")
+    assert (tmp_path / "place/file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_makespans() -> None:
+    """Worked out by hand: two trainings of 3 and 2 s, an evaluation of 1 s after both, and a
+    measurement of 4 s that has the machine to itself."""
+    tasks = [
+        Task("a", "a", model="a"),
+        Task("b", "b", model="b"),
+        Task("c", "c", frozenset("ab"), runs=("c",)),
+        Task("m", "m", alone=True),
+    ]
+    seconds = {"a": 3.0, "b": 2.0, "c": 1.0, "m": 4.0}
+    assert makespan_s(tasks, seconds, workers=1) == 10
+    assert makespan_s(tasks, seconds, workers=2) == 8  # m from 0 to 4 or at the end
+    assert makespan_s(tasks, seconds, workers=3, machines=3) == 4
+    assert [[task.name for task in step] for step in steps_of(tasks)] == [["a", "b", "m"], ["c"]]
+    twice = repeated(tasks, 2)
+    assert len(twice) == 7  # what is measured once is not repeated
+    assert {"a of 1", "b of 1"} == next(task for task in twice if task.name == "c of 1").needs
