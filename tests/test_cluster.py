@@ -7,14 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kills
-import psutil
 import pytest
+from cluster_kills import STAGES, git, kill, project, start
 from conftest import ROOT
 
 from bench.cluster import engines, head, worker
@@ -23,71 +22,7 @@ from bench.cluster.simulate import makespan_s, repeated
 from bench.config import Compute
 from bench.errors import UserError
 
-STAGES = ("download", "prepare", "weights", "training_code", "train", "evaluate")
 SLURM = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
-GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
-
-
-def git(folder: Path, *arguments: str) -> None:
-    subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def project(folder: Path) -> Path:
-    """A clean checkout of the tiny suite with a DVC remote beside it."""
-    folder.mkdir()
-    kills.project(folder, STAGES)
-    shutil.copytree(ROOT / "reference", folder / "reference")
-    for name in (".gitignore", ".dvc/config", ".dvc/.gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc/config.local").write_text(
-        f"[core]\n    remote = here\n['remote \"here\"']\n    url = {folder}-remote\n"
-    )
-    git(folder, "init", "--quiet")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "--message", "tiny")
-    return folder
-
-
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """`glnet-bench cluster`, with the environment that runs this; its output is in `log`."""
-    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    known = {**os.environ, "PATH": os.pathsep.join(paths), **environment}
-    known.pop("PYTHONPATH", None)
-    command = [sys.executable, "-m", "bench", "cluster", "--workers", "2"]
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [*command, "--folder", f"{folder}-workers", *arguments],
-            cwd=folder,
-            env=known,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-
-def tasks_below(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Processes that run a stage for a worker."""
-    found = []
-    for one in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if "bench.cluster.task" in one.cmdline():
-                found.append(one)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def kill_a_worker(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:
-    """At a random moment of a stage that runs on it; what it had started must end too."""
-    while not (tasks := tasks_below(process)):
-        assert process.poll() is None, kills.tail(folder)
-        time.sleep(0.05)
-    task = rng.choice(tasks)
-    time.sleep(rng.uniform(0, 2))
-    family = [task, *task.children(recursive=True)]
-    task.parent().kill()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive
 
 
 @pytest.mark.slow
@@ -98,7 +33,7 @@ def test_ray_gives_the_results_of_one_machine_though_a_worker_is_killed(tmp_path
     kills.project(here, STAGES)
     alone = kills.repro(here)
     process = start(cluster)
-    kill_a_worker(process, cluster, random.Random(time.time()))
+    assert kill(process, random.Random(0), mean_s=1) == "worker"
     assert process.wait() == 0, kills.tail(cluster)
     assert alone.wait() == 0, kills.tail(here)
     expected = kills.results(here)

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -48,6 +50,7 @@ def start(arguments: argparse.Namespace) -> None:
         _show(arguments, suite, tasks_of(suite, workers, workers if arguments.slurm else 1))
         return
     engine = _engine(arguments, suite, workers)
+    subprocess.run([sys.executable, "-m", "bench.pipeline.mend"], check=True)
     dvc("pull", "--quiet", "--allow-missing", check=False)  # of an interrupted start
     dvc("repro", *first_stages())
     tasks = tasks_of(suite, engine.workers, engine.machines)
