@@ -359,6 +359,14 @@ class CollapsedHead(BaseModel):
     sides: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Heads]
 
 
+class Simulated(BaseModel):
+    """A suite on so many workers."""
+
+    workers: Positive
+    seconds: Number
+    efficiency: Annotated[float, Field(gt=0, le=1.001)]
+
+
 CONTENTS: dict[str, type] = {
     "train": Trained,
     "tune": Tuned,
@@ -370,6 +378,7 @@ CONTENTS: dict[str, type] = {
     "card": Rows[OnGpu],
     "estimates": Rows[Estimate],
     "fast": CollapsedHead,
+    "cluster": Rows[Simulated],
 }
 """By stage."""
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_lock_has_no_index_address() -> None:
 def test_every_dependency_is_locked_within_its_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = lock_lines()
-    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+    for text in chain(project["dependencies"], *project["optional-dependencies"].values()):
         requirement = Requirement(text)
         version = re.search(r"==([\w.+]+)", lines[canonicalize_name(requirement.name)])
         assert version, text

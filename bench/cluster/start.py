@@ -1,7 +1,6 @@
 """The whole of `glnet-bench cluster`."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from bench.cluster.plan import Task, first_stages, open_graph, steps_of, tasks_o
 from bench.cluster.simulate import makespan_s, ranks, repeated
 from bench.config import Suite, parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
-from bench.files import write_text
 
 SLURM_JOBS = 8
 """At once, where the command line does not say."""
@@ -79,7 +77,7 @@ def _simulate(suite: Suite, seeds: int) -> Path:
     rows = []
     for workers in WORKERS:
         once = tasks_of(
-            suite, workers, workers, lambda: set(open_graph()[0]), lambda _: {*suite.runs}
+            suite, workers, workers, lambda: set(open_graph()[0]), lambda _: [*suite.runs]
         )
         tasks = repeated(once, seeds)
         seconds = expected_s(suite, tasks, {})
@@ -95,8 +93,8 @@ def _simulate(suite: Suite, seeds: int) -> Path:
         "rows": rows,
         "definition": DEFINITION,
     }
-    found = {"values": values, "provenance": record.provenance()}
-    write_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
+    settings = {"seeds": seeds, "models": sorted(suite.models)}
+    record.write(path, record.Record("cluster", suite.suite, settings, values, record.provenance()))
     return path
 
 
