@@ -346,9 +346,7 @@ class Head(BaseModel):
     labels_equal_share: Number | None = None
 
 
-class Heads(BaseModel):
-    """Of one image size."""
-
+class Heads(BaseModel):  # of one image size
     plain: Head
     collapsed: Head
 
@@ -357,14 +355,6 @@ class CollapsedHead(BaseModel):
     """Content of `fast`."""
 
     sides: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Heads]
-
-
-class Simulated(BaseModel):
-    """A suite on so many workers."""
-
-    workers: Positive
-    seconds: Number
-    efficiency: Annotated[float, Field(gt=0, le=1.001)]
 
 
 CONTENTS: dict[str, type] = {
@@ -378,7 +368,7 @@ CONTENTS: dict[str, type] = {
     "card": Rows[OnGpu],
     "estimates": Rows[Estimate],
     "fast": CollapsedHead,
-    "cluster": Rows[Simulated],
+    "cluster": Rows[dict[str, Number]],
 }
 """By stage."""
 

@@ -19,7 +19,6 @@ from conftest import ROOT
 from bench.cluster import engines, head, worker
 from bench.cluster.plan import Task, steps_of
 from bench.cluster.simulate import makespan_s, repeated
-from bench.config import Compute
 from bench.errors import UserError
 
 SLURM = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
@@ -76,8 +75,7 @@ def test_slurm_runs_the_suite(tmp_path: Path, slurm: str) -> None:
 
 def test_sbatch_scripts_ask_for_what_tasks_need(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    compute = Compute(device="cuda", threads=3)
-    slurm = engines.Slurm(1, b"", compute, {"partition": "long"})
+    slurm = engines.Slurm(1, b"", 3, {"partition": "long", "gpus_per_node": 1})
     tasks = [Task(name, name, alone=name == "measure") for name in ("one", "two", "measure")]
     alike, alone = slurm.scripts(tasks)
     for line in ("array=0-1%1", "cpus-per-task=3", "gpus-per-node=1", "partition=long"):

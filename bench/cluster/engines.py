@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from bench.cluster import worker
 from bench.cluster.plan import Task
-from bench.config import Compute
 from bench.errors import UserError
 from bench.files import write_bytes
 
@@ -65,7 +64,8 @@ class Ray:
         address: str,
         workers: int,
         code: bytes,
-        compute: Compute,
+        threads: int,
+        gpus: bool = True,
         share: Callable[[str], float] = lambda model: 1.0,
     ) -> None:
         """Start it, or connect to it.
@@ -74,6 +74,8 @@ class Ray:
             address: `local`, `auto` or `ray://HOST:PORT`.
             workers: of a local one.
             code: for `worker.perform`.
+            threads: processors of a task.
+            gpus: whether tasks use them where there are some.
             share: of a GPU that the training of a model needs, 0..1.
 
         Raises:
@@ -82,7 +84,7 @@ class Ray:
         self._ray = load("ray")
         self._ray.cloudpickle.register_pickle_by_value(worker)
         here = {
-            "num_cpus": workers * compute.threads,
+            "num_cpus": workers * threads,
             "include_dashboard": False,
             "_system_config": {"worker_niceness": 0},  # as `dvc repro` runs stages
         }
@@ -97,9 +99,9 @@ class Ray:
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"There is no Ray cluster at {address}: {reason}.") from None
         self._code = self._ray.put(code)
-        self._cpus, self._share = compute.threads, share
+        self._cpus, self._share = threads, share
         nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
-        wants_gpu = compute.device != "cpu" and any(one.get("GPU") for one in nodes)
+        wants_gpu = gpus and any(one.get("GPU") for one in nodes)
         sizes = [int(one.get("CPU", 0)) for one in nodes if one.get("GPU") or not wants_gpu]
         self._gpus, self._all_cpus = int(wants_gpu), max(sizes, default=0)
         self.workers = sum(size // self._cpus for size in sizes)
@@ -144,27 +146,24 @@ class Ray:
 class Slurm:
     """A Slurm cluster whose machines see this folder."""
 
-    def __init__(
-        self, workers: int, code: bytes, compute: Compute, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, workers: int, code: bytes, threads: int, options: Mapping[str, Any]) -> None:
         """Nothing is submitted yet.
 
         Args:
             workers: jobs at once.
             code: for `worker.perform`.
+            threads: processors of a task.
             options: of sbatch, as submitit names them, for instance `partition`.
         """
         self._submitit = load("submitit")
         load("cloudpickle").register_pickle_by_value(worker)
         self.workers = self.machines = workers
-        gpus = {"gpus_per_node": 1} if compute.device == "cuda" else {}
         self._options: dict[str, Any] = {
             "job_name": "glnet-" + hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8],
             "time": MINUTES,
-            "cpus_per_task": compute.threads,
+            "cpus_per_task": threads,
             "array_parallelism": workers,
             "stderr_to_stdout": True,
-            **gpus,
             **options,
         }
         self._code = SCRIPTS.resolve() / "code.tar"

@@ -104,12 +104,20 @@ def _engine(arguments: argparse.Namespace, suite: Suite, workers: int) -> engine
         slurm.begin()
         return slurm
     share = _share(suite, parse_bytes(arguments.gpu, "--gpu")) if arguments.gpu else lambda _: 1.0
-    return engines.Ray(arguments.address, workers, packed_code(), suite.compute, share)
+    return engines.Ray(
+        arguments.address,
+        workers,
+        packed_code(),
+        suite.compute.threads,
+        suite.compute.device != "cpu",
+        share,
+    )
 
 
 def _slurm(arguments: argparse.Namespace, suite: Suite, workers: int) -> engines.Slurm:
-    options = dict(map(parse_setting, arguments.sbatch))
-    return engines.Slurm(workers, packed_code(), suite.compute, options)
+    gpus = {"gpus_per_node": 1} if suite.compute.device == "cuda" else {}
+    options = gpus | dict(map(parse_setting, arguments.sbatch))
+    return engines.Slurm(workers, packed_code(), suite.compute.threads, options)
 
 
 def _show(arguments: argparse.Namespace, suite: Suite, tasks: Sequence[Task]) -> None:
