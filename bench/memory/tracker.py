@@ -14,7 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    in_kernel_invocation_manager,
+    unset_fake_temporarily,
+)
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -171,11 +175,11 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not self._seeing:
-            return func(*args, **kwargs)
+            return _called(func, args, kwargs)
         module = self._modules.current() if self._modules else ""
         result = _without_values(func, args)
         if result is None:
-            result = func(*args, **kwargs)
+            result = _called(func, args, kwargs)
         elif not self._in_step:  # an optimiser reads its hyperparameters
             self.read[str(func), module] += 1
         operator = str(func)
@@ -329,6 +333,34 @@ class Tracker(TorchDispatchMode):
     def _free(self, block: int, device: str, size: int) -> None:
         self.events.append(Event(block, -size, device, "", ""))
         self.now[device] -= size
+
+
+_ATEN = torch.ops.aten
+DIRECT = (
+    _ATEN.slice.Tensor,
+    _ATEN.select.int,
+    _ATEN.unsqueeze.default,
+    _ATEN.as_strided.default,
+    _ATEN.stack.default,
+    _ATEN.cat.default,
+    _ATEN.add_.Tensor,
+)
+"""Operators whose C++ meta kernel is called without FakeTensorMode, which takes up to 30 times as long
+for each offset that it has not seen: a strategy that cuts patches has thousands."""
+
+
+def _called(func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an operator; directly where it is one of `DIRECT` and all operands are fake."""
+    if func not in DIRECT:
+        return func(*args, **kwargs)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    devices = {one.fake_device if isinstance(one, FakeTensor) else None for one in tensors}
+    if len(devices) > 1 or None in devices:
+        return func(*args, **kwargs)
+    mode = tensors[0].fake_mode
+    with in_kernel_invocation_manager(mode):
+        made = func(*args, **kwargs)
+    return args[0] if func is _ATEN.add_.Tensor else FakeTensor(mode, made, devices.pop())
 
 
 def tensors_of(network: nn.Module) -> list[Tensor]:
