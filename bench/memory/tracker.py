@@ -14,11 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    FakeTensor,
-    in_kernel_invocation_manager,
-    unset_fake_temporarily,
-)
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -28,6 +23,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+from bench.memory.fake_operators import (
+    called,
+    in_nchw_if_both,
+    with_torchs_strides,
+    without_values,
+)
 from bench.memory.modules import Modules
 from bench.memory.rules import PRODUCTS, Moment, Rules, Use
 
@@ -175,11 +176,11 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not self._seeing:
-            return _called(func, args, kwargs)
+            return called(func, args, kwargs)
         module = self._modules.current() if self._modules else ""
-        result = _without_values(func, args)
+        result = without_values(func, args)
         if result is None:
-            result = _called(func, args, kwargs)
+            result = called(func, args, kwargs)
         elif not self._in_step:  # an optimiser reads its hyperparameters
             self.read[str(func), module] += 1
         operator = str(func)
@@ -188,9 +189,9 @@ class Tracker(TorchDispatchMode):
             self.multiplying.add(torch._C._current_autograd_node() is not None)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if operator in ("aten.view.default", "aten.reshape.default") and 1 in result.shape:
-            _with_torchs_strides(result, args[0])
+            with_torchs_strides(result, args[0])
         if func._schema.name.endswith("batch_norm") and self._device(made[0]) == "cpu":
-            _in_nchw_if_both(made[0])
+            in_nchw_if_both(made[0])
         moments = self._inside(func, args, kwargs, result, made)
         for moment in moments:
             if not moment.results:
@@ -335,34 +336,6 @@ class Tracker(TorchDispatchMode):
         self.now[device] -= size
 
 
-_ATEN = torch.ops.aten
-DIRECT = (
-    _ATEN.slice.Tensor,
-    _ATEN.select.int,
-    _ATEN.unsqueeze.default,
-    _ATEN.as_strided.default,
-    _ATEN.stack.default,
-    _ATEN.cat.default,
-    _ATEN.add_.Tensor,
-)
-"""Operators whose C++ meta kernel is called without FakeTensorMode, which takes up to 30 times as long
-for each offset that it has not seen: a strategy that cuts patches has thousands."""
-
-
-def _called(func: Any, args: Any, kwargs: Any) -> Any:
-    """The result of an operator; directly where it is one of `DIRECT` and all operands are fake."""
-    if func not in DIRECT:
-        return func(*args, **kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    devices = {one.fake_device if isinstance(one, FakeTensor) else None for one in tensors}
-    if len(devices) > 1 or None in devices:
-        return func(*args, **kwargs)
-    mode = tensors[0].fake_mode
-    with in_kernel_invocation_manager(mode):
-        made = func(*args, **kwargs)
-    return args[0] if func is _ATEN.add_.Tensor else FakeTensor(mode, made, devices.pop())
-
-
 def tensors_of(network: nn.Module) -> list[Tensor]:
     """Weights and buffers of a network."""
     return [*network.parameters(), *network.buffers()]
@@ -392,22 +365,6 @@ def flops_of(func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> in
     return int(formula(*args, **kwargs, out_val=result)) if formula else 0
 
 
-def _in_nchw_if_both(result: Tensor) -> None:
-    """Give the result of batch normalisation on the CPU the strides of NCHW where its layout is
-    both NCHW and NHWC, as that of one pixel is (Normalization.cpp, suggest_memory_format_contig);
-    the fake operator keeps those of its source."""
-    if result.is_contiguous():
-        result.as_strided_(result.shape, torch.empty(result.shape, device="meta").stride())
-
-
-def _with_torchs_strides(view: Tensor, source: Tensor) -> None:
-    """Layouts depend on them, and the fake operator gives sides of 1 others."""
-    with unset_fake_temporarily():
-        own = torch.empty_strided(source.shape, source.stride(), device="meta").reshape(view.shape)
-    if own.stride() != view.stride() and view is not source:
-        view.as_strided_(view.shape, own.stride())
-
-
 def _elementwise_or_view(func: Any) -> bool:
     """Whether an operator is known to allocate its results alone: elementwise ones, and views."""
     results = func._schema.returns
@@ -415,18 +372,3 @@ def _elementwise_or_view(func: Any) -> bool:
         one.alias_info is not None and not one.alias_info.is_write for one in results
     )
     return views or torch.Tag.pointwise in func.tags
-
-
-def _without_values(func: Any, args: Any) -> Any:
-    """Result of an operator that depends on values, which fake tensors lack: a number is read as 1,
-    and a mask selects all elements, the upper bound. None for any other operator."""
-    # In inference mode the latter two are not decomposed into the first.
-    aten = torch.ops.aten
-    reads = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default)
-    if func in reads and isinstance(args[0], FakeTensor):
-        return 1.0 if args[0].dtype.is_floating_point else 1
-    if func is aten.index.Tensor and isinstance(args[0], FakeTensor):
-        masks = [one for one in args[1] if one is not None and one.dtype == torch.bool]
-        if len(masks) == 1 and args[1][0] is masks[0]:
-            return args[0].new_empty(masks[0].numel(), *args[0].shape[masks[0].dim() :])
-    return None
