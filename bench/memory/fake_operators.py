@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_leaves, tree_map
 
 _ATEN = torch.ops.aten
+VIEWS = (_ATEN.slice.Tensor, _ATEN.select.int, _ATEN.unsqueeze.default)
+"""Those of which most calls are: a part of an image or a map."""
 DIRECT = (
-    _ATEN.slice.Tensor,
-    _ATEN.select.int,
+    *VIEWS,
     _ATEN.unbind.int,
-    _ATEN.unsqueeze.default,
     _ATEN.as_strided.default,
     _ATEN.stack.default,
     _ATEN.cat.default,

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from bench.memory.fake_operators import (
+    VIEWS,
     called,
     in_nchw_if_both,
     with_torchs_strides,
@@ -175,7 +176,9 @@ class Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self._seeing:
+        # Without gradients such a view is of no module: that of its gradient is not asked for.
+        view = func in VIEWS and args[0].untyped_storage() in self._seen
+        if not self._seeing or (view and not torch.is_grad_enabled()):
             return called(func, args, kwargs)
         module = self._modules.current() if self._modules else ""
         result = without_values(func, args)
