@@ -250,6 +250,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(instruction_limits())
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--benchmark-only` other tests are left out, not listed as skipped one by one."""
+    if config.getoption("benchmark_only", False):
+        timed = [one for one in items if "benchmark" in getattr(one, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[one for one in items if one not in timed])
+        items[:] = timed
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """A table that people can read, in place of pytest-benchmark's own (`--benchmark-quiet`)."""
     session = getattr(config, "_benchmarksession", None)

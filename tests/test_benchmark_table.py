@@ -50,6 +50,7 @@ def test_every_kind_of_benchmark_is_in_the_printed_tables(monkeypatch: pytest.Mo
     for title in (END_TO_END, NETWORK_ALONE, FILES, HEADS):
         assert f"\n{title}\n" in done.stdout
     assert "benchmark: " not in done.stdout  # pytest-benchmark's own table
+    assert "skipped" not in done.stdout  # as all other tests would be
 
 
 def test_nothing_is_printed_where_nothing_was_timed() -> None:
