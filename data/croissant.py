@@ -1,5 +1,5 @@
-"""Croissant 1.0 descriptions (http://mlcommons.org/croissant/1.0, with the vocabulary for responsible
-AI) of prepared data sets."""
+"""Descriptions of prepared data sets in Croissant 1.0 (http://mlcommons.org/croissant/1.0), with the
+vocabulary for responsible AI."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,45 +7,23 @@ from typing import Any
 from data.dataset import UNLABELLED, About
 
 CORE, RAI = "http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"
+CROISSANT_TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes
+    isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace
+    samplingRate separator source subField transform equivalentProperty"""
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
+    "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/",
     "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
+    **{term: f"cr:{term}" for term in CROISSANT_TERMS.split()},
 }
-"""As https://docs.mlcommons.org/croissant/docs/croissant-spec.html gives it."""
+"""The JSON-LD context of https://docs.mlcommons.org/croissant/docs/croissant-spec.html."""
 SPLITS = {"train": "cr:TrainingSplit", "val": "cr:ValidationSplit", "test": "cr:TestSplit"}
 USE = "Comparing accuracy and memory of semantic segmentation of large images."
 
@@ -57,8 +35,8 @@ def describe(
 
     Args:
         facts: further properties, such as `license`, `url` and `rai:dataLimitations`.
-        sha256: of its dataset.json, which has the SHA-256 of every file; empty if it is not known.
-        version: of the benchmark.
+        sha256: SHA-256 of its dataset.json, which has the SHA-256 of every file; empty if unknown.
+        version: version of the benchmark.
     """
     root = f"data/prepared/{name}"
     makers = [{"@type": "Organization", "name": one} for one in facts.get("creator", ())]

@@ -230,7 +230,7 @@ def simulated() -> tuple[float, ...]:
 
 def streaming_limits() -> tuple[float, ...]:
     fixed = (CACHE_BYTES, raster.BLOCK_BYTES)
-    sizes = (budget.PASSING_BYTES, *fixed, budget.PASSING_BYTES - sum(fixed))
+    sizes = (budget.BUFFER_BYTES, *fixed, budget.BUFFER_BYTES - sum(fixed))
     return tuple(size / MIB for size in sizes)
 
 

@@ -40,17 +40,17 @@ DEATHS = [
     dies_in(Plane, "write", 2),  # the image is being unpacked
     dies_in(image.DiskMapStore, "__setitem__", 5),  # local maps are being merged
     dies_in(ScoreSums, "add", 7),  # in the second row of patches
-    dies_in(ScoreSums, "_store_carried", 6),
+    dies_in(ScoreSums, "_store_carry", 6),
     dies_in(ScoreSums, "add", 6),
-    dies_in(raster, "_check", 1),  # the output is written, under another name
+    dies_in(raster, "_verify", 1),  # the output is written, under another name
 ]
 
 
 def main(folder: Path, method: str, strategy: str) -> None:
     """All processes together label image.tif."""
-    image.SAVE_S = 0.0
+    image.SAVE_INTERVAL_S = 0.0
     # Memory is another test's concern, and takes longer to predict than all the labels.
-    sys.modules[predict_file.__module__].choose = lambda run, *_: (run, MemoryNeed(0, 0), True)
+    sys.modules[predict_file.__module__].fit_memory = lambda run, *_: (run, MemoryNeed(0, 0), True)
     output = folder / "labels.tif"
     job = job_of(method, strategy)
     killed = 0

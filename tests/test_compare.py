@@ -100,7 +100,7 @@ def test_two_commits_run_by_run(repository: Path) -> None:
     assert found["big"].settings == {"model.training.more.rate": (None, 1)}
     assert found["big"].latency is None
     assert found["other"].accuracy.verdict == "no interval"
-    assert "other scenes" in found["other"].notes[0]
+    assert "different scenes" in found["other"].notes[0]
 
 
 def test_versions_of_the_benchmark_are_not_compared(repository: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_is_printed(repository: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "status of big: ok -> oom" in lines
     assert "model.training.steps: 10 -> 20 (up)" in lines
     assert "model.training.more.rate: not set -> 1 (big)" in lines
-    assert any(line.startswith("evaluated on other scenes") for line in lines)
+    assert any(line.startswith("evaluated on different scenes") for line in lines)
     values = json.loads(shown(monkeypatch, capsys, "HEAD~1", "HEAD", "--json"))
     assert values["second"].startswith("commit ")
     assert {one["run"]: one["status"][1] for one in values["runs"]}["big"] == "oom"
@@ -168,7 +168,7 @@ def test_what_cannot_be_compared_says_why(repository: Path) -> None:
     assert up.accuracy.verdict == "no interval"
     assert up.notes == (
         "the prepared data differ: no interval for mIoU",
-        "measured on other machines (desk; laptop): neither memory nor latency can be compared",
+        "measured on different machines (desk; laptop): neither memory nor latency can be compared",
     )
 
 

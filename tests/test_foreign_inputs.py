@@ -20,14 +20,14 @@ from bench.pipeline import evaluate, measure, measure_training
 from bench.pipeline.train import train
 from bench.report import findings
 from bench.report.load_records import load_records
-from bench.streaming import job
+from bench.streaming import open_job
 from data.dataset import open_dataset
 
 ALL = argparse.Namespace(run=[], missing=False, limit=60.0, predicted=False)
 READERS: dict[str, Callable[[], object]] = {
     "evaluate": lambda: evaluate.work(ALL),
     "measure": lambda: measure.work(ALL),
-    "predict": lambda: job("colour"),
+    "predict": lambda: open_job("colour"),
     "what-if": lambda: what_if.compare(read_suite(), "colour", [], "test"),
 }
 """Commands that read a checkpoint."""
@@ -101,9 +101,9 @@ def test_a_checkpoint_that_is_named_is_taken_and_older_records_are_too(trained: 
     content = json.loads(path.read_text())
     del content["values"]["checkpoint_sha256"]
     path.write_text(json.dumps(content))
-    assert job("colour").weights == trained
+    assert open_job("colour").weights == trained
     other_steps()
-    assert job("colour", weights=trained).weights == trained
+    assert open_job("colour", weights=trained).weights == trained
 
 
 def test_the_report_says_which_records_are_out_of_date(trained: Path) -> None:

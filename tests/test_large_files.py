@@ -26,7 +26,7 @@ from bench.experiments.growth import draw
 from bench.files import file_sha256
 from bench.parallel import Report, run_isolated
 from bench.run import open_run, run_of, save
-from bench.streaming import Job, job, predict_file, raster
+from bench.streaming import Job, open_job, predict_file, raster
 from bench.streaming.planes import Plane
 from data.image_file import read_image
 from data.image_header import gdal
@@ -319,17 +319,17 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert needs[0] < needs[1] < needs[2]
     for limit, patches in ((needs[0], 1), (needs[1], 2), (needs[2] - 1, 2), (needs[2], 3)):
-        chosen, need, by_windows = budget.choose(run, (900, 900), "cpu", limit)
+        chosen, need, by_windows = budget.fit_memory(run, (900, 900), "cpu", limit)
         assert (chosen.spec.sub_batch, by_windows) == (patches, True)
         assert need.bytes <= limit
     assert needs[1] == budget.need(run.varied(sub_batch=2), (9000, 9000), "cpu", True).bytes
     with pytest.raises(UserError, match=r"one patch at a time.*--max-memory \d"):
-        budget.choose(run, (900, 900), "cpu", 2**20)
+        budget.fit_memory(run, (900, 900), "cpu", 2**20)
     whole = job_of(strategy="whole").run
-    _, need, by_windows = budget.choose(whole, (50, 50), "cpu", None)
+    _, need, by_windows = budget.fit_memory(whole, (50, 50), "cpu", None)
     assert not by_windows
-    with pytest.raises(UserError, match=r"takes an image whole.*strategy downsample or patch"):
-        budget.choose(whole, (1000, 1000), "cpu", need.bytes)
+    with pytest.raises(UserError, match=r"processes a whole image.*strategy downsample or patch"):
+        budget.fit_memory(whole, (1000, 1000), "cpu", need.bytes)
 
 
 def test_in_memory_where_there_is_no_other_way(tmp_path: Path) -> None:
@@ -361,16 +361,18 @@ def test_of_several_seeds_the_first_labels(
     settings = {"model": run.model.config.settings()}
     path = record.path_of("tiny", "train", "unet")
     record.write(path, record.Record("train", "unet", settings, {"phases": {}}, made))
-    (_, taken), (_, third) = (job("unet-patch", weights=one).network() for one in (None, paths[3]))
-    assert job("unet-patch").weights == paths[7]
-    assert taken == job("unet-patch", weights=paths[7]).network()[1] != third
+    (_, taken), (_, third) = (
+        open_job("unet-patch", weights=one).network() for one in (None, paths[3])
+    )
+    assert open_job("unet-patch").weights == paths[7]
+    assert taken == open_job("unet-patch", weights=paths[7]).network()[1] != third
 
 
 def test_other_weights_begin_anew(tmp_path: Path) -> None:
     from bench.streaming.partial import Partial
 
     begun = Partial(tmp_path / "labels.tif", {"weights": "a"})
-    begun.note("labels", 1)
+    begun.mark_done("labels", 1)
     begun.release()
     for weights, resumed in (("a", True), ("b", False)):
         again = Partial(tmp_path / "labels.tif", {"weights": weights})
@@ -384,12 +386,12 @@ def test_damaged_progress_begins_anew(tmp_path: Path, name: str, content: bytes)
     from bench.streaming.partial import Partial
 
     begun = Partial(tmp_path / "labels.tif", {"weights": "a"})
-    begun.note("labels", 1)
+    begun.mark_done("labels", 1)
     (begun.folder / name).write_bytes(content)
     begun.release()
     again = Partial(tmp_path / "labels.tif", {"weights": "a"})
     assert (again.resumed, again.done) == (False, {})
-    again.note("labels", 1)
+    again.mark_done("labels", 1)
     assert again.done == {"labels": 1}
     again.release()
 

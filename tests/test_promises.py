@@ -456,7 +456,7 @@ def test_fresh_begins_again(tmp_path: Path) -> None:
     for fresh, resumed in ((False, False), (False, True), (True, False)):
         partial = Partial(tmp_path / "labels.tif", {"weights": "a"}, fresh)
         assert partial.resumed == resumed
-        partial.note("labels", 1)
+        partial.mark_done("labels", 1)
         partial.release()
 
 

@@ -1,7 +1,6 @@
 """`glnet-bench check NAME`: check the raw files of a data set without preparing it.
 
-Prints a summary and every problem, where `prepare` stops at the first; draws a contact sheet of
-some images with their labels."""
+Prints a summary and every problem, where `prepare` stops at the first, and draws a contact sheet."""
 
 import argparse
 
@@ -18,7 +17,7 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Check one data set of params.yaml; ends with status 1 if it cannot be prepared."""
+    """Check one data set of params.yaml; exits with status 1 if it cannot be prepared."""
     name = arguments.dataset
     source, settings, raw = open_source(read_suite(), name)
     about = source.about(settings)
@@ -31,6 +30,5 @@ def work(arguments: argparse.Namespace) -> None:
         print(f"some images with their labels: {check.write_contact_sheet(name, about, found)}")
     if found.errors:
         raise UserError(
-            f"Data set {name} cannot be prepared as it is: correct the {len(found.errors)} errors "
-            "above; nothing was changed."
+            f"Data set {name} cannot be prepared: correct the {len(found.errors)} errors above."
         )

@@ -1,4 +1,4 @@
-"""`glnet-bench compare A B`: differences between two sides, as a table, CSV or JSON."""
+"""`glnet-bench compare A B`: differences between two sets of results, as a table, CSV or JSON."""
 
 import argparse
 import json
@@ -13,22 +13,24 @@ from bench.commands.difference import LEVEL, METERS, Accuracy, Change, Side, com
 from bench.report import style
 
 SIDES = ("first", "second")
-NAMED = 4
-"""Runs that a remark lists; of more it gives the number."""
+MAX_NAMED = 4
+"""Most runs that a remark lists by name; for more it gives their number."""
 
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Print what differs between the results of two commits, or of two folders, run by run."""
     side = (
-        "a commit as git understands it (its results are read from git, nothing is checked out; "
-        "COMMIT:FOLDER for those of another folder than results), or a folder"
+        "a commit as git understands it (results are read without a checkout; COMMIT:FOLDER for "
+        "another folder than results), or a folder"
     )
     parser.add_argument("first", metavar="A", help=side)
     parser.add_argument("second", metavar="B", nargs="?", default=".", help="the same; default: .")
-    parser.add_argument("--suite", metavar="NAME", help="compare this suite alone")
+    parser.add_argument("--suite", metavar="NAME", help="compare only this suite")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--json", action="store_true", help="all fields, as JSON")
-    kind.add_argument("--csv", action="store_true", help="one line a run, raw: shares, bytes, s")
+    kind.add_argument(
+        "--csv", action="store_true", help="one row per run: shares 0..1, bytes, seconds"
+    )
     parser.set_defaults(work=work)
 
 
@@ -37,7 +39,7 @@ def work(arguments: argparse.Namespace) -> None:
     first, second = open_side(arguments.first), open_side(arguments.second)
     found = compare(first, second, arguments.suite)
     if arguments.json:
-        sides = {"first": first.what, "second": second.what}
+        sides = {"first": first.description, "second": second.description}
         runs = [asdict(change) for change in found]
         print(json.dumps({**sides, "runs": runs}, indent=1))
     elif arguments.csv:
@@ -47,8 +49,8 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def flat(found: Sequence[Change]) -> pd.DataFrame:
-    """One line a run: shares 0..1, bytes, seconds; differences are second minus first, ratios
-    second over first."""
+    """One row per run: shares 0..1, bytes, seconds. Differences are second minus first, ratios second
+    over first."""
     rows = [
         {
             **asdict(change),
@@ -73,16 +75,16 @@ def flat(found: Sequence[Change]) -> pd.DataFrame:
 
 
 def text(first: Side, second: Side, found: Sequence[Change]) -> str:
-    """For the terminal: a table of the runs on both sides, then remarks."""
-    parts = [f"A: {first.what}\nB: {second.what}"]
+    """Text for the terminal: a table of the runs on both sides, then remarks."""
+    parts = [f"A: {first.description}\nB: {second.description}"]
     for suite in dict.fromkeys(change.suite for change in found):
-        own = [change for change in found if change.suite == suite]
+        changes = [change for change in found if change.suite == suite]
         parts.append(f"\n{suite}\n")
-        both = [change for change in own if change.where == "both"]
+        both = [change for change in changes if change.where == "both"]
         if both:
             rows = [_row(change, len(_machines(both)) > 1) for change in both]
             parts.append(tabulate(rows, headers="keys", disable_numparse=True))
-        parts += ["", *_remarks(own)]
+        parts += ["", *_remarks(changes)]
     return "\n".join([*parts, "", *_legend(found)])
 
 
@@ -114,45 +116,45 @@ def _row(change: Change, name_machine: bool) -> dict[str, str]:
 
 def _legend(found: Sequence[Change]) -> list[str]:
     """Explanations of the columns that the table has."""
-    said = []
+    lines = []
     if any(change.accuracy.low is not None for change in found):
-        said.append(
+        lines.append(
             f"mIoU on test, B minus A in points, and its {LEVEL} interval "
-            "over the same draws of scenes; better\nor worse only if it excludes 0. It does not "
-            "include the variation between trainings."
+            "over the same bootstrap samples of scenes; better\nor worse only if it excludes 0. It "
+            "does not include the variation between trainings."
         )
     if any(change.latency for change in found):
-        said.append(
-            "Latency: medians; within spread if the repetitions of both overlap. They do not show "
-            "how busy\nthe machine was. Measured on: " + ", ".join(_machines(found)) + "."
+        lines.append(
+            "Latency: medians; within spread if the repetitions of both overlap. Load on\nthe "
+            "machine is not recorded. Measured on: " + ", ".join(_machines(found)) + "."
         )
-    return said
+    return lines
 
 
 def _machines(found: Sequence[Change]) -> list[str]:
     return sorted({change.machine for change in found if change.machine})
 
 
-def _remarks(own: Sequence[Change]) -> list[str]:
+def _remarks(changes: Sequence[Change]) -> list[str]:
     """Status, settings, runs on one side, and reasons why something cannot be compared."""
-    said = []
+    lines = []
     for side, name in zip(SIDES, "AB", strict=True):
-        if only := [change.run for change in own if change.where == side]:
-            said.append(f"only in {name}: {', '.join(only)}")
-    both = [change for change in own if change.where == "both"]
+        if only := [change.run for change in changes if change.where == side]:
+            lines.append(f"only in {name}: {', '.join(only)}")
+    both = [change for change in changes if change.where == "both"]
     for change in both:
         if change.status[0] != change.status[1]:
-            said.append(f"status of {change.run}: {change.status[0]} -> {change.status[1]}")
+            lines.append(f"status of {change.run}: {change.status[0]} -> {change.status[1]}")
     grouped: dict[str, dict[str, None]] = {}
-    for change in own:
+    for change in changes:
         changed = [_setting(key, *values) for key, values in change.settings.items()]
-        for what in [*changed, *change.notes]:
-            grouped.setdefault(what, {})[change.run] = None
+        for remark in [*changed, *change.notes]:
+            grouped.setdefault(remark, {})[change.run] = None
     runs = len({change.run for change in both})
-    for what, names in grouped.items():
-        listed = ", ".join(names) if len(names) <= NAMED else f"{len(names)} of {runs} runs"
-        said.append(f"{what} ({listed})")
-    return said
+    for remark, names in grouped.items():
+        listed = ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} of {runs} runs"
+        lines.append(f"{remark} ({listed})")
+    return lines
 
 
 def _setting(key: str, first: Any, second: Any) -> str:

@@ -1,4 +1,4 @@
-"""The records of two commits or folders, and their differences, run by run."""
+"""Reads the records of two commits or folders, and compares them run by run."""
 
 import io
 import statistics
@@ -18,9 +18,9 @@ from bench.record import Record
 from bench.report import bootstrap
 
 METERS = ("nvml", "allocated", "predicted", "reserved", "rss")
-"""In order of preference: the table shows the first that both sides have."""
+"""Memory meters in order of preference: the table shows the first that both sides have."""
 LEVEL = f"{100 * bootstrap.LEVEL:.0f} %"
-"""Of an interval."""
+"""Confidence level of intervals."""
 VERDICTS: dict[bootstrap.Verdict, Literal["better", "worse", "no significant difference"]] = {
     "beats": "better",
     "is beaten by": "worse",
@@ -35,7 +35,7 @@ class Results:
     evaluated: Mapping[str, Record]
     """By run."""
     measured: Mapping[tuple[str, str], Record]
-    """By machine and run."""
+    """By (machine, run)."""
 
     @property
     def runs(self) -> list[str]:
@@ -43,7 +43,7 @@ class Results:
         return sorted({*self.evaluated, *(run for _, run in self.measured)})
 
     def machines(self, run: str) -> list[str]:
-        """Where a run was measured."""
+        """Machines on which a run was measured."""
         return sorted(machine for machine, name in self.measured if name == run)
 
 
@@ -53,8 +53,8 @@ class Side:
 
     name: str
     """As given on the command line."""
-    what: str
-    """Description: the commit or the folder."""
+    description: str
+    """The commit or the folder."""
     suites: Mapping[str, Results]
 
 
@@ -70,7 +70,7 @@ class Accuracy:
     verdict: (
         Literal["better", "worse", "no significant difference", "same", "no interval"] | None
     ) = None
-    """Of the second, by the paired interval, if both were evaluated on the same scenes."""
+    """Verdict on the second, by the paired interval, if both were evaluated on the same scenes."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Latency:
     second_s: float
     ratio: float
     within_spread: bool
-    """The repetitions of both overlap, so that neither is called faster."""
+    """Whether the ranges of the repetitions overlap."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by one meter; ratio is second over first."""
+    """Bytes measured by one meter; ratio is second over first."""
 
     first_bytes: int
     second_bytes: int
@@ -100,16 +100,16 @@ class Change:
     suite: str
     run: str
     machine: str | None
-    """Where both were measured."""
+    """Machine on which both were measured."""
     where: Literal["both", "first", "second"]
     status: tuple[str, str]
-    """Of the first and the second: the worse of evaluation and measurement."""
+    """Of the first and the second: the worse status of evaluation and measurement."""
     accuracy: Accuracy
     memory: Mapping[str, Memory]
     """By meter."""
     latency: Latency | None
     settings: Mapping[str, tuple[Any, Any]]
-    """Full name of each setting that differs -> both values; None: not set."""
+    """Both values of each setting that differs, by dotted name; None: not set."""
     notes: tuple[str, ...] = ()
     """Reasons why something cannot be compared."""
 
@@ -118,51 +118,51 @@ class Change:
 
 
 def open_side(name: str) -> Side:
-    """The records of a folder or commit; those of a commit are read from git without a checkout.
+    """Read the records of a folder or of a commit, without a checkout.
 
     Args:
         name: a folder (of the project, of its results, or of one suite), or a commit as git
             understands it; `COMMIT:FOLDER` chooses another folder than `results`.
 
     Raises:
-        UserError: there is no such folder or commit, no record in it, or one in an unknown format.
+        UserError: the folder or commit does not exist, or has no record or one in an unknown format.
     """
     if Path(name).is_dir():
-        return _side(name, f"folder {name}", Path(name))
+        return _read_side(name, f"folder {name}", Path(name))
     revision, _, inside = name.partition(":")
-    commit = _object(f"{revision}^{{commit}}")
+    commit = _object_name(f"{revision}^{{commit}}")
     if commit is None:
         raise UserError(
             f"{name!r} is neither a folder nor a commit of this repository: see `git log`."
         )
     folder = Path(inside or record.RESULTS)
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary, folder.name)  # of a suite's own folder the name is the suite's
-        place.mkdir(exist_ok=True)
-        if tree := _object(f"{commit}:./{folder}"):
+        target = Path(temporary, folder.name)  # a folder of one suite has the suite's name
+        target.mkdir(exist_ok=True)
+        if tree := _object_name(f"{commit}:./{folder}"):
             top = git("rev-parse", "--show-toplevel").decode().strip()
-            # Elsewhere git takes that folder's part. As zip, whose reader writes no link and nothing
-            # outside; that of tar takes a filter from Python 3.11.4 on only.
+            # In another folder, git archives only that folder. Zip, since `zipfile` writes no links and
+            # nothing outside; `tarfile` has filters only from Python 3.11.4 on.
             packed = git("archive", "--format=zip", tree, folder=top)
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                archive.extractall(place)
-        return _side(name, f"commit {commit[:10]}", place)
+                archive.extractall(target)
+        return _read_side(name, f"commit {commit[:10]}", target)
 
 
-def _side(name: str, what: str, folder: Path) -> Side:
-    """The records below a folder; `name` and `what` are for messages."""
+def _read_side(name: str, description: str, folder: Path) -> Side:
+    """Read the records below a folder; `name` and `description` are for messages."""
     root = folder / record.RESULTS if (folder / record.RESULTS).is_dir() else folder
     root = root.resolve()
-    own = any((root / stage).is_dir() for stage in ("evaluate", "measure"))
+    is_suite = any((root / stage).is_dir() for stage in ("evaluate", "measure"))
 
     def read(path: Path) -> Record:
-        place = path.relative_to(root.parent if own else root)
+        relative = path.relative_to(root.parent if is_suite else root)
         return record.parse(
-            path.read_bytes(), f"{name}: {place}", "compare it with the code of its time"
+            path.read_bytes(), f"{name}: {relative}", "compare it with the code of that version"
         )
 
     suites = {}
-    for suite in [root] if own else sorted(path for path in root.iterdir() if path.is_dir()):
+    for suite in [root] if is_suite else sorted(path for path in root.iterdir() if path.is_dir()):
         evaluated = {path.stem: read(path) for path in sorted(suite.glob("evaluate/*.json"))}
         paths = sorted(suite.glob("measure/*/*.json"))
         measured = {(path.parent.name, path.stem): read(path) for path in paths}
@@ -170,30 +170,31 @@ def _side(name: str, what: str, folder: Path) -> Side:
             suites[suite.name] = Results(evaluated, measured)
     if not suites:
         raise UserError(
-            f"{what} ({name}) has no record of a run: records lie in results/SUITE/evaluate and "
+            f"{description} ({name}) has no record of a run: records lie in results/SUITE/evaluate and "
             "results/SUITE/measure/MACHINE."
         )
-    return Side(name, what, suites)
+    return Side(name, description, suites)
 
 
-def _object(name: str) -> str | None:
-    """The full name of an object of this repository, None if there is none."""
+def _object_name(name: str) -> str | None:
+    """The full name of a git object of this repository; None if it does not exist."""
     try:
-        wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", name)
-        return git(*wanted).decode().strip()
+        options = ("--verify", "--quiet", "--end-of-options")
+        return git("rev-parse", *options, name).decode().strip()
     except UserError:
         return None
 
 
 def git(*arguments: str, folder: str = ".") -> bytes:
+    """The output of a git command."""
     try:
         command = ["git", *arguments]
         return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise UserError("git is not installed: compare two folders instead.") from None
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().split("\n")[0]
-        raise UserError(f"git {arguments[0]} failed: {said}.") from None
+        reason = error.stderr.decode(errors="replace").strip().split("\n")[0]
+        raise UserError(f"git {arguments[0]} failed: {reason}.") from None
 
 
 # Differences
@@ -203,8 +204,8 @@ def compare(first: Side, second: Side, suite: str | None = None) -> list[Change]
     """Every run of either side, suite by suite.
 
     Args:
-        suite: the only one to compare. If each side has a single suite, these are compared whatever
-            their names.
+        suite: compare only this suite. If each side has a single suite, these two are compared,
+            whatever their names.
 
     Raises:
         UserError: no suite is on both sides.
@@ -243,13 +244,15 @@ def _change(suite: str, run: str, machine: str | None, sides: tuple[Results, Res
     machines = [", ".join(side.machines(run)) for side in sides]
     if all(machines) and machine is None:
         notes.append(
-            f"measured on other machines ({machines[0]}; {machines[1]}): "
+            f"measured on different machines ({machines[0]}; {machines[1]}): "
             "neither memory nor latency can be compared"
         )
     values = [one.values if one and one.status == "ok" else {} for one in measured]
     versions = {one.benchmark for one in measured if one}
     if len(versions) > 1:
-        notes.append("measured by other benchmark versions: memory and latency cannot be compared")
+        notes.append(
+            "measured by different benchmark versions: memory and latency cannot be compared"
+        )
         values = [{}, {}]
     one, two = (_worst(pair) for pair in zip(evaluated, measured, strict=True))
     either = (one or two for one, two in zip(evaluated, measured, strict=True))
@@ -268,13 +271,13 @@ def _change(suite: str, run: str, machine: str | None, sides: tuple[Results, Res
 
 
 def _worst(records: Sequence[Record | None]) -> str:
-    """The worst status in the records."""
-    worst = ("failed", "oom", "ok")
-    return min((r.status for r in records if r), key=worst.index, default="no record")
+    """The worst status of the records."""
+    order = ("failed", "oom", "ok")
+    return min((r.status for r in records if r), key=order.index, default="no record")
 
 
 def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, str]:
-    """The accuracies, and why there is no interval if there is none."""
+    """The accuracies, and the reason if there is no interval."""
     if first and second and first.benchmark != second.benchmark:
         versions = f"{first.benchmark} and {second.benchmark}"
         return Accuracy(), f"of benchmark versions {versions}: mIoU cannot be compared"
@@ -288,7 +291,7 @@ def _accuracy(first: Record | None, second: Record | None) -> tuple[Accuracy, st
     if one is None or two is None or first is None or second is None or a is None or b is None:
         return Accuracy(a, b), ""
     if not bootstrap.comparable(one, two):
-        why = "evaluated on other scenes or classes: no interval for mIoU"
+        why = "evaluated on different scenes or classes: no interval for mIoU"
     elif first.provenance.get("data_sha256") != second.provenance.get("data_sha256"):
         why = "the prepared data differ: no interval for mIoU"
     elif one.matrices.shape == two.matrices.shape and (one.matrices == two.matrices).all():
@@ -317,7 +320,7 @@ def _latency(first: Sequence[float], second: Sequence[float]) -> Latency | None:
 
 
 def _settings(first: Record | None, second: Record | None) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted name."""
+    """Both values of the settings that differ, by dotted name."""
     one, two = (
         pd.json_normalize(dict(side.settings)).to_dict("records")[0] if side else {}
         for side in (first, second)

@@ -1,4 +1,4 @@
-"""`glnet-bench predict IMAGE -o MASK --run RUN`: labels of an image file of any size."""
+"""`glnet-bench predict IMAGE -o MASK --run RUN`: label an image file of any size."""
 
 import argparse
 from pathlib import Path
@@ -15,26 +15,36 @@ def command(parser: argparse.ArgumentParser) -> None:
     """Write the labels of an image file of any size, in bounded memory."""
     parser.add_argument("image", metavar="IMAGE", type=Path, help="PNG, JPEG, GeoTIFF or COG")
     parser.add_argument(
-        "-o", "--output", metavar="MASK", type=Path, required=True, help="a .tif or .png to write"
+        "-o",
+        "--output",
+        metavar="MASK",
+        type=Path,
+        required=True,
+        help="label file to write, .tif or .png",
     )
     parser.add_argument("--run", required=True, help="a key of the suite's table runs")
     suite = parser.add_mutually_exclusive_group()
     suite.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
     suite.add_argument(
-        "--bundle", type=Path, metavar="FILE.zip", help="of `glnet-bench bundle`: it is installed"
+        "--bundle",
+        type=Path,
+        metavar="FILE.zip",
+        help="install and use a bundle of `glnet-bench bundle`",
     )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="default: the run's, in checkpoints/")
     weights.add_argument(
-        "--random", type=cli.seed, metavar="SEED", help="random weights, for trials"
+        "--random", type=cli.seed, metavar="SEED", help="random weights, for tests"
     )
-    parser.add_argument("--classes", type=int, help="where the run's data set is not prepared")
+    parser.add_argument(
+        "--classes", type=int, help="number of classes, if the data set is not prepared"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--bands", type=int, nargs=3, default=[], help="red, green, blue, from 1")
     parser.add_argument(
         "--max-memory",
         metavar="BYTES",
-        help="for instance 2GiB: choose the sub-batch by predicted memory, or refuse",
+        help="for instance 2GiB: limit of predicted memory, which reduces the sub-batch",
     )
     parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
     parser.add_argument("--fresh", action="store_true", help="do not resume an interrupted process")
@@ -46,11 +56,11 @@ def work(arguments: argparse.Namespace) -> None:
     limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
     settings = dict(map(parse_setting, arguments.set))
     if not arguments.image.is_file():
-        raise UserError(f"There is no image {arguments.image}.")
-    from bench.streaming import job, predict_file
+        raise UserError(f"There is no image {arguments.image}: give the path of a file.")
+    from bench.streaming import open_job, predict_file
 
     suite = verify(arguments.bundle, install=True) if arguments.bundle else arguments.suite
-    wanted = job(
+    selected = open_job(
         arguments.run,
         suite,
         arguments.checkpoint if arguments.random is None else arguments.random,
@@ -60,16 +70,16 @@ def work(arguments: argparse.Namespace) -> None:
     done = predict_file(
         arguments.image,
         arguments.output,
-        wanted,
+        selected,
         max_memory_bytes=limit,
         bands=arguments.bands,
         cog=arguments.cog,
         fresh=arguments.fresh,
     )
-    way = "by windows" if done.by_windows else "in memory"
+    mode = "by windows" if done.by_windows else "in memory"
     at_once = f", {done.sub_batch} patches at once" if done.sub_batch else ""
     print(
-        f"{arguments.output}: {done.height_px} x {done.width_px} px {way}{at_once} in "
+        f"{arguments.output}: {done.height_px} x {done.width_px} px {mode}{at_once} in "
         f"{done.seconds:.1f} s, {done.megapixels_per_s:.2f} megapixels a second; peak memory "
         f"{done.peak_rss_bytes / GIB:.2f} GiB, predicted {done.predicted_bytes / GIB:.2f}."
     )

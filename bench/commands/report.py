@@ -1,4 +1,4 @@
-"""`glnet-bench report`: the stage as a command, for a person who wants to see its pages."""
+"""`glnet-bench report`: write the report of a suite and open its pages."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from bench import cli
 
 
 def command(parser: argparse.ArgumentParser) -> None:
-    """Write a suite's report from the records that there are, and show it with --open."""
+    """Write a suite's report from the existing records; --open shows it in the browser."""
     cli.add_report_arguments(parser)
     parser.set_defaults(work=_work, in_root=True)
 

@@ -1,4 +1,4 @@
-"""`glnet-bench what-if RUN KEY=VALUE ...`: what one setting of a method changes, all else equal."""
+"""`glnet-bench what-if RUN KEY=VALUE ...`: the effect of single settings of a method."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ from bench.run import Scene, open_run, require_inputs, set_up
 
 
 def command(parser: argparse.ArgumentParser) -> None:
-    """Evaluate a trained run again with one setting of its method changed, and compare."""
+    """Evaluate a trained run with one setting of its method changed, and compare."""
     parser.add_argument("run", metavar="RUN", help="a key of the table runs")
     parser.add_argument(
         "settings",
@@ -28,17 +28,17 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Print a table with a line a setting."""
+    """Print a table with a row per setting."""
     suite = read_suite()
     changes = [parse_setting(text) for text in arguments.settings]
     print(compare(suite, arguments.run, changes, arguments.split).to_string(index=False))
 
 
 def compare(suite: Suite, name: str, changes: list[tuple[str, Any]], split: Split) -> pd.DataFrame:
-    """A line for the run as it is, and one for each change alone."""
+    """A row for the run as it is, and one for each change."""
     run = open_run(suite, name)
     require_inputs(suite, [run.config.model])
-    # All of them first: a typo need not wait for the others' work.
+    # Check all settings before evaluating any.
     varied = [run, *(run.varied(**{key: value}) for key, value in changes)]
     labels = ["as it is", *(f"{key}={value}" for key, value in changes)]
     device = set_up(suite.compute)

@@ -20,7 +20,7 @@ from bench.config import parse_setting, read_suite
 from bench.errors import UserError
 from bench.files import write_text
 from bench.parallel import Report, run_isolated
-from bench.streaming import job, predict_file
+from bench.streaming import open_job, predict_file
 from bench.streaming.raster import TILE_PX, cover
 from data.image_header import gdal
 
@@ -53,7 +53,7 @@ def measure(
 ) -> None:
     """Predict one synthetic image; reports a row of the table."""
     classes = None if seed is None else CLASSES
-    wanted = job(run, weights=seed, classes=classes, settings=settings)
+    wanted = open_job(run, weights=seed, classes=classes, settings=settings)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         image = Path(folder) / "image.tif"
         draw(image, side_px)

@@ -1,8 +1,8 @@
 """Predicted memory of labelling an image, and settings that fit a limit.
 
-By windows it is the sum of the memory that the process already holds, the tensors of one group of
-patches by `predict_run`, and a constant for data in transit (`PASSING_BYTES`); none
-of it depends on the image. In memory it includes the tensors of the whole image."""
+Predicted memory is the sum of the memory that the process already holds, the tensors by `predict_run`,
+and buffers (`BUFFER_BYTES`). By windows the tensors are those of one group of patches, so that memory
+does not depend on the image; in memory they include the whole image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from bench.streaming.raster import BLOCK_BYTES
 from data.image_header import CACHE_BYTES
 
 GIB = 2**30
-PASSING_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26
-"""GDAL's cache, its largest decoded block, and chunks of rows, some of them twice."""
+BUFFER_BYTES = CACHE_BYTES + BLOCK_BYTES + 2**26
+"""GDAL's cache, the largest decoded block, and chunks of rows, some of them twice."""
 
 Size = tuple[int, int]
 
@@ -29,21 +29,25 @@ class MemoryNeed:
     host_bytes: int
     """Resident memory of the whole process."""
     gpu_bytes: int
-    """Reserved by PyTorch on a CUDA device; 0 on the CPU."""
+    """Memory reserved by PyTorch on a CUDA device; 0 on the CPU."""
 
     @property
     def bytes(self) -> int:
-        """The larger of the two, which a limit applies to."""
+        """The larger of the two; a limit applies to both."""
         return max(self.host_bytes, self.gpu_bytes)
 
 
-def choose(run: Run, size: Size, device: str, budget: int | None) -> tuple[Run, MemoryNeed, bool]:
-    """The run with the largest sub-batch, up to its own, that fits a limit; its predicted memory;
-    and whether it works by windows.
+def fit_memory(
+    run: Run, size: Size, device: str, budget: int | None
+) -> tuple[Run, MemoryNeed, bool]:
+    """Reduce a run's sub-batch until its predicted memory is within a limit.
 
     Args:
         size: (H, W) of the image in pixels.
-        budget: bytes; None: no limit by windows, else the free memory.
+        budget: bytes; None: no limit by windows, otherwise the free memory.
+
+    Returns:
+        the run, its predicted memory, and whether it works by windows.
 
     Raises:
         UserError: even one patch at a time does not fit.
@@ -51,33 +55,30 @@ def choose(run: Run, size: Size, device: str, budget: int | None) -> tuple[Run, 
     by_windows = run.strategy.by_windows(run.spec) is not None
     if budget is None and not by_windows:
         budget = psutil.virtual_memory().available
-    own = getattr(run.spec, "sub_batch", None)
-    patches = own or 1
-    while True:
-        trial = run.varied(sub_batch=patches) if own else run
-        least = need(trial, size, device, by_windows)
-        if budget is None or least.bytes <= budget:
-            return trial, least, by_windows
-        if patches == 1:
-            break
-        patches -= 1
-    needs = f"{run.name} needs {_gib(least.bytes)}"
+    largest = getattr(run.spec, "sub_batch", None)
+    for patches in range(largest or 1, 0, -1):
+        varied = run.varied(sub_batch=patches) if largest else run
+        needed = need(varied, size, device, by_windows)
+        if budget is None or needed.bytes <= budget:
+            return varied, needed, by_windows
+    assert budget is not None
+    needs = f"{run.name} needs {_gib(needed.bytes)}"
     if by_windows:
         raise UserError(
             f"{needs} even with one patch at a time, more than the limit of {_gib(budget)}: "
-            f"give it --max-memory {_gib(least.bytes)}, or a network with smaller patches."
+            f"use --max-memory {_gib(needed.bytes)}, or a network with smaller patches."
         )
     strategies = run.method.strategies.items()
     others = [name for name, strategy in strategies if strategy.by_windows(run.spec)]
-    instead = (
-        f"take a run with strategy {' or '.join(others)}, which work by windows"
+    advice = (
+        f"use a run with strategy {' or '.join(others)}, which work by windows"
         if others
-        else "take a method that works by windows"
+        else "use a method that works by windows"
     )
     raise UserError(
-        f"{needs} for {size[0]} x {size[1]} px, since with these settings strategy "
-        f"{run.config.strategy} takes an image whole, and has {_gib(budget)}: {instead}, a smaller "
-        "image, or a machine with more memory."
+        f"{needs} for {size[0]} x {size[1]} px, since strategy "
+        f"{run.config.strategy} processes a whole image with these settings, and has "
+        f"{_gib(budget)}: {advice}, a smaller image, or a machine with more memory."
     )
 
 
@@ -86,12 +87,12 @@ def need(run: Run, size: Size, device: str, by_windows: bool) -> MemoryNeed:
     found = predict_run(run, _group(run.spec, size) if by_windows else size, device)
     # Loading holds the weights twice: in the checkpoint's tensors and in the network.
     tensors = max(found.host_bytes, 2 * found.weights_bytes)
-    passing = PASSING_BYTES if by_windows else PASSING_BYTES + 3 * size[0] * size[1]
-    return MemoryNeed(_resident_bytes() + tensors + passing, found.reserved_bytes or 0)
+    buffers = BUFFER_BYTES if by_windows else BUFFER_BYTES + 3 * size[0] * size[1]
+    return MemoryNeed(_resident_bytes() + tensors + buffers, found.reserved_bytes or 0)
 
 
 def _resident_bytes() -> int:
-    """Held by this process, mostly by libraries."""
+    """Memory that this process already holds, mostly libraries."""
     return int(psutil.Process().memory_info().rss)
 
 

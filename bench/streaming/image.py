@@ -1,4 +1,4 @@
-"""An image on the disk as strategies receive it: `bench.tiling.Large`."""
+"""An image on disk, as strategies receive it: an implementation of `bench.tiling.Large`."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from bench.run import save
 from bench.streaming.partial import Partial
 from bench.streaming.planes import ArrayFile, Plane
 from bench.streaming.raster import cover
-from bench.streaming.score_sums import Grid, ScoreSums
+from bench.streaming.score_sums import ScoreSums
 from bench.tiling import (
     Box,
     Merger,
@@ -32,20 +32,20 @@ from bench.tiling import (
 )
 
 CHUNK_BYTES = 2**22
-"""Pixels or scores in memory at once, in steps that do not work by patches."""
+"""Size of the pixels or scores in memory at once, in steps that do not work by patches."""
 BLOCK_PX = 16
-"""Columns of a shrunk image that are computed at once."""
-SAVE_S = 15.0
-"""Seconds between two saved states of merging."""
+"""Columns of the shrunk image that are computed at once."""
+SAVE_INTERVAL_S = 15.0
+"""Seconds between saves of the state of merging."""
 Progress = Callable[..., Any]
 """`bench.cli.progress` of pixels."""
 Axis = Sequence[Tensor]
-"""Along one axis, for each new pixel the old one that it takes; or the two around it, and the weight
-of the second, as in `F.interpolate`."""
+"""Source positions along one axis, as in `F.interpolate`: for nearest the source pixel of each output
+pixel, for bilinear both neighbours and the weight of the second."""
 
 
 class LargeImage:
-    """Pixels are read from a plane, labels written to another; see `bench.tiling.Large`."""
+    """Reads pixels from one plane and writes labels to another; see `bench.tiling.Large`."""
 
     device = torch.device("cpu")
 
@@ -67,12 +67,12 @@ class LargeImage:
         return torch.stack([self.window(box) for box in boxes]).contiguous()
 
     def shrink(self, size: Size) -> Tensor:
-        """Exactly `shrink_image` of the whole: torch also shrinks rows first, rounds to 8 bits, and
-        then shrinks columns, so that both can be done in blocks. In between the rows are on the
-        disk, 1.5 kB each at 508 px."""
-        found = self.partial.folder / f"small-{size[0]}x{size[1]}.npy"
+        """The same values as `shrink_image` of the whole image: torch also shrinks rows first, rounds
+        to 8 bits, and then shrinks columns, so that both steps can be done in blocks. Shrunk rows
+        are stored on disk in between."""
+        cached = self.partial.folder / f"small-{size[0]}x{size[1]}.npy"
         if f"small {size}" in self.partial.done:
-            return torch.from_numpy(np.load(found))
+            return torch.from_numpy(np.load(cached))
         small = torch.empty(3, *size, dtype=torch.uint8)
         path = self.partial.folder / "rows"
         with contextlib.closing(ArrayFile(path)) as rows:
@@ -85,12 +85,12 @@ class LargeImage:
                     column, (size[0], len(block[0, 0]))
                 )
         path.unlink()
-        np.save(found, small.numpy())
-        self.partial.note(f"small {size}", 1)
+        np.save(cached, small.numpy())
+        self.partial.mark_done(f"small {size}", 1)
         return small
 
     def _shrink_rows(self, rows: ArrayFile, width: int) -> None:
-        """Into blocks of columns, (H, 3, w) each."""
+        """Shrink all rows to `width`, stored as blocks of columns (H, 3, w)."""
         height = self.shape[1]
         step = max(1, CHUNK_BYTES // (3 * self.shape[2]))
         bar = self.progress(height * self.shape[2], "shrinking")
@@ -111,16 +111,16 @@ class LargeImage:
         score: Callable[[Sequence[Box]], Tensor],
         dtype: torch.dtype | None,
     ) -> None:
-        """Score the patches group by group; labels are written as rows of patches are done."""
-        grid = Grid(boxes)
-        sums = ScoreSums(grid, self.partial.folder, self._write, self.partial.done.get("rows", 0))
-        first = sums.row * len(grid.lefts)
+        """Score the patches group by group; write labels when a row of patches is done."""
+        done_rows = self.partial.done.get("rows", 0)
+        sums = ScoreSums(boxes, self.partial.folder, self._write, done_rows)
+        first = sums.row * len(sums.lefts)
         bar = self._bar("labels", len(boxes), first)
         number = 0
         with contextlib.closing(sums):
             for group in groups(boxes, sub_batch):
-                # A group is computed whole, even if its first patches are done: in another batch,
-                # rounding could differ.
+                # A group is computed completely, even if its first patches are done: in a batch of
+                # another size, rounding could differ.
                 if number + len(group) > first:
                     scores = score(group).to(self.device)
                     scores = scores.to(dtype_of_sums(scores, dtype))
@@ -128,18 +128,18 @@ class LargeImage:
                     for one, box in islice(pairs, max(first - number, 0), None):
                         if sums.add(resize(one[None], (box.height, box.width), "nearest")[0]):
                             self.labels.file.sync()
-                            self.partial.note("rows", sums.row)
-                    bar.update(self._share(len(boxes), number + len(group) - max(number, first)))
+                            self.partial.mark_done("rows", sums.row)
+                    bar.update(self._pixels(len(boxes), number + len(group) - max(number, first)))
                 number += len(group)
         bar.close()
 
     def enlarge(self, scores: Tensor, mode: str) -> None:
-        """Labels of small scores (K, h, w): `nearest` enlarges labels, `bilinear` scores."""
+        """Write labels of small scores (K, h, w): `nearest` enlarges labels, `bilinear` enlarges scores."""
         size = self.shape[1:]
         nearest = mode == "nearest"
         labels = labels_of(scores) if nearest else torch.empty(0)
-        along = _nearest if nearest else _bilinear
-        rows, columns = map(along, scores.shape[-2:], size)
+        positions = _nearest if nearest else _bilinear
+        rows, columns = map(positions, scores.shape[-2:], size)
         step = max(1, int((CHUNK_BYTES / 8 / len(scores)) ** 0.5))
         bar = self.progress(size[0] * size[1], "labels")
         for top, left, height, width in cover(size, (step, step)):
@@ -154,14 +154,14 @@ class LargeImage:
         bar.close()
 
     def map_store(self) -> "DiskMapStore":
-        """A store in the folder of the unfinished image."""
+        """A store of feature maps in the folder of the unfinished image."""
         self._map_store = DiskMapStore(self.partial.folder / "maps")
         return self._map_store
 
     def pending_groups(
         self, groups: Iterable[Sequence[Box]], merger: Merger
     ) -> Iterator[Sequence[Box]]:
-        """The groups that are not merged yet; saves the merger's state every few seconds."""
+        """The groups that are not merged yet. Saves the merger's state every few seconds."""
         todo = list(groups)
         total = sum(map(len, todo))
         path = self.partial.folder / "merged"
@@ -170,10 +170,10 @@ class LargeImage:
         saved = time.monotonic()
         for number, group in enumerate(todo[done:], done + 1):
             yield group
-            bar.update(self._share(total, len(group)))
+            bar.update(self._pixels(total, len(group)))
             if number == 1 and self._map_store:
                 self._map_store.check(total / len(group))
-            if time.monotonic() - saved > SAVE_S or number == len(todo):
+            if time.monotonic() - saved > SAVE_INTERVAL_S or number == len(todo):
                 places = [[tuple(box) for box in level] for level in merger.places]
                 state = {"groups": number, "counts": merger.counts, "sums": merger.sums}
                 save(path, {**state, "places": places})
@@ -187,41 +187,40 @@ class LargeImage:
         pixels = self.shape[1] * self.shape[2]
         return self.progress(pixels, what, done=pixels * done // patches)
 
-    def _share(self, patches: int, done: int) -> float:
-        """The pixels of the image in proportion to the patches that are done."""
+    def _pixels(self, patches: int, done: int) -> float:
+        """The share of the image's pixels that corresponds to the patches that are done."""
         return self.shape[1] * self.shape[2] * done / patches
 
 
 class DiskMapStore:
-    """Tensors in a folder, a file each, until the image is done: a process that resumes reads them
-    again."""
+    """Stores tensors as files until the image is done, also for a process that resumes."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.written_bytes = 0
-        """By this process."""
+        """Bytes written by this process."""
 
-    def __setitem__(self, first: Box, kept: Tensor, /) -> None:
+    def __setitem__(self, first: Box, tensor: Tensor, /) -> None:
         with self._path(first).open("wb") as file:
-            np.save(file, kept.to(dtype_of_sums(kept)).numpy())  # NumPy has no bfloat16
+            np.save(file, tensor.to(dtype_of_sums(tensor)).numpy())  # NumPy has no bfloat16
             file.flush()
             os.fsync(file.fileno())
-        self.written_bytes += kept.nbytes
+        self.written_bytes += tensor.nbytes
 
-    def check(self, times: float) -> None:
-        """Refuse more data than the disk can hold: `times` of what this process has written."""
-        wanted = self.written_bytes * times
+    def check(self, factor: float) -> None:
+        """Raise a `UserError` if the disk cannot hold `factor` times what this process has written."""
+        needed = self.written_bytes * factor
         free = shutil.disk_usage(self.folder).free + self.written_bytes
-        if wanted > free:
+        if needed > free:
             raise UserError(
-                f"The patches' maps need {wanted / 2**30:.1f} GiB in {self.folder.parent} until "
-                f"the labels are done, and {free / 2**30:.1f} are free: write to another disk, or "
-                "take smaller maps (GLNet: --set head=collapsed)."
+                f"The patches' feature maps need {needed / 2**30:.1f} GiB in {self.folder.parent} until "
+                f"the labels are done, but {free / 2**30:.1f} GiB are free: write to another disk, or "
+                "use smaller maps (GLNet: --set head=collapsed)."
             )
 
     def pop(self, first: Box, /) -> Tensor:
-        """The stored tensor."""
+        """The tensor stored for a group."""
         return torch.from_numpy(np.load(self._path(first)))
 
     def _path(self, first: Box) -> Path:
@@ -229,7 +228,7 @@ class DiskMapStore:
 
 
 def _restore(merger: Merger, path: Path) -> int:
-    """Restore a merger's saved state; returns the number of groups in it."""
+    """Restore a merger's saved state; returns the number of merged groups."""
     state = torch.load(path, map_location=merger.counts[0].device, weights_only=True)
     merger.counts, merger.sums = state["counts"], state["sums"]
     merger.places = [[Box(*box) for box in level] for level in state["places"]]
@@ -250,7 +249,7 @@ def _bilinear(small: int, large: int) -> Axis:
 
 
 def _blend(scores: Tensor, down: Axis, across: Axis) -> Tensor:
-    """Bilinear: across, then down, equal to torch's up to the last bit."""
+    """Bilinear interpolation, first along rows, then along columns; equal to torch's up to rounding."""
 
     def blended(row: Tensor) -> Tensor:
         first, second, share = across

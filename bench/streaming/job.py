@@ -1,4 +1,4 @@
-"""A labelling job: a network with its weights, a strategy, and the classes."""
+"""A labelling job: a run with its weights and the colours of the classes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,26 +16,26 @@ from bench.method import load_weights, network_for
 from bench.run import Run, open_run, require_checkpoint
 from data.dataset import PREPARED, open_dataset
 
-MOST_CLASSES = 254
+MAX_CLASSES = 254
 """255 is unlabelled."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run with its weights, ready but for its network."""
+    """A run with its weights; the network is not built yet."""
 
     run: Run
     palette: tuple[tuple[int, int, int], ...]
-    """RGB by class; there are as many classes."""
+    """RGB by class, one for each class."""
     compute: Compute
     weights: Path | int
     """A checkpoint, or the seed of random weights."""
 
     def network(self) -> tuple[nn.Module, str]:
-        """The network, prepared for the strategy, on the host, and the SHA-256 of its weights.
+        """The network on the CPU, prepared for the strategy, and the SHA-256 of its weights.
 
         Raises:
-            UserError: the checkpoint is missing, damaged, or another network's.
+            UserError: the checkpoint is missing, damaged, or of another network.
         """
         run = self.run
         if isinstance(self.weights, int):
@@ -50,37 +50,37 @@ class Job:
         return run.strategy.prepare(network, run.spec), digest.hexdigest()
 
     def fingerprint(self) -> dict[str, Any]:
-        """All settings that labels depend on, except weights, in JSON's types."""
+        """All settings that labels depend on, except weights, as JSON values."""
         return {
             "method": self.run.model.config.method,
             "strategy": self.run.config.strategy,
             "precision": self.run.config.precision,
             "spec": {key: str(value) for key, value in asdict(self.run.spec).items()},
             "classes": len(self.palette),
-            "layout": 3,  # of the folder of an unfinished image
+            "layout": 3,  # version of the folder of an unfinished image
             "palette": [list(colour) for colour in self.palette],
             "torch": torch.__version__,
         }
 
 
-def job(
+def open_job(
     run: str,
     suite_path: Path = PARAMS,
     weights: Path | int | None = None,
     classes: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Job:
-    """The run of a suite.
+    """Open a run of a suite.
 
     Args:
         run: a key of its table `runs`.
-        weights: a checkpoint, or a seed for random weights; None: the run's own checkpoint, which
-            must be of the suite's training, of several seeds that of the first.
-        classes: their number, where the run's data set is not prepared here.
+        weights: a checkpoint, or a seed for random weights; None: the run's checkpoint of the first
+            seed, which must be trained with the suite's settings.
+        classes: number of classes, if the run's data set is not prepared here.
         settings: fields of the spec to override.
 
     Raises:
-        UserError: something does not exist or does not fit.
+        UserError: the run, data set or checkpoint does not exist, or a setting is wrong.
     """
     suite = read_suite(suite_path)
     name = pick(suite.runs, run, "run").model
@@ -94,21 +94,21 @@ def job(
 
 
 def _palette(dataset: str, classes: int | None) -> tuple[tuple[int, int, int], ...]:
-    """The data set's colours, or distinct colours for a number of classes."""
+    """The data set's colours, or distinct colours for a given number of classes."""
     if classes is None:
         if not (PREPARED / dataset / "dataset.json").exists():
             raise UserError(
-                f"Data set {dataset} is not prepared here, so the number of classes is not known: "
-                f"give it with --classes, or run `dvc repro prepare@{dataset}`."
+                f"Data set {dataset} is not prepared here, so the number of classes is unknown: "
+                f"set it with --classes, or run `dvc repro prepare@{dataset}`."
             )
         return open_dataset(dataset).palette
-    if not 1 <= classes <= MOST_CLASSES:
-        raise UserError(f"--classes is {classes}: give a whole number from 1 to {MOST_CLASSES}.")
+    if not 1 <= classes <= MAX_CLASSES:
+        raise UserError(f"--classes is {classes}: use a number from 1 to {MAX_CLASSES}.")
     return tuple(_colour(number) for number in range(classes))
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    """The bits of a number, the lowest first, become the highest bits of red, green and blue."""
+    """A distinct colour: the bits of a number, the lowest first, set the highest bits of R, G and B."""
     channels = [0, 0, 0]
     for bit in range(8):
         if number >> bit & 1:

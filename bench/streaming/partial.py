@@ -1,4 +1,4 @@
-"""The finished parts of an unfinished image: a folder beside the output, with its fingerprint."""
+"""The state of an unfinished image, in a folder beside the output, from which a later process resumes."""
 
 import contextlib
 import json
@@ -14,14 +14,14 @@ from bench.files import write_text
 
 
 class Partial:
-    """The folder, locked by one process at a time; emptied if its fingerprint differs."""
+    """The folder, locked by one process at a time. It is emptied if its fingerprint differs."""
 
     def __init__(self, output: Path, fingerprint: Mapping[str, Any], fresh: bool = False) -> None:
         """
         Args:
             output: the label file.
-            fingerprint: of image, weights and settings, in JSON's types.
-            fresh: empty the folder in any case.
+            fingerprint: image, weights and settings, as JSON values.
+            fresh: always empty the folder.
 
         Raises:
             UserError: another process holds the lock.
@@ -31,33 +31,35 @@ class Partial:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"Another process is making {output}: wait for it or end it.") from None
-        known = self.folder / "fingerprint.json"
-        wanted = json.dumps(fingerprint, indent=1, sort_keys=True)
-        if fresh or not known.exists() or known.read_bytes() != wanted.encode():
+            raise UserError(
+                f"Another process is writing {output}: wait for it or end it."
+            ) from None
+        path = self.folder / "fingerprint.json"
+        text = json.dumps(fingerprint, indent=1, sort_keys=True)
+        if fresh or not path.exists() or path.read_bytes() != text.encode():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
-            write_text(known, wanted)
+            write_text(path, text)
         self.resumed = bool(self.done)
 
     @property
     def done(self) -> dict[str, int]:
-        """Progress of each step, by its name; a damaged file tells of none."""
+        """Progress by step; empty if the file is damaged."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             found = json.loads((self.folder / "done.json").read_bytes())
             return found if isinstance(found, dict) else {}
         return {}
 
-    def note(self, what: str, count: int) -> None:
-        """Record a step's progress; its results must already be on the disk."""
-        write_text(self.folder / "done.json", json.dumps({**self.done, what: count}))
+    def mark_done(self, step: str, count: int) -> None:
+        """Record a step's progress; its results must already be on disk."""
+        write_text(self.folder / "done.json", json.dumps({**self.done, step: count}))
 
     def remove(self) -> None:
-        """Delete the folder: everything is done."""
+        """Delete the folder when everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Unlock the folder; without any progress it is deleted."""
+        """Unlock the folder, and delete it if there is no progress."""
         if not self.done:
             self.remove()
         self._lock.release()

@@ -1,7 +1,6 @@
-"""Arrays of an image's size in files, read and written by windows.
+"""Image-sized arrays in files, read and written by windows.
 
-Not memory-mapped, since mapped pages count as memory of the process; reads and writes use only the
-system's page cache, which it can reclaim."""
+The files are not memory-mapped, since mapped pages count as memory of the process."""
 
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ Bytes = NDArray[np.uint8]
 
 
 class ArrayFile:
-    """A file of arrays at byte offsets."""
+    """A file with arrays at byte offsets."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -23,7 +22,7 @@ class ArrayFile:
         """Fill a contiguous array.
 
         Raises:
-            EOFError: the file ends before.
+            EOFError: the file is shorter.
         """
         self._file.seek(offset)
         if self._file.readinto(array.data.cast("B")) < array.nbytes:
@@ -35,7 +34,7 @@ class ArrayFile:
         self._file.write(array.data.cast("B"))
 
     def sync(self) -> None:
-        """Return when all written data are on the disk."""
+        """Flush all written data to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -45,7 +44,7 @@ class ArrayFile:
 
 
 class Plane:
-    """Rows of pixels of `depth` bytes each."""
+    """A file of pixels of `depth` bytes each, in row-major order."""
 
     def __init__(self, path: Path, height_px: int, width_px: int, depth: int = 1) -> None:
         self.height, self.width, self.depth = height_px, width_px, depth
@@ -55,23 +54,23 @@ class Plane:
         """A window inside the plane: (height, width, depth)."""
         window = np.empty((height, width, self.depth), np.uint8)
         if width == self.width:
-            self.file.read(window, self._place(top, 0))
+            self.file.read(window, self._offset(top, 0))
         else:
             for row in range(height):
-                self.file.read(window[row], self._place(top + row, left))
+                self.file.read(window[row], self._offset(top + row, left))
         return window
 
     def write(self, top: int, left: int, window: Bytes) -> None:
         """Write a window (h, w, depth) or, with a depth of 1, (h, w)."""
         if window.shape[1] == self.width:
-            self.file.write(np.ascontiguousarray(window), self._place(top, 0))
+            self.file.write(np.ascontiguousarray(window), self._offset(top, 0))
         else:
             for row in range(len(window)):
-                self.file.write(np.ascontiguousarray(window[row]), self._place(top + row, left))
+                self.file.write(np.ascontiguousarray(window[row]), self._offset(top + row, left))
 
     def close(self) -> None:
         """Close its file."""
         self.file.close()
 
-    def _place(self, row: int, column: int) -> int:
+    def _offset(self, row: int, column: int) -> int:
         return (row * self.width + column) * self.depth

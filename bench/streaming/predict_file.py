@@ -1,4 +1,4 @@
-"""From an image file to a label file, whatever the image's size."""
+"""Labels an image file of any size and writes a label file."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from bench.files import file_sha256
 from bench.memory.rss import PeakResident
 from bench.run import Run, device_facts, set_up
 from bench.streaming import raster
-from bench.streaming.budget import GIB, choose
+from bench.streaming.budget import GIB, fit_memory
 from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
 from bench.streaming.partial import Partial
@@ -32,10 +32,9 @@ class FilePrediction:
     height_px: int
     width_px: int
     seconds: float
-    """From opening the file to the last rename, weights and memory prediction included; of this
-    process only, if it resumed an earlier one."""
+    """Total time, weights and memory prediction included; of this process only if it resumed."""
     label_s: float
-    """The part of them from the first patch to the last label."""
+    """Time from the first patch to the last label."""
     peak_rss_bytes: int
     """Peak resident memory of the process."""
     predicted_bytes: int
@@ -60,16 +59,17 @@ def predict_file(
 ) -> FilePrediction:
     """Write the labels of an image file, with its georeference and the classes' colours.
 
-    Intermediate results are in a folder beside the output, from which a later process resumes if
-    this one is killed. The output gets its name when it is complete.
+    Intermediate results are stored in a folder beside the output; a later process resumes from them.
+    The output appears when it is complete.
 
     Args:
-        image: PNG, JPEG or TIFF, see `data.image_header`.
+        image: PNG, JPEG or TIFF; see `data.image_header`.
         output: ends in .tif, .tiff or .png.
-        max_memory_bytes: limit for this process and for the GPU.
+        max_memory_bytes: limit of predicted memory, for this process and for the GPU.
         bands: red, green and blue, counted from 1.
         cog: write a cloud-optimised GeoTIFF with overviews.
-        fresh: do not resume an earlier process.
+        fresh: do not resume.
+        silent: show no progress bars.
 
     Raises:
         UserError: an argument does not fit, or the disk is full.
@@ -79,10 +79,10 @@ def predict_file(
     source = raster.inspect_large(image, bands)
     size = (source.height, source.width)
     device = set_up(job.compute)
-    run, need, by_windows = choose(job.run, size, device.type, max_memory_bytes)
+    run, need, by_windows = fit_memory(job.run, size, device.type, max_memory_bytes)
     job = replace(job, run=run)
     progress = functools.partial(cli.progress, unit="px", silent=silent)
-    with PeakResident() as peak, _disk(output):
+    with PeakResident() as peak, _report_full_disk(output):
         network, weights = job.network()
         fingerprint = {
             **job.fingerprint(),
@@ -107,13 +107,13 @@ def predict_file(
                     raster.unpack(source, pixels, mask, bar.update)
                 for written in filter(None, (pixels, mask)):
                     written.file.sync()
-                partial.note("pixels", 1)
+                partial.mark_done("pixels", 1)
             large = LargeImage(pixels, labels, partial, progress)
             started = time.perf_counter()
             if "labels" not in partial.done:
                 _label(run, network.to(device), large, by_windows)
                 labels.file.sync()
-                partial.note("labels", 1)
+                partial.mark_done("labels", 1)
             label_s = time.perf_counter() - started
             result = partial.folder / f"result{output.suffix}"
             with contextlib.closing(progress(size[0] * size[1], "writing")) as bar:
@@ -147,49 +147,52 @@ def _label(run: Run, network: torch.nn.Module, image: LargeImage, by_windows: bo
             if not out_of_memory(error):
                 raise
             raise UserError(
-                f"Memory ran out: strategy {run.config.strategy} takes an image whole; take one that "
+                f"Memory ran out: strategy {run.config.strategy} processes a whole image; use one that "
                 "works by windows, or a smaller image."
             ) from None
         image.labels.write(0, 0, labels.numpy())
 
 
 def _check_output(image: Path, output: Path, cog: bool) -> str:
-    """GDAL's driver for the output; refuses an output that cannot be written."""
+    """GDAL's driver for the output; raises a `UserError` if the output cannot be written."""
     suffix = output.suffix.lower()
-    if suffix not in raster.WRITTEN:
-        raise UserError(f"{output} is to be a label file: give a name that ends in .tif or .png.")
-    if cog and raster.WRITTEN[suffix] != "GTiff":
-        raise UserError(f"{output} cannot be a COG: give a name that ends in .tif.")
+    if suffix not in raster.DRIVERS:
+        raise UserError(
+            f"{output} is not a supported label file: use a name that ends in .tif or .png."
+        )
+    if cog and raster.DRIVERS[suffix] != "GTiff":
+        raise UserError(f"{output} cannot be a COG: use a name that ends in .tif.")
     if not output.parent.is_dir():
-        raise UserError(f"The folder {output.parent} of {output.name} is not there: make it first.")
+        raise UserError(
+            f"The folder {output.parent} of {output.name} does not exist: create it first."
+        )
     if output.is_dir():
-        raise UserError(f"{output} is a folder: give the name of a file.")
+        raise UserError(f"{output} is a folder: use the name of a file.")
     if output.exists() and image.exists() and output.samefile(image):
-        raise UserError(f"{output} is the image itself: give the labels another name.")
-    return "COG" if cog else raster.WRITTEN[suffix]
+        raise UserError(f"{output} is the image itself: use another name for the labels.")
+    return "COG" if cog else raster.DRIVERS[suffix]
 
 
 def _check_disk(output: Path, partial: Partial, size: tuple[int, int]) -> None:
-    """Refuse, before any work, an image for which the disk is too small: pixels, a mask, labels, and
-    the encoded labels."""
-    wanted = 6 * size[0] * size[1]
+    """Raise a `UserError` if the disk is too small for pixels, mask, labels and encoded labels."""
+    needed = 6 * size[0] * size[1]
     held = sum(path.stat().st_blocks * 512 for path in partial.folder.iterdir())
     free = shutil.disk_usage(output.parent).free
-    if wanted > free + held:
+    if needed > free + held:
         raise UserError(
-            f"{size[0]} x {size[1]} px need {wanted / GIB:.1f} GiB beside {output} until they are "
-            f"done, and {free / GIB:.1f} are free: free some, or write to another disk."
+            f"{size[0]} x {size[1]} px need {needed / GIB:.1f} GiB beside {output} until they are "
+            f"done, but {free / GIB:.1f} GiB are free: free some space, or write to another disk."
         )
 
 
 @contextlib.contextmanager
-def _disk(output: Path) -> Iterator[None]:
+def _report_full_disk(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            f"The disk of {output} is full: free some space and give the same command again; what "
-            "is done is kept."
+            f"The disk of {output} is full: free some space and run the same command again; it "
+            "resumes."
         ) from None

@@ -1,4 +1,4 @@
-"""Large image files to planes on the disk, and planes of labels to label files."""
+"""Decodes image files to planes on disk, and encodes planes of labels to label files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,31 +16,31 @@ from data.dataset import UNLABELLED
 from data.image_file import CHUNK_BYTES, blocks
 from data.image_header import MIB, ImageFile, first_line, gdal, inspect
 
-WRITTEN = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
+DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG"}
 COG = {"driver": "COG", "compress": "deflate", "overview_resampling": "mode"}
 """With overviews of the most frequent label."""
 BLOCK_BYTES = 64 * MIB
 """Largest block that is decoded at once."""
 TILE_PX = 512
 Advance = Callable[[int], None]
-"""Called with the number of pixels that were just done."""
+"""Called with the number of pixels just processed."""
 
 
 def inspect_large(path: Path, bands: Sequence[int] = ()) -> ImageFile:
-    """As `data.image_header.inspect`; also refuses a file that cannot be decoded in small parts."""
+    """Like `data.image_header.inspect`; also refuses a file that cannot be decoded in small parts."""
     image = inspect(path, bands)
     size = image.block[0] * image.block[1] * image.count
     if size > BLOCK_BYTES:
         raise UserError(
             f"{path} can only be decoded {image.block[0]} x {image.block[1]} px at once "
-            f"({size / MIB:.0f} MiB; {BLOCK_BYTES // MIB} are taken): write it with tiles "
-            "first (`gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`)."
+            f"({size / MIB:.0f} MiB, more than {BLOCK_BYTES // MIB}): convert it to tiles first "
+            " (`gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`)."
         )
     return image
 
 
 def cover(size: Size, block: Size) -> Iterator[Box]:
-    """Boxes that cover an area of `size` once, row by row; the last ones of each side are smaller."""
+    """Boxes that tile an area of `size`, row by row; the last of each row and column may be smaller."""
     for top in range(0, size[0], block[0]):
         for left in range(0, size[1], block[1]):
             yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
@@ -50,7 +50,7 @@ def unpack(image: ImageFile, pixels: Plane, mask: Plane | None, advance: Advance
     """Decode a file into a plane of three bytes a pixel.
 
     Args:
-        mask: gets 0 where a pixel is hidden, else 1.
+        mask: is set to 0 where a pixel is hidden, else 1.
 
     Raises:
         UserError: the file is damaged.
@@ -74,15 +74,14 @@ def encode(
     driver: str,
     advance: Advance,
 ) -> None:
-    """Write labels to an image file of indices with a palette and the image's georeference, and
-    verify it by reading it back.
+    """Write labels as a file with a palette and the image's georeference, and verify it by reading.
 
     Args:
-        path: of the file; its folder also holds an intermediate file.
-        driver: a value of `WRITTEN`, or `COG`.
+        path: the file; its folder also holds an intermediate file.
+        driver: a value of `DRIVERS`, or `COG`.
 
     Raises:
-        UserError: it could not be written completely.
+        UserError: the file could not be written.
     """
     colours = {number: (*colour, 255) for number, colour in enumerate(palette)}
     tiled = path.with_name("labels.tif")
@@ -105,7 +104,7 @@ def encode(
             with rasterio.open(tiled, "w", **profile) as file:
                 file.write_colormap(1, colours)
                 for box in cover((labels.height, labels.width), (TILE_PX, TILE_PX)):
-                    file.write(_masked(labels, mask, box), 1, window=_window(box))
+                    file.write(_labels(labels, mask, box), 1, window=_window(box))
                     advance(box.height * box.width)
             if driver == "GTiff":
                 tiled.replace(path)
@@ -113,16 +112,16 @@ def encode(
                 options = COG if driver == "COG" else {"driver": driver}
                 rasterio.shutil.copy(tiled, path, **options)
                 tiled.unlink()
-            _check(path, labels, mask)
+            _verify(path, labels, mask)
     except (RasterioError, OSError) as error:
         raise UserError(
             f"The labels cannot be written to {path.parent} ({first_line(error)}): free some "
-            "space there and run this again; what is done is kept."
+            "space there and run the same command again; it resumes."
         ) from None
 
 
-def _masked(labels: Plane, mask: Plane | None, box: Box) -> Bytes:
-    """The labels in a box (h, w), those of nodata and transparent pixels as unlabelled."""
+def _labels(labels: Plane, mask: Plane | None, box: Box) -> Bytes:
+    """The labels in a box (h, w); hidden pixels are unlabelled."""
     found = labels.read(*box)[..., 0]
     if mask:
         found[mask.read(*box)[..., 0] == 0] = UNLABELLED
@@ -133,11 +132,11 @@ def _window(box: Box) -> Window:
     return Window(box.left, box.top, box.width, box.height)
 
 
-def _check(path: Path, labels: Plane, mask: Plane | None) -> None:
-    """Compare the file with the labels: GDAL writes the last blocks when it closes a file, where an
-    error is easily lost."""
+def _verify(path: Path, labels: Plane, mask: Plane | None) -> None:
+    """Compare the file with the labels: GDAL writes the last blocks when it closes a file, and may not
+    report an error then."""
     rows = max(1, CHUNK_BYTES // labels.width)
     with rasterio.open(path) as file:
         for box in cover((labels.height, labels.width), (rows, labels.width)):
-            if not np.array_equal(file.read(1, window=_window(box)), _masked(labels, mask, box)):
+            if not np.array_equal(file.read(1, window=_window(box)), _labels(labels, mask, box)):
                 raise OSError(f"rows from {box.top} on read back differently")
