@@ -1,13 +1,12 @@
-"""`glnet-bench COMMAND` or `python -m bench COMMAND`: commands beside the pipeline's stages."""
+"""`glnet-bench COMMAND` or `python -m bench COMMAND`: commands outside the pipeline."""
 
 import argparse
 import importlib
-from collections.abc import Callable
 
 from bench import cli
 
-# Command -> module and function. The function adds its arguments to the given parser and sets `work`,
-# and `in_root` for a command of a project; its docstring is the help text.
+# Command -> module and function. The function adds arguments to the parser and sets `work`, and
+# `in_root` if the command must run in the project's root; its docstring is the help text.
 COMMANDS = {
     "import-official": ("reference.checkpoint_io", "import_glnet_command"),
     "export-official": ("reference.checkpoint_io", "export_glnet_command"),
@@ -36,19 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="glnet-bench", description=__doc__)
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, function) in COMMANDS.items():
-        fill: Callable[[argparse.ArgumentParser], None] = getattr(
-            importlib.import_module(module), function
-        )
-        fill(parsers.add_parser(name, help=fill.__doc__, description=fill.__doc__))
+        add_arguments = getattr(importlib.import_module(module), function)
+        text = add_arguments.__doc__
+        add_arguments(parsers.add_parser(name, help=text, description=text))
 
-    def begin() -> None:
+    def run() -> None:
         arguments = parser.parse_args()
-        if getattr(arguments, "in_root", False):  # its paths are relative to the project's root
+        if getattr(arguments, "in_root", False):
             cli.require_root()
         cli.limit_instructions(arguments)
         arguments.work(arguments)
 
-    cli.report_errors(begin)
+    cli.report_errors(run)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""The exception for errors that a user can fix, how work ends, and the detection of out-of-memory
-errors."""
+"""The exception for errors that a user can fix, the status of finished work, and the detection of
+out-of-memory errors."""
 
+import re
 from typing import Literal
 
 Status = Literal["ok", "oom", "failed"]
-"""How work ended; `oom`: memory ran out."""
+"""How work ended; `oom` means out of memory."""
 
 
 class UserError(Exception):
-    """An error that the user can fix; the message is one sentence that says what is wrong and what
-    to do.
+    """An error that the user can fix. The message is one sentence that says what is wrong and what to do.
 
-    Stages print it without a traceback and exit with status 1 (`bench.cli.main`). Every other
-    exception is a bug and keeps its traceback."""
+    Stages print it without a traceback and exit with status 1 (`bench.cli.main`). Any other exception
+    is a bug and keeps its traceback."""
 
     def __init__(self, message: str) -> None:
-        """Names of files and keys in it may hold line ends and control characters: these are
-        escaped."""
+        """Control characters in the message, for instance from file names, are escaped."""
         parts = (
             one if one.isprintable() else one.encode("unicode_escape").decode() for one in message
         )
@@ -24,20 +23,15 @@ class UserError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on the GPU or on the host, or that a size is
-    beyond what torch or numpy counts with."""
+    """Whether an exception means out of memory, on the GPU or the CPU, or a size that overflows in torch
+    or numpy."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError | TypeError | ValueError | OverflowError):
         return False
     words = (
-        *("can't allocate memory", "bad_alloc", "not enough memory", "calculation overflowed"),
-        *(
-            "Overflow when unpacking",
-            "too large to convert",
-            "too big to convert",
-            "array is too big",
-        ),
+        "can't allocate memory|bad_alloc|not enough memory|calculation overflowed|"
+        "Overflow when unpacking|too large to convert|too big to convert|array is too big"
     )
     # By name, because the caller may not have imported torch.
-    return type(error).__name__ == "OutOfMemoryError" or any(one in str(error) for one in words)
+    return type(error).__name__ == "OutOfMemoryError" or bool(re.search(words, str(error)))

@@ -1,5 +1,5 @@
-"""Atomic writes of files, a copy of dvc.lock, YAML and checkpoints that are bounded and checked, tables
-of names that programs cannot take for commands, and fingerprints of files and code."""
+"""File utilities: atomic writes, a copy of dvc.lock, checked reading of YAML and checkpoints, escaping
+for CSV and Markdown, and hashes of files and code."""
 
 import ast
 import hashlib
@@ -17,17 +17,17 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from bench.errors import UserError
 
 WEIGHT_TYPES = ("float16", "bfloat16", "float32", "float64", "int64")
-"""Of the tensors of a state dict; whole numbers count batches."""
-MOST = 50_000
-"""Bytes of a params.yaml; also keys and values, its aliases expanded."""
-DEEPEST = 50
-"""Tables in one another."""
-LONGEST = 3000
-"""Characters of a value: Python does not print whole numbers much longer."""
+"""Types of the tensors of a state dict; int64 for counters of batches."""
+MAX_SIZE = 50_000
+"""Most bytes of a YAML text, and most keys and values once its aliases are expanded."""
+MAX_DEPTH = 50
+"""Deepest nesting of a YAML text."""
+MAX_LENGTH = 3000
+"""Most characters of a value; Python refuses to print integers of more than 4300 digits."""
 LOCK, LOCK_COPY = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock")
-"""DVC rewrites dvc.lock after each stage, and not atomically: `bench.pipeline.mend` puts the copy back."""
+"""DVC rewrites dvc.lock after each stage, not atomically; `bench.pipeline.mend` restores the copy."""
 CACHE_STATE = Path(".dvc/tmp/cache_state")
-"""Marks of runs whose records are up to date: `bench.pipeline.cache` writes them."""
+"""Hashes of runs whose records are up to date, written by `bench.pipeline.cache`."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,20 +53,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def copy_lock() -> None:
-    """Keep dvc.lock as it is at the start of a stage, when DVC does not write it."""
+    """Copy dvc.lock at the start of a stage, when DVC does not write it."""
     if LOCK.is_file():
         write_bytes(LOCK_COPY, LOCK.read_bytes())
 
 
 def csv_text(frame: Any) -> str:
-    """A pandas table as CSV in which a spreadsheet finds no formula."""
+    """A pandas table as CSV without cells that a spreadsheet would run as formulas."""
     return str(
-        frame.map(no_formula).rename(columns=no_formula).to_csv(index=False, lineterminator="\n")
+        frame.map(escape_formula)
+        .rename(columns=escape_formula)
+        .to_csv(index=False, lineterminator="\n")
     )
 
 
-def no_formula(cell: Any) -> Any:
-    """A cell of a CSV file: a text on one line, with an apostrophe before what begins a formula."""
+def escape_formula(cell: Any) -> Any:
+    """A cell of a CSV file: text on one line, with an apostrophe before a formula."""
     if not isinstance(cell, str):
         return cell
     text = re.sub(r"[\t\r\n]+", " ", cell)
@@ -74,21 +76,21 @@ def no_formula(cell: Any) -> Any:
 
 
 def markdown_cell(cell: Any) -> str:
-    """A value within a table of Markdown: its characters, none of which is markup."""
+    """A cell of a Markdown table, with markup escaped."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(str(cell).split()))
 
 
 def parse_yaml(content: str | bytes, origin: str) -> Any:
-    """The content of a YAML text, in which aliases may not multiply.
+    """Parse a YAML text of limited size, aliases expanded.
 
     Args:
         origin: the file's name, for error messages.
 
     Raises:
-        UserError: it is not YAML, or larger than any table of settings.
+        UserError: it is not YAML, or too large.
     """
-    if len(content) > MOST:
-        raise UserError(f"{origin} has more than {MOST} bytes: it is no table of settings.")
+    if len(content) > MAX_SIZE:
+        raise UserError(f"{origin} has more than {MAX_SIZE} bytes: it is not a file of settings.")
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         _check_size(text)
@@ -96,25 +98,25 @@ def parse_yaml(content: str | bytes, origin: str) -> Any:
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         reason = f"{error.problem}{line}"
-    except Exception as error:  # of many types: dates, numbers and letters that there are not
+    except Exception as error:  # of many types, for invalid dates, numbers and characters
         reason = " ".join(str(error).split())
     raise UserError(f"{origin} is not YAML: {shortened(reason)}.")
 
 
 def _check_size(text: str) -> None:
-    """Raise a ValueError for a text that is nested deeply, or has too many values once its aliases
-    are expanded; what it holds is not built for that."""
+    """Raise a ValueError for a text that is nested too deeply, or has too many values once its aliases
+    are expanded. Works on events, without building the values."""
     sizes: dict[str, int] = {}
     containers: list[tuple[str, int]] = [("", 0)]
     for event in YAML(typ="safe").parse(text):
         size, anchor = 1, str(getattr(event, "anchor", None) or "")
-        if len(getattr(event, "value", None) or "") > LONGEST:
-            raise ValueError(f"it has a value of more than {LONGEST} characters")
+        if len(getattr(event, "value", None) or "") > MAX_LENGTH:
+            raise ValueError(f"it has a value of more than {MAX_LENGTH} characters")
         if isinstance(event, CollectionStartEvent):
             containers.append((anchor, 1))
             if anchor:
-                sizes[anchor] = MOST  # one that holds itself
-            if len(containers) > DEEPEST:
+                sizes[anchor] = MAX_SIZE  # an alias within its own anchor
+            if len(containers) > MAX_DEPTH:
                 raise ValueError("it is nested too deeply")
             continue
         if isinstance(event, AliasEvent):
@@ -125,32 +127,32 @@ def _check_size(text: str) -> None:
                 sizes[anchor] = size
         outer, known = containers[-1]
         containers[-1] = outer, known + size
-        if known + size > MOST:
-            raise ValueError(f"its aliases stand for more than {MOST} values")
+        if known + size > MAX_SIZE:
+            raise ValueError(f"its aliases stand for more than {MAX_SIZE} values")
 
 
 def shortened(text: str) -> str:
-    """At most 200 characters of it."""
+    """The text, cut to 200 characters."""
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
-    """What `torch.save` wrote: tensors, numbers and strings in plain containers, on the CPU. Nothing
-    else is unpickled.
+    """Load a file of `torch.save` to the CPU, with `weights_only=True`: tensors, numbers and strings in
+    plain containers.
 
     Args:
-        advice: how to get a sound file.
+        advice: how to get a valid file, for error messages.
 
     Raises:
-        UserError: the file is missing, damaged, or holds more.
+        UserError: the file is missing, damaged, or holds other types.
     """
-    import torch  # slow, and not needed by those who write files
+    import torch  # slow, and not needed for the other functions
 
     try:
         with path.open("rb") as file:
             if file.read(30).startswith(b"version https://git-lfs"):
                 raise UserError(
-                    f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`."
+                    f"{path} is a Git LFS pointer: download the file with `git lfs pull`."
                 )
         if zipfile.is_zipfile(path):
             _check_archive(path)
@@ -159,19 +161,19 @@ def load_tensors(path: Path, advice: str = "run `dvc repro`") -> Any:
         raise UserError(f"{path} is missing: {advice}.") from None
     except UserError:
         raise
-    # Many types. The text stays out: it advises to switch the safe loading off.
+    # Of many types. Torch's message is left out, since it advises to disable weights_only.
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{path} cannot be read ({error.strerror}): {advice}.") from None
         raise UserError(
-            f"{path} is damaged, or holds more than tensors: {advice}; of a file of your own, save "
-            "the network's `state_dict()` alone."
+            f"{path} is damaged, or holds more than tensors: {advice}; save your own files as the "
+            "network's `state_dict()`."
         ) from None
 
 
 def _check_archive(path: Path) -> None:
-    """Raise BadZipFile for what torch takes numbers from all the same: other checksums than those
-    of its content, other sizes, a folder in place of a file."""
+    """Raise BadZipFile for damage that torch ignores: wrong checksums or sizes, folders in place of
+    files."""
     with zipfile.ZipFile(path) as archive:
         for one in archive.infolist():
             if one.file_size != one.compress_size or one.external_attr & 16:
@@ -181,10 +183,10 @@ def _check_archive(path: Path) -> None:
 
 
 def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
-    """The state dict, name to tensor, in a file, or under `state_dict` in it.
+    """Load a state dict, tensors by name, from a file or from its key `state_dict`.
 
     Raises:
-        UserError: as `load_tensors`, or the file holds no state dict of finite real numbers.
+        UserError: as in `load_tensors`, or the file holds no state dict of finite real numbers.
     """
     content = load_tensors(path, advice)
     if isinstance(content, dict):
@@ -192,7 +194,7 @@ def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and hasattr(value, "shape") for key, value in content.items()
     ):
-        raise UserError(f"{path} is no state dict: it should map names to tensors.")
+        raise UserError(f"{path} is not a state dict: {advice}.")
     for key, tensor in content.items():
         if fault := fault_of(tensor):
             raise UserError(f"{path} has {fault} in {key}: {advice}.")
@@ -200,7 +202,7 @@ def load_state(path: Path, advice: str = "run `dvc repro`") -> dict[str, Any]:
 
 
 def fault_of(tensor: Any) -> str:
-    """What a tensor has that no weights have; empty if nothing."""
+    """Why a tensor cannot be weights; empty if it can."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if kind not in WEIGHT_TYPES:
         return f"numbers of the type {kind}"

@@ -1,11 +1,11 @@
 """The contract of a method, and loading a method by its name.
 
-A method is a package of four files. The harness uses only these names of them:
+A method is a package of four files. The harness uses only these names:
 
     spec.py       `Spec`: a frozen dataclass of all its settings; imports nothing heavy
                   `Strategy`: a Literal of the names of its strategies
     model.py      `build(spec, classes)`: the network, with random weights
-                  `start(network, encoder_state)`: put start weights into its encoders
+                  `start(network, encoder_state)`: load start weights into its encoders
     training.py   `phases(network, spec)`, `view(...)`, `backward(...)`
     inference.py  `STRATEGIES`: how an image of any size is processed
 
@@ -93,7 +93,7 @@ class Method:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """One kind of network input of a strategy: windows of the image, all resized to one size."""
+    """One kind of input of a strategy's network: windows of the image, all resized to one size."""
 
     what: str
     """For people: `patches`, `whole image`."""
@@ -114,7 +114,7 @@ class NetworkInput:
 
     @classmethod
     def patches(cls, boxes: Sequence[Box]) -> "NetworkInput":
-        """Patches of one size at the image's own resolution."""
+        """Patches of one size at full resolution."""
         return cls("patches", tuple(boxes), boxes[0][2:])
 
 
@@ -123,13 +123,12 @@ def by_scores(
     inputs: Inputs,
     parts: tuple[str, ...] | None = None,
 ) -> Strategy:
-    """The strategy whose labels are the best of scores that are computed on the host, in memory or
-    by windows.
+    """A strategy whose labels are the arg max of scores, in memory or by windows.
 
     Args:
-        scores: (network, image, spec) -> scores (K, h, w) of any size, which are summed over the
-            spec's `test_time` augmentations and enlarged bilinearly; empty for an image on the disk
-            whose labels are written already.
+        scores: (network, image, spec) -> scores (K, h, w) of any size. They are summed over the
+            spec's `test_time` augmentations and enlarged bilinearly. Empty for an image on disk
+            whose labels are already written.
         inputs, parts: as in `Strategy`.
     """
 
@@ -159,8 +158,8 @@ def by_scores(
 
 
 def in_precision(strategy: Strategy, precision: str) -> Strategy:
-    """The strategy in a run's precision: under autocast, which gives convolutions and matrix products
-    the lower one and leaves weights, and operators that would suffer, in float32.
+    """The strategy in a run's precision, by autocast: convolutions and matrix products run in lower
+    precision; weights, and operators that need it, stay in float32.
 
     Args:
         precision: `fp32`, or a key of `AUTOCAST`.
@@ -192,7 +191,7 @@ def in_precision(strategy: Strategy, precision: str) -> Strategy:
 
 @contextmanager
 def _autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
-    # torch.autocast does nothing for a GPU that is absent, whose memory fake tensors predict.
+    # Not torch.autocast, which is disabled without a GPU, where fake tensors predict its memory.
     before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     torch.set_autocast_enabled(device, True)
     torch.set_autocast_dtype(device, dtype)
@@ -205,13 +204,13 @@ def _autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def load(name: str) -> Method:
-    """The method package `name`; imports torch and the networks, which takes seconds."""
+    """Load the method package `name`; imports torch and the networks, which takes seconds."""
     package = package_of(name)
     model, training, inference = (
         importlib.import_module(f"{package}.{part}") for part in ("model", "training", "inference")
     )
 
-    # A model.py imports nothing of the harness: its errors become UserErrors here.
+    # A model.py imports nothing of the harness, so that its errors are converted here.
     def build(spec: Any, classes: int) -> nn.Module:
         encoder = getattr(spec, "encoder", "")
         unknown = UserError(
@@ -247,7 +246,7 @@ def load(name: str) -> Method:
 
 
 def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
-    """The checked `Spec` of a model, with the overrides of a run; imports nothing heavy."""
+    """The checked `Spec` of a model, with the overrides of a run. Does not import torch."""
     module = importlib.import_module(f"{package_of(model.method)}.spec")
     values = {**model.spec, **(run.overrides if run else {})}
     return strict(module.Spec, values, f"params.yaml: models.{name}.spec")
@@ -256,8 +255,7 @@ def spec_of(name: str, model: ModelConfig, run: RunConfig | None = None) -> Any:
 def network_inputs(
     run: RunConfig, model: ModelConfig, height_px: int, width_px: int
 ) -> Sequence[NetworkInput]:
-    """The network inputs of a run for an image size; empty if its strategy does not describe
-    them."""
+    """The network inputs of a run for an image size; empty if its strategy does not describe them."""
     strategy = load(model.method).strategies[run.strategy]
     return strategy.inputs(spec_of(run.model, model, run), height_px, width_px)
 
@@ -282,7 +280,7 @@ def network_for(method: Method, strategy: Strategy, spec: Any, classes: int) -> 
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a checkpoint into a network, which may lack some of the checkpoint's parts."""
+    """Load a checkpoint into a network, which may have only some of the checkpoint's parts."""
     own = network.state_dict()
     parts = {key.split(".", 1)[0] for key in own}
     state = {key: value for key, value in state.items() if key.split(".", 1)[0] in parts}
@@ -305,7 +303,7 @@ def package_of(method: str) -> str:
     """
     package = method.replace("/", ".")
     parents = [package[:i] for i, letter in enumerate(package) if letter == "."]
-    # find_spec imports the parent of a dotted name, so that each parent is looked up first.
+    # find_spec imports the parents of a dotted name, so that each is looked up first.
     for name in (*parents, package, f"{package}.spec"):
         try:
             sound = all(part.isidentifier() for part in name.split("."))

@@ -1,5 +1,5 @@
-"""Records: one JSON file per stage and name, with raw results and their provenance. Writing is
-atomic; reading never writes."""
+"""Records: one JSON file per stage and name, with raw results and their provenance. Writing is atomic;
+reading never writes."""
 
 import json
 import os
@@ -19,10 +19,9 @@ from bench.files import shortened, write_text
 from bench.record_contents import CONTENTS, checker
 
 SCHEMA = 3
-"""Version of the format. 1 named methods by their earlier packages (`config.MOVED_METHODS`); 1 and 2
-had other names for some keys (`MOVED_KEYS`) and for the variants of a method; a record without
-`benchmark` is of version 1."""
-MOVED_KEYS = {
+"""Version of the format. Version 1 has earlier names of methods (`config.MOVED_METHODS`); versions 1 and 2
+have earlier names of some keys (`RENAMED_KEYS`) and of the variants of a method."""
+RENAMED_KEYS = {
     "booked_bytes": "allocated_bytes",
     "told_bytes": "expected_allocated_bytes",
     "room_bytes": "available_bytes",
@@ -34,15 +33,15 @@ MOVED_KEYS = {
     "memory_clock_most_mhz": "memory_clock_max_mhz",
 }
 BENCHMARK = 1
-"""Version of the benchmark. A change of data, metrics or meters that changes results raises it; results
-of different versions are not compared."""
+"""Version of the benchmark, raised when a change of data, metrics or meters changes results. Results of
+different versions are not compared. A record without the key is of version 1."""
 RESULTS = Path("results")
 _RANK = {"failed": 0, "oom": 1, "ok": 2}
 
-# Outputs of the pipeline, which do not make a checkout dirty.
+# Outputs of the pipeline; they do not make a checkout dirty.
 GENERATED = ("results", "report", "dvc.lock")
 CODE = (".py", ".yaml", ".csv")
-"""Endings of files that a result may depend on."""
+"""Suffixes of files that a result may depend on."""
 VERSIONS = (
     "torch",
     "torchvision",
@@ -61,36 +60,35 @@ class Record:
     stage: str
     name: str
     settings: Mapping[str, Any]
-    """The suite's settings that the result was computed with."""
+    """Settings of the suite that the result was computed with."""
     values: Mapping[str, Any]
-    """Raw: every repetition and every scene, nothing averaged or rounded; definitions beside the
-    numbers."""
+    """Raw results: every repetition and scene, not averaged or rounded, with definitions of the numbers."""
     provenance: Mapping[str, Any]
     status: Status = "ok"
     reason: str | None = None
-    """Why it is not `ok`, one sentence."""
+    """Why the status is not `ok`, in one sentence."""
     benchmark: int = BENCHMARK
     schema: int = field(default=SCHEMA)
 
 
 def path_of(suite: str, stage: str, name: str, machine: str | None = None) -> Path:
-    """`results/SUITE/STAGE[/MACHINE]/NAME.json`; with the machine if the result depends on
-    hardware."""
+    """`results/SUITE/STAGE[/MACHINE]/NAME.json`; with the machine if the result depends on hardware."""
     parts = [part for part in (suite, stage, machine) if part]
     return RESULTS.joinpath(*parts, f"{name}.json")
 
 
 def write(path: Path, record: Record, parts: str | None = None) -> None:
-    """Write `record` as JSON, atomically, but never in place of a better one.
+    """Write `record` as JSON, atomically, unless the existing record is better.
 
-    A failure replaces no result, and out of memory none of the same settings.
+    A failure does not replace a result, and out of memory does not replace a result of the same
+    settings.
 
     Args:
-        parts: the table in `values` whose entries are measured one by one. Entries of an earlier
-            record that the new one lacks, or that say more, stay with their provenance.
+        parts: key in `values` of a table whose entries are measured one by one. Entries of an earlier
+            record stay, with their provenance, if the new record lacks them or has fewer fields.
 
     Raises:
-        UserError: the file is kept, or as in `other_parts`.
+        UserError: the existing record is better, or as in `other_parts`.
     """
     found = json.loads(json.dumps(asdict(record)))
     earlier = _earlier(path)
@@ -98,32 +96,31 @@ def write(path: Path, record: Record, parts: str | None = None) -> None:
     worse = earlier and _RANK[record.status] < _RANK[earlier.status]
     if worse and (same or record.status == "failed"):
         raise UserError(
-            f"{path} is kept, for the new result is worse ({record.reason}): delete the file to "
-            "have that instead."
+            f"{path} was not replaced, since the new result is worse ({record.reason}): delete the "
+            "file to replace it."
         )
     if earlier and parts:
         new = found["values"][parts]
         old, entries = entries_of(earlier.values[parts]), entries_of(new)
-        both = old.keys() & entries.keys() if same else set()
-        better = {key for key in both if _worth(old[key]) > _worth(entries[key])}
-        kept = other_parts(path, record.settings, entries.keys() - better, parts)
-        whole = entries | kept
-        found["values"][parts] = whole if isinstance(new, dict) else list(whole.values())
+        common = old.keys() & entries.keys() if same else set()
+        better = {key for key in common if _rank(old[key]) > _rank(entries[key])}
+        merged = entries | other_parts(path, record.settings, entries.keys() - better, parts)
+        found["values"][parts] = merged if isinstance(new, dict) else list(merged.values())
     write_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def other_parts(
     path: Path, settings: Mapping[str, Any], renewed: Collection[str], parts: str
 ) -> dict[str, Any]:
-    """Entries of an earlier record that stay beside those that are measured again.
+    """Entries of an earlier record that a new record does not replace.
 
     Args:
-        settings: of the new record.
+        settings: settings of the new record.
         renewed: keys of its entries.
         parts: as in `write`.
 
     Raises:
-        UserError: there are some, and they were made with other settings.
+        UserError: there are such entries, and they were measured with other settings.
     """
     if not (earlier := _earlier(path)) or earlier.benchmark != BENCHMARK:
         return {}
@@ -138,16 +135,16 @@ def other_parts(
 
 
 def made_otherwise(made: Record, model: ModelConfig, run: RunConfig | None = None) -> str:
-    """How the settings of a record differ from those of a model and of a run of it, a clause; empty
-    if they do not. Settings that there were not yet count as their defaults."""
-    for key, now in (("model", model), ("run", run)):
-        if now is None or key not in made.settings:
+    """The first difference between a record's settings and those of a model and a run; empty if there
+    is none. Settings that the record lacks count as their defaults."""
+    for key, current in (("model", model), ("run", run)):
+        if current is None or key not in made.settings:
             continue
         earlier = made.settings[key]
         if not isinstance(earlier, Mapping):
             return f"its settings have no table {key}"
         try:
-            before, after = asdict(strict(type(now), earlier, key)), asdict(now)
+            before, after = asdict(strict(type(current), earlier, key)), asdict(current)
             found = difference(before | {"trained": None}, after | {"trained": None})
         except UserError as error:
             found = str(error).removesuffix(".")
@@ -157,7 +154,7 @@ def made_otherwise(made: Record, model: ModelConfig, run: RunConfig | None = Non
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> str:
-    """The first key, with its full path, whose value has changed, and both values; empty if none."""
+    """The first key (dotted) whose value has changed, with both values; empty if there is none."""
     for key in sorted({*earlier, *now}):
         one, other = earlier.get(key), now.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -169,30 +166,30 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str =
 
 
 def entries_of(table: Any) -> dict[str, Any]:
-    """The entries of a table by key; of a list each has its own as `key`."""
+    """The entries of a table by key; entries of a list have it as `key`."""
     return dict(table) if isinstance(table, Mapping) else {row["key"]: row for row in table}
 
 
 def require_same(path: Path, earlier: Mapping[Any, Any], new: Mapping[str, Any]) -> None:
-    """Raise a UserError if results of other settings would be lost from a file, or mixed."""
+    """Raise a UserError if a file has results of other settings, which would be lost or mixed."""
     if differing := sorted(key for key in new if earlier.get(key) != new[key]):
         first = differing[0]
         raise UserError(
-            f"{path} has results with {first} {earlier.get(first)!r}, these would have "
-            f"{new[first]!r}: move that file away first."
+            f"{path} has results with {first} {earlier.get(first)!r}, the new ones "
+            f"have {new[first]!r}: move the file away first."
         )
 
 
 def _earlier(path: Path) -> Record | None:
-    """The record that a new one would replace, if it is sound."""
+    """The record that a new one would replace; None if it is missing or damaged."""
     try:
         return read(path)
     except UserError:
         return None
 
 
-def _worth(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """An entry of equal status is worth less with fewer fields, for instance without times."""
+def _rank(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Rank of an entry: by status, then by number of fields (without times there are fewer)."""
     return _RANK[entry.get("status", "ok")], len(entry.keys() - {"provenance"})
 
 
@@ -200,8 +197,8 @@ def read(path: Path) -> Record:
     """The record in `path`.
 
     Raises:
-        UserError: the file is missing, not JSON, of another schema version, or lacks what readers
-            need.
+        UserError: the file is missing, not JSON, of an unknown schema version, or lacks required
+            values.
     """
     try:
         text = path.read_bytes()
@@ -210,47 +207,47 @@ def read(path: Path) -> Record:
     return parse(text, str(path), f"`git checkout {path}`, or delete it and run `dvc repro`")
 
 
-def parse(text: bytes, origin: str, mend: str) -> Record:
+def parse(text: bytes, origin: str, advice: str) -> Record:
     """The record in a file's text.
 
     Args:
         origin: the file's name, for error messages.
-        mend: what to do if the text is no record, for error messages.
+        advice: what to do if the text is not a record, for error messages.
 
     Raises:
-        UserError: it is not JSON, of another schema version, or lacks what readers need.
+        UserError: it is not JSON, of an unknown schema version, or lacks required values.
     """
     try:
-        values = json.loads(text, object_hook=_as_now)
+        values = json.loads(text, object_hook=_migrate)
         if (schema := values.get("schema", SCHEMA)) not in range(1, SCHEMA + 1):
             raise UserError(
-                f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {mend}."
+                f"{origin} has schema {schema!r:.50}, this code reads {SCHEMA}: {advice}."
             )
         _check(values.get("stage"), text if schema == SCHEMA else json.dumps(values).encode())
         return Record(**{"benchmark": 1, **values, "schema": SCHEMA})
-    # Of JSON, UTF-8 and `_check`; a list has no keys, and a record no others than ours.
+    # Raised by JSON, UTF-8, `_check` and `Record`.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-    raise UserError(f"{origin} is damaged ({reason}): {mend}.")
+    raise UserError(f"{origin} is damaged ({reason}): {advice}.")
 
 
 def _check(stage: Any, text: bytes) -> None:
     if stage not in CONTENTS:
-        raise ValueError(f"its stage is {stage!r:.50}; there are {', '.join(CONTENTS)}")
+        raise ValueError(f"its stage is {stage!r:.50}, not one of {', '.join(CONTENTS)}")
     try:
         checker(stage).validate_json(text, strict=True)
     except ValidationError as error:
         status = json.loads(text).get("status")
-        ended = status in ("oom", "failed")  # with the values that there were until then
-        left = [one for one in error.errors() if not (ended and one["type"] == "missing")]
-        if left:
-            raise ValueError(first_problem(left)) from None
+        incomplete = status in ("oom", "failed")
+        errors = [e for e in error.errors() if not (incomplete and e["type"] == "missing")]
+        if errors:
+            raise ValueError(first_problem(errors)) from None
 
 
-def _as_now(values: dict[str, Any]) -> dict[str, Any]:
-    """A table of a record with the current names of its keys, its `method` and its variant, and with
-    what `compute` was before it had `isa`."""
-    values = {MOVED_KEYS.get(key, key): value for key, value in values.items()}
+def _migrate(values: dict[str, Any]) -> dict[str, Any]:
+    """Migrate a table of a record: names of keys, methods and variants, and the default of
+    `compute.isa`."""
+    values = {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
     if (done := values.get("done")) in ("as meant", "ours"):
         values["done"] = "corrected"
         if isinstance(key := values.get("key"), str):
@@ -263,23 +260,22 @@ def _as_now(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Commit, versions and machine of this process, and the caller's further facts.
+    """Commit, versions and machine of this process, and further facts of the caller.
 
-    `commit` and `dirty` are None where git does not know the folder: in an export, or in a checkout
-    that belongs to somebody else. `dirty` ignores outputs of the pipeline, a params.yaml that equals
-    one of the suites, so that running the pipeline on a clean commit does not count as a change, and
-    new files that are neither code nor settings, such as logs.
+    `commit` and `dirty` are None if git does not know the folder: in an export, or in another user's
+    checkout. `dirty` ignores outputs of the pipeline, a params.yaml that equals a file of suites/,
+    and new files that are neither code nor settings, such as logs.
     """
-    ours = [*GENERATED, *(["params.yaml"] if _is_a_suite(Path("params.yaml")) else [])]
-    # `HEAD:./` is this folder in the commit: an export may lie in another project's checkout.
-    known = _git("rev-parse", "HEAD", "HEAD:./")
-    others = [f":!{path}" for path in ours]
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
+    ignored = [*GENERATED, *(["params.yaml"] if _is_a_suite(Path("params.yaml")) else [])]
+    # `HEAD:./` fails for an export that lies in another project's checkout.
+    head = _git("rev-parse", "HEAD", "HEAD:./")
+    excluded = [f":!{path}" for path in ignored]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *excluded)
     kinds = [f"*{kind}" for kind in CODE]
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *kinds, *others)
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *kinds, *excluded)
     return {
-        "commit": known and known.split()[0],
-        "dirty": None if None in (known, changed, new) else bool(changed or new),
+        "commit": head and head.split()[0],
+        "dirty": None if None in (head, changed, new) else bool(changed or new),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in VERSIONS},
         "system": f"{platform.system()} {platform.machine()}",
@@ -290,21 +286,21 @@ def provenance(**more: Any) -> dict[str, Any]:
 
 
 def other_seeds(found: Mapping[int, Any]) -> dict[str, dict[str, Any]]:
-    """The entry of a record for all seeds but the first, whose results are stored like those of a
-    model with one seed; empty without further seeds."""
+    """The entry of a record for all seeds but the first, whose results are stored like those of a model
+    with one seed; empty if there is one seed."""
     others = {str(seed): one for seed, one in list(found.items())[1:]}
     return {"other_seeds": others} if others else {}
 
 
 def _is_a_suite(params: Path) -> bool:
-    """Whether it is a copy of a file under suites/, where a change makes the checkout dirty."""
+    """Whether it is a copy of a file of suites/."""
     if not params.is_file():
         return False
     return any(suite.read_bytes() == params.read_bytes() for suite in Path("suites").glob("*.yaml"))
 
 
 def processor() -> str:
-    """The processor's model name, if the system reports it."""
+    """The processor's model name; `unknown` if the system does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -316,7 +312,7 @@ def processor() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None where it is not installed, or refuses."""
+    """The output of git; None if it is not installed or fails."""
     try:
         return subprocess.run(
             ["git", *arguments], capture_output=True, text=True, check=True, errors="replace"

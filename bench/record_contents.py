@@ -1,4 +1,4 @@
-"""What readers of records rely on, by the stage that writes them. Other keys may be there."""
+"""The content of records that readers rely on, by stage. Further keys are allowed."""
 
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -9,7 +9,7 @@ from bench.errors import Status
 
 T = TypeVar("T")
 _OPTIONAL: Any = None
-"""Default of a key that may be missing. It is not checked: JSON's null is refused."""
+"""Default of a key that may be missing. Pydantic does not check it: null in JSON is refused."""
 Count = Annotated[int, Field(ge=0, le=2**60)]
 Positive = Annotated[int, Field(ge=1, le=2**60)]
 Number = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
@@ -21,20 +21,20 @@ Step = tuple[str, Count, float | None]
 
 
 class SceneDetails(BaseModel):
-    """What `bench.pipeline.details` counts in an image."""
+    """Counts of `bench.pipeline.details` in an image."""
 
     boundaries: list[tuple[Pixels, Pixels]]
     objects: list[list[tuple[Pixels, Pixels, Pixels, Pixels, Pixels]]]
 
 
 class Details(BaseModel):
-    """And in a split."""
+    """Counts of `bench.pipeline.details` in a split."""
 
     scenes: Annotated[dict[str, SceneDetails], Field(min_length=1)]
     scores: list[tuple[list[Pixels], list[Pixels]]] = _OPTIONAL
 
     def match(self, classes: int, sizes: int | None) -> bool:
-        """Whether the counts are of that many classes and groups of objects by size."""
+        """Whether the counts have this number of classes and of groups by object size."""
         scenes, scores = self.scenes.values(), self.scores
         return (
             {(len(one.boundaries), len(one.objects)) for one in scenes} == {(classes, classes)}
@@ -59,14 +59,14 @@ class Evaluation(BaseModel):
     def model_post_init(self, _: Any) -> None:
         k = len(self.classes)
         if len(set(self.classes)) < k:
-            raise ValueError("`classes` names one twice")
+            raise ValueError("`classes` has a duplicate")
         if not self.splits.get("test"):
             raise ValueError("`splits` has no scene of `test`")
         for seed in (self.splits, *(self.other_seeds or {}).values()):
             if {split: {*scenes} for split, scenes in seed.items()} != {
                 split: {*scenes} for split, scenes in self.splits.items()
             }:
-                raise ValueError("the seeds in `other_seeds` have other scenes than `splits`")
+                raise ValueError("`other_seeds` and `splits` have different scenes")
             for matrix in (one for scenes in seed.values() for one in scenes.values()):
                 if len(matrix) != k + 1 or any(len(row) != k for row in matrix):
                     raise ValueError(f"a matrix of `splits` is not {k + 1} x {k}")
@@ -95,7 +95,7 @@ class Timeline(BaseModel):
 
     def model_post_init(self, _: Any) -> None:
         if any(len(one) != len(self.events) for one in self.bytes.values()):
-            raise ValueError("`bytes` and `events` are of different lengths")
+            raise ValueError("`bytes` and `events` have different lengths")
 
 
 class Predicted(Meter):
@@ -111,7 +111,7 @@ class Predicted(Meter):
 
 
 class Meters(BaseModel, extra="forbid"):
-    """By name."""
+    """Peak memory by meter."""
 
     predicted: Predicted
     allocated: Meter
@@ -156,7 +156,7 @@ class Measurement(BaseModel):
 
 
 class Phase(BaseModel):
-    """What one phase of a training took."""
+    """Cost of one phase of a training."""
 
     seconds: Number
     steps: Count | None = None
@@ -221,7 +221,7 @@ class Case(BaseModel):
 
 
 class PublishedCosts(Costs, Case):
-    """A line of `successors`."""
+    """A row of `successors`."""
 
     reserved_bytes: Count | None
 
@@ -235,7 +235,7 @@ class SuiteCosts(Costs):
 
 
 class Growth(BaseModel):
-    """Costs at one image size; of a size that was not computed only the patches."""
+    """Costs at one image size. A size that was not computed has only the number of patches."""
 
     side_px: Positive
     patches: Count
@@ -247,11 +247,11 @@ class Growth(BaseModel):
     def model_post_init(self, _: Any) -> None:
         found = (self.flops, self.device_bytes, self.reserved_bytes, self.host_bytes)
         if any(found) and not all(found):
-            raise ValueError("a size has some of flops and bytes, but not all")
+            raise ValueError("a size must have all of flops and bytes, or none")
 
 
 class Fit(BaseModel):
-    """How good the model is."""
+    """Goodness of fit."""
 
     rows: Number
     rank_correlation: Annotated[float, Field(ge=-1, le=1)]
@@ -260,14 +260,14 @@ class Fit(BaseModel):
 
 
 class Variant(Fit):
-    """With another choice for one network."""
+    """Goodness of fit with another choice for one network."""
 
     network: str
     choice: dict[str, str | int | float | bool]
 
 
 class Explained(BaseModel):
-    """The paper's memory figures, and the model fitted to them."""
+    """The paper's memory figures and the model fitted to them."""
 
     rows: list[dict[str, str | Number | None]]
     fit: Annotated[dict[Literal["context_mb", "holding", "workspace"], float], Field(min_length=3)]
@@ -299,13 +299,13 @@ class Rows(BaseModel, Generic[T]):
 
 
 class Bytes(BaseModel):
-    """What a meter reports."""
+    """Reading of a meter."""
 
     bytes: Positive
 
 
 class OnGpu(Case):
-    """A line of `card`."""
+    """A row of `card`."""
 
     key: str
     meters: dict[Literal["allocated", "reserved", "rss", "nvml"], Bytes] = _OPTIONAL
@@ -319,7 +319,7 @@ class OnGpu(Case):
 
 
 class Estimate(BaseModel):
-    """A line of `estimates`."""
+    """A row of `estimates`."""
 
     key: str
     kind: str
@@ -346,7 +346,7 @@ class Head(BaseModel):
     labels_equal_share: Number | None = None
 
 
-class Heads(BaseModel):  # of one image size
+class Heads(BaseModel):  # costs at one image size
     plain: Head
     collapsed: Head
 
@@ -370,7 +370,7 @@ CONTENTS: dict[str, type] = {
     "fast": CollapsedHead,
     "cluster": Rows[dict[str, Number]],
 }
-"""By stage."""
+"""Content by stage."""
 
 
 class Provenance(BaseModel):
@@ -394,6 +394,6 @@ class _Checked(BaseModel, Generic[T]):
 
 @cache
 def checker(stage: str) -> TypeAdapter[Any]:
-    """Checks the text of a record of a stage, strictly: a number in quotes is no number."""
+    """Validates the text of a record of a stage, strictly: a number in quotes is not a number."""
     kind: Any = CONTENTS[stage]
     return TypeAdapter(_Checked[kind])

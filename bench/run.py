@@ -43,8 +43,7 @@ from data.dataset import PREPARED, Dataset, open_dataset
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the table `models` with its spec checked. Method and data set are loaded at first
-    use."""
+    """A model of the table `models` with a checked spec. Method and data set are loaded at first use."""
 
     name: str
     config: ModelConfig
@@ -57,12 +56,12 @@ class Model:
 
     @property
     def method(self) -> Method:
-        """The functions of its method; the import takes seconds."""
+        """The functions of the method; the import takes seconds."""
         return self.given_method or load(self.config.method)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Its prepared data set.
+        """The prepared data set.
 
         Raises:
             UserError: the data set is not prepared, or damaged.
@@ -79,17 +78,17 @@ class Model:
         return self.method.build(self.spec, self.classes)
 
     def by(self, strategy: str) -> "Run":
-        """A run of the model by one of its method's strategies."""
+        """A run of the model with a strategy of its method."""
         return Run(self.name, RunConfig(self.name, strategy), self)
 
     def miou(self, matrices: Collection[metrics.Matrix]) -> float:
-        """mIoU, 0..1, of the confusion matrices (K + 1, K) of some scenes of its data set."""
+        """mIoU, 0..1, of confusion matrices (K + 1, K) of scenes of the data set."""
         return metrics.miou(metrics.total(matrices), self.dataset.classes, self.dataset.ignored)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a network predicts of one scene."""
+    """The prediction for one scene."""
 
     id: str
     labels: Tensor
@@ -124,7 +123,7 @@ class Run:
 
     @property
     def strategy(self) -> Strategy:
-        """How its network processes an image, in the run's precision."""
+        """The strategy, in the run's precision."""
         return in_precision(self.method.strategies[self.config.strategy], self.config.precision)
 
     @property
@@ -144,30 +143,30 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that records keep."""
+        """The settings that records store."""
         return {"run": asdict(self.config), "model": self.model.config.settings()}
 
     def varied(self, **settings: Any) -> "Run":
-        """The run with some fields of its spec overridden."""
+        """The run with fields of its spec overridden."""
         config = replace(self.config, overrides={**self.config.overrides, **settings})
         spec = spec_of(config.model, self.model.config, config)
         return replace(self, config=config, model=replace(self.model, spec=spec))
 
     def build(self) -> nn.Module:
-        """The network with random weights in eval mode, prepared for the strategy."""
+        """The network with random weights, in eval mode and prepared for the strategy."""
         network = network_for(self.method, self.strategy, self.spec, self.model.classes)
         return self.strategy.prepare(network, self.spec)
 
     def checkpoint(self, seed: int | None = None) -> Path:
-        """Of one of the model's seeds; None: of the first."""
+        """The checkpoint of one of the model's seeds; None: the first."""
         one = self.seeds[0] if seed is None else seed
         return checkpoint_of(self.model.name, self.model.config, one)
 
     def network(self, device: torch.device, seed: int | None = None) -> nn.Module:
-        """The trained network in eval mode on the device, prepared for the strategy.
+        """The trained network on the device, in eval mode and prepared for the strategy.
 
         Args:
-            seed: of the model's seeds; None: the first.
+            seed: one of the model's seeds; None: the first.
         """
         path = self.checkpoint(seed)
         state = load_state(path)
@@ -176,7 +175,7 @@ class Run:
         return self.strategy.prepare(network, self.spec).to(device)
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Labels (H, W) uint8 of an image (3, H, W) uint8, both on the host."""
+        """Labels (H, W) uint8 of an image (3, H, W) uint8, both on the CPU."""
         with torch.inference_mode():
             return self.strategy.predict(network, image, self.spec)
 
@@ -196,9 +195,8 @@ class Run:
             yield Scene(id, labels, counted, took[0], truth, scores)
 
     def coverage(self, height_px: int, width_px: int) -> Tensor | None:
-        """The sum of the weights with which the strategy adds scores of patches at each pixel of an
-        image of this size, (H, W): with equal weights the number of patches. None for a strategy
-        that takes the image whole."""
+        """The sum (H, W) of the patches' weights at each pixel of an image of this size; with equal
+        weights it is the number of patches. None for a strategy without patches."""
         found = self.strategy.inputs(self.spec, height_px, width_px)
         boxes = next((one.boxes for one in found if one.what == "patches"), ())
         blend: Blend = getattr(self.spec, "blend", None) or "mean"
@@ -232,8 +230,8 @@ def open_run(
 
 
 def open_evaluated(suite: Suite, name: str) -> Run:
-    """As `open_run`, of a run that is evaluated, without its data set: the record of its evaluation
-    names the classes."""
+    """Like `open_run`, for an evaluated run. The classes come from the record of its evaluation, so that
+    the data set is not needed."""
     evaluated = record.read(record.path_of(suite.suite, "evaluate", name))
     return open_run(suite, name, classes=len(evaluated.values["classes"]))
 
@@ -259,11 +257,11 @@ def run_of(method: str, strategy: str, spec: Any, classes: int) -> Run:
 
 
 def require_inputs(suite: Suite, models: Iterable[str]) -> None:
-    """Refuse data and checkpoints that were not made with the settings of a suite. DVC does not see
-    that of commands which it does not run.
+    """Check that data and checkpoints were made with a suite's settings, for commands that DVC does not
+    run.
 
     Raises:
-        UserError: names the file, and what differs.
+        UserError: they were made with other settings.
     """
     for name in models:
         require_prepared(suite, name)
@@ -271,7 +269,7 @@ def require_inputs(suite: Suite, models: Iterable[str]) -> None:
 
 
 def require_prepared(suite: Suite, name: str) -> None:
-    """Refuse the prepared data of a model that were made with other settings."""
+    """Raise a UserError if the prepared data of a model were made with other settings."""
     dataset = open_dataset(suite.models[name].dataset)
     wanted = asdict(open_source(suite, dataset.name)[1])
     if found := record.difference(dataset.settings, json.loads(json.dumps(wanted))):
@@ -282,8 +280,8 @@ def require_prepared(suite: Suite, name: str) -> None:
 
 
 def require_checkpoint(suite: Suite, name: str) -> None:
-    """Refuse the checkpoints of a model if its record of training says other settings or data, or is
-    another training's."""
+    """Raise a UserError if the checkpoints of a model are missing, were trained with other settings or
+    data, or are not those of its training record."""
     path, model = record.path_of(suite.suite, "train", name), suite.models[name]
     made = record.read(path)
     found = record.made_otherwise(made, model)
@@ -309,7 +307,7 @@ def require_checkpoint(suite: Suite, name: str) -> None:
 
 
 def set_up(compute: Compute) -> torch.device:
-    """Set torch's threads; returns the device that the suite runs on."""
+    """Set the number of threads of torch; returns the device that the suite runs on."""
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -327,7 +325,7 @@ def set_up(compute: Compute) -> torch.device:
 
 
 def device_facts(device: torch.device, compute: Compute) -> dict[str, Any]:
-    """What a record says of the device."""
+    """Facts about the device for the provenance of a record."""
     facts: dict[str, Any] = {
         "device": device.type,
         "threads": compute.threads,
@@ -343,7 +341,8 @@ def device_facts(device: torch.device, compute: Compute) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def clock(device: torch.device) -> Iterator[list[float]]:
-    """Seconds of a block, appended to the list at its end; waits for the device on both sides."""
+    """Measure the seconds of a block, appended to the list at its end; synchronises the device before
+    and after."""
     seconds: list[float] = []
     wait(device)
     start = time.perf_counter()
@@ -359,7 +358,7 @@ def wait(device: torch.device) -> None:
 
 
 def save(path: Path, content: Any) -> None:
-    """torch.save, but atomic; a full disk is an OSError, not torch's RuntimeError."""
+    """Like torch.save, but atomic. A full disk raises an OSError, not torch's RuntimeError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.files import no_formula
+from bench.files import escape_formula
 from data.dataset import UNLABELLED, About, Pair
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -50,7 +50,7 @@ def summary(checked: Facts) -> str:
     for split, pixels in class_pixels(checked).items():
         total = max(sum(pixels.values()), 1)
         for name, count in pixels.items():
-            writer.writerow([split, no_formula(name), count, count / total])
+            writer.writerow([split, escape_formula(name), count, count / total])
     return text.getvalue()
 
 

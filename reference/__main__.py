@@ -78,7 +78,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     """Compare a method with what its authors' code gave."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="golden_*.json, train_*.json")
     parser.add_argument("--json", action="store_true", help="every comparison, for machines")
-    parser.add_argument("--threads", type=cli.above_zero, default=2, help="of torch (2)")
+    parser.add_argument("--threads", type=cli.positive_int, default=2, help="of torch (2)")
     parser.add_argument("--precision", choices=FLOATS, help="only one of the two")
     parser.set_defaults(work=work)
 

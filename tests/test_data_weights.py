@@ -41,5 +41,5 @@ def test_a_whole_network_from_a_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             weights.encoder_state(*arguments)
     torch.save([1, 2], path)
-    with pytest.raises(UserError, match="is no state dict"):
+    with pytest.raises(UserError, match="is not a state dict"):
         weights.encoder_state("resnet50", "file", str(path))

@@ -131,23 +131,23 @@ def test_how_it_ended(work: Callable[..., None], status: str, reason: str) -> No
 @pytest.mark.parametrize(
     ("counts", "status", "reason"),
     [
-        ((4, 5), "oom", "killed by the system for memory"),
-        ((4, 4), "failed", "killed with signal 9, but not by the system for memory"),
-        ((None, None), "oom", "killed by the system, most likely for memory"),
+        ((4, 5), "oom", "killed by the system: out of memory"),
+        ((4, 4), "failed", "killed with signal 9, but not for lack of memory"),
+        ((None, None), "oom", "killed by the system, probably out of memory"),
     ],
 )
 def test_the_kernels_killer_is_told_from_anybody_elses(
     counts: tuple[Any, Any], status: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter(counts)
-    monkeypatch.setattr(processes, "_kills", lambda: next(answers))
+    monkeypatch.setattr(processes, "_oom_kills", lambda: next(answers))
     found = run_isolated(is_killed, limit_s=60)
     assert (found.status, found.reason, found.reported) == (status, reason, {"first": 1})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counter is Linux's")
 def test_the_kernel_counts_its_kills() -> None:
-    assert processes._kills() is not None
+    assert processes._oom_kills() is not None
 
 
 def test_a_process_that_takes_too_long_is_ended() -> None:
@@ -201,7 +201,7 @@ def test_the_error_of_a_task_is_that_of_the_call() -> None:
 def test_a_killed_worker_ends_the_call_in_one_sentence(size: int) -> None:
     tasks = [(one, bytes(size)) for one in range(40)]
     with pytest.raises(
-        UserError, match="process of `report` was killed, most likely for memory: 2"
+        UserError, match="process of `report` was killed, probably out of memory: use fewer than 2"
     ):
         parallel_map(dies_at_the_third, tasks, "report", "figure", jobs=2)
     assert multiprocessing.active_children() == []

@@ -68,7 +68,7 @@ def of_evaluate(patch: pytest.MonkeyPatch) -> Path:
     path = record.path_of("tiny", "evaluate", "colour")
     good(path, open_run(read_suite(), "colour").settings)
     patch.setattr(Run, "predict", no_memory)
-    with pytest.raises(UserError, match=r"colour.json is kept, .* can't allocate"):
+    with pytest.raises(UserError, match=r"colour.json was not replaced, .* can't allocate"):
         evaluate.evaluate_all(read_suite(), ["colour"])
     return path
 
@@ -77,7 +77,9 @@ def of_measure(patch: pytest.MonkeyPatch) -> Path:
     shutil.rmtree("data/prepared/tiny")
     path = record.path_of("tiny", "measure", "colour", MACHINE)
     good(path)
-    with pytest.raises(UserError, match=r"Measuring colour failed, and .*colour.json is kept"):
+    with pytest.raises(
+        UserError, match=r"Measuring colour failed, and .*colour.json was not replaced"
+    ):
         measure.measure_all(read_suite(), ["colour"])
     return path
 
@@ -137,7 +139,7 @@ def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(collapsed_head, "compare", lambda *_: pytest.fail("it is refused before"))
     for change in ({"threads": 2}, {"isa": "avx2"}):
         write_suite(Path(), tiny_suite() | {"compute": tiny_suite()["compute"] | change})
-        with pytest.raises(UserError, match=r"has results with compute .*: move that file away"):
+        with pytest.raises(UserError, match=r"has results with compute .*: move the file away"):
             run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
     return path
 
@@ -322,7 +324,7 @@ def test_a_result_of_other_settings_replaces_a_stale_one(tmp_path: Path) -> None
     full = Record("train", "a", {"size": 2}, {}, {}, "oom", "full")
     record.write(path, full)
     assert record.read(path) == full
-    with pytest.raises(UserError, match=r"a\.json is kept"):
+    with pytest.raises(UserError, match=r"a\.json was not replaced"):
         record.write(path, replace(full, status="failed"))
     path.write_text("{")  # is no record
     record.write(path, replace(full, status="failed"))

@@ -152,7 +152,7 @@ def test_a_stage_whose_dvc_was_killed_is_ended_and_one_that_has_its_dvc_is_not()
                     time.sleep(0.05)
                 (kept,) = psutil.Process(parent.pid).children()
                 assert said() == (
-                    "Ended the stage that a killed `dvc repro` had left running (processes: 1)."
+                    "Ended the stage that was still running after `dvc repro` was killed (processes: 1)."
                 )
                 orphan.wait(10)
                 assert kept.is_running()

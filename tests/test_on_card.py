@@ -115,7 +115,7 @@ def test_seconds_of_a_case(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--only", "("], "is no expression"),
+        (["--only", "("], "is not a regular expression"),
         (["--machine", "../../x"], "names become names of files"),
         (["--machine", ""], "names become names of files"),
     ],

@@ -265,7 +265,7 @@ def test_a_stage_works_in_the_projects_root_alone(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert "is not the project's root (dvc.yaml is not there)" in done.stderr
+    assert "is not the project's root (dvc.yaml is missing)" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["bench.pipeline.inputs", "bench.pipeline.predict_memory"])

@@ -368,5 +368,5 @@ def evaluate(name: str) -> record.Record:
 def run_stage(module: Any, *arguments: str) -> None:
     """What `python -m MODULE ARGUMENTS` does after it has parsed them."""
     parser = argparse.ArgumentParser()
-    cache.arguments(parser)
+    cache.add_arguments(parser)
     module.work(parser.parse_args(arguments))

@@ -55,5 +55,5 @@ def end_suddenly(number: int) -> int:
 
 
 def test_a_process_that_was_killed_is_told_in_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"A process of `look` was killed.*2 are too many at once"):
+    with pytest.raises(UserError, match=r"A process of `look` was killed.*fewer than 2 processes"):
         parallel_map(end_suddenly, [(0,), (1,)], "look", "number", jobs=2)

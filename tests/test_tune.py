@@ -47,7 +47,7 @@ def test_every_candidate_is_kept_with_its_miou(
 
 def test_candidates_of_other_settings_are_not_mixed(project: Path) -> None:
     call_command(tune.command, "fpn", "--factors", "1", "--share", "1")
-    with pytest.raises(UserError, match=r"share 1\.0, these would have 0\.5"):
+    with pytest.raises(UserError, match=r"share 1\.0, the new ones have 0\.5"):
         call_command(tune.command, "fpn", "--factors", "3", "--share", "0.5")
     assert record.read(RECORD).values["candidates"].keys() == {"1"}
 

@@ -15,7 +15,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--slurm", action="store_true", help="submit jobs to Slurm")
     parser.add_argument(
-        "--workers", type=cli.above_zero, metavar="N", help="tasks at once, of local Ray or Slurm"
+        "--workers", type=cli.positive_int, metavar="N", help="tasks at once, of local Ray or Slurm"
     )
     parser.add_argument(
         "--folder", default=FOLDER, help=f"of workers' checkouts and cache; default: {FOLDER}"
@@ -33,7 +33,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--simulate",
-        type=cli.above_zero,
+        type=cli.positive_int,
         metavar="SEEDS",
         help="print how long the whole suite with so many seeds takes on 1 to 1,000 workers",
     )

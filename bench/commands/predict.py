@@ -15,30 +15,16 @@ def command(parser: argparse.ArgumentParser) -> None:
     """Write the labels of an image file of any size, in bounded memory."""
     parser.add_argument("image", metavar="IMAGE", type=Path, help="PNG, JPEG, GeoTIFF or COG")
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="MASK",
-        type=Path,
-        required=True,
-        help="label file to write, .tif or .png",
+        "-o", "--output", metavar="MASK", type=Path, required=True, help="label file, .tif or .png"
     )
     parser.add_argument("--run", required=True, help="a key of the suite's table runs")
     suite = parser.add_mutually_exclusive_group()
     suite.add_argument("--suite", type=Path, default=PARAMS, help="default: params.yaml")
-    suite.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="FILE.zip",
-        help="install and use a bundle of `glnet-bench bundle`",
-    )
+    suite.add_argument("--bundle", type=Path, metavar="FILE.zip", help="install and use a bundle")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="default: the run's, in checkpoints/")
-    weights.add_argument(
-        "--random", type=cli.seed, metavar="SEED", help="random weights, for tests"
-    )
-    parser.add_argument(
-        "--classes", type=int, help="number of classes, if the data set is not prepared"
-    )
+    weights.add_argument("--random", type=cli.seed, metavar="SEED", help="use random weights")
+    parser.add_argument("--classes", type=int, help="number, if the data set is not prepared")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--bands", type=int, nargs=3, default=[], help="red, green, blue, from 1")
     parser.add_argument(

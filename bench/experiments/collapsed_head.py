@@ -138,13 +138,15 @@ def work(arguments: argparse.Namespace) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side",
-        type=cli.above_zero,
+        type=cli.positive_int,
         nargs="+",
         default=[SIDE_PX],
         metavar="PX",
         help="of square images",
     )
-    parser.add_argument("--rounds", type=cli.above_zero, default=3, help="repetitions of each path")
+    parser.add_argument(
+        "--rounds", type=cli.positive_int, default=3, help="repetitions of each path"
+    )
 
 
 if __name__ == "__main__":

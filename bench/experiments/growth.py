@@ -123,7 +123,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("run", help="a key of the table runs")
     parser.add_argument(
-        "--sides", type=cli.above_zero, nargs="+", default=SIDES_PX, help="of images, in px"
+        "--sides", type=cli.positive_int, nargs="+", default=SIDES_PX, help="of images, in px"
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="spec fields")
     parser.add_argument("--random", type=cli.seed, metavar="SEED", help="random weights")

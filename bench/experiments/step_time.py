@@ -75,11 +75,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a key of the table models")
     parser.add_argument("--suite", type=Path, default=Path("suites/deepglobe.yaml"))
     parser.add_argument(
-        "--side", type=cli.above_zero, default=2448, metavar="PX", help="of the images"
+        "--side", type=cli.positive_int, default=2448, metavar="PX", help="of the images"
     )
-    parser.add_argument("--classes", type=cli.above_zero, default=7)
-    parser.add_argument("--threads", type=cli.above_zero, default=2)
-    parser.add_argument("--rounds", type=cli.above_zero, default=3, help="steps of each phase")
+    parser.add_argument("--classes", type=cli.positive_int, default=7)
+    parser.add_argument("--threads", type=cli.positive_int, default=2)
+    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="steps of each phase")
     parser.add_argument("--phases", nargs="*", help="these alone")
     parser.add_argument("--strategy", help="of a prediction that is timed too")
 

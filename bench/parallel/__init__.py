@@ -1,5 +1,5 @@
-"""Work in other processes: one process per task (`run_isolated`, several at once in `threads`), one
-process per core (`parallel_map`), or distributed training (`distributed`)."""
+"""Worker processes: one per task (`run_isolated`, several at once in `threads`), one per core
+(`parallel_map`), or distributed training (`distributed`)."""
 
 from bench.parallel.processes import (
     Outcome,

@@ -1,12 +1,12 @@
-"""Work in other processes, forked from a server that has loaded the libraries: they start within
-milliseconds, without threads of torch or a CUDA context.
+"""Worker processes, forked from a server that has loaded the libraries: they start within milliseconds,
+without threads of torch or a CUDA context.
 
 `run_isolated` runs one task in a fresh process and returns how it ended. `parallel_map` runs many
 tasks on all cores and stops at the first error. It speeds up predictions on fake tensors, which are
-pure Python, and networks on small images, which do not keep a second core busy.
+pure Python, and networks on small images, which do not use a second core.
 
-No process outlives the call that started it, on Ctrl-C either. Each talks through a pipe of its own:
-in a queue that all share, one that is killed can hold the lock, and the others wait for ever."""
+No process outlives the call that started it, not even on Ctrl-C. Each process has its own pipe: in a
+shared queue, a killed process could hold the lock and block the others."""
 
 import contextlib
 import multiprocessing
@@ -34,12 +34,12 @@ from bench.errors import Status, UserError, out_of_memory
 T = TypeVar("T")
 PRELOAD = ("segmentation_models_pytorch",)
 Report = Callable[[Mapping[str, Any]], None]
-"""Reports results so far; they are kept, however the process ends."""
+"""Reports results so far, which are kept however the process ends."""
 
 
 @dataclass
 class Outcome:
-    """How the work ended."""
+    """How a task ended."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -63,13 +63,13 @@ def run_isolated(
         limit_s: seconds after which the process is killed.
         preload: modules that the server loads before it forks; only the first call's are used.
     """
-    kills = _kills()
-    process, here = _start(_work, preload, work, arguments)
+    kills = _oom_kills()
+    process, pipe = _start(_run_task, preload, work, arguments)
     outcome = Outcome()
-    end = time.monotonic() + limit_s
+    deadline = time.monotonic() + limit_s
     try:
-        while here.poll(max(0.0, end - time.monotonic())):
-            kind, content = here.recv()
+        while pipe.poll(max(0.0, deadline - time.monotonic())):
+            kind, content = pipe.recv()
             if kind == "end":
                 outcome.status, outcome.reason = content
                 break
@@ -79,20 +79,20 @@ def run_isolated(
             process.kill()
     except EOFError:
         process.join()
-        outcome.status, outcome.reason = _end(process.exitcode, kills)
+        outcome.status, outcome.reason = _end_status(process.exitcode, kills)
     except BaseException:
         process.kill()
         raise
     finally:
         process.join()
-        here.close()
+        pipe.close()
     return outcome
 
 
 @contextlib.contextmanager
 def threads(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each wait for other processes. An error or Ctrl-C in the block ends these at once,
-    and nothing new begins."""
+    """A pool of threads that wait for processes. An error or Ctrl-C in the block kills the processes,
+    and no new task starts."""
     name = "waits for processes"
     with ThreadPoolExecutor(jobs, thread_name_prefix=name) as pool:
         try:
@@ -109,18 +109,18 @@ def threads(jobs: int) -> Iterator[ThreadPoolExecutor]:
 def _start(
     target: Callable[..., None], preload: Sequence[str], *arguments: Any
 ) -> tuple[BaseProcess, Connection]:
-    """A process that runs target(pipe, *arguments), and our end of its pipe."""
+    """Start a process that runs target(pipe, *arguments); returns it and the other end of its pipe."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    here, there = context.Pipe()
-    process = context.Process(target=_begin, args=(target, there, *arguments))
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=_begin, args=(target, child_end, *arguments))
     process.start()
-    there.close()  # so that its end is the end of the pipe
-    return process, here
+    child_end.close()  # the pipe then closes when the process ends
+    return process, parent_end
 
 
 def _begin(target: Callable[..., None], *arguments: Any) -> None:
-    """In the new process: Ctrl-C is for the one that started it, without which it ends."""
+    """Runs in the new process: ignore Ctrl-C, which the parent handles, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     target(*arguments)
@@ -133,8 +133,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """In the new process."""
+def _run_task(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Runs in the new process: run the task, and report its results and how it ended."""
     status: Status = "ok"
     reason = None
     try:
@@ -147,21 +147,21 @@ def _work(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
     pipe.send(("end", (status, reason)))
 
 
-def _end(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
-    """Status and reason of a process that ended without reporting them."""
+def _end_status(exitcode: int | None, kills: int | None) -> tuple[Status, str]:
+    """Status and reason of a process that ended without reporting a status."""
     if exitcode != -signal.SIGKILL:
         name = f"signal {-exitcode}" if exitcode and exitcode < 0 else f"exit code {exitcode}"
         return "failed", f"the process ended with {name}"
-    now = _kills()
+    now = _oom_kills()
     if kills is None or now is None:
-        return "oom", "killed by the system, most likely for memory"
+        return "oom", "killed by the system, probably out of memory"
     if now > kills:
-        return "oom", "killed by the system for memory"
-    return "failed", "killed with signal 9, but not by the system for memory"
+        return "oom", "killed by the system: out of memory"
+    return "failed", "killed with signal 9, but not for lack of memory"
 
 
-def _kills() -> int | None:
-    """Number of processes that the kernel has killed for memory so far; None if not known."""
+def _oom_kills() -> int | None:
+    """Number of processes that the kernel's out-of-memory killer has ended; None if unknown."""
     with contextlib.suppress(OSError):
         found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
         return int(found[1]) if found else None
@@ -169,13 +169,15 @@ def _kills() -> int | None:
 
 
 def host_limit_bytes() -> int:
-    """Bytes that a process can use here: the machine's memory, or less if a limit is set."""
+    """Bytes that a process can use: the machine's memory, or a lower limit of the container or process."""
     limits = [int(psutil.virtual_memory().total)]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # `max`: no limit
             limits.append(int(Path(path).read_text()))
-    softs = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    return min(*limits, *(soft for soft in softs if soft != resource.RLIM_INFINITY))
+    soft_limits = (
+        resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    )
+    return min(*limits, *(soft for soft in soft_limits if soft != resource.RLIM_INFINITY))
 
 
 def parallel_map(
@@ -192,12 +194,13 @@ def parallel_map(
     Args:
         work: a module-level function with picklable arguments and results. In another process torch
             has one thread, unless `work` changes that.
-        title: the progress bar's title; unit: its unit, one per task.
+        title: title of the progress bar.
+        unit: what a task is called in it.
         jobs: processes; None: one per core. With one, `work` runs in the calling process.
         preload: modules that the server loads before it forks.
 
     Raises:
-        Exception: what `work` raised first; tasks that had begun are done.
+        Exception: the first error of `work`; tasks that had started are completed.
         UserError: the system killed a process.
     """
     jobs = min(jobs or _cores(), len(tasks))
@@ -211,26 +214,26 @@ def parallel_map(
         return found
     started = [_start(_serve, preload, work) for _ in range(jobs)]
     busy = [pipe for _, pipe in started]
-    left = iter(enumerate(tasks))
+    pending = iter(enumerate(tasks))
     results: dict[int, T] = {}
     failure: Exception | None = None
     try:
         for pipe in busy:
-            pipe.send(next(left))
+            pipe.send(next(pending))
         while busy:
             for ready in wait(busy):
                 assert isinstance(ready, Connection)
                 number, results[number], error = ready.recv()
                 failure = failure or error
                 bar.update()
-                if not failure and (following := next(left, None)):
+                if not failure and (following := next(pending, None)):
                     ready.send(following)
                 else:
                     busy.remove(ready)
     except (EOFError, ConnectionError):
         raise UserError(
-            f"A process of `{title}` was killed, most likely for memory: {jobs} are too many "
-            "at once here. What was written before is kept."
+            f"A process of `{title}` was killed, probably out of memory: use fewer than {jobs} processes "
+            "at once. Results that were written are kept."
         ) from None
     finally:
         for process, pipe in started:
@@ -245,7 +248,7 @@ def parallel_map(
 
 
 def _serve(pipe: Connection, work: Callable[..., Any]) -> None:
-    """In the new process: one task after another, until the pipe is closed."""
+    """Runs in the new process: run one task after another until the pipe is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for a torch that is not loaded yet
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

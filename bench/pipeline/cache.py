@@ -1,9 +1,8 @@
 """Decides which runs' records are up to date.
 
 The stages `evaluate` and `measure` process all runs of a suite in one process, because loading the
-libraries takes longer than most runs of a small suite. DVC tracks the dependencies of a whole
-stage; this cache tracks those of each run. Its files are not in git, so that a fresh clone, which
-may be on another machine, computes all runs again."""
+libraries takes longer than most runs of a small suite. DVC tracks the dependencies of a whole stage;
+this cache tracks those of each run. Its files are not in git: a fresh clone computes all runs again."""
 
 import argparse
 import hashlib
@@ -30,8 +29,7 @@ def mark_fresh(suite: Suite, stage: str, name: str) -> None:
 
 
 def stale(suite: Suite, stage: str) -> list[str]:
-    """Runs without an up-to-date record. Removes the files of runs that are no longer in the
-    suite."""
+    """Runs without an up-to-date record. Also removes the files of runs that are not in the suite."""
     for path in _folder(suite, stage).glob("*.json"):
         if path.stem not in suite.runs:
             path.unlink()
@@ -39,13 +37,13 @@ def stale(suite: Suite, stage: str) -> list[str]:
     return [name for name in suite.runs if not _is_fresh(suite, stage, name)]
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that select a stage's runs."""
-    parser.add_argument("run", nargs="*", help="keys of the table runs; without any, all")
+    parser.add_argument("run", nargs="*", help="keys of the table runs; default: all")
     parser.add_argument(
         "--missing",
         action="store_true",
-        help="leave out runs whose record is up to date",
+        help="skip runs whose record is up to date",
     )
 
 
@@ -53,12 +51,12 @@ def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]
     """The runs that the arguments select.
 
     Raises:
-        UserError: data or a checkpoint of theirs were not made with the suite's settings.
+        UserError: their data or checkpoints were not made with the suite's settings.
     """
     names = parsed.run or list(suite.runs)
     if parsed.missing:
-        left = stale(suite, stage)
-        names = [name for name in names if name in left]
+        outdated = stale(suite, stage)
+        names = [name for name in names if name in outdated]
     require_inputs(suite, dict.fromkeys(pick(suite.runs, name, "run").model for name in names))
     return names
 
@@ -74,14 +72,14 @@ def _state(suite: Suite, stage: str, name: str) -> str:
     """SHA-256 of a run's dependencies and results."""
     run = suite.runs[name]
     model = suite.models[run.model]
-    needs = [
+    inputs = [
         PREPARED / model.dataset / "dataset.json",
         record.path_of(suite.suite, "train", run.model),  # differs after each training
         *(checkpoint_of(run.model, model, one.seed) for one in model.trainings),
     ]
-    made = [_folder(suite, stage) / f"{name}.json"]
+    outputs = [_folder(suite, stage) / f"{name}.json"]
     if stage == "evaluate":
-        made += sorted(_predicted_labels(suite, name).glob("*.png"))
+        outputs += sorted(_predicted_labels(suite, name).glob("*.png"))
     facts = {
         "run": asdict(run),
         "model": model.settings(),
@@ -89,7 +87,7 @@ def _state(suite: Suite, stage: str, name: str) -> str:
         "splits": suite.splits,
         "versions": {library: metadata.version(library) for library in record.VERSIONS},
         "code": {str(file): code_sha256(file) for file in code_of(stage, model.method)},
-        "files": {str(file): file_sha256(file) for file in [*needs, *made]},
+        "files": {str(file): file_sha256(file) for file in [*inputs, *outputs]},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -100,10 +98,10 @@ def code_of(stage: str, method: str) -> tuple[Path, ...]:
     dependencies of the stage and of `training_code` in dvc.yaml, without other methods' folders."""
     stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
     deps = [*stages[stage]["deps"], *stages["training_code"]["deps"]]
-    named = [Path(path) for path in deps if "$" not in path]
+    paths = [Path(path) for path in deps if "$" not in path]
     files = {
         file
-        for path in (*named, Path(method))
+        for path in (*paths, Path(method))
         for file in ([path] if path.is_file() else path.rglob("*.py"))
         if file.suffix == ".py"
     }
@@ -121,7 +119,7 @@ def _state_path(suite: Suite, stage: str, name: str) -> Path:
 
 def _folder(suite: Suite, stage: str) -> Path:
     machine = suite.machine if stage == "measure" else None
-    return record.path_of(suite.suite, stage, "any", machine).parent
+    return record.path_of(suite.suite, stage, "NAME", machine).parent
 
 
 def _predicted_labels(suite: Suite, name: str) -> Path:

@@ -1,7 +1,7 @@
-"""What a confusion matrix does not tell: precision against recall over all thresholds, how well
-boundaries are met, and which sizes of object are found.
+"""Counts beyond the confusion matrix: for precision-recall curves, boundary IoU, and recall and
+precision by object size.
 
-Everything is counted in pixels, so that images and seeds can be added up."""
+Everything is counted in pixels, so that counts of images and seeds can be added."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ Counts = NDArray[np.int64]
 
 BINS = 200
 LOGIT = 14.0
-"""Probabilities are counted by their logit, -14 to 14: float32 holds no larger ones."""
+"""Probabilities are binned by their logit from -14 to 14, the range of float32."""
 BOUNDARY_SHARE = 0.02
-"""Width of a boundary, as a share of the image's diagonal."""
+"""Width of a boundary as a share of the image's diagonal."""
 DIAMETERS_PX = (8, 16, 32, 64, 128, 256)
-"""Between the groups of objects by size."""
+"""Limits between the groups of objects by size."""
 ROWS = 256
-"""Of an image, whose probabilities are in memory at once."""
+"""Rows of an image whose probabilities are in memory at once."""
 
 DEFINITIONS = {
     "scores": (
@@ -42,11 +42,11 @@ DEFINITIONS = {
     ),
 }
 ABOUT = {"detail_definitions": DEFINITIONS, "diameters_px": DIAMETERS_PX}
-"""Of the counts in a record."""
+"""Description of the counts in a record."""
 
 
 def score_counts(scores: Tensor, coverage: Tensor | None, truth: Labels) -> Counts:
-    """Labelled pixels by their softmax probability of each class.
+    """Histograms of labelled pixels by their softmax probability of each class.
 
     Args:
         scores: (K, H, W), the sums of a strategy.
@@ -59,22 +59,23 @@ def score_counts(scores: Tensor, coverage: Tensor | None, truth: Labels) -> Coun
     classes = len(scores)
     counts = np.zeros((classes, 2, BINS), np.int64)
     for top in range(0, truth.shape[0], ROWS):
-        here = slice(top, top + ROWS)
-        part = scores[:, here].float()
+        rows = slice(top, top + ROWS)
+        part = scores[:, rows].float()
         if coverage is not None:
-            part = part / coverage[here]
+            part = part / coverage[rows]
         logits = torch.logit(torch.softmax(part, 0), eps=1e-7)
-        places = ((logits + LOGIT) * (BINS / 2 / LOGIT)).long().clamp_(0, BINS - 1).numpy()
-        labelled = truth[here] < classes
+        bins = ((logits + LOGIT) * (BINS / 2 / LOGIT)).long().clamp_(0, BINS - 1).numpy()
+        labelled = truth[rows] < classes
         for k in range(classes):
-            inside = places[k][truth[here] == k]
+            inside = bins[k][truth[rows] == k]
             counts[k, 0] += np.bincount(inside, minlength=BINS)
-            counts[k, 1] += np.bincount(places[k][labelled], minlength=BINS)
+            counts[k, 1] += np.bincount(bins[k][labelled], minlength=BINS)
     return counts
 
 
 def boundary_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
-    """Pixels in both boundaries of a class, and in either; unlabelled pixels are left out.
+    """Intersection and union of the true and the predicted boundary of each class, in pixels;
+    unlabelled pixels are left out.
 
     Args:
         truth: (H, W), 0 .. K-1 or 255 = unlabelled.
@@ -95,18 +96,18 @@ def boundary_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
 
 
 def _boundary(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Pixels of a mask within `width` of its outside or the image's edge, by columns and rows."""
-    places = ndimage.find_objects(mask.astype(np.uint8))
+    """Pixels of a mask within `width` (Chebyshev distance) of its outside or of the image's edge."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
     boundary = np.zeros_like(mask)
-    if places:  # nothing outside this box changes the result
-        inside = mask[places[0]]
+    if boxes:  # pixels outside the bounding box do not change the result
+        inside = mask[boxes[0]]
         core = ndimage.minimum_filter(inside.view(np.uint8), 2 * width + 1, mode="constant")
-        boundary[places[0]] = inside & (core == 0)
+        boundary[boxes[0]] = inside & (core == 0)
     return boundary
 
 
 def object_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
-    """Objects of each class by their size, and how many of their pixels are right.
+    """Objects of each class by size, and how many of their pixels are correct.
 
     Args:
         truth: (H, W), 0 .. K-1 or 255 = unlabelled.
@@ -116,27 +117,27 @@ def object_counts(truth: Labels, prediction: Labels, classes: int) -> Counts:
         (K, len(DIAMETERS_PX) + 1, 5); the last axis as in `DEFINITIONS`.
     """
     counts = np.zeros((classes, len(DIAMETERS_PX) + 1, 5), np.int64)
-    seen = np.where(truth < classes, prediction, classes)  # no class where it is unlabelled
+    labelled = np.where(truth < classes, prediction, classes)  # no class where unlabelled
     for k in range(classes):
-        right = (truth == k) & (seen == k)
-        counts[k, :, :3] = _by_size(truth == k, right)
-        counts[k, :, 3:] = _by_size(seen == k, right)[:, 1:]
+        correct = (truth == k) & (labelled == k)
+        counts[k, :, :3] = _by_size(truth == k, correct)
+        counts[k, :, 3:] = _by_size(labelled == k, correct)[:, 1:]
     return counts
 
 
-def _by_size(mask: NDArray[np.bool_], right: NDArray[np.bool_]) -> Counts:
-    """(groups, 3): number of objects of a mask, their pixels, and of these the right ones."""
+def _by_size(mask: NDArray[np.bool_], correct: NDArray[np.bool_]) -> Counts:
+    """(groups, 3): number of objects of a mask, their pixels, and the correct ones of these."""
     objects, number = ndimage.label(mask, np.ones((3, 3), int))
     pixels = np.bincount(objects.ravel(), minlength=number + 1)[1:]
-    good = np.bincount(objects[right], minlength=number + 1)[1:]
+    hits = np.bincount(objects[correct], minlength=number + 1)[1:]
     group = np.searchsorted(DIAMETERS_PX, 2 * np.sqrt(pixels / np.pi), side="right")
     groups = len(DIAMETERS_PX) + 1
-    columns = [np.bincount(group, weights, groups) for weights in (None, pixels, good)]
+    columns = [np.bincount(group, weights, groups) for weights in (None, pixels, hits)]
     return np.stack(columns, 1).astype(np.int64)
 
 
 class Details:
-    """The counts of a split's images; those of scores are added up, the others are by scene."""
+    """The counts of a split's images: those of scores are summed, the others are kept by scene."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -151,8 +152,8 @@ class Details:
         scores: Tensor | None,
         coverage: Tensor | None,
     ) -> None:
-        """Count one image; arguments as in `score_counts` and `object_counts`, and no scores where a
-        strategy has none."""
+        """Add one image; arguments as in `score_counts` and `object_counts`. `scores` is None for a
+        strategy without scores."""
         self.scenes[id] = {
             "boundaries": boundary_counts(truth, prediction, self.classes).tolist(),
             "objects": object_counts(truth, prediction, self.classes).tolist(),
@@ -163,6 +164,6 @@ class Details:
 
     @property
     def values(self) -> dict[str, Any]:
-        """As a record keeps them; `DEFINITIONS` says what they are."""
+        """The counts in the format of a record, described in `DEFINITIONS`."""
         scores = {} if self.scores is None else {"scores": self.scores.tolist()}
         return {**scores, "scenes": self.scenes}

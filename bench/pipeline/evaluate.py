@@ -32,8 +32,8 @@ Splits = dict[str, dict[str, list[list[int]]]]
 
 
 def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
-    """Predict every image of the suite's splits at its own resolution; write the labels of `test`. A
-    run in lower precision is compared with float32, which takes time and memory of its own.
+    """Predict every image of the suite's splits at its own resolution, and write the labels of `test`.
+    A run in lower precision is also run in float32 for comparison, which takes more time and memory.
 
     Args:
         silent: show no progress bar.
@@ -45,7 +45,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
     by_seed: dict[int, Splits] = {}
     details: dict[str, dict[str, Any]] = {}
     agreement: dict[str, dict[str, float]] = {}
-    lowered = run.config.precision != "fp32"
+    low_precision = run.config.precision != "fp32"
     seconds: dict[str, float] = {}
     status: Status = "ok"
     reason = None
@@ -56,19 +56,19 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
             network = run.network(device, seed)
             by_seed[seed] = {split: {} for split in suite.splits}
             for split, matrices in by_seed[seed].items():
-                counted = Details(len(dataset.classes))
-                found = run.scenes(network, split, suite.details)
-                exact: Iterable[Scene | None] = repeat(None)
-                if lowered and seed == seeds[0]:
-                    exact = run.in_float32.scenes(network, split)
-                for scene, same in zip(found, exact, strict=False):  # None has no end
+                counts = Details(len(dataset.classes))
+                scenes = run.scenes(network, split, suite.details)
+                reference: Iterable[Scene | None] = repeat(None)
+                if low_precision and seed == seeds[0]:
+                    reference = run.in_float32.scenes(network, split)
+                for scene, expected in zip(scenes, reference, strict=False):  # `repeat` is endless
                     matrices[scene.id] = scene.matrix.tolist()
                     if suite.details:
                         truth, prediction = scene.truth.numpy(), scene.labels.numpy()
                         coverage = run.coverage(*truth.shape)
-                        counted.add(scene.id, truth, prediction, scene.scores, coverage)
-                    if same:
-                        equal = (scene.labels == same.labels).float().mean().item()
+                        counts.add(scene.id, truth, prediction, scene.scores, coverage)
+                    if expected:
+                        equal = (scene.labels == expected.labels).float().mean().item()
                         agreement.setdefault(split, {})[scene.id] = equal
                     if seed == seeds[0]:
                         seconds[scene.id] = scene.seconds
@@ -76,7 +76,7 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
                             _write_labels(labels / f"{scene.id}.png", scene.labels, dataset.palette)
                     bar.update()
                 if suite.details:
-                    details.setdefault(str(seed), {})[split] = counted.values
+                    details.setdefault(str(seed), {})[split] = counts.values
         bar.close()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -118,7 +118,9 @@ def evaluate(run: Run, suite: Suite, silent: bool = False) -> record.Record:
 def _write_labels(path: Path, prediction: Tensor, palette: Sequence[tuple[int, int, int]]) -> None:
     image = Image.fromarray(prediction.numpy(), mode="P")
     channels = [channel for colour in palette for channel in colour]
-    image.putpalette(channels + [0] * (768 - len(channels)))  # all 256: else fewer bits are kept
+    image.putpalette(
+        channels + [0] * (768 - len(channels))
+    )  # all 256, or else Pillow stores fewer bits
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
@@ -154,4 +156,4 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(work, cache.arguments)
+    cli.main(work, cache.add_arguments)

@@ -1,8 +1,8 @@
 """Stages `download`, `prepare` and `weights`: data sets and start weights for all other stages.
 
-python -m bench.pipeline.inputs download NAME   raw files of a data set, verified
-python -m bench.pipeline.inputs prepare NAME    raw files -> the format of `data.dataset`
-python -m bench.pipeline.inputs weights NAME    start weights of one encoder -> a state dict
+python -m bench.pipeline.inputs download NAME   download and verify the raw files of a data set
+python -m bench.pipeline.inputs prepare NAME    convert raw files to the format of `data.dataset`
+python -m bench.pipeline.inputs weights NAME    save the start weights of an encoder as a state dict
 """
 
 import argparse
@@ -18,7 +18,7 @@ from data.prepare import prepare
 
 
 def download_raw(name: str) -> None:
-    """Download one data set; files that are present and correct are kept."""
+    """Download one data set, except files that are there and correct."""
     source, settings, raw = open_source(read_suite(), name)
     with locked(raw):
         raw.mkdir(parents=True, exist_ok=True)
@@ -29,16 +29,16 @@ def prepare_dataset(name: str) -> None:
     """Convert one data set to the prepared format."""
     source, settings, raw = open_source(read_suite(), name)
     about = source.about(settings)
-    of_files = hasattr(source, "survey")
-    pairs = source.survey(settings, raw).pairs() if of_files else source.pairs(settings, raw)
+    has_files = hasattr(source, "survey")
+    pairs = source.survey(settings, raw).pairs() if has_files else source.pairs(settings, raw)
     count = sum(map(len, about.splits.values()))
-    shown = cli.with_progress(pairs, count, name, "image")
-    dataset = prepare(name, about, shown, asdict(settings))
+    pairs = cli.with_progress(pairs, count, name, "image")
+    dataset = prepare(name, about, pairs, asdict(settings))
     print(f"{dataset.root}: " + ", ".join(f"{len(i)} {s}" for s, i in dataset.splits.items()))
 
 
 def fetch_weights(name: str) -> None:
-    """Fetch the start weights `name` of the table `weights`."""
+    """Save the start weights `name` of the table `weights`."""
     import torch  # takes seconds to import
 
     line = pick(read_suite().weights, name, "start weights")
@@ -53,7 +53,7 @@ STAGES = {"download": download_raw, "prepare": prepare_dataset, "weights": fetch
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Download or prepare one data set of params.yaml, or fetch start weights."""
+    """Download or prepare a data set of params.yaml, or save start weights."""
     STAGES[arguments.stage](arguments.name)
 
 

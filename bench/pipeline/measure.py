@@ -1,8 +1,8 @@
 """Stage `measure`: peak memory of each run by all meters of the machine, and latency.
 
-Memory is measured in a fresh process per run, so that earlier allocations do not count and running
-out of memory is a result. Latency, which excludes the first prediction, is measured in one process
-for several runs."""
+Memory is measured in a fresh process per run, so that earlier allocations do not count and running out
+of memory is a result. Latency is measured in one process for several runs, without the first
+prediction."""
 
 import argparse
 import os
@@ -18,8 +18,8 @@ from bench.pipeline import cache
 
 LIMIT_S = 900.0
 """Time limit per run, for memory and for latency."""
-TOGETHER = 9
-"""Runs whose records are written together; at most these are lost on an interrupt."""
+GROUP_SIZE = 9
+"""Runs whose records are written together. An interrupt loses at most these."""
 PRELOAD = (
     "bench.memory.meters",
     "bench.latency",
@@ -29,8 +29,8 @@ PRELOAD = (
 
 
 def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) -> list[Path]:
-    """Measure several runs, each on the first image of `test`, and write their records; out of
-    memory is a result.
+    """Measure several runs, each on the first image of `test`, and write their records. Out of memory
+    is a result, not an error.
 
     Raises:
         UserError: some runs failed; the records of all others are written.
@@ -43,8 +43,8 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
     paths: list[Path] = []
     failed: dict[str, str] = {}
     bar = cli.progress(len(names), "measure", "run", silent=len(names) == 1)
-    for first in range(0, len(names), TOGETHER):
-        group = names[first : first + TOGETHER]
+    for first in range(0, len(names), GROUP_SIZE):
+        group = names[first : first + GROUP_SIZE]
         for name, outcome in _outcomes(suite, group, limit_s).items():
             paths.append(record.path_of(suite.suite, "measure", name, suite.machine))
             try:
@@ -59,15 +59,15 @@ def measure_all(suite: Suite, names: Sequence[str], limit_s: float = LIMIT_S) ->
             bar.update()
     bar.close()
     if failed:
-        first_one, reason = next(iter(failed.items()))
+        name, reason = next(iter(failed.items()))
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise UserError(f"Measuring {first_one}{more} failed, {reason}")
+        raise UserError(f"Measuring {name}{more} failed, {reason}")
     return paths
 
 
 def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, Outcome]:
-    """Memory of some runs, `compute.jobs` at once, then latency of those that fit into memory, one
-    after another; by run."""
+    """Results by run: memory, `compute.jobs` runs at once, then latency of the runs that fit into
+    memory, one after another."""
 
     def measure(name: str) -> Outcome:
         return run_isolated(_measure_memory, suite, name, limit_s=limit_s, preload=PRELOAD)
@@ -76,13 +76,13 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
         # Suites list simple runs first; start with the slow ones.
         pending = {name: pool.submit(measure, name) for name in reversed(names)}
         found = {name: pending[name].result() for name in names}
-    left = [name for name in names if found[name].status == "ok"]
-    if not left:
+    fitting = [name for name in names if found[name].status == "ok"]
+    if not fitting:
         return found
-    timed = run_isolated(_time, suite, left, limit_s=limit_s * len(left), preload=PRELOAD)
-    for name in left:
+    timed = run_isolated(_time, suite, fitting, limit_s=limit_s * len(fitting), preload=PRELOAD)
+    for name in fitting:
         one = Outcome(reported=timed.reported.get(name, {}))
-        if not one.reported:  # a failed run ends the shared process: retry alone
+        if not one.reported:  # a failed run ends the shared process: run it in its own
             one = run_isolated(_time, suite, [name], limit_s=limit_s, preload=PRELOAD)
             one.reported = one.reported.get(name, {})
         found[name] = Outcome(one.status, one.reason, found[name].reported | one.reported)
@@ -90,11 +90,10 @@ def _outcomes(suite: Suite, names: Sequence[str], limit_s: float) -> dict[str, O
 
 
 def predict_again(suite: Suite, name: str) -> Path:
-    """Predict again, by the present rules, what a run's record compares with its measurements,
-    which stay.
+    """Update the predicted memory in a run's record; the measurements stay.
 
     Raises:
-        UserError: there is no such record, or it was made with other settings.
+        UserError: the record does not exist, or was made with other settings.
     """
     from bench.memory.meters import predicted_again
 
@@ -124,21 +123,21 @@ def _record(suite: Suite, name: str, outcome: Outcome) -> record.Record:
 
 
 def _measure_memory(report: Report, suite: Suite, name: str) -> None:
-    """In a fresh process: all memory meters."""
+    """Measure with all memory meters; runs in a fresh process."""
     from bench.memory.meters import measure_run
 
     measure_run(report, suite, name)
 
 
 def _time(report: Report, suite: Suite, names: Sequence[str]) -> None:
-    """In another process: latency."""
+    """Measure latency; runs in another process."""
     from bench import latency
 
     latency.time_runs(report, suite, names)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Measure memory and latency of runs of params.yaml; of all runs if none is named."""
+    """Measure memory and latency of runs of params.yaml; default: all runs."""
     suite = read_suite()
     if arguments.predicted:
         for name in arguments.run or suite.runs:
@@ -150,14 +149,14 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    cache.arguments(parser)
+    cache.add_arguments(parser)
     parser.add_argument(
         "--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a run may take"
     )
     parser.add_argument(
         "--predicted",
         action="store_true",
-        help="predict again what records compare with their measurements, which stay",
+        help="update the predicted memory in records; the measurements stay",
     )
 
 

@@ -1,8 +1,8 @@
-"""Mends what a kill in the middle of DVC's own work leaves; `make repro` runs it before `dvc repro`.
+"""Repairs the state of DVC after a kill; `make repro` runs it before `dvc repro`.
 
-DVC does not write its files atomically: a kill empties or cuts off dvc.lock, which says what every
-stage has made, or .dvc/tmp/rwlock, without which no command starts. And the stage that ran goes on
-alone."""
+DVC does not write its files atomically. A kill can leave an empty or truncated dvc.lock, which lists the
+outputs of every stage, or .dvc/tmp/rwlock, which blocks every command. The running stage also
+continues without DVC."""
 
 import argparse
 import json
@@ -22,44 +22,44 @@ from bench.files import LOCK, LOCK_COPY, write_text
 
 TEMPORARY = Path(".dvc/tmp")
 CONFLICT = "<<<<<<<"
-"""Of a merge in git, which is not ours to mend."""
+"""Marker of an unresolved merge in git, which is left alone."""
 
 
 def mend() -> Iterator[str]:
-    """Mend everything; yields a sentence for each thing that was broken."""
+    """Repair everything; yields a sentence for each repair."""
     if ended := _end_orphans():
-        yield f"Ended the stage that a killed `dvc repro` had left running (processes: {ended})."
+        yield f"Ended the stage that was still running after `dvc repro` was killed (processes: {ended})."
     if _remove_stale_rwlock():
-        yield f"Removed {TEMPORARY}/rwlock, which a killed DVC had left."
+        yield f"Removed {TEMPORARY}/rwlock of a DVC process that was killed."
     if origin := _restore_lock():
         yield (
             f"Restored {LOCK}, which DVC was writing when it was killed, from {origin}; "
-            "finished work that it does not list is found again."
+            "completed stages that it does not list are found again."
         )
 
 
 def _end_orphans() -> int:
-    """End the processes of stages of this project above which there is no DVC; returns how many."""
-    found = [one for one in psutil.process_iter() if _is_orphan(one)]
-    for one in found:
-        one.kill()
-    psutil.wait_procs(found, timeout=60)
-    return len(found)
+    """Kill processes of stages of this project that have no parent DVC; returns their number."""
+    orphans = [process for process in psutil.process_iter() if _is_orphan(process)]
+    for process in orphans:
+        process.kill()
+    psutil.wait_procs(orphans, timeout=60)
+    return len(orphans)
 
 
 def _is_orphan(process: psutil.Process) -> bool:
     try:
-        known = process.environ()
-        if "DVC_STAGE" not in known or known.get("DVC_ROOT") != str(Path.cwd()):
+        variables = process.environ()
+        if "DVC_STAGE" not in variables or variables.get("DVC_ROOT") != str(Path.cwd()):
             return False
-        above = [Path(word).name for one in process.parents() for word in one.cmdline()]
-    except psutil.Error:  # it has ended, or is somebody else's
+        parents = [Path(word).name for one in process.parents() for word in one.cmdline()]
+    except psutil.Error:  # it has ended, or belongs to another user
         return False
-    return "dvc" not in above
+    return "dvc" not in parents
 
 
 def _remove_stale_rwlock() -> bool:
-    """Remove the list of files in use if it is cut off, or names only processes that have ended."""
+    """Remove the list of locked files if it is truncated, or all its processes have ended."""
     path = TEMPORARY / "rwlock"
     if not path.exists():
         return False
@@ -67,7 +67,7 @@ def _remove_stale_rwlock() -> bool:
         try:
             found = json.loads(path.read_text())
             users = [*found.get("write", {}).values(), *chain(*found.get("read", {}).values())]
-            alive = not users or any(_runs(int(one["pid"])) for one in users)
+            alive = not users or any(_is_running(int(one["pid"])) for one in users)
         except (AttributeError, KeyError, TypeError, ValueError):
             alive = False
         if not alive:
@@ -75,9 +75,9 @@ def _remove_stale_rwlock() -> bool:
     return not alive
 
 
-def _runs(pid: int) -> bool:
-    """DVC takes one that was killed for running until its parent asks for its status, which the first
-    process of a container may never do."""
+def _is_running(pid: int) -> bool:
+    """Whether a process runs. A zombie does not: in a container, the first process may never wait for
+    it, and DVC takes it for running."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -85,23 +85,23 @@ def _runs(pid: int) -> bool:
 
 
 def _restore_lock() -> str:
-    """Replace a dvc.lock that is cut off by the last sound one; returns where that was, or nothing."""
+    """Replace a truncated dvc.lock by the last valid copy; returns where that was, or nothing."""
     text, copy, committed = _text(LOCK), _text(LOCK_COPY), _committed()
-    now = _stages(text)
-    lost = (_stages(copy) or {}).keys() - (now or {}).keys()
-    whole = now is not None and (not lost or text == committed)
-    if text is None or whole or CONFLICT in text:
+    stages = _stages(text)
+    lost = (_stages(copy) or {}).keys() - (stages or {}).keys()
+    valid = stages is not None and (not lost or text == committed)
+    if text is None or valid or CONFLICT in text:
         return ""
-    for sound, origin in ((copy, str(LOCK_COPY)), (committed, "git")):
-        if sound and _stages(sound):
-            write_text(LOCK, sound)
+    for source, origin in ((copy, str(LOCK_COPY)), (committed, "git")):
+        if source and _stages(source):
+            write_text(LOCK, source)
             return origin
     LOCK.unlink()
     return "nothing, since there is no copy"
 
 
 def _stages(text: str | None) -> Mapping[str, Any] | None:
-    """What a dvc.lock says of each stage; None if it is cut off. The outputs of a stage are last."""
+    """The stages of a dvc.lock; None if it is truncated, since outputs are the last entry of a stage."""
     try:
         found = YAML(typ="safe").load(text or "")["stages"]
         for stage in found.values():
@@ -119,7 +119,7 @@ def _text(path: Path) -> str | None:
 
 
 def _committed() -> str | None:
-    """As git has it."""
+    """dvc.lock of the last commit; None if there is none."""
     command = ["git", "show", f"HEAD:./{LOCK}"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -128,7 +128,7 @@ def _committed() -> str | None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Mend what a killed `dvc repro` has left."""
+    """Repair the state of DVC after a killed `dvc repro`."""
     for sentence in mend():
         print(sentence)
 

@@ -1,8 +1,8 @@
-"""Stage `predict`: the memory figures of the GLNet paper, predicted without a GPU.
+"""Stage `predict`: predicts the memory figures of the GLNet paper without a GPU.
 
 Predicts every run of suites/deepglobe.yaml (the paper's networks) at the paper's image size on fake
-CUDA tensors, and one run of each strategy at growing sizes. Also fits one model to all memory
-figures that the paper prints."""
+CUDA tensors, and one run of each strategy at growing sizes. Also fits one model to all published
+memory figures of the paper."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ GROWING = (
 )
 """Every strategy once, on one backbone: GLNet's branches are feature pyramids on ResNet-50."""
 BY_PATCHES = ("patch", "local", "global-to-local", "collaborative")
-MOST_PATCHES = 100
+MAX_PATCHES = 100
 RESULT = record.RESULTS / "predict.json"
 
 
@@ -43,18 +43,18 @@ def scale(suite: Suite, names: Sequence[str], classes: int) -> dict[str, list[di
     """Memory and operations of runs of a suite on a CUDA device, for square images of growing
     side.
 
-    A strategy that works by patches is predicted for up to `MOST_PATCHES` patches; for larger images
+    A strategy that works by patches is predicted for up to `MAX_PATCHES` patches; for larger images
     only the number of patches is given, because each further patch costs the same."""
     runs = [open_run(suite, name, classes=classes) for name in names]
     tasks = [(run, side) for run in runs for side in SIDES_PX]
-    found = iter(parallel_map(_grown, tasks, "predict growth", "size"))
+    found = iter(parallel_map(_predict_size, tasks, "predict growth", "size"))
     return {name: [next(found) for _ in SIDES_PX] for name in names}
 
 
-def _grown(run: Run, side: int) -> dict[str, int]:
+def _predict_size(run: Run, side: int) -> dict[str, int]:
     patches = len(_grid(run.spec, side)) if run.config.strategy in BY_PATCHES else 0
     row = {"side_px": side, "patches": patches}
-    if patches > MOST_PATCHES:
+    if patches > MAX_PATCHES:
         return row
     predicted = predict_run(run, (side, side), "cuda")
     return row | {

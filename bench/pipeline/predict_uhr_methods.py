@@ -1,8 +1,8 @@
-"""Stage `successors`: predicted memory of every ultra-high-resolution method, without a GPU.
+"""Stage `successors`: predicts the memory of every ultra-high-resolution method without a GPU.
 
-Predicts each run of suites/deepglobe-successors.yaml that has a published row, and GLNet, on fake
-CUDA tensors at the image sizes of both data sets for which the papers print memory: corrected and
-as released, where a method distinguishes the two."""
+Predicts each run of suites/deepglobe-successors.yaml that has a published row, and GLNet, on fake CUDA
+tensors at the image sizes of the two data sets for which papers publish memory. Where a method has
+them, the corrected and the released variant are both predicted."""
 
 import argparse
 from collections.abc import Sequence

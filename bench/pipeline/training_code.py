@@ -1,8 +1,8 @@
 """Stage `training_code`: SHA-256 of every file of the harness that training runs, without comments
 and docstrings.
 
-`train` depends on this one small file. dvc.lock therefore lists the files once instead of once per
-model, and an edited docstring does not retrain any model."""
+`train` depends on this one small file, so that dvc.lock lists the files once instead of once per model
+and an edited docstring does not retrain a model."""
 
 import argparse
 from pathlib import Path
