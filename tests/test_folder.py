@@ -377,7 +377,7 @@ def test_a_look_lists_all_that_is_wrong(project: Path, capsys: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(picture(3)[0]).save(project / "images/d.png", exif=exif)
-    wrong = "cannot be prepared as it is: correct the 3 errors above"
+    wrong = "cannot be prepared: correct the 3 errors above"
     with pytest.raises(UserError, match=wrong):
         check_command.work(MINE)
     out = capsys.readouterr().out

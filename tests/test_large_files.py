@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated-tiff": (lambda f: _cut_off(_saved(f / "a.tif", pixels())), "is damaged"),
     "truncated-png": (lambda f: _cut_off(_saved(f / "a.png", pixels())), "is damaged"),
     "truncated-jpeg": (lambda f: _cut_off(_saved(f / "a.jpg", pixels())), "is damaged"),
-    "text": (lambda f: _text(f / "a.png"), "no PNG, JPEG or TIFF"),
+    "text": (lambda f: _text(f / "a.png"), "not a PNG, JPEG or TIFF"),
     "missing": (lambda f: f / "a.png", "a.png is missing"),
     "16-bit": (lambda f: tiff(f / "a.tif", np.ones((3, 9, 9), np.uint16)), "holds uint16"),
     "cmyk-jpeg": (lambda f: _of(Image.fromarray(pixels()).convert("CMYK"), f / "a.jpg"), "CMYK"),
@@ -276,7 +276,7 @@ def test_three_bands_of_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("output", "said"),
-    [("a.png", "the image itself"), ("b.gif", "ends in"), ("no/b.png", "is not there")],
+    [("a.png", "the image itself"), ("b.gif", "ends in"), ("no/b.png", "does not exist")],
 )
 def test_outputs_that_are_refused(output: str, said: str, tmp_path: Path) -> None:
     image = _saved(tmp_path / "a.png", pixels())

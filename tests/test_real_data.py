@@ -171,7 +171,7 @@ def test_a_server_that_refuses_is_asked_no_more(
     serve(server, dubai, mosaics(), monkeypatch)
     server.always = answer(404)
     patience = replace(QUICK, connections=1)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         dubai.download(dubai.Settings(fold="A", url=server.url, patience=patience), raw)
     assert len(server.asked) < 10  # of 144 files
 

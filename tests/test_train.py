@@ -301,7 +301,7 @@ def test_a_pickle_that_is_more_than_tensors_is_refused(tmp_path: Path) -> None:
     [
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "fetch it with `git lfs pull",
+            "download the file with `git lfs pull",
         ),
         ([torch.zeros(1)], "is not a state dict"),
         ({"a": 1}, "is not a state dict"),
