@@ -238,7 +238,7 @@ def test_a_long_folder_for_temporary_files_works_or_is_refused(letters: int, sta
         )
     assert done.returncode == status, done.stderr
     if status:
-        assert done.stderr.startswith("error: The folder for temporary files, ")
+        assert done.stderr.startswith("error: The path of the temporary folder, ")
         assert done.stderr.count("\n") == 1
 
 
