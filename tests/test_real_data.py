@@ -182,7 +182,7 @@ def test_mosaics(
 ) -> None:
     serve(server, dubai, mosaics(), monkeypatch)
     shared = {(4, 8): (slice(0, 3), slice(0, 9)), (8, 4): (slice(3, 6), slice(0, 9))}
-    monkeypatch.setattr(dubai, "SHARED", shared)
+    monkeypatch.setattr(dubai, "OVERLAPS", shared)
     settings = dubai.Settings(fold=fold, url=server.url, patience=QUICK)
     dubai.download(settings, raw)
     pairs = {pair.id: pair for pair in dubai.pairs(settings, raw)}
