@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench import cli
 from bench.config import read_suite
-from bench.files import write_bytes, write_text
+from bench.files import write_text
 from bench.report import figures
 from bench.report.load_records import Inputs, load_records
 from bench.report.pages import Content, collect, croissants, drawings, overview, pages, summary
@@ -81,9 +81,6 @@ def _lost(content: Content, kept: Path) -> list[str]:
 def _write_pages(site: Site, content: Content) -> None:
     scenes = {}
     for part in content.parts:
-        for one in part.scenes:
-            place = site.folder / content.suite / f"figures/scenes/{one.name}.png"
-            write_bytes(place, one.png)
         if part.dataset:
             scenes[part.name] = figures.scenes.write_pages(
                 site, content.inputs, part.dataset, part.scene_ids

@@ -52,7 +52,7 @@ class DatasetPart:
     seeded: Section
     dataset: Dataset | None
     """None where its images are not here."""
-    scenes: list[figures.scenes.Sheet]
+    scenes: list[Image]
     """Of its first test scenes, where images and predictions are here."""
     no_images: str
     """Why no scene can be shown, or empty."""
@@ -158,6 +158,7 @@ def drawings(content: Content) -> list[figures.static.Drawing]:
     sections = [_accuracy(content, ()), *content.tables.values()]
     sections += [_columns(content, part) for part in content.parts]
     found = [image for one in sections for image in one.figures if isinstance(image, Image)]
+    found += [image for part in content.parts for image in part.scenes]
     return [(one.name, one.draw, one.kinds) for one in found if one.draw]
 
 
@@ -239,7 +240,11 @@ def _part(
         why = str(error)
     if dataset and any(entry.predictions.is_dir() for entry in ordered):
         ids = dataset.ids("test")[:SCENES]
-        scenes = [figures.scenes.sheet(dataset, id, ordered) for id in ids]
+        alt = "image, label, and the prediction and errors of each run"
+        drawn = {id: figures.scenes.sheet(dataset, id, ordered) for id in ids}
+        scenes = [
+            Image(f"scenes/{id}", f"{id}: {alt}", *one, ("png",)) for id, one in drawn.items()
+        ]
     return DatasetPart(
         name=name,
         entries=ordered,
@@ -334,21 +339,11 @@ def _of_dataset(
     classes, *others = (content.tables[name].of(part.name) for name in DATASET)
     rows = evaluations.by_accuracy(classes.rows) if len(classes.rows) else classes.rows
     values, below = findings.baseline_finding(part.name, part.entries, part.runs)
-    images = [
-        Image(
-            f"scenes/{one.name}",
-            f"{one.name}: image, label, and the prediction and errors of each run",
-            one.caption,
-            kinds=("png",),
-            legend=one.legend,
-        )
-        for one in part.scenes
-    ]
     shown = {
         "dataset": part.name,
-        "no_images": "" if images else part.no_images,
+        "no_images": "" if part.scenes else part.no_images,
         "error": figures.palette.ERROR,
-        "more": len(part.scene_ids) - len(images),
+        "more": len(part.scene_ids) - len(part.scenes),
     }
     links = [Link(one.scene, one.target) for one in scenes]
     return [
@@ -357,7 +352,7 @@ def _of_dataset(
         *others,
         part.matrix,
         section("baseline", fill=values, facts=below),
-        section("scenes", fill=shown, figures=tuple(images), links=links),
+        section("scenes", fill=shown, figures=tuple(part.scenes), links=links),
     ]
 
 

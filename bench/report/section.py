@@ -54,8 +54,6 @@ class Image:
     draw: "Callable[[], Figure] | None" = None
     """None: another module writes the files."""
     kinds: tuple[str, ...] = ("svg", "pdf", "png")
-    legend: tuple[tuple[str, str], ...] = ()
-    """(class, colour)."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,20 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor
 
 from bench.errors import UserError
 from bench.files import write_bytes
@@ -44,7 +47,8 @@ RIGHT, WRONG, NEITHER = range(3)
 ERROR_RGB = ImageColor.getrgb(palette.ERROR)
 UNLABELLED_RGB = (70, 70, 70)
 _GREYS = 24  # few levels keep the file small
-_GAP_PX, _TEXT_PX = 6, 20
+_PANEL_IN, _SMALL_PT = 1.22, 4.3
+_TEXTS = ("font.size", "axes.titlesize", "legend.fontsize")
 WHOLE_PX = 2560
 """Longest side of an image that stays one file: DeepGlobe's 2448 px do, Inria's 5000 do not."""
 TILE_PX = 1024
@@ -59,20 +63,11 @@ _ERRORS: Sequence[Colour] = (
 )
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Thumbnails of one test scene in one image."""
-
-    name: str
-    caption: str
-    """The scene's mIoU by each run, or why there is none."""
-    legend: tuple[tuple[str, str], ...]
-    """(class, hex colour)."""
-    png: bytes
-
-
-def sheet(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Sheet:
-    """Shrink one test scene and the predictions of all runs, each beside its errors.
+def sheet(
+    dataset: Dataset, name: str, entries: Sequence[Entry]
+) -> tuple[str, Callable[[], Figure]]:
+    """One test scene and the predictions of all runs, shrunk, each beside its errors: the scene's mIoU
+    by each run, or why there is none, and what draws it.
 
     Raises:
         UserError: a prediction does not fit its label.
@@ -88,7 +83,7 @@ def sheet(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Sheet:
     faded = (190 + 62 * level).astype(np.uint8).repeat(3, -1)
     panels: list[tuple[Pixels | None, str]]
     panels = [(small, f"{name}: image"), (colours[small_truth], "label")]
-    panels += [(None, "")] * (2 * PAIRS - 2)  # where the legend goes
+    panels += [(None, "")] * (2 * PAIRS - 2)
     notes = []
     for entry in entries:
         predicted, score = prediction(entry, name, truth), scene_miou(entry, name)
@@ -102,8 +97,7 @@ def sheet(dataset: Dataset, name: str, entries: Sequence[Entry]) -> Sheet:
             labels = colours[numbers]
         panels += [(labels, entry.name), (shown, note)]
         notes.append(f"{entry.name} {note}")
-    known = tuple(legend(dataset))
-    return Sheet(name, ", ".join(notes) + ".", known, _drawn(panels, known))
+    return ", ".join(notes) + ".", partial(_sheet, panels, legend(dataset))
 
 
 def legend(dataset: Dataset) -> list[tuple[str, str]]:
@@ -142,24 +136,25 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _drawn(panels: Sequence[tuple[Pixels | None, str]], legend: Sequence[tuple[str, str]]) -> bytes:
-    """Panels in lines, each below its title; the legend is right of the first two."""
+def _sheet(
+    panels: Sequence[tuple[Pixels | None, str]], classes: Sequence[tuple[str, str]]
+) -> Figure:
+    """Panels in lines, each below its title, and the colours of classes and errors."""
+    lines, known = -(-len(panels) // (2 * PAIRS)), (*classes, ("wrong", palette.ERROR))
     height, width = next(pixels.shape[:2] for pixels, _ in panels if pixels is not None)
-    wide, tall = width + _GAP_PX, height + _GAP_PX + _TEXT_PX
-    lines = -(-len(panels) // (2 * PAIRS))
-    paper = Image.new("RGB", (2 * PAIRS * wide - _GAP_PX, lines * tall), "white")
-    pen = ImageDraw.Draw(paper)
-    pen.font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
-    for place, (pixels, title) in enumerate(panels):
-        x, y = place % (2 * PAIRS) * wide, place // (2 * PAIRS) * tall
-        pen.text((x, y + 2), title, fill=palette.INK)
-        if pixels is not None:
-            paper.paste(Image.fromarray(pixels), (x, y + _TEXT_PX))
-    for place, (name, colour) in enumerate((*legend, ("wrong", palette.ERROR))):
-        x, y = 2 * wide + 170 * (place % 2), _TEXT_PX + 19 * (place // 2)
-        pen.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline=palette.GREY)
-        pen.text((x + 18, y), name, fill=palette.INK)
-    return png(paper.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+    size_in = (2 * PAIRS * _PANEL_IN, lines * (_PANEL_IN * height / width + 0.15) + 0.3)
+    with mpl.rc_context(palette.RC | dict.fromkeys(_TEXTS, _SMALL_PT) | {"axes.titlepad": 2}):
+        drawn = Figure(figsize=size_in, layout="constrained")
+        grid = drawn.subplots(lines, 2 * PAIRS, squeeze=False).ravel()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, (pixels, title) in zip(grid, panels, strict=False):
+            axes.set_title(title)
+            if pixels is not None:
+                axes.imshow(pixels, interpolation="nearest")
+        keys = [Patch(facecolor=colour, edgecolor=palette.GREY, label=n) for n, colour in known]
+        drawn.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 9))
+    return drawn
 
 
 def _shrunk(pixels: Pixels, how: Image.Resampling = Image.Resampling.NEAREST) -> Pixels:
