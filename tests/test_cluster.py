@@ -17,7 +17,7 @@ from cluster_kills import STAGES, git, kill, project, start
 from conftest import ROOT
 
 from bench.cluster import engines, head, worker
-from bench.cluster.plan import Task, steps_of
+from bench.cluster.plan import Task, _has, steps_of
 from bench.cluster.simulate import makespan_s, repeated
 from bench.errors import UserError
 
@@ -167,6 +167,14 @@ def test_a_checkout_is_of_the_commit(tmp_path: Path, monkeypatch: Any) -> None:
     worker._unpack(head.packed_code(), tmp_path / "place")
     assert (tmp_path / "place/file").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_what_is_named_after_the_machine_is_measured_alone() -> None:
+    """Names of a suite, data set and machine may be the same."""
+    for out in ("results/one/measure/one", "results/one/steps/one.json"):
+        assert _has("one", out)
+    for out in ("results/one/evaluate", "results/predict.json", "data/prepared/one"):
+        assert not _has("one", out)
 
 
 def test_makespans() -> None:

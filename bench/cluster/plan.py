@@ -133,7 +133,8 @@ def _checkpoint(model: str) -> str:
 
 def _has(machine: str, out: str) -> bool:
     """Whether an output below results/SUITE is named after the machine, as measurements are."""
-    return machine in {part.removesuffix(".json") for part in Path(out).parts[2:]}
+    top, *parts = Path(out).parts
+    return top == "results" and machine in {part.removesuffix(".json") for part in parts[1:]}
 
 
 def _groups(runs: Sequence[str], most: int) -> list[tuple[str, ...]]:
