@@ -324,7 +324,8 @@ def test_what_direct_kernels_refuse(layer: nn.Module, side: int, channels_last: 
             layer(source).mean().backward()
             layer.zero_grad()
     real = bytes_of([*layer.parameters(), source]) + allocations.peak_bytes
-    assert found.device_bytes == pytest.approx(real, rel=0.01)
+    # The smallest takes 1,152 bytes more on an Intel Xeon with AMX than on an AMD EPYC.
+    assert found.device_bytes == pytest.approx(real, rel=0.01, abs=2**11)
 
 
 def test_kernels_that_no_rule_knows_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
