@@ -96,7 +96,8 @@ def kill(
     try:
         whole = rng.random() < share
         victim = psutil.Process(process.pid) if whole else task.parent()
-        family = victim.children(recursive=True)
+        begun = tasks if whole else [task]  # Ray's own agents notice later
+        family = [one for top in begun for one in (top, *top.children(recursive=True))]
         victim.kill()
     except (psutil.NoSuchProcess, AttributeError):  # it has ended by itself
         return kill(process, rng, mean_s, share)
