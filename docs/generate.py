@@ -66,6 +66,12 @@ def uhr_rows() -> list[Any]:
     return found
 
 
+def last_loss(suite: str, model: str) -> float:
+    """Mean loss of the last tenth of the steps."""
+    losses = [loss for _, _, loss in values(f"{suite}/train/{model}.json")["loss"]]
+    return mean(losses[-(len(losses) // 10) :])
+
+
 # Tables
 
 
@@ -81,12 +87,12 @@ SMALL_TO_LARGE = {
     "hard_exudate": "hard exudates",
     "optic_disc": "optic disc",
 }
-RETINA = "idrid"
+RETINA, SATELLITE = "idrid", "dubai"
 
 
-def retina_ious(run: str) -> dict[str, float]:
+def named_ious(suite: str, run: str) -> dict[str, float]:
     """IoU of each class in percent, and `all`: the mean over all."""
-    found = values(f"{RETINA}/evaluate/{run}.json")
+    found = values(f"{suite}/evaluate/{run}.json")
     ious = dict(zip(found["classes"], (100 * iou for iou in class_ious(found)), strict=True))
     return {**ious, "all": mean(ious.values())}
 
@@ -124,12 +130,26 @@ def real_images() -> str:
     """Accuracy, memory and seconds of every run on IDRiD."""
     rows = []
     for run in names(f"{RETINA}/evaluate"):
-        ious, cost = retina_ious(run), measured(RETINA, "cpu-2-cores", run)
+        ious, cost = named_ious(RETINA, run), measured(RETINA, "cpu-2-cores", run)
         shares = (f"{ious[name]:.0f}" for name in SMALL_TO_LARGE)
         means = [f"{score:.1f}" for score in (ious["all"], mean(lesion_precisions(run)))]
         costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
         rows.append((-ious["all"], [run, *means, *shares, *costs]))
     header = ["run", "mIoU", "AP", *SMALL_TO_LARGE.values(), "MiB", "s"]
+    return table(header, (row for _, row in sorted(rows)))
+
+
+def satellite() -> str:
+    """mIoU, IoU of each class, memory and seconds of every run on fold A of Dubai."""
+    rows = []
+    for run in names(f"{SATELLITE}/evaluate"):
+        ious, cost = named_ious(SATELLITE, run), measured(SATELLITE, "cpu-2-cores", run)
+        miou = ious.pop("all")
+        shares = (f"{share:.0f}" for share in ious.values())
+        costs = [f"{cost['allocated']:.0f}", f"{cost['ms'] / 1000:.1f}"]
+        label = run.removesuffix("-a")
+        rows.append((-miou, [label, f"{miou:.1f}", *shares, *costs]))
+    header = ["run", "mIoU", *ious, "MiB", "s"]
     return table(header, (row for _, row in sorted(rows)))
 
 
@@ -244,6 +264,7 @@ def diagram() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "real_images": real_images,
     "lesions": lesions,
+    "satellite": satellite,
     "published_memory": published_memory,
     "mosaic": mosaic,
     "diagram": diagram,

@@ -90,7 +90,7 @@ CLAIMS = (
         f"on patches, {N} %. On the image shrunk to 512 px, FPN reaches {N} %, no significant "
         f"difference, DeepLabv3\\+ {N} % and SegFormer's decoder {N} %, significantly more",
         lambda: [
-            generate.retina_ious(run)["all"]
+            generate.named_ious("idrid", run)["all"]
             for run in (
                 "glnet-local",
                 "glnet-global",
@@ -104,9 +104,18 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
+        f"After {N} steps its loss is {N}, FPN's {N}",
+        lambda: [
+            values("dubai/train/unet-downsample-a.json")["phases"]["train"]["steps"],
+            generate.last_loss("dubai", "unet-downsample-a"),
+            generate.last_loss("dubai", "fpn-downsample-a"),
+        ],
+    ),
+    Claim(
+        "docs/protocol.md",
         f"DeepLabv3\\+, {N} instead of {N} %",
         lambda: [
-            generate.retina_ious(f"deeplabv3plus-{strategy}")["all"]
+            generate.named_ious("idrid", f"deeplabv3plus-{strategy}")["all"]
             for strategy in ("whole", "patch")
         ],
     ),
@@ -114,23 +123,25 @@ CLAIMS = (
         "docs/protocol.md",
         f"alone has {N} %, the least of all trained networks: its patches see no context, and the disc "
         f"falls to {N} %",
-        lambda: [generate.retina_ious("glnet-local")[name] for name in ("all", "optic_disc")],
+        lambda: [
+            generate.named_ious("idrid", "glnet-local")[name] for name in ("all", "optic_disc")
+        ],
     ),
     Claim(
         "docs/protocol.md",
         f"it has {N} %, significantly more than either branch, {N} % of the small lesions and {N} % IoU",
         lambda: [
-            generate.retina_ious("glnet-global-to-local")["all"],
+            generate.named_ious("idrid", "glnet-global-to-local")["all"],
             generate.found_by_size("glnet-global-to-local")[1],
-            generate.retina_ious("glnet-global-to-local")["optic_disc"],
+            generate.named_ious("idrid", "glnet-global-to-local")["optic_disc"],
         ],
     ),
     Claim(
         "docs/protocol.md",
         f"leads, shrunk with {N} % mIoU; on patches it has {N} %, and finds {N} % of the small lesions",
         lambda: [
-            generate.retina_ious("segformer-downsample")["all"],
-            generate.retina_ious("segformer-patch")["all"],
+            generate.named_ious("idrid", "segformer-downsample")["all"],
+            generate.named_ious("idrid", "segformer-patch")["all"],
             generate.found_by_size("segformer-patch")[1],
         ],
     ),
@@ -138,8 +149,8 @@ CLAIMS = (
         "docs/protocol.md",
         f"significantly better still, by {N} points",
         lambda: [
-            generate.retina_ious("deeplabv3plus-downsample")["all"]
-            - generate.retina_ious("glnet-global-to-local")["all"]
+            generate.named_ious("idrid", "deeplabv3plus-downsample")["all"]
+            - generate.named_ious("idrid", "glnet-global-to-local")["all"]
         ],
     ),
     Claim(
@@ -147,7 +158,7 @@ CLAIMS = (
         f"U-Net shrunk has {N} %: it hardly chooses microaneurysms and soft exudates, with an IoU of "
         f"{N} and {N} %",
         lambda: [
-            generate.retina_ious("unet-downsample")[name]
+            generate.named_ious("idrid", "unet-downsample")[name]
             for name in ("all", "microaneurysm", "soft_exudate")
         ],
     ),
@@ -168,7 +179,8 @@ CLAIMS = (
         "docs/protocol.md",
         f"its IoU falls from {N} to {N} %",
         lambda: [
-            generate.retina_ious(run)["optic_disc"] for run in ("fpn-downsample", "fpn-patch")
+            generate.named_ious("idrid", run)["optic_disc"]
+            for run in ("fpn-downsample", "fpn-patch")
         ],
     ),
     Claim(README, f"Of {N} published settings, {N} were within 1 %", settings_within),

@@ -21,6 +21,7 @@ from bench.report.site import Site, write_assets, write_overview, write_page
 
 REPORT, SITE = Path("report"), Path("site")
 KEPT = {
+    "dubai": ("accuracy_memory",),
     "earthcover": ("estimates", "growth", "paper_accuracy", "paper_memory"),
     "earthcover-long": ("accuracy_memory", "on_card"),
     "idrid": ("accuracy_memory", "object_sizes"),
