@@ -28,12 +28,12 @@ from bench.report.load_records import BASELINE, Entry
 from bench.report.load_records import published as published_rows
 from bench.report.section import Plot, descriptions, sentences
 
-BASELINE_TEXT = "baseline (class-mean colour)"
+BASELINE_TEXT = "baseline (colour)"
 LIMIT = Line(PAPER_BYTES, "2 GiB", upright=True, colour=palette.INK)
 
 
 def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
-    """mIoU against peak memory, one point a run, one panel a data set.
+    """mIoU against peak memory, one point a run, one panel a data set with an evaluated run.
 
     Args:
         frame: `evaluations.seeds_as_one`.
@@ -41,12 +41,13 @@ def accuracy_memory(frame: pd.DataFrame, meter: str, where: str) -> Figure:
         where: the device in words, for the axis.
     """
     title = f"peak memory: {meter_name(meter)}, {where}"
+    known = frame[frame.groupby("dataset").miou.transform("count") > 0]
     charts = [
         replace(
             accuracy_chart(own.assign(bytes=own[meter]), title, f"mIoU on {name} (test), %"),
             note="up and to the left is better  ↖",
         )
-        for name, own in frame.groupby("dataset", sort=False)
+        for name, own in (known if len(known) else frame).groupby("dataset", sort=False)
     ]
     columns = 1 + any(len(chart.keys) > 24 for chart in charts)
     legend = {"loc": "outside right upper", "ncols": columns}
