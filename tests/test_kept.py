@@ -4,6 +4,7 @@ earlier one did."""
 import ast
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from source import modules, tree
 from test_report import write_measurement
 
 from bench import record
+from bench.cluster import start
 from bench.config import read_suite
 from bench.errors import UserError
 from bench.experiments import any_network, collapsed_head, gpu_memory, growth
@@ -255,8 +257,20 @@ def of_report(patch: pytest.MonkeyPatch) -> Path:
     return Path("report/tiny/tables/latency.csv")
 
 
+def of_simulate(patch: pytest.MonkeyPatch) -> Path:
+    write_suite(Path(), tiny_suite())
+    path = record.RESULTS / "cluster/tiny.json"
+    good(path)
+    patch.setattr(start, "tasks_of", lambda *_: [])
+    patch.setattr(start, "makespan_s", breaks)
+    with pytest.raises(UserError, match="It breaks here"):
+        start.start(Namespace(simulate=1))
+    return path
+
+
 STEPS = record.path_of("tiny", "steps", MACHINE)
 COMMANDS = {
+    "bench.cluster.start": of_simulate,
     "bench.pipeline.progress": of_train,
     "bench.pipeline.tune": of_tune,
     "bench.pipeline.evaluate": of_evaluate,
