@@ -3,6 +3,7 @@ learning rates, so that methods do not differ in their training recipe."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "stepped",
     "to_bytes",
     "uniform",
+    "weights_by_class",
 ]
 UNLABELLED = 255
 REDRAWS = 10
@@ -145,14 +147,26 @@ def focal_loss(
     log_q = log_q.clamp(-16.118095651, -1e-7)  # log 1e-7, log(1 - 1e-7)
     loss = -((1 - log_q.exp()) ** gamma) * log_q
     if class_weights:
-        if len(class_weights) != logits.shape[1]:
-            raise UserError(
-                f"`class_weights` has {len(class_weights)} numbers, but the data set has "
-                f"{logits.shape[1]} classes."
-            )
-        loss = loss * logits.new_tensor(class_weights)[target]
+        loss = loss * weights_by_class(class_weights, target, logits)
     count = distributed.mean(known.sum()) if whole_batch else known.sum()
     return (loss * known).sum() / (count + (count == 0))
+
+
+def weights_by_class(weights: Sequence[float], target: Tensor, logits: Tensor) -> Tensor:
+    """The factor of each pixel's loss by its true class.
+
+    Args:
+        target: (N, H, W) int64, 0..K-1.
+        logits: (N, K, ...), of which number of classes, type and device are used.
+
+    Raises:
+        UserError: there are not K weights.
+    """
+    if len(weights) != logits.shape[1]:
+        raise UserError(
+            f"`class_weights` has {len(weights)} numbers, but the data set has {logits.shape[1]} classes."
+        )
+    return logits.new_tensor(weights)[target]
 
 
 def propagate(loss: Tensor, back: Back) -> float:
@@ -291,14 +305,17 @@ def distorted_crop(
     rotate: bool,
     any_angle: bool,
     distort: bool,
+    by_class: bool = False,
 ) -> View:
     """A training view in the order of ISDNet's and RUE's released codes: a crop, flipped, rotated
     and with its colours distorted at random; the first arguments are as in `random_crop`.
 
     Args:
         any_angle: rotate by 90 to 270 degrees, as released, instead of 90, 180 or 270.
+        by_class: as in `random_crop`, instead of a crop that no class fills.
     """
-    image, label = _balanced_crop(image, label, side, rng)
+    crop = partial(random_crop, by_class=True) if by_class else _balanced_crop
+    image, label = crop(image, label, side, rng)
     if uniform(rng) < 0.5:
         image, label = image.flip(-1), label.flip(-1)
     if rotate and uniform(rng) < 0.5:

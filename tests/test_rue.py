@@ -184,6 +184,40 @@ def test_losses_are_means_over_what_is_labelled(network: RUE) -> None:
     assert plain["final"].item() == pytest.approx((factors * per_pixel).mean().item(), rel=1e-5)
 
 
+def test_class_weights_scale_each_loss_of_a_pixel(network: RUE) -> None:
+    x = network.normalise(torch.stack([IMAGE[:, :64, :64]] * 2))
+    labels = torch.stack([LABEL[:64, :64]] * 2)
+    found = streams(network, x, Spec(dropout=0), 2)
+
+    def loss(name: str, labels: torch.Tensor, *weights: float) -> float:
+        terms = losses(network, found, labels, Spec(class_weights=weights))
+        return terms[name].item() * 2 * 64 * 64  # with `deep` alone the sum over pixels
+
+    only_last = torch.where(labels == 2, labels, UNLABELLED)
+    share = float((labels == 2).float().mean())
+    rest = loss("deep", labels) - loss("deep", only_last) * share
+    expected = rest + 5 * loss("deep", only_last) * share
+    assert loss("deep", labels, 1, 1, 5) == pytest.approx(expected, rel=1e-5)
+    assert loss("final", labels, 2, 2, 2) == pytest.approx(2 * loss("final", labels), rel=1e-5)
+    with pytest.raises(UserError, match="2 numbers, but the data set has 3 classes"):
+        loss("deep", labels, 1, 1)
+
+
+def test_crops_show_rare_classes_where_the_spec_says_so() -> None:
+    label = torch.zeros(300, 300, dtype=torch.uint8)
+    label[7, 9] = 1
+    image = torch.zeros(3, 300, 300, dtype=torch.uint8)
+
+    def shows(spec: Spec) -> int:
+        views = [view(image, label, spec, "train", rng(seed)) for seed in range(40)]
+        return sum(bool((seen["label"] == 1).any()) for seen in views)
+
+    plain, by_class = (
+        Spec(crop_px=64, distort=False, sample_classes=drawn) for drawn in (False, True)
+    )
+    assert shows(by_class) > 10 > 5 > shows(plain)
+
+
 def test_nothing_is_kept_without_an_effect_on_labels(network: RUE) -> None:
     """Scores of the whole image are those that labels are made of."""
     predict = STRATEGIES["whole"].predict

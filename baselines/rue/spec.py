@@ -45,6 +45,10 @@ class Spec:
     """Of whole channels, before the classifiers of the deep stream."""
     auxiliary_weight: NonNegativeFloat = 0.4
     """Of the loss at the backbone's third stage."""
+    class_weights: tuple[NonNegativeFloat, ...] = ()
+    """Factors of the loss by true class, for classes that cover few pixels; none: 1 each."""
+    sample_classes: bool = False
+    """Whether crops are drawn around pixels of classes drawn before."""
     mean: tuple[float, float, float] = (103.275, 95.888, 70.868)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (17.122, 11.602, 11.299)
     """(image - mean) / std goes into the network, the image in 0..255."""

@@ -17,6 +17,7 @@ from bench.optim import (
     mean_over_processes,
     process_count,
     propagate,
+    weights_by_class,
 )
 
 POWER = 6
@@ -38,6 +39,7 @@ def view(image: Tensor, label: Tensor, spec: Spec, phase: str, rng: Generator) -
         rotate=spec.rotate,
         any_angle=spec.quirk("any-angle"),
         distort=spec.distort,
+        by_class=spec.sample_classes,
     )
 
 
@@ -85,11 +87,17 @@ def _cross_entropy(
     With `ignored-in-mean`, as released, pixels without a label count in the mean, as 0; with
     `unnormalised-loss` the sum of weighted losses is divided by the number of pixels instead of the
     sum of weights, so that its scale falls with the entropy.
+
+    Raises:
+        UserError: there are not as many `class_weights` as classes.
     """
     size = labels.shape[-2:]
     pixels = F.cross_entropy(
         resize(scores, size), labels.long(), ignore_index=UNLABELLED, reduction="none"
     )
+    if spec.class_weights:
+        known = torch.where(labels != UNLABELLED, labels, 0).long()
+        pixels = pixels * weights_by_class(spec.class_weights, known, scores)
     counted = torch.ones_like(pixels)
     if not spec.quirk("ignored-in-mean"):
         counted = (labels != UNLABELLED).to(pixels)
