@@ -5,7 +5,7 @@ Computed on fake tensors, without weights, data or a device."""
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from bench.commands.question import (
 )
 from bench.config import parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
+from bench.parallel import parallel_map
 
 MIB, GIB = 2**20, 2**30
 MOST_CLASSES = 254
@@ -255,10 +256,13 @@ def draw(title: str, peak: Answer, path: Path) -> None:
         plt.close(figure)
 
 
-def with_answers(questions: Sequence[Question]) -> Iterator[Answer]:
-    """The answer that needs most of each question, with a progress bar."""
-    for question in cli.with_progress(questions, len(questions), "estimate", "run"):
-        yield max(answer(question), key=lambda one: one.shown_bytes)
+def with_answers(questions: Sequence[Question]) -> list[Answer]:
+    """The answer that needs most of each question, on all cores and with a progress bar."""
+    return parallel_map(_largest_answer, [(one,) for one in questions], "estimate", "run")
+
+
+def _largest_answer(question: Question) -> Answer:
+    return max(answer(question), key=lambda one: one.shown_bytes)
 
 
 def which(questions: Sequence[Question], budget: int) -> pd.DataFrame:
