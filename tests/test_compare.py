@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
 from bench import record
 from bench.__main__ import main
@@ -200,3 +200,12 @@ def test_sides_without_a_common_suite_are_refused(repository: Path) -> None:
         compare(open_side("."), open_side("two"))
     with pytest.raises(UserError, match="No suite 'p' is on both sides"):
         compare(open_side("."), open_side("two"), "p")
+
+
+def test_a_command_starts_without_what_only_others_need() -> None:
+    """torch alone takes two seconds."""
+    code = "import sys; from bench.__main__ import main; main()"
+    listed = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    for command, needs_torch in ("compare", False), ("estimate", True):
+        done = run(sys.executable, "-c", f"{listed}; {code}", command, "--help", cwd=ROOT)
+        assert done.stdout.splitlines()[-1] == str(needs_torch)
