@@ -17,6 +17,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, get_args
 
 import torch
@@ -36,6 +37,7 @@ from bench.tiling import (
     resize,
     summed_over_turnings,
 )
+from bench.windows.device_image import DeviceImage
 
 ByWindows = Callable[[Any, Large, Any], None]
 """(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
@@ -157,6 +159,26 @@ def by_scores(
     return Strategy(predict, parts, scores=enlarged, by_windows=windows, inputs=inputs)
 
 
+def by_windows_on_gpu(strategy: Strategy) -> Strategy:
+    """The strategy, whose image and labels are on the network's GPU while it works, if it can work by
+    windows: scores never reach the host. On the CPU it is the same."""
+
+    def predict(network: nn.Module, image: Tensor, spec: Any) -> Tensor:
+        device, by_windows = device_of(network), strategy.by_windows(spec)
+        if device.type == "cpu" or by_windows is None:
+            return strategy.predict(network, image, spec)
+        there = DeviceImage(image, device)
+        by_windows(network, there, spec)
+        return there.labels.to(image.device)
+
+    return replace(strategy, predict=predict)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's weights."""
+    return next(chain(network.parameters(), network.buffers())).device
+
+
 def in_precision(strategy: Strategy, precision: str) -> Strategy:
     """The strategy in a run's precision, by autocast: convolutions and matrix products run in lower
     precision; weights, and operators that need it, stay in float32.
@@ -170,8 +192,7 @@ def in_precision(strategy: Strategy, precision: str) -> Strategy:
 
     def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(network: nn.Module, *rest: Any) -> Any:
-            device = next(iter(network.state_dict().values())).device
-            with _autocast(device.type, dtype):
+            with _autocast(device_of(network).type, dtype):
                 return function(network, *rest)
 
         return called
@@ -241,7 +262,7 @@ def load(name: str) -> Method:
         phases=training.phases,
         view=training.view,
         backward=training.backward,
-        strategies=inference.STRATEGIES,
+        strategies={n: by_windows_on_gpu(one) for n, one in inference.STRATEGIES.items()},
     )
 
 

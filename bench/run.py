@@ -31,6 +31,7 @@ from bench.method import (
     Method,
     Strategy,
     check_strategy,
+    device_of,
     in_precision,
     load,
     load_weights,
@@ -181,7 +182,7 @@ class Run:
 
     def scenes(self, network: nn.Module, split: str, with_scores: bool = False) -> Iterator[Scene]:
         """Predict every scene of a split, one after another."""
-        device = next(iter(network.state_dict().values())).device
+        device = device_of(network)
         for id in self.dataset.ids(split):
             image, truth = self.dataset.read(id)
             scores = None

@@ -47,16 +47,16 @@ class MapStore(Protocol):
 
 
 class Large(Protocol):
-    """An image on the disk that is read by windows; strategies accept it in place of a tensor
-    (`bench.streaming` implements it).
+    """An image on the disk or on a GPU that is read by windows; strategies accept it in place of a
+    tensor (`bench.streaming` and `bench.windows` implement it).
 
-    Labels become final window by window and are written to the disk, so that memory does not grow
-    with the image."""
+    Labels become final window by window and are written beside the image, so that no memory holds
+    scores of its size."""
 
     shape: tuple[int, int, int]
     """(3, H, W), of uint8."""
     device: torch.device
-    """The host."""
+    """Where scores are summed: the host, or the GPU that holds the image."""
 
     def cut(self, boxes: Sequence[Box]) -> Tensor:
         """As `cut`."""
@@ -81,7 +81,7 @@ class Large(Protocol):
         ...
 
     def map_store(self) -> MapStore:
-        """A store on the disk."""
+        """A store beside the image."""
         ...
 
     def pending_groups(
@@ -92,7 +92,7 @@ class Large(Protocol):
 
 
 Image = Tensor | Large
-"""(3, H, W) uint8 in host memory, or on the disk."""
+"""(3, H, W) uint8 in host memory, or on the disk or a GPU."""
 
 
 def starts(side_px: int, patch_px: int, overlap_px: int) -> list[int]:
@@ -129,6 +129,13 @@ def grid(height_px: int, width_px: int, patch_px: int | Size, overlap_px: int) -
         for top in starts(height_px, patch[0], overlap_px)
         for left in starts(width_px, patch[1], overlap_px)
     ]
+
+
+def cover(size: Size, block: Size) -> Iterator[Box]:
+    """Boxes that tile an area of `size`, row by row; the last of each row and column may be smaller."""
+    for top in range(0, size[0], block[0]):
+        for left in range(0, size[1], block[1]):
+            yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
 
 
 def scaled(box: Box, image: Size, map: Size, loose: bool = False) -> Box:
@@ -169,7 +176,7 @@ def cut(image: Image, boxes: Sequence[Box]) -> Tensor:
 
 
 def map_store(image: Image) -> MapStore:
-    """A store for maps of an image's patches: in memory, or on the disk beside the image."""
+    """A store for maps of an image's patches: in host memory, or beside the image."""
     if not isinstance(image, Tensor):
         return image.map_store()
     kept: dict[Box, Tensor] = {}
@@ -209,7 +216,7 @@ def scores_by_patches(
         blend: what a patch's scores count where patches overlap; they are weighted on the host.
 
     Returns:
-        (K, H, W) on the host; an empty tensor for an image on the disk, whose labels are written.
+        (K, H, W) on the host; an empty tensor for an image by windows, whose labels are written.
     """
 
     def counted(group: Sequence[Box]) -> Tensor:
@@ -364,10 +371,11 @@ def resize(map: Tensor, size: Size, mode: str = "bilinear") -> Tensor:
 
 
 def shrink_image(image: Image, size: Size) -> Tensor:
-    """An image (3, H, W) uint8, resized bilinearly with antialiasing in 8 bit, like Pillow."""
+    """An image (3, H, W) uint8, resized bilinearly with antialiasing in 8 bit, like Pillow; on the
+    host, since torch has no kernel in 8 bit for a GPU."""
     if not isinstance(image, Tensor):
         return image.shrink(size)
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    return F.interpolate(image[None].cpu(), size, mode="bilinear", antialias=True)[0]
 
 
 def shrink_label(label: Tensor, size: Size) -> Tensor:

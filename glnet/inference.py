@@ -1,14 +1,16 @@
 """GLNet's inference strategies: one branch alone, one branch helping the other, or both ways.
 
-A strategy first computes scores (K, h, w) on the host, at the image's size or, for the global
-branch alone, at 1/4 of its input. Full-resolution scores and the stored maps of the patches stay on
-the host, as in the official code: no tensor on the device has the image's size."""
+A strategy first computes scores (K, h, w), at the image's size or, for the global branch alone, at
+1/4 of its input. As in the official code the device never holds scores of the image's size. Of an
+image on the host (on a GPU only with `test_time` or in a box) they and the stored maps of the patches
+stay there, as in the official code."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.method import ByWindows, Inputs, NetworkInput, Strategy
@@ -33,7 +35,7 @@ from bench.tiling import (
     summed_over_turnings,
 )
 from glnet.fast.collapsed_head import collapse
-from glnet.model import GLNet, Maps, Output, SharedMaps
+from glnet.model import Aggregation, GLNet, Maps, Output, SharedMaps
 from glnet.spec import Spec
 
 Scores = Callable[[GLNet, Image, Tensor, Spec], Tensor]
@@ -136,28 +138,47 @@ def _both_ways(
     global_maps: Maps = network.global_branch(whole).maps
     # With collapsed heads the device holds one set of whole-image maps at a time; the official code
     # holds both.
-    beside = image.device if spec.head == "collapsed" else None
+    beside = torch.device("cpu") if spec.head == "collapsed" else None
     merger = merger_of(global_maps, boxes, size, spec, beside)
-    kept = map_store(image)  # the groups' fused maps, on the host
+    aggregation = network.aggregation_borrowing
+    split = not isinstance(image, Tensor) and isinstance(aggregation, Aggregation)
+    kept = map_store(image)  # the groups' fused maps, or by windows their part of the scores
     for group in pending_groups(image, groups(boxes, spec.sub_batch), merger):
         patches = network.normalise(cut(image, group))
         around = shared_crops(global_maps, group, size, spec)
         local: Output = network.local_branch(patches, around, merger.sizes(group[0]))
         merger.add(local.maps[: spec.shared_kinds], group, spec.quirk("loose-crops"))
-        kept[group[0]] = local.fused.to(image.device)
-        del patches, around, local  # else they are alive while the next group is worked out
+        mine = _own_part(aggregation, local.fused) if split else local.fused
+        kept[group[0]] = mine.to(image.device)
+        del patches, around, local, mine  # else they are alive while the next group is worked out
     del global_maps
     merged = [[level.to(network.mean.device) for level in kind] for kind in merger.mean()]
     shared: Tensor = network.global_borrowing(whole, merged).fused
     del merger, merged, whole
 
     def score(group: Sequence[Box]) -> Tensor:
-        fused = kept.pop(group[0]).to(shared.device)
+        mine = kept.pop(group[0]).to(shared.device)
         around = crop(shared, group, size, spec.quirk("loose-crops"))
-        logits: Tensor = network.aggregation_borrowing(fused, around)
+        if split:
+            return mine + _shared_part(
+                aggregation, resize(around, (mine.shape[-2], mine.shape[-1]))
+            )
+        logits: Tensor = aggregation(mine, around)
         return logits
 
     return scores_by_patches(image, boxes, spec.sub_batch, score, _sums(spec), spec.blend)
+
+
+def _own_part(aggregation: Aggregation, fused: Tensor) -> Tensor:
+    """A patch's part of the aggregation's scores (N, K, h, w): it takes a 4 S / K of the fused map's
+    memory. The sum of both parts is the aggregation up to rounding, since a convolution is linear."""
+    return F.conv2d(fused, aggregation.conv.weight.chunk(2, 1)[0], padding=1)
+
+
+def _shared_part(aggregation: Aggregation, shared: Tensor) -> Tensor:
+    """The whole image's part, and the bias."""
+    conv = aggregation.conv
+    return F.conv2d(shared, conv.weight.chunk(2, 1)[1], conv.bias, padding=1)
 
 
 def merger_of(

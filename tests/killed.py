@@ -15,7 +15,7 @@ from test_large_files import job_of
 from bench.streaming import image, predict_file, raster
 from bench.streaming.budget import MemoryNeed
 from bench.streaming.planes import Plane
-from bench.streaming.score_sums import ScoreSums
+from bench.windows.score_sums import ScoreSums
 
 
 def dies_in(owner: Any, name: str, calls: int) -> Callable[[], None]:

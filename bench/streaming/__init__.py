@@ -8,7 +8,6 @@ job.py            a run of a suite with its weights and classes
 budget.py         predicted memory, and settings that fit a limit
 raster.py         image files to planes, planes to label files
 image.py          an image on disk, as strategies receive it (`bench.tiling.Large`)
-score_sums.py     sums of scores, converted to labels row by row
 planes.py         arrays in files
 partial.py        state of an unfinished image, for resuming
 

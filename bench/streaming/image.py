@@ -5,31 +5,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.errors import UserError
 from bench.run import save
 from bench.streaming.partial import Partial
-from bench.streaming.planes import ArrayFile, Plane
-from bench.streaming.raster import cover
-from bench.streaming.score_sums import ScoreSums
-from bench.tiling import (
-    Box,
-    Merger,
-    Size,
-    dtype_of_sums,
-    groups,
-    labels_of,
-    resize,
-    shrink_image,
-)
+from bench.streaming.planes import ArrayFile, CarryFile, Plane
+from bench.tiling import Box, Merger, Size, dtype_of_sums, groups, shrink_image
+from bench.windows.enlarge import enlarged_labels
+from bench.windows.score_sums import ScoreSums
 
 CHUNK_BYTES = 2**22
 """Size of the pixels or scores in memory at once, in steps that do not work by patches."""
@@ -39,9 +28,6 @@ SAVE_INTERVAL_S = 15.0
 """Seconds between saves of the state of merging."""
 Progress = Callable[..., Any]
 """`bench.cli.progress` of pixels."""
-Axis = Sequence[Tensor]
-"""Source positions along one axis, as in `F.interpolate`: for nearest the source pixel of each output
-pixel, for bilinear both neighbours and the weight of the second."""
 
 
 class LargeImage:
@@ -113,20 +99,19 @@ class LargeImage:
     ) -> None:
         """Score the patches group by group; write labels when a row of patches is done."""
         done_rows = self.partial.done.get("rows", 0)
-        sums = ScoreSums(boxes, self.partial.folder, self._write, done_rows)
-        first = sums.row * len(sums.lefts)
-        bar = self._bar("labels", len(boxes), first)
-        number = 0
-        with contextlib.closing(sums):
+        names = (self.partial.folder / f"carry-{number}" for number in range(2))
+        with contextlib.ExitStack() as files:
+            before, after = (files.enter_context(contextlib.closing(CarryFile(n))) for n in names)
+            sums = ScoreSums(boxes, (before, after), self._write, done_rows)
+            first = sums.row * len(sums.lefts)
+            bar = self._bar("labels", len(boxes), first)
+            number = 0
             for group in groups(boxes, sub_batch):
                 # A group is computed completely, even if its first patches are done: in a batch of
                 # another size, rounding could differ.
                 if number + len(group) > first:
-                    scores = score(group).to(self.device)
-                    scores = scores.to(dtype_of_sums(scores, dtype))
-                    pairs = zip(scores, group, strict=True)
-                    for one, box in islice(pairs, max(first - number, 0), None):
-                        if sums.add(resize(one[None], (box.height, box.width), "nearest")[0]):
+                    for one in score(group).to(self.device)[max(first - number, 0) :]:
+                        if sums.add(one, dtype):
                             self.labels.file.sync()
                             self.partial.mark_done("rows", sums.row)
                     bar.update(self._pixels(len(boxes), number + len(group) - max(number, first)))
@@ -135,22 +120,11 @@ class LargeImage:
 
     def enlarge(self, scores: Tensor, mode: str) -> None:
         """Write labels of small scores (K, h, w): `nearest` enlarges labels, `bilinear` enlarges scores."""
-        size = self.shape[1:]
-        nearest = mode == "nearest"
-        labels = labels_of(scores) if nearest else torch.empty(0)
-        positions = _nearest if nearest else _bilinear
-        rows, columns = map(positions, scores.shape[-2:], size)
-        step = max(1, int((CHUNK_BYTES / 8 / len(scores)) ** 0.5))
-        bar = self.progress(size[0] * size[1], "labels")
-        for top, left, height, width in cover(size, (step, step)):
-            down = [part[top : top + height] for part in rows]
-            across = [part[left : left + width] for part in columns]
-            if nearest:
-                window = labels[down[0][:, None], across[0]]
-            else:
-                window = labels_of(_blend(scores, down, across))
-            self._write(top, left, window)
-            bar.update(window.numel())
+        height, width = self.shape[1:]
+        bar = self.progress(height * width, "labels")
+        for box, labels in enlarged_labels(scores, (height, width), mode, CHUNK_BYTES):
+            self._write(box.top, box.left, labels)
+            bar.update(labels.numel())
         bar.close()
 
     def map_store(self) -> "DiskMapStore":
@@ -215,8 +189,7 @@ class DiskMapStore:
         if needed > free:
             raise UserError(
                 f"The patches' feature maps need {needed / 2**30:.1f} GiB in {self.folder.parent} until "
-                f"the labels are done, but {free / 2**30:.1f} GiB are free: write to another disk, or "
-                "use smaller maps (GLNet: --set head=collapsed)."
+                f"the labels are done, but {free / 2**30:.1f} GiB are free: write to another disk."
             )
 
     def pop(self, first: Box, /) -> Tensor:
@@ -234,27 +207,3 @@ def _restore(merger: Merger, path: Path) -> int:
     merger.places = [[Box(*box) for box in level] for level in state["places"]]
     merged_groups: int = state["groups"]
     return merged_groups
-
-
-def _nearest(small: int, large: int) -> Axis:
-    numbers = torch.arange(small, dtype=torch.float32)[None, None]
-    return (F.interpolate(numbers, large, mode="nearest")[0, 0].long(),)
-
-
-def _bilinear(small: int, large: int) -> Axis:
-    step = torch.tensor(small, dtype=torch.float32) / large
-    place = ((torch.arange(large, dtype=torch.float32) + 0.5) * step - 0.5).clamp(min=0)
-    first = place.long().clamp(max=small - 1)
-    return first, (first + 1).clamp(max=small - 1), (place - first).clamp(0, 1)
-
-
-def _blend(scores: Tensor, down: Axis, across: Axis) -> Tensor:
-    """Bilinear interpolation, first along rows, then along columns; equal to torch's up to rounding."""
-
-    def blended(row: Tensor) -> Tensor:
-        first, second, share = across
-        line = scores[:, row]
-        return line[..., first] * (1 - share) + line[..., second] * share
-
-    first, second, share = down
-    return blended(first) * (1 - share[:, None]) + blended(second) * share[:, None]

@@ -57,7 +57,7 @@ class Job:
             "precision": self.run.config.precision,
             "spec": {key: str(value) for key, value in asdict(self.run.spec).items()},
             "classes": len(self.palette),
-            "layout": 3,  # version of the folder of an unfinished image
+            "layout": 4,  # version of the folder of an unfinished image
             "palette": [list(colour) for colour in self.palette],
             "torch": torch.__version__,
         }

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Bytes = NDArray[np.uint8]
 
@@ -41,6 +43,23 @@ class ArrayFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class CarryFile(ArrayFile):
+    """Sums that a row of patches leaves to the next one (`bench.windows.score_sums.Carry`), by
+    columns, so that a window is contiguous."""
+
+    def store(self, sums: Tensor, left: int) -> None:
+        """Write sums (K, h, w)."""
+        columns: NDArray[np.generic] = sums.permute(2, 0, 1).contiguous().numpy()
+        self.write(columns, columns[0].nbytes * left)
+
+    def load(self, sums: Tensor, left: int) -> None:
+        """Overwrite sums (K, h, w)."""
+        classes, height, width = sums.shape
+        found = torch.empty((width, classes, height), dtype=sums.dtype)
+        self.read(found.numpy(), found[0].nbytes * left)
+        sums.copy_(found.permute(1, 2, 0))
 
 
 class Plane:

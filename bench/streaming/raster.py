@@ -1,6 +1,6 @@
 """Decodes image files to planes on disk, and encodes planes of labels to label files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from bench.errors import UserError
 from bench.streaming.planes import Bytes, Plane
-from bench.tiling import Box, Size
+from bench.tiling import Box, cover
 from data.dataset import UNLABELLED
 from data.image_file import CHUNK_BYTES, blocks
 from data.image_header import MIB, ImageFile, first_line, gdal, inspect
@@ -37,13 +37,6 @@ def inspect_large(path: Path, bands: Sequence[int] = ()) -> ImageFile:
             " (`gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`)."
         )
     return image
-
-
-def cover(size: Size, block: Size) -> Iterator[Box]:
-    """Boxes that tile an area of `size`, row by row; the last of each row and column may be smaller."""
-    for top in range(0, size[0], block[0]):
-        for left in range(0, size[1], block[1]):
-            yield Box(top, left, min(block[0], size[0] - top), min(block[1], size[1] - left))
 
 
 def unpack(image: ImageFile, pixels: Plane, mask: Plane | None, advance: Advance) -> None:

@@ -2,31 +2,50 @@
 
 Patches come row by row, and in a row from left to right. After each patch, all sums to the left of the
 next patch are final for this row of patches. Those above the next row become labels; the others, to
-which the next row adds, are stored on disk. Memory therefore holds the scores of one patch only. Each
-pixel's scores are added in the order of `bench.tiling.scores_by_patches`, so that the sums are bitwise
-equal."""
+which the next row adds, are carried to it. Memory therefore holds the scores of one patch only, and
+the carried ones where they are not on disk. Each pixel's scores are added in the order of
+`bench.tiling.scores_by_patches`, so that the sums are bitwise equal."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import pairwise
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench.streaming.planes import ArrayFile
-from bench.tiling import Box, labels_of
+from bench.tiling import Box, dtype_of_sums, labels_of, resize
 
 Write = Callable[[int, int, Tensor], None]
 """(top, left, labels (h, w) uint8): final labels of a window."""
 
 
+class Carry(Protocol):
+    """The sums that one row of patches leaves to the next one, as wide as the image."""
+
+    def store(self, sums: Tensor, left: int) -> None:
+        """Store sums (K, h, w) of the columns from `left` on; the first ones of a row have 0."""
+        ...
+
+    def load(self, sums: Tensor, left: int) -> None:
+        """Overwrite sums (K, h, w) with those stored for the columns from `left` on."""
+        ...
+
+    def sync(self) -> None:
+        """Called after the last patch of a row."""
+        ...
+
+
 class ScoreSums:
     """The sums under the current patch. Every patch of a grid is added once."""
 
-    def __init__(self, boxes: Sequence[Box], folder: Path, write: Write, row: int = 0) -> None:
+    def __init__(
+        self, boxes: Sequence[Box], carries: tuple[Carry, Carry], write: Write, row: int = 0
+    ) -> None:
         """
         Args:
             boxes: patches of one size, row by row, as from `bench.tiling.grid`.
+            carries: a row of patches reads one and writes the other, so that a process that was
+                killed within a row can be resumed at its start.
             row: the row of patches to start with; an earlier process finished those before it.
         """
         self.tops = sorted({box.top for box in boxes})
@@ -34,18 +53,23 @@ class ScoreSums:
         self.height, self.width = boxes[0].height, boxes[0].width
         ordered = [Box(top, left, *boxes[0][2:]) for top in self.tops for left in self.lefts]
         assert list(boxes) == ordered, "patches of a large image come row by row"
-        self.final_rows = [*map(int, np.diff(self.tops)), self.height]
+        self.final_rows = [*(b - a for a, b in pairwise(self.tops)), self.height]
         """For each row of patches, how many rows of pixels no later one adds to."""
-        self.final_columns = [*map(int, np.diff(self.lefts)), self.width]
+        self.final_columns = [*(b - a for a, b in pairwise(self.lefts)), self.width]
         """The same for columns."""
-        self.write, self.row, self.column = write, row, 0
-        # A row reads the sums stored by the previous row, and writes to the other file. A process
-        # that was killed within a row can thus be resumed at its start.
-        self.carries = [ArrayFile(folder / f"carry-{number}") for number in range(2)]
+        self.carries, self.write, self.row, self.column = carries, write, row, 0
         self.sums = torch.empty(0)
 
-    def add(self, scores: Tensor) -> bool:
-        """Add the next patch's scores (K, h, w); returns whether it is the last of its row."""
+    def add(self, scores: Tensor, dtype: torch.dtype | None = None) -> bool:
+        """Add the next patch's scores (K, any, any), resized to it by nearest neighbour; returns
+        whether it is the last of its row.
+
+        Args:
+            dtype: of the sums, as in `bench.tiling.scores_by_patches`.
+        """
+        scores = resize(
+            scores[None].to(dtype_of_sums(scores, dtype)), (self.height, self.width), "nearest"
+        )[0]
         if self.column == 0:
             self.sums = scores.new_zeros(scores.shape)
             self._load_carry(0)
@@ -65,24 +89,18 @@ class ScoreSums:
         self._load_carry(self.width - columns)
         return False
 
-    def close(self) -> None:
-        """Close the files."""
-        for file in self.carries:
-            file.close()
+    def add_all(self, scores: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Add the scores of the next patches (P, K, any, any)."""
+        for one in scores:
+            self.add(one, dtype)
 
     def _load_carry(self, known: int) -> None:
         """Read the sums stored by the previous row into the columns from `known` on."""
         height = self.height - self.final_rows[self.row - 1] if self.row else 0
-        width = self.width - known
-        if height and width:
-            shape = (width, len(self.sums), height)
-            found = torch.empty(shape, dtype=self.sums.dtype)
+        if height and known < self.width:
             left = self.lefts[self.column] + known
-            self.carries[self.row % 2].read(found.numpy(), found[0].nbytes * left)
-            self.sums[:, :height, known:] = found.permute(1, 2, 0)
+            self.carries[self.row % 2].load(self.sums[:, :height, known:], left)
 
     def _store_carry(self, sums: Tensor, left: int) -> None:
-        """Store sums (K, h, w) for the next row; by columns, so that a window is contiguous."""
         if sums.numel():
-            columns: np.ndarray = sums.permute(2, 0, 1).contiguous().numpy()
-            self.carries[(self.row + 1) % 2].write(columns, columns[0].nbytes * left)
+            self.carries[(self.row + 1) % 2].store(sums, left)
