@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from bench import cli
+from bench.config import PARAMS
 
 # Command -> module and function. The function adds arguments to the parser and sets `work`, and
 # `in_root` if the command must run in the project's root; its docstring is the help text.
@@ -33,6 +35,10 @@ COMMANDS = {
 
 def main() -> None:
     """Parse the command line and run the command."""
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--suite", type=Path, default=PARAMS)
+    # A restart, before torch is loaded.
+    cli.limit_instructions(early.parse_known_args()[0].suite)
     parser = argparse.ArgumentParser(prog="glnet-bench", description=__doc__)
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     # Only the overview needs the texts of all, whose modules take seconds to import.
@@ -46,7 +52,6 @@ def main() -> None:
         arguments = parser.parse_args()
         if getattr(arguments, "in_root", False):
             cli.require_root()
-        cli.limit_instructions(arguments)
         arguments.work(arguments)
 
     cli.report_errors(run)

@@ -47,7 +47,8 @@ def main(
     def run() -> None:
         parsed = parser.parse_args()
         require_root()
-        limit_instructions(parsed)
+        if "torch" in sys.modules:  # else nothing is computed with it
+            limit_instructions(Path(getattr(parsed, "suite", PARAMS)))
         if "DVC_STAGE" in os.environ:
             copy_lock()
         work(parsed)
@@ -55,10 +56,10 @@ def main(
     report_errors(run)
 
 
-def limit_instructions(arguments: argparse.Namespace) -> None:
-    """Restart this program with the environment variables that `compute.isa` of its suite needs;
+def limit_instructions(suite: Path) -> None:
+    """Restart this program with the environment variables that `compute.isa` of a suite needs;
     worker processes inherit them."""
-    limits = instruction_limits(Path(getattr(arguments, "suite", None) or PARAMS))
+    limits = instruction_limits(suite)
     if not limits.items() <= os.environ.items():
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **limits})

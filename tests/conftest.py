@@ -240,7 +240,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test calls would start pytest again, with the instructions of its suite."""
-    monkeypatch.setattr("bench.cli.limit_instructions", lambda arguments: None)
+    monkeypatch.setattr("bench.cli.limit_instructions", lambda suite: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

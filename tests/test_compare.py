@@ -209,3 +209,5 @@ def test_a_command_starts_without_what_only_others_need() -> None:
     for command, needs_torch in ("compare", False), ("estimate", True):
         done = run(sys.executable, "-c", f"{listed}; {code}", command, "--help", cwd=ROOT)
         assert done.stdout.splitlines()[-1] == str(needs_torch)
+    report = "import sys, bench.report.__main__; sys.exit('torch' in sys.modules)"
+    run(sys.executable, "-c", report, cwd=ROOT)

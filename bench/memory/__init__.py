@@ -18,20 +18,24 @@ rss.py                 resident memory of this process
 paper_memory.py        one model of all memory figures in the GLNet paper
 """
 
-from bench.memory.cpu_allocator import record_cpu_allocations
-from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
-from bench.memory.prediction import (
-    Mode,
-    Prediction,
-    Recipe,
-    fake_copy,
-    inference_work,
-    predict_memory,
-    training_work,
-)
-from bench.memory.rss import PeakResident
-from bench.memory.runs import Case, predict_run, predict_steps
-from bench.memory.tracker import bytes_of, tensors_of
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.memory.cpu_allocator import record_cpu_allocations
+    from bench.memory.gpu_overhead import GpuOverhead, gpu_overhead_of
+    from bench.memory.prediction import (
+        Mode,
+        Prediction,
+        Recipe,
+        fake_copy,
+        inference_work,
+        predict_memory,
+        training_work,
+    )
+    from bench.memory.rss import PeakResident
+    from bench.memory.runs import Case, predict_run, predict_steps
+    from bench.memory.tracker import bytes_of, tensors_of
 
 __all__ = [
     "Case",
@@ -51,3 +55,13 @@ __all__ = [
     "tensors_of",
     "training_work",
 ]
+_HOMES = ("prediction", "runs", "tracker", "gpu_overhead", "cpu_allocator", "rss")
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported at their first use (PEP 562): the report needs a module here, but not torch,
+    which takes two seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = (importlib.import_module(f"{__name__}.{home}") for home in _HOMES)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))
