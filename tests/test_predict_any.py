@@ -1,6 +1,7 @@
 """Memory that `predict_memory` says of networks that are not ours, against what torch's CPU allocator
 allocated in the real run."""
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -330,6 +331,40 @@ def test_what_direct_kernels_refuse(layer: nn.Module, side: int, channels_last: 
         assert found.device_bytes >= real - max(0.01 * real, 2**11)
     else:
         assert found.device_bytes == pytest.approx(real, rel=0.01)
+
+
+@pytest.mark.skipif(
+    "AVX512" not in torch.backends.cpu.get_cpu_capability() or torch.cpu._is_amx_tile_supported(),
+    reason="other processors have other kernels for bfloat16",
+)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("layer", "side"),
+    [
+        (nn.Conv2d(96, 96, 7, padding=3, groups=96), 32),
+        (nn.Conv2d(96, 192, 2, stride=2), 32),
+        (nn.Conv2d(40, 72, 3, padding=1), 33),
+        (nn.Conv2d(512, 64, 3, padding=12, dilation=12), 16),
+        (nn.Conv2d(3, 64, 7, stride=2, padding=3), 64),
+        (nn.Conv2d(64, 256, 1), 32),
+    ],
+    ids=["depthwise", "strided", "odd", "dilated", "first", "of a pixel"],
+)
+def test_weights_gradients_in_half_precision(
+    layer: nn.Conv2d, side: int, channels_last: bool
+) -> None:
+    """Sums in float32, and maps with their pixels in pairs."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    source = torch.rand(2, layer.in_channels, side, side).bfloat16().to(memory_format=layout)
+    source.requires_grad_(layer.in_channels > 3)  # an image has no gradient
+    layer = copy.deepcopy(layer).bfloat16().to(memory_format=layout)
+    found = predict_memory(lambda: layer, source, "cpu", "training", Recipe(None))
+    with record_cpu_allocations() as allocations:
+        for _ in range(STEPS):
+            layer(source).mean().backward()
+            layer.zero_grad()
+    real = bytes_of([*layer.parameters(), source]) + allocations.peak_bytes
+    assert found.device_bytes == pytest.approx(real, rel=0.02)
 
 
 def test_kernels_that_no_rule_knows_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ transformers torch-kitsune torchinfo`; their answers are recorded, right or wron
 import argparse
 import gc
 import importlib
+import math
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import product
@@ -40,6 +41,7 @@ from bench.memory import (
     tensors_of,
     training_work,
 )
+from bench.parallel import Report, run_isolated
 
 DEFINITION = (
     "bytes of a call, or of the second of two AdamW steps, of two images on the CPU, one thread; "
@@ -56,6 +58,7 @@ CONDITIONS = tuple(
     for mode in ("inference", "training")
 )
 """Mode, precision, and side of the images in pixels."""
+PRELOAD = ("segmentation_models_pytorch", "timm", "torchvision.models")
 VERSIONS = ("transformers", "torch-kitsune", "torchinfo")
 Make = Callable[[int], nn.Module]
 """Makes a network for images of a side in pixels."""
@@ -188,30 +191,25 @@ def measure(case: Case, limit_s: float) -> dict[str, Any]:
         "doubts": predicted.doubts,
     }
     others, refused = {}, {}
-    for name, ask in OTHERS.items():
-        try:
-            with _limited(limit_s):
-                others[name] = ask(case, network)
-        except Exception as error:  # another project's, of any kind
-            refused[name] = f"{type(error).__name__}: {error}"[:300]
+    for name in OTHERS:
+        # Elsewhere, since an error inside autograd's hooks can end the process.
+        asked = run_isolated(_ask, name, case, limit_s, limit_s=60 * limit_s, preload=PRELOAD)
+        if asked.status == "ok":
+            others[name] = asked.reported["bytes"]
+        else:
+            late = f"no answer within {limit_s:g} s of processor time"
+            reason = str(asked.reason)
+            refused[name] = late if reason.endswith(f"signal {signal.SIGXCPU:d}") else reason[:300]
     return {**found, "others": others, "refused": refused}
 
 
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError after so much processor time, and again each second after it, because
-    Python ignores errors in destructors."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"no answer within {seconds:g} s of processor time")
-
-    earlier = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, earlier)
+def _ask(report: Report, name: str, case: Case, limit_s: float) -> None:
+    """What a tool says of a case, in a process that ends after so much processor time."""
+    torch.set_num_threads(1)
+    network = case.build()
+    limit = math.ceil(time.process_time() + limit_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    report({"bytes": OTHERS[name](case, network)})
 
 
 def _memtracker(case: Case, network: nn.Module) -> int:

@@ -239,12 +239,17 @@ def backward(shape: Shape, gradient: Tensor, wanted: Sequence[bool]) -> list[Mom
         moments = [Moment([*copies, first])] if to_source else []
         if unfolded := _unfolded(shape, gradient):
             return [*moments, Moment([*copies, unfolded, weight.nbytes])]
-        return [*moments, Moment([*copies, second, weight.nbytes, weight.nbytes])]
+        return [
+            *moments,
+            Moment([*copies, second, _inside_bfloat16(shape, gradient, second)]),
+            Moment([*copies, second, weight.nbytes, weight.nbytes]),
+        ]
     moments = []
     if wanted[0]:
         moments = _source_gradient(shape, gradient, copies)
-    inside = [shape.blocked(gradient), shape.blocked_source(), shape.gathered(gradient)]
     weights = shape.weights()
+    inside = [shape.blocked(gradient), shape.blocked_source(), shape.gathered(gradient)]
+    inside.append(_inside_bfloat16(shape, gradient, weights))
     if unfolded := _unfolded(shape, gradient):
         inside, weights = [unfolded], weight.nbytes
     return [
@@ -260,7 +265,11 @@ def _source_gradient(shape: Shape, gradient: Tensor, copies: Sequence[int]) -> l
     ungrouped = shape.groups == 1 and not shape.transposed
     if ungrouped and refuses_source(shape.sizes(gradient)):
         reordered = source.nbytes
-        inside = [shape.columns(gradient, _threads(shape, gradient, 512)), reordered]
+        threads = _threads(shape, gradient, 512)
+        columns = shape.columns(gradient, threads)
+        if shape.bfloat16:  # in float32, and so is what they are added to
+            columns = 2 * columns + 4 * threads * source[0].numel()
+        inside = [columns, reordered]
     else:
         reordered = shape.blocked(source)
         inside = [shape.blocked(gradient), shape.weights(few=True), reordered]
@@ -286,6 +295,46 @@ def _backward_channels_last(shape: Shape, gradient: Tensor) -> tuple[int, int]:
     return first, second
 
 
+def _inside_bfloat16(shape: Shape, gradient: Tensor, weights: int) -> int:
+    """Bytes inside the weights' gradient in bfloat16, beside reordered `weights` of so many bytes: their
+    sum in float32 and both maps of an image with pixels in pairs, for each thread that sums (measured).
+
+    Threads are assumed to sum on their own where a map is larger than the weights."""
+    if not shape.bfloat16 or has_amx() or shape.plain or shape.transposed:
+        return 0
+    total = 2 * weights
+    if shape.depthwise and shape.narrow:
+        return total
+    rows, columns = shape.sizes(gradient).result
+    inputs, outputs = padded(shape.inputs), padded(shape.outputs)
+    if shape.depthwise:  # each channel fills a block
+        inputs = outputs = shape.groups * block()
+    if shape.kernel == 1:
+        maps = (inputs + outputs) * rows * columns if shape.channels_last else 0
+    else:
+        maps = outputs * rows * _even(columns)
+        first = shape.inputs < block()  # an image, which is read as it is in NCHW
+        if shape.channels_last or not first:
+            read = shape.inputs if first else inputs
+            maps += read * shape.sizes(gradient).source[0] * _paired(shape, columns)
+    total += maps * shape.element_bytes
+    alone = shape.kernel == 1 or shape.source[0].nbytes > weights
+    return (shape.threads if alone else 1) * total
+
+
+def _paired(shape: Shape, columns: int) -> int:
+    """Columns of the source with its padding, of which each stride has an even number."""
+    sizes = shape.sizes(shape.source)
+    side, stride, padding = sizes.source[1], sizes.stride[1], sizes.padding[1]
+    extent = sizes.dilation[1] * (sizes.kernel[1] - 1) + 1
+    right = max((columns - 1) * stride + extent - side - padding, 0)
+    return _even(-(-side // stride) + _even(max(padding, right + 1))) * stride
+
+
+def _even(number: int) -> int:
+    return number + number % 2
+
+
 def _refuses(shape: Shape, result: Tensor) -> bool:
     """Whether im2col does the forward pass in NCHW; of bfloat16 and of groups only a part of the
     condition is known."""
@@ -309,8 +358,8 @@ def _by_columns(shape: Shape, gradient: Tensor) -> bool:
 
 def _unfolded(shape: Shape, gradient: Tensor) -> int:
     """Bytes for im2col of the weights' gradient, 0 without: columns of one image and group, in NHWC
-    its source too, and four times the weights (gemm_convolution_utils.cpp, init_conf, which counts
-    bytes of weights as numbers). Above a limit fewer pixels are unfolded at once, in NHWC none."""
+    its source too, and 16 bytes a weight (gemm_convolution_utils.cpp, init_conf). Above a limit
+    fewer pixels are unfolded at once, in NHWC none."""
     if not _by_columns(shape, gradient):
         return 0
     source, weight, last = shape.source, shape.weight, shape.channels_last
@@ -318,13 +367,14 @@ def _unfolded(shape: Shape, gradient: Tensor) -> int:
     pixels = gradient[0, 0].numel()
     each = shape.columns(gradient, 1) // shape.groups
     image = source[0].nbytes // shape.groups if last else 0
+    image += 16 * weight.numel()
     limit = min(2**30, 15 * shape.threads * (source.nbytes + weight.nbytes + gradient.nbytes))
-    left = limit - threads * (4 * weight.nbytes + image)
+    left = limit - threads * image
     if threads * each > left:
         if last:
             return 0
         each = each // pixels * max(64 // shape.element_bytes, left // (each // pixels) // 20)
-    return threads * (4 * weight.nbytes + each + image)
+    return threads * (each + image)
 
 
 def _threads(shape: Shape, gradient: Tensor, pixels: int) -> int:
