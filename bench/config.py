@@ -39,8 +39,7 @@ CHECKPOINTS = Path("checkpoints")
 RAW = Path("data/raw")
 
 T = TypeVar("T")
-LONGEST_NAME_BYTES = 200
-"""File systems allow 255, of which endings and temporary files take some."""
+LONGEST_NAME_BYTES = 200  # file systems allow 255; endings and temporary files take some
 
 
 def _file_name(name: str) -> str:
@@ -58,7 +57,6 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 """What torch takes."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Split = Literal["train", "val", "test"]
-
 
 MOVED_METHODS = {
     "baselines": "baselines/generic",
@@ -186,8 +184,7 @@ class ModelConfig:
 
     dataset: str
     method: Annotated[str, AfterValidator(current_method)]
-    """Folder with spec.py, model.py, training.py and inference.py, for instance `glnet` or
-    `baselines/isdnet`."""
+    """Folder with spec.py, model.py, training.py and inference.py, such as `baselines/isdnet`."""
     start: str
     """Key of the table `weights`."""
     spec: dict[str, Any]
@@ -234,13 +231,17 @@ class RunConfig:
     """Fields of the model's spec that this run overrides, for instance `overlap_px`."""
     published: str | None = None
     """`METHOD / inference` of the row in bench/published.csv that this run reproduces."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of inference, by autocast: weights stay float32."""
+    precision: Literal["fp32", "ieee", "bf16", "fp16"] = "fp32"
+    """Of inference. `fp32` has TF32 in a GPU's convolutions, torch's default, and `ieee` has not; the
+    others are by autocast: weights stay float32."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """Of the weights, which the maps follow."""
+    graphs: bool = False
+    """Whether a GPU replays the network's calls (`bench.windows.cuda_graph`)."""
     metric: Metric | None = None
-    """The definition of that row's mIoU, if it is neither the suite's nor the official one."""
+    """Of that row's mIoU, if it is neither the suite's nor the official one."""
     trained: bool = True
-    """False for a run whose model got a few steps for the sake of its memory and latency: the report
-    shows no accuracy of it."""
+    """False: its model got a few steps, for memory and latency; the report shows no accuracy."""
 
 
 @dataclass(frozen=True, config=_STRICT)

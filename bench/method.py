@@ -37,6 +37,7 @@ from bench.tiling import (
     resize,
     summed_over_turnings,
 )
+from bench.windows.cuda_graph import with_graphs
 from bench.windows.device_image import DeviceImage
 
 ByWindows = Callable[[Any, Large, Any], None]
@@ -179,20 +180,20 @@ def device_of(network: nn.Module) -> torch.device:
     return next(chain(network.parameters(), network.buffers())).device
 
 
-def in_precision(strategy: Strategy, precision: str) -> Strategy:
-    """The strategy in a run's precision, by autocast: convolutions and matrix products run in lower
-    precision; weights, and operators that need it, stay in float32.
+def configured(strategy: Strategy, run: RunConfig) -> Strategy:
+    """The strategy with a run's precision, layout and graphs."""
 
-    Args:
-        precision: `fp32`, or a key of `AUTOCAST`.
-    """
-    dtype = AUTOCAST.get(precision)
-    if dtype is None:
-        return strategy
+    first = strategy.prepare
+
+    def prepare(network: nn.Module, spec: Any) -> nn.Module:
+        network = first(network, spec)
+        if run.layout == "nhwc":
+            _to_nhwc(network)
+        return with_graphs(network) if run.graphs else network
 
     def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(network: nn.Module, *rest: Any) -> Any:
-            with _autocast(device_of(network).type, dtype):
+            with _in_precision(run.precision, device_of(network).type):
                 return function(network, *rest)
 
         return called
@@ -201,6 +202,9 @@ def in_precision(strategy: Strategy, precision: str) -> Strategy:
         found = strategy.by_windows(spec)
         return lowered(found) if found else None
 
+    strategy = replace(strategy, prepare=prepare)
+    if run.precision == "fp32":
+        return strategy
     return replace(
         strategy,
         predict=lowered(strategy.predict),
@@ -208,6 +212,31 @@ def in_precision(strategy: Strategy, precision: str) -> Strategy:
         scores=lowered(strategy.scores) if strategy.scores else None,
         by_windows=by_windows,
     )
+
+
+def _to_nhwc(network: nn.Module) -> None:
+    # `Module.to` cannot do it to fake tensors.
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.dim() == 4:
+                there = weight.detach().contiguous(memory_format=torch.channels_last)
+                setattr(module, name, nn.Parameter(there, weight.requires_grad))
+
+
+@contextmanager
+def _in_precision(precision: str, device: str) -> Iterator[None]:
+    """Inside the block, convolutions and matrix products run in a run's precision below `fp32`, or
+    without TF32; weights, and operators that need it, stay in float32."""
+    if precision in AUTOCAST:
+        with _autocast(device, AUTOCAST[precision]):
+            yield
+        return
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 @contextmanager

@@ -31,8 +31,8 @@ from bench.method import (
     Method,
     Strategy,
     check_strategy,
+    configured,
     device_of,
-    in_precision,
     load,
     load_weights,
     network_for,
@@ -125,7 +125,7 @@ class Run:
     @property
     def strategy(self) -> Strategy:
         """The strategy, in the run's precision."""
-        return in_precision(self.method.strategies[self.config.strategy], self.config.precision)
+        return configured(self.method.strategies[self.config.strategy], self.config)
 
     @property
     def in_float32(self) -> "Run":

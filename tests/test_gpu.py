@@ -4,19 +4,22 @@ memory is what CUDA's allocator says. Run wherever there is a card, with `pytest
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, THREE_PHASES
 from test_contract import CASES, CLASSES, FCTL_VARIANTS, NETWORKS, ids, made, spec
 
 from bench.config import Compute
 from bench.experiments import gpu_memory
 from bench.experiments.gpu_memory import published_cases
+from bench.experiments.noise import noise
 from bench.memory.runs import predict_run
 from bench.method import load
-from bench.run import run_of
+from bench.run import clock, run_of
+from glnet.spec import Spec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,6 +27,7 @@ pytestmark = [
 ]
 SIZE = (200, 150)
 MIB = 2**20
+PHASES: dict[str, Any] = {"local": ("local",), "collaborative": THREE_PHASES}
 DROPOUTS = (torch.nn.Dropout, torch.nn.Dropout2d)
 METERS = """
 import json, time
@@ -97,6 +101,40 @@ def test_predicted_memory_is_what_the_allocator_says(
     seen = torch.cuda.max_memory_allocated() - there - max(0, extra - weights)
     assert predicted.allocated_bytes is not None
     assert seen >= 0.9 * predicted.allocated_bytes
+
+
+@pytest.mark.parametrize("strategy", ["local", "collaborative"])
+def test_graphs_give_the_same_labels_sooner(strategy: str) -> None:
+    """36 patches of the paper's network: what is captured is the GPU's work, not Python's."""
+    plain = run_of("glnet", strategy, Spec(phases=PHASES[strategy], sub_batch=1), 7)
+    run = replace(plain, config=replace(plain.config, graphs=True))
+    image = noise(2448)
+    torch.manual_seed(0)
+    network = run.build().to("cuda")
+    labels, seconds = [], []
+    for one in (run, plain):
+        if one is plain:
+            for module in (network, *network.children()):
+                del module.forward
+        one.predict(network, image)
+        one.predict(network, image)
+        with clock(torch.device("cuda")) as took:
+            labels.append(one.predict(network, image))
+        seconds += took
+    assert (labels[0] == labels[1]).float().mean() > 0.9999
+    assert seconds[0] < seconds[1]
+
+
+@pytest.mark.parametrize("more", [{"precision": "ieee"}, {"layout": "nhwc"}], ids=str)
+def test_settings_of_a_run_change_few_labels(more: dict[str, Any]) -> None:
+    plain = run_of("baselines/generic", "patch", spec("baselines/generic", "fpn"), CLASSES)
+    run = replace(plain, config=replace(plain.config, **more))
+    image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
+    torch.manual_seed(0)
+    network = plain.build().to("cuda")
+    wanted = plain.predict(network, image)
+    found = run.predict(run.strategy.prepare(network, run.spec), image)
+    assert (found == wanted).float().mean() > 0.995
 
 
 @pytest.mark.parametrize(("method", "network"), LEARNING)

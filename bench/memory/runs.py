@@ -47,6 +47,9 @@ def predict_run(run: Run, size: tuple[int, int], device: str) -> Prediction:
                 run.strategy.predict(network, image, run.spec)
 
         found = trace(work, network, [image], device)
+    if run.config.precision == "ieee":
+        reserved, allocated = found.reserved_bytes, found.allocated_bytes
+        found = replace(found, tf32_reserved_bytes=reserved, tf32_allocated_bytes=allocated)
     return replace(found, parameters=parameters)
 
 

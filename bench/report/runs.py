@@ -251,6 +251,7 @@ def settings_of(entry: Entry) -> dict[str, Any]:
     return {
         "strategy": entry.run.strategy,
         "precision": entry.run.precision,
+        "layout": entry.run.layout,
         **entry.model.spec,
         **entry.run.overrides,
         "start": entry.model.start,

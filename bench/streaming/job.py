@@ -55,6 +55,7 @@ class Job:
             "method": self.run.model.config.method,
             "strategy": self.run.config.strategy,
             "precision": self.run.config.precision,
+            "memory_layout": self.run.config.layout,
             "spec": {key: str(value) for key, value in asdict(self.run.spec).items()},
             "classes": len(self.palette),
             "layout": 4,  # version of the folder of an unfinished image
