@@ -46,13 +46,9 @@ def gpu(run: str, meter: str) -> float:
 def gpu_deviations(meter: str) -> list[float]:
     """How far the prediction of each published setting is from the H100: cuDNN's copies, and
     cuBLAS's workspace of 32 MiB, included."""
-    plain = values("predict.json")["runs"]
-    after = {(r["dataset"], r["run"], r["done"]): r for r in generate.uhr_rows()}
     found = []
     for row in gpu_rows():
-        key = (row["dataset"], row["run"], row["done"])
-        predicted = after[key] if row["done"] else plain[row["run"]]
-        size = predicted[f"tf32_{meter}_bytes"] + 32 * MIB
+        size = row["predicted"][f"tf32_{meter}_bytes"] + 32 * MIB
         found.append(abs(size / row["meters"][meter]["bytes"] - 1))
     return found
 

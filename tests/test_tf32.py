@@ -88,12 +88,12 @@ def test_what_is_booked_apart_is_booked_on_demand_and_in_no_other_peak() -> None
         "DeepGlobe deeplabv3plus-whole",
         "DeepGlobe enet-whole",
         "DeepGlobe isdnet as released",
-        "DeepGlobe fctl corrected",
         "DeepGlobe magnet-fast corrected",
     ],
 )
 def test_an_h100_said_so(key: str) -> None:
-    """What torch's allocator said there, within 1 %."""
+    """What torch's allocator said there, within 1 %: of whole images, since images by windows were on
+    the host when it was asked."""
     said = next(row for row in record.read(H100).values["rows"] if row["key"] == key)
     case = next(case for case in published_cases() if case.key == key)
     found = predict_run(case.run, case.size, "cuda")
@@ -137,22 +137,17 @@ def frame() -> pd.DataFrame:
     }
     row = {"dataset": "DeepGlobe", "side_px": 2448, "done": "", "method": "glnet"}
     row |= {"strategy": "collaborative", "published": "GLNet G<->L / collaborative"}
+    known = {"device_bytes": 80 * 2**20, "tf32_reserved_bytes": 110 * 2**20}
+    good, odd = ({**known, "tf32_allocated_bytes": size * 2**20} for size in (100, 34))
+    measured = {**row, "status": "ok", "meters": meters}
     rows = [
-        {**row, "run": "good", "status": "ok", "meters": meters, "wall_s": [3.0, 1.0, 2.0]},
-        {**row, "run": "odd", "status": "ok", "meters": meters},
+        {**measured, "run": "good", "predicted": good, "wall_s": [3.0, 1.0, 2.0]},
+        {**measured, "run": "odd", "predicted": odd},
         {**row, "run": "full", "status": "oom", "reason": "CUDA out of memory"},
     ]
-    known = {"device_bytes": 80 * 2**20, "tf32_reserved_bytes": 110 * 2**20}
-    predicted = {
-        "good": {**known, "tf32_allocated_bytes": 100 * 2**20},
-        "odd": {**known, "tf32_allocated_bytes": 34 * 2**20},
-    }
     name = "NVIDIA H100 80GB HBM3"
-    return gpu_section(
-        [Record("card", "h100", {}, {"rows": rows}, {"device_name": name})],
-        Record("predict", "deepglobe", {}, {"runs": predicted}, {}),
-        None,
-    ).rows
+    record = Record("card", "h100", {}, {"rows": rows}, {"device_name": name})
+    return gpu_section([record]).rows
 
 
 def test_a_line_has_what_was_measured_and_predicted(frame: pd.DataFrame) -> None:

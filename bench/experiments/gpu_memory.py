@@ -25,6 +25,7 @@ from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
 from bench.memory import Case, paper_memory, published_settings
 from bench.memory.meters import measure_first_on_gpu
+from bench.memory.runs import predict_case
 from bench.parallel import Report, run_isolated, threads
 from bench.run import clock, device_facts, set_up
 
@@ -37,8 +38,10 @@ TIMING_S = 1800.0
 ENOUGH_S = 0.5
 ROUNDS = 5
 """Timed predictions of a run; fewer once they take `ENOUGH_S` together."""
-MEASURED = ("status", "reason", "meters", "missing", "device")
+MEASURED = ("status", "reason", "meters", "missing", "device", "predicted")
 """Keys of the result of `measure`."""
+PREDICTED = ("device_bytes", "tf32_allocated_bytes", "tf32_reserved_bytes")
+"""What the record keeps of a prediction, by the same code as what is measured."""
 DEFINITION = (
     "one image of noise at several scales, random weights, patches one at a time; meters: of the "
     "first prediction of its process, as in the stage `measure`; wall_s: seconds of each further "
@@ -58,9 +61,16 @@ def published_cases() -> Iterator[Case]:
 
 
 def measure(case: Case, compute: Compute) -> dict[str, Any]:
-    """The figures of all meters for the first prediction of a case; out of memory is a result."""
+    """The figures of all meters for the first prediction of a case, and what is predicted of them;
+    out of memory is a result."""
+    figures = predict_case(case)
     outcome = run_isolated(_measure, case, compute, limit_s=LIMIT_S, preload=PRELOAD)
-    return {"status": outcome.status, "reason": outcome.reason, **outcome.reported}
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "predicted": {name: figures[name] for name in PREDICTED},
+        **outcome.reported,
+    }
 
 
 def _measure(report: Report, case: Case, compute: Compute) -> None:

@@ -21,7 +21,8 @@ from bench.errors import UserError
 from bench.files import write_text
 from bench.parallel import Report, run_isolated
 from bench.streaming import open_job, predict_file
-from bench.streaming.raster import TILE_PX, cover
+from bench.streaming.raster import TILE_PX
+from bench.tiling import cover
 from data.image_header import gdal
 
 SIDES_PX = (2048, 4096, 8192, 16384)

@@ -182,32 +182,19 @@ def collapsed_head_section(record: Record | None) -> Section:
     return section("collapsed_head", rows)
 
 
-def gpu_section(
-    records: Sequence[Record], predicted: Record | None, uhr_methods: Record | None
-) -> Section:
+def gpu_section(records: Sequence[Record]) -> Section:
     """Published settings on real GPUs: one line a run, a variant and an image size.
 
     `tensors_bytes` is what is predicted of tensors alone, `predicted_bytes` what torch's allocator
-    should report on a GPU with TF32, `ratio` that / `allocated_bytes`, `beside_bytes` the process
-    total (NVML) beside the allocator's segments.
+    should report on a GPU with TF32, both by the code that was measured; `ratio` that /
+    `allocated_bytes`, `beside_bytes` the process total (NVML) beside the allocator's segments.
 
     Args:
         records: of `bench.experiments.gpu_memory`.
-        predicted: of the stage `predict`.
-        uhr_methods: of the stage that predicts the ultra-high-resolution methods.
     """
-    known = {
-        (row["dataset"], row["run"], row["done"]): row
-        for row in values(uhr_methods).get("rows", [])
-    }
-    for name, run in values(predicted).get("runs", {}).items():
-        known["DeepGlobe", name, ""] = run
-    frame = table("on_card", (line for record in records for line in _on_gpu(record, known)))
+    frame = table("on_card", (line for record in records for line in _on_gpu(record)))
     draw = partial(figures.charts.on_gpu, frame)
-    both = [*records, predicted] if predicted else []
-    made = [one.provenance.get("versions", {}).get("torch") for one in both]
-    said = sentences("torch", versions=made) if len(set(made)) > 1 else []
-    return section("on_card", frame, draw=draw, findings=gpu_sentences(frame) + said)
+    return section("on_card", frame, draw=draw, findings=gpu_sentences(frame))
 
 
 def gpu_sentences(frame: pd.DataFrame) -> list[str]:
@@ -330,11 +317,11 @@ def _extrapolated(a: Line, b: Line, size: Line) -> dict[str, int]:
     return found
 
 
-def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _on_gpu(record: Record) -> Iterator[dict[str, Any]]:
     printed = published_rows()
     name = str(record.provenance.get("device_name", record.name))
     for row in record.values["rows"]:
-        predicted = known.get((row["dataset"], row["run"], row["done"]), {})
+        predicted = row.get("predicted", {})
         with_copies = {
             f"predicted_{what}bytes": predicted[key] + blas_bytes(name)
             for what, key in (("", "tf32_allocated_bytes"), ("reserved_", "tf32_reserved_bytes"))
@@ -346,7 +333,6 @@ def _on_gpu(record: Record, known: Mapping[Any, Mapping[str, Any]]) -> Iterator[
             **with_copies,
             "card": name,
             "method": method_name(row["method"]),
-            "predicted": predicted,
             "wall_s": median(row.get("wall_s")),
             "forward_s": median(row.get("forward_s")),
         }

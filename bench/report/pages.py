@@ -121,7 +121,7 @@ def collect(inputs: Inputs) -> Content:
     own = {name: [one for one in trained if one.dataset == name] for name in inputs.datasets}
     compared = {name: bootstrap.compare(of) for name, of in own.items()}
     parts = [_part(name, of, shown, meter, compared[name]) for name, of in own.items()]
-    on_gpu = memory.gpu_section(inputs.gpus, inputs.predicted, inputs.uhr_methods)
+    on_gpu = memory.gpu_section(inputs.gpus)
     predicted = memory.predicted_section(inputs.predicted)
     tables = [
         all_runs.runs_section(shown, meter),
