@@ -319,7 +319,7 @@ class OnGpu(Case):
 
 
 class Estimate(BaseModel):
-    """A row of `estimates`."""
+    """A row of `estimates`, and of `sub_batch`."""
 
     key: str
     kind: str
@@ -367,6 +367,7 @@ CONTENTS: dict[str, type] = {
     "successors": Rows[PublishedCosts],
     "card": Rows[OnGpu],
     "estimates": Rows[Estimate],
+    "sub_batch": Rows[Estimate],
     "fast": CollapsedHead,
     "cluster": Rows[dict[str, Number]],
 }

@@ -21,7 +21,7 @@ from bench import record
 from bench.cluster import start
 from bench.config import read_suite
 from bench.errors import UserError
-from bench.experiments import any_network, collapsed_head, gpu_memory, growth
+from bench.experiments import any_network, collapsed_head, gpu_memory, growth, sub_batch
 from bench.parallel import Outcome
 from bench.pipeline import (
     evaluate,
@@ -143,6 +143,31 @@ def of_collapsed_head(patch: pytest.MonkeyPatch) -> Path:
         write_suite(Path(), tiny_suite() | {"compute": tiny_suite()["compute"] | change})
         with pytest.raises(UserError, match=r"has results with compute .*: move the file away"):
             run(collapsed_head._arguments, collapsed_head.work, "--side", 64)
+    return path
+
+
+def of_sub_batch(patch: pytest.MonkeyPatch) -> Path:
+    """Points that are measured again replace theirs, and no others."""
+    status = {"status": "ok"}
+
+    def measure(run: Run, *_: Any) -> Any:
+        size = run.spec.sub_batch
+        found = {"kind": run.name, "others": {"sub_batch": size}, "wall_s": [1.0]}
+        sizes = dict.fromkeys(("allocated_bytes", "predicted_bytes"), size)
+        return {"key": f"{run.name} {size}", **found, **sizes, **status}
+
+    patch.setattr(sub_batch, "measure", measure)
+    path = record.RESULTS / f"sub_batch/{MACHINE}.json"
+    run(sub_batch._arguments, sub_batch.work, "unet-patch")
+    before = entries(path, "rows")
+    run(sub_batch._arguments, sub_batch.work, "fpn-patch")
+    assert before.items() <= entries(path, "rows").items()
+    assert len(entries(path, "rows")) == 2 * len(before)
+    patch.setattr(sub_batch, "measure", breaks)
+    with pytest.raises(UserError, match="It breaks here"):
+        run(sub_batch._arguments, sub_batch.work, "unet-patch")
+    with pytest.raises(UserError, match="has results with side_px 720"):
+        run(sub_batch._arguments, sub_batch.work, "glnet-local", "--side", 64)
     return path
 
 
@@ -284,6 +309,7 @@ COMMANDS = {
     "bench.experiments.collapsed_head": of_collapsed_head,
     "bench.experiments.gpu_memory": of_gpu_memory,
     "bench.experiments.growth": of_growth,
+    "bench.experiments.sub_batch": of_sub_batch,
     "bench.report.__main__": of_report,
 }
 """By the module that writes records, tables or metrics which git keeps."""

@@ -121,6 +121,9 @@ class Inputs:
     estimates: Record | None = None
     """Networks of other projects: their memory, and what several tools predict."""
 
+    sub_batch: Record | None = None
+    """Latency and memory against the number of patches at once."""
+
     @property
     def datasets(self) -> list[str]:
         """Names of the data sets that a run uses, in the order of the runs."""
@@ -143,7 +146,7 @@ class Inputs:
         """Every record that there is."""
         found = [one for entry in self.entries for one in (entry.evaluated, entry.measured)]
         found += [*self.trainings.values(), self.predicted, self.steps, self.collapsed_head]
-        found += [self.estimates]
+        found += [self.estimates, self.sub_batch]
         yield from (one for one in (*found, *self.gpus) if one)
 
 
@@ -177,6 +180,7 @@ def load_records(suite: Suite) -> Inputs:
         collapsed_head=_read(record.RESULTS / "fast" / f"{machine}.json"),
         gpus=tuple(filter(None, map(_read, sorted((record.RESULTS / "card").glob("*.json"))))),
         estimates=_read(record.RESULTS / "estimates" / f"{machine}.json"),
+        sub_batch=_read(record.RESULTS / "sub_batch" / f"{machine}.json"),
     )
 
 

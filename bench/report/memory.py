@@ -182,6 +182,17 @@ def collapsed_head_section(record: Record | None) -> Section:
     return section("collapsed_head", rows)
 
 
+def sub_batch_section(record: Record | None) -> Section:
+    """Latency and memory of strategies by patches, one line a run and number of patches at once:
+    medians of time."""
+    rows = [
+        {"run": row["kind"], **row["others"], **row, "latency_s": median(row["wall_s"])}
+        for row in values(record).get("rows", [])
+    ]
+    frame = table("sub_batch", rows).sort_values(["run", "sub_batch"], ignore_index=True)
+    return section("sub_batch", frame, draw=partial(figures.curves.sub_batch, frame))
+
+
 def gpu_section(records: Sequence[Record]) -> Section:
     """Published settings on real GPUs: one line a run, a variant and an image size.
 

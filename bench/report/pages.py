@@ -139,6 +139,7 @@ def collect(inputs: Inputs) -> Content:
         on_gpu,
         memory.paper_accuracy_section(on_gpu.rows, predicted.rows),
         memory.collapsed_head_section(inputs.collapsed_head),
+        memory.sub_batch_section(inputs.sub_batch),
         memory.allocator_section(inputs),
         memory.estimates_section(inputs.estimates),
         published.uhr_section(entries, runs),

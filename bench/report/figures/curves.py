@@ -1,12 +1,13 @@
-"""Curves of single runs: loss by step, memory over time."""
+"""Curves of single runs: loss by step, memory over time, latency by memory."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from bench.report.figures import interactive, palette
-from bench.report.figures.chart import MIB
+from bench.report.figures import interactive, palette, static
+from bench.report.figures.chart import MIB, Axis, Chart, keys, marks, memory_axis
 from bench.report.figures.interactive import heading, line
 
 
@@ -71,3 +72,28 @@ def memory_timeline(timeline: Mapping[str, Any], peak: str) -> interactive.Figur
         "data": [*traces, line("peak", [at], [top]) | found],
         "layout": {"xaxis": heading("allocations and deallocations, in order"), "yaxis": y},
     }
+
+
+def sub_batch(frame: pd.DataFrame) -> Figure:
+    """Latency against memory, one line a run, a point a number of patches at once; hollow: as
+    predicted.
+
+    Args:
+        frame: `memory.sub_batch_section`.
+    """
+    number = pd.Series(pd.factorize(frame.run)[0], frame.index)
+    rows = marks(
+        {"y": 1000 * frame.latency_s.astype(float), "run": frame.run},
+        colour=number.map(lambda n: palette.PHASES[n % len(palette.PHASES)]),
+        marker=number.map(lambda n: "os^D"[n // len(palette.PHASES) % 4]),
+        size_pt=5.0,
+    )
+    allocated, predicted = frame.allocated_bytes.astype(float), frame.predicted_bytes.astype(float)
+    measured = rows.assign(x=allocated, join=rows.run, label=frame.sub_batch.astype(str))
+    hollow = rows.assign(x=predicted, fill="hollow", layer=2)
+    shown = pd.concat([hollow, measured])
+    y = Axis("latency, ms", 0, 1.1 * max([*rows.y, 1]))
+    chart = Chart(
+        memory_axis("memory", shown.x), y, shown, keys(measured, "run", "colour", "marker")
+    )
+    return static.figure([chart], (9, 5), legend={"loc": "outside right upper"})
