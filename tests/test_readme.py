@@ -202,8 +202,13 @@ def test_what_is_said_of_satellite_images_is_so_in_the_records() -> None:
     """docs/protocol.md, fold A of Dubai."""
     significant = significant_pairs("dubai")
     runs = generate.names("dubai/evaluate")
-    cut = [run for run in runs if run.endswith("patch-a")]
+    modern = "segformer-b0-patch-a"
+    cut = [run for run in runs if run.endswith("patch-a") and run != modern]
     assert len(cut) == 3
+    glnet = [run for run in runs if run.startswith("glnet")]
+    assert {*itertools.product([modern], glnet), *itertools.product(cut, [modern])} <= significant
+    worse_than_rue = {b for a, b in significant if a == "rue-a"}
+    assert worse_than_rue == {"colour-a", "unet-downsample-a"}
     assert {*itertools.product(cut, {*runs} - {*cut})} <= significant
     assert not {*itertools.permutations(cut, 2)} & significant
     worse = ("glnet-global-a", "glnet-collaborative-a")
