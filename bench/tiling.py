@@ -443,6 +443,8 @@ class Merger:
         self.counts = [map.new_zeros(1, 1, *map.shape[-2:], device=device) for map in like]
         self.places: list[list[Box]] = [[] for _ in like]
         self.sums: list[list[Tensor]] = []
+        self.keep: Callable[[list[list[Tensor]], bool], None] | None = None
+        """Gets the resized maps and `loose`, for another process that adds them."""
 
     def sizes(self, box: Box) -> list[Size]:
         """Size per level to which a patch's maps are resized before they are added."""
@@ -454,6 +456,11 @@ class Merger:
     ) -> None:
         """Add the maps (P, C, h, w) of P patches: for each kind of map one per level."""
         kinds = list(maps)
+        resized = self.sizes(boxes[0])
+        if self.keep:
+            pairs = [zip(kind, resized, strict=True) for kind in kinds]
+            self.keep([[resize(map, size) for map, size in kind] for kind in pairs], loose)
+            return
         if not self.sums:
             self.sums = [
                 [
@@ -462,7 +469,6 @@ class Merger:
                 ]
                 for kind in kinds
             ]
-        resized = self.sizes(boxes[0])
         for level, count in enumerate(self.counts):
             size = (count.shape[-2], count.shape[-1])
             places = [scaled(box, self.image, size, loose) for box in boxes]

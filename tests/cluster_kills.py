@@ -43,15 +43,17 @@ def project(folder: Path, stages: Collection[str] = STAGES) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """`glnet-bench cluster`, with the environment that runs this; its output is in `log`."""
+def start(
+    folder: Path, *arguments: str, command: str = "cluster", **environment: str
+) -> subprocess.Popen[str]:
+    """`glnet-bench COMMAND` with two workers, in the environment that runs this; its output is in `log`."""
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
     known = {**os.environ, "PATH": os.pathsep.join(paths), **environment}
     known.pop("PYTHONPATH", None)
-    command = [sys.executable, "-m", "bench", "cluster", "--workers", "2"]
+    words = [sys.executable, "-m", "bench", command, "--workers", "2"]
     with (folder / "log").open("a") as log:
         return subprocess.Popen(
-            [*command, "--folder", f"{folder}-workers", *arguments],
+            [*words, "--folder", f"{folder}-workers", *arguments],
             cwd=folder,
             env=known,
             stdout=log,

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import kills
+import numpy as np
 import pytest
+import rasterio
 from cluster_kills import STAGES, git, kill, project, start
-from conftest import ROOT
+from conftest import ROOT, scene
+from PIL import Image
+from test_large_files import read
 
-from bench.cluster import engines, head, worker
+from bench.cluster import engines, head, stages, worker
 from bench.cluster.plan import Task, _has, steps_of
 from bench.cluster.simulate import makespan_s, repeated
 from bench.errors import UserError
@@ -48,6 +52,41 @@ def test_ray_gives_the_results_of_one_machine_though_a_worker_is_killed(tmp_path
     # Records are of the commit that the head has, and nobody has changed it.
     record = json.loads((cluster / "results/tiny/train/glnet.json").read_text())
     assert record["provenance"]["dirty"] is False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_images_on_ray_have_the_labels_of_one_process_though_a_worker_is_killed(
+    tmp_path: Path,
+) -> None:
+    folder = project(tmp_path / "cluster")
+    images = [tmp_path / f"{name}.png" for name in "abc"]
+    for number, image in enumerate(images):
+        Image.fromarray(scene(number, (700, 400) if number == 0 else (90, 70))[0]).save(image)
+    random_weights = ("--random", "0", "--classes", "3")
+    one = (str(images[0]), "--run", "glnet", *random_weights)
+    # A strategy that needs the whole image: an image is a task.
+    several = (*map(str, images[1:]), "--run", "colour", *random_weights)
+    for where in ("alone", "workers"):
+        (tmp_path / where).mkdir()
+
+    def predict(*arguments: str) -> subprocess.Popen[str]:
+        return start(folder, *arguments, command="predict")
+
+    assert predict(*one, "-o", "../alone/a.tif").wait() == 0, kills.tail(folder)
+    assert predict(*several, "-o", "../alone").wait() == 0, kills.tail(folder)
+    process = predict(*one, "-o", "../workers/a.tif", "--cluster", "--cog")
+    assert kill(process, random.Random(0), mean_s=1) == "worker"
+    assert process.wait() == 0, kills.tail(folder)
+    said = (folder / "log").read_text()
+    assert "its worker was lost" in said
+    assert re.search(r"labels \d+ to \d+ of \d+ on \S+: done in", said)
+    assert predict(*several, "-o", "../workers", "--cluster").wait() == 0, kills.tail(folder)
+    for name in ("a.tif", "b.tif", "c.tif"):
+        assert np.array_equal(read(tmp_path / "alone" / name), read(tmp_path / "workers" / name))
+    assert len(list((tmp_path / "workers").iterdir())) == 3
+    with rasterio.open(tmp_path / "workers/a.tif") as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
 @pytest.fixture
@@ -106,8 +145,10 @@ class Scripted:
             raise found
         return {"host": "there", "seconds": 1.0, **found}
 
-    def stop(self, handles: Any) -> None:
+    def cancel(self, handles: Any) -> None:
         self.stopped = list(handles)
+
+    def close(self) -> None: ...
 
 
 def test_what_fails_is_tried_again_unless_only_the_user_can_mend_it(
@@ -115,7 +156,7 @@ def test_what_fails_is_tried_again_unless_only_the_user_can_mend_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("suite: tiny\n")
-    monkeypatch.setattr(head, "remote_settings", dict)
+    monkeypatch.setattr(stages, "remote_settings", dict)
     done = {"lock": {"cmd": "x", "outs": []}, "files": {"results/a.json": b"{}"}}
     engine = Scripted(
         {
@@ -129,7 +170,7 @@ def test_what_fails_is_tried_again_unless_only_the_user_can_mend_it(
     tasks = [Task(name, name, needs=needs.get(name, frozenset())) for name in "abcd"]
     suite: Any = type("Suite", (), {"suite": "tiny"})
     lines: list[str] = []
-    failure = head.Head(suite, "0" * 40, "workers").run(tasks, engine, lines.append)
+    failure = stages.Stages(suite, "0" * 40, "workers").run(tasks, engine, lines.append)
     assert sorted(engine.started) == ["a", "a", "a", "b", "c", "c", "c"]
     assert failure.startswith("2 of 4 tasks failed and 1 wait for them")
     assert "Settings are wrong" in failure
@@ -151,7 +192,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
         head.require_clean()
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], check=True)
     with pytest.raises(UserError, match="There is no DVC remote"):
-        head.remote_settings()
+        stages.remote_settings()
 
 
 def test_a_checkout_is_of_the_commit(tmp_path: Path, monkeypatch: Any) -> None:

@@ -40,8 +40,11 @@ class Engine(Protocol):
     def result(self, handle: Any) -> dict[str, Any]:
         """What the task returned; any exception: its worker was lost."""
 
-    def stop(self, handles: Sequence[Any]) -> None:
-        """End these tasks, and leave the service."""
+    def cancel(self, handles: Sequence[Any]) -> None:
+        """End these tasks."""
+
+    def close(self) -> None:
+        """Leave the service."""
 
 
 def load(name: str) -> Any:
@@ -135,18 +138,28 @@ class Ray:
         """As `Engine`."""
         return dict(self._ray.get(handle))
 
-    def stop(self, handles: Sequence[Any]) -> None:
+    def cancel(self, handles: Sequence[Any]) -> None:
         """As `Engine`."""
         for handle in handles:
             with contextlib.suppress(Exception):  # it may be lost
                 self._ray.cancel(handle, force=True)
+
+    def close(self) -> None:
+        """As `Engine`."""
         self._ray.shutdown()
 
 
 class Slurm:
     """A Slurm cluster whose machines see this folder."""
 
-    def __init__(self, workers: int, code: bytes, threads: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        workers: int,
+        code: bytes,
+        threads: int,
+        options: Mapping[str, Any],
+        work: str = "",
+    ) -> None:
         """Nothing is submitted yet.
 
         Args:
@@ -154,19 +167,21 @@ class Slurm:
             code: for `worker.perform`.
             threads: processors of a task.
             options: of sbatch, as submitit names them, for instance `partition`.
+            work: of two starts in this folder with the same, the second ends the first.
         """
         self._submitit = load("submitit")
         load("cloudpickle").register_pickle_by_value(worker)
         self.workers = self.machines = workers
+        name = "glnet-" + hashlib.sha256(f"{Path.cwd()}{work}".encode()).hexdigest()[:8]
         self._options: dict[str, Any] = {
-            "job_name": "glnet-" + hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8],
+            "job_name": name,
             "time": MINUTES,
             "cpus_per_task": threads,
             "array_parallelism": workers,
             "stderr_to_stdout": True,
             **options,
         }
-        self._code = SCRIPTS.resolve() / "code.tar"
+        self._code = SCRIPTS.resolve() / f"{name}.tar"
         write_bytes(self._code, code)
 
     def begin(self) -> None:
@@ -225,10 +240,13 @@ class Slurm:
             time.sleep(1)
         raise RuntimeError(f"job {handle.job_id} ended without a result")
 
-    def stop(self, handles: Sequence[Any]) -> None:
+    def cancel(self, handles: Sequence[Any]) -> None:
         """As `Engine`."""
         for handle in handles:
             handle.cancel()
+
+    def close(self) -> None:
+        """As `Engine`: there is nothing to leave."""
 
 
 def _slurm(*command: str) -> str:

@@ -5,22 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from bench import record
 from bench.cluster import engines
-from bench.cluster.head import (
-    RUN_S,
-    UNKNOWN_S,
-    Head,
-    dvc,
-    expected_s,
-    packed_code,
-    require_clean,
-)
+from bench.cluster.head import packed_code, require_clean
 from bench.cluster.plan import Task, first_stages, open_graph, steps_of, tasks_of
 from bench.cluster.simulate import makespan_s, ranks, repeated
+from bench.cluster.stages import RUN_S, UNKNOWN_S, Stages, dvc, expected_s
 from bench.config import Suite, parse_bytes, parse_setting, read_suite
 from bench.errors import UserError
 
@@ -41,19 +35,19 @@ def start(arguments: argparse.Namespace) -> None:
     if arguments.simulate:
         print(f"{_simulate(suite, arguments.simulate)}: times and shares are in this record")
         return
-    head = Head(suite, require_clean(), arguments.folder)
-    here = max(1, (os.cpu_count() or 1) // suite.compute.threads)
-    workers = arguments.workers or (SLURM_JOBS if arguments.slurm else here)
+    head = Stages(suite, require_clean(), arguments.folder)
     if arguments.dry_run:
+        workers = _workers(arguments, suite)
         _show(arguments, suite, tasks_of(suite, workers, workers if arguments.slurm else 1))
         return
-    engine = _engine(arguments, suite, workers)
+    engine = open_engine(arguments, suite)
     subprocess.run([sys.executable, "-m", "bench.pipeline.mend"], check=True)
     dvc("pull", "--quiet", "--allow-missing", check=False)  # of an interrupted start
     dvc("repro", *first_stages())
     tasks = tasks_of(suite, engine.workers, engine.machines)
     _for_each("push", {name for task in tasks for name in task.pulls} - {*map(_made, tasks)})
-    failure = head.run(tasks, engine, lambda line: print(line, flush=True))
+    with closing(engine):
+        failure = head.run(tasks, engine, lambda line: print(line, flush=True))
     _for_each("pull", head.done)
     if failure:
         raise UserError(failure)
@@ -98,9 +92,24 @@ def _simulate(suite: Suite, seeds: int) -> Path:
     return path
 
 
-def _engine(arguments: argparse.Namespace, suite: Suite, workers: int) -> engines.Engine:
+def _workers(arguments: argparse.Namespace, suite: Suite) -> int:
+    """Tasks at once."""
+    here = max(1, (os.cpu_count() or 1) // suite.compute.threads)
+    return int(arguments.workers or (SLURM_JOBS if arguments.slurm else here))
+
+
+def open_engine(arguments: argparse.Namespace, suite: Suite, work: str = "") -> engines.Engine:
+    """The service that arguments of the command line choose.
+
+    Args:
+        work: as for `engines.Slurm`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    workers = _workers(arguments, suite)
     if arguments.slurm:
-        slurm = _slurm(arguments, suite, workers)
+        slurm = _slurm(arguments, suite, workers, work)
         slurm.begin()
         return slurm
     share = _share(suite, parse_bytes(arguments.gpu, "--gpu")) if arguments.gpu else lambda _: 1.0
@@ -114,15 +123,17 @@ def _engine(arguments: argparse.Namespace, suite: Suite, workers: int) -> engine
     )
 
 
-def _slurm(arguments: argparse.Namespace, suite: Suite, workers: int) -> engines.Slurm:
+def _slurm(
+    arguments: argparse.Namespace, suite: Suite, workers: int, work: str = ""
+) -> engines.Slurm:
     gpus = {"gpus_per_node": 1} if suite.compute.device == "cuda" else {}
     options = gpus | dict(map(parse_setting, arguments.sbatch))
-    return engines.Slurm(workers, packed_code(), suite.compute.threads, options)
+    return engines.Slurm(workers, packed_code(), suite.compute.threads, options, work)
 
 
 def _show(arguments: argparse.Namespace, suite: Suite, tasks: Sequence[Task]) -> None:
     """Print the tasks in steps, those of one step at once; of Slurm their scripts."""
-    slurm = _slurm(arguments, suite, arguments.workers or SLURM_JOBS) if arguments.slurm else None
+    slurm = _slurm(arguments, suite, _workers(arguments, suite)) if arguments.slurm else None
     for step in steps_of(tasks):
         for line in slurm.scripts(step) if slurm else [", ".join(task.name for task in step)]:
             print(line)

@@ -25,9 +25,9 @@ def perform(code: bytes | str, job: dict[str, Any]) -> dict[str, Any]:
         job: as `bench.cluster.head` makes it.
 
     Returns:
-        `host`, `seconds` that the task took, of them `command_s` that the stage's command took, and
-        either `lock`, the stage's entry of dvc.lock, and `files`, the content of its outputs that DVC
-        does not store, by path; or `log`, the last lines of what a failed task printed.
+        `host`, `seconds` that the task took, and either `files`, the content of its outputs that DVC
+        does not store, by path, and of a stage `lock`, its entry of dvc.lock, and the seconds of its
+        command; or `log`, the last lines of what a failed task printed.
     """
     begun = time.monotonic()
     base = Path(job["folder"]).expanduser().resolve()
@@ -37,6 +37,7 @@ def perform(code: bytes | str, job: dict[str, Any]) -> dict[str, Any]:
     log = base / f"{job['place']}.log"
     environment = {
         **os.environ,
+        **job.get("environment", {}),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "DVC_SITE_CACHE_DIR": str(place / ".dvc/site"),
     }

@@ -9,6 +9,26 @@ FOLDER = "~/.cache/glnet-bench"
 
 def command(parser: argparse.ArgumentParser) -> None:
     """Run the active suite on Ray (here by default) or Slurm; what is up to date is left out."""
+    add_engine_arguments(parser)
+    parser.add_argument(
+        "--gpu",
+        metavar="BYTES",
+        help="memory of a card, for instance 80GiB: small trainings share it",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the tasks, and the scripts of Slurm's jobs"
+    )
+    parser.add_argument(
+        "--simulate",
+        type=cli.positive_int,
+        metavar="SEEDS",
+        help="print how long the whole suite with so many seeds takes on 1 to 1,000 workers",
+    )
+    parser.set_defaults(work=work, in_root=True)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that choose where tasks run."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--address", default="local", help="of Ray: local (default), auto or ray://HOST:PORT"
@@ -21,23 +41,8 @@ def command(parser: argparse.ArgumentParser) -> None:
         "--folder", default=FOLDER, help=f"of workers' checkouts and cache; default: {FOLDER}"
     )
     parser.add_argument(
-        "--gpu",
-        metavar="BYTES",
-        help="memory of a card, for instance 80GiB: small trainings share it",
-    )
-    parser.add_argument(
         "--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help="options such as partition=gpu"
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the tasks, and the scripts of Slurm's jobs"
-    )
-    parser.add_argument(
-        "--simulate",
-        type=cli.positive_int,
-        metavar="SEEDS",
-        help="print how long the whole suite with so many seeds takes on 1 to 1,000 workers",
-    )
-    parser.set_defaults(work=work, in_root=True)
 
 
 def work(arguments: argparse.Namespace) -> None:

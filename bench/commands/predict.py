@@ -1,10 +1,11 @@
-"""`glnet-bench predict IMAGE -o MASK --run RUN`: label an image file of any size."""
+"""`glnet-bench predict IMAGE... -o MASK --run RUN`: label image files of any size."""
 
 import argparse
 from pathlib import Path
 
 from bench import cli
 from bench.commands.bundle import verify
+from bench.commands.cluster import add_engine_arguments
 from bench.config import PARAMS, parse_bytes, parse_setting
 from bench.errors import UserError
 
@@ -12,10 +13,17 @@ GIB = 2**30
 
 
 def command(parser: argparse.ArgumentParser) -> None:
-    """Write the labels of an image file of any size, in bounded memory."""
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="PNG, JPEG, GeoTIFF or COG")
+    """Write the labels of image files of any size, in bounded memory."""
     parser.add_argument(
-        "-o", "--output", metavar="MASK", type=Path, required=True, help="label file, .tif or .png"
+        "images", metavar="IMAGE", type=Path, nargs="+", help="PNG, JPEG, GeoTIFF or COG"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="MASK",
+        type=Path,
+        required=True,
+        help="label file, .tif or .png; of several images a folder, for those that are not in it yet",
     )
     parser.add_argument("--run", required=True, help="a key of the suite's table runs")
     suite = parser.add_mutually_exclusive_group()
@@ -34,38 +42,69 @@ def command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cog", action="store_true", help="write a cloud-optimised GeoTIFF")
     parser.add_argument("--fresh", action="store_true", help="do not resume an interrupted process")
-    parser.set_defaults(work=work, in_root=True)
+    parser.add_argument(
+        "--cluster", action="store_true", help="on Ray or Slurm, as glnet-bench cluster"
+    )
+    add_engine_arguments(parser)
+    parser.set_defaults(work=work, in_root=True, gpu=None)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Label the image; print time and memory."""
+    """Label the images; print time and memory."""
     limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
-    settings = dict(map(parse_setting, arguments.set))
-    if not arguments.image.is_file():
-        raise UserError(f"There is no image {arguments.image}: give the path of a file.")
+    arguments.settings = dict(map(parse_setting, arguments.set))
+    for image in arguments.images:
+        if not image.is_file():
+            raise UserError(f"There is no image {image}: give the path of a file.")
+    outputs = _outputs(arguments)
     from bench.streaming import open_job, predict_file
 
-    suite = verify(arguments.bundle, install=True) if arguments.bundle else arguments.suite
+    if arguments.bundle:
+        arguments.suite = verify(arguments.bundle, install=True)
     selected = open_job(
         arguments.run,
-        suite,
+        arguments.suite,
         arguments.checkpoint if arguments.random is None else arguments.random,
         arguments.classes,
-        settings,
+        arguments.settings,
     )
-    done = predict_file(
-        arguments.image,
-        arguments.output,
-        selected,
-        max_memory_bytes=limit,
-        bands=arguments.bands,
-        cog=arguments.cog,
-        fresh=arguments.fresh,
-    )
-    mode = "by windows" if done.by_windows else "in memory"
-    at_once = f", {done.sub_batch} patches at once" if done.sub_batch else ""
-    print(
-        f"{arguments.output}: {done.height_px} x {done.width_px} px {mode}{at_once} in "
-        f"{done.seconds:.1f} s, {done.megapixels_per_s:.2f} megapixels a second; peak memory "
-        f"{done.peak_rss_bytes / GIB:.2f} GiB, predicted {done.predicted_bytes / GIB:.2f}."
-    )
+    options = {
+        "max_memory_bytes": limit,
+        "bands": arguments.bands,
+        "cog": arguments.cog,
+        "fresh": arguments.fresh,
+    }
+    if arguments.cluster:
+        from bench.cluster.label import label
+
+        label(arguments, selected, outputs, options)
+        return
+    for image, output in outputs.items():
+        done = predict_file(image, output, selected, **options)
+        mode = "by windows" if done.by_windows else "in memory"
+        at_once = f", {done.sub_batch} patches at once" if done.sub_batch else ""
+        print(
+            f"{output}: {done.height_px} x {done.width_px} px {mode}{at_once} in "
+            f"{done.seconds:.1f} s, {done.megapixels_per_s:.2f} megapixels a second; peak memory "
+            f"{done.peak_rss_bytes / GIB:.2f} GiB, predicted {done.predicted_bytes / GIB:.2f}."
+        )
+
+
+def _outputs(arguments: argparse.Namespace) -> dict[Path, Path]:
+    """Label files by image."""
+    if len(arguments.images) == 1:
+        return {arguments.images[0]: arguments.output}
+    if not arguments.output.is_dir():
+        raise UserError(f"Several images need a folder: {arguments.output} is none, create it.")
+    found = {image: arguments.output / f"{image.stem}.tif" for image in arguments.images}
+    for image, output in found.items():
+        if same := [one for one in found if one != image and found[one] == output]:
+            raise UserError(
+                f"{image} and {same[0]} would both be labelled in {output}: rename one."
+            )
+        if output.exists() and output.samefile(image):
+            raise UserError(f"{output} is the image itself: use another folder.")
+    missing = {one: path for one, path in found.items() if arguments.fresh or not path.exists()}
+    if there := len(found) - len(missing):
+        print(f"{there} label files are there already; --fresh writes them again")
+    return missing

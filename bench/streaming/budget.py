@@ -97,9 +97,9 @@ def _resident_bytes() -> int:
 
 
 def _group(spec: Any, size: Size) -> Size:
-    """Size of an image whose patches form exactly one group."""
-    side = getattr(spec, "patch_size", None)
-    height, width = side or (spec.size_px, spec.size_px)
+    """Size of an image whose patches form one group, or of one with a group's whole contexts."""
+    square: Any = getattr(spec, "context_px", None) or getattr(spec, "size_px", 0)
+    height, width = getattr(spec, "patch_size", (square, square))
     count, overlap = getattr(spec, "sub_batch", 1), getattr(spec, "overlap_px", 0)
     wide = width + (count - 1) * (width - overlap)
     return min(size[0], height), min(size[1], wide)

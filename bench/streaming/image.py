@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.run import save
-from bench.streaming.partial import Partial
+from bench.streaming.partial import State
 from bench.streaming.planes import ArrayFile, CarryFile, Plane
 from bench.tiling import Box, Merger, Size, dtype_of_sums, groups, shrink_image
 from bench.windows.enlarge import enlarged_labels
-from bench.windows.score_sums import ScoreSums
+from bench.windows.score_sums import ScoreSums, Write
 
 CHUNK_BYTES = 2**22
 """Size of the pixels or scores in memory at once, in steps that do not work by patches."""
@@ -26,6 +27,8 @@ BLOCK_PX = 16
 """Columns of the shrunk image that are computed at once."""
 SAVE_INTERVAL_S = 15.0
 """Seconds between saves of the state of merging."""
+MERGED = "merged"
+"""File with the state of merging."""
 Progress = Callable[..., Any]
 """`bench.cli.progress` of pixels."""
 
@@ -35,7 +38,7 @@ class LargeImage:
 
     device = torch.device("cpu")
 
-    def __init__(self, pixels: Plane, labels: Plane, partial: Partial, progress: Progress) -> None:
+    def __init__(self, pixels: Plane, labels: Plane, partial: State, progress: Progress) -> None:
         self.shape = (3, pixels.height, pixels.width)
         self.pixels, self.labels, self.partial, self.progress = pixels, labels, partial, progress
         self._map_store: DiskMapStore | None = None
@@ -98,24 +101,18 @@ class LargeImage:
         dtype: torch.dtype | None,
     ) -> None:
         """Score the patches group by group; write labels when a row of patches is done."""
-        done_rows = self.partial.done.get("rows", 0)
-        names = (self.partial.folder / f"carry-{number}" for number in range(2))
-        with contextlib.ExitStack() as files:
-            before, after = (files.enter_context(contextlib.closing(CarryFile(n))) for n in names)
-            sums = ScoreSums(boxes, (before, after), self._write, done_rows)
-            first = sums.row * len(sums.lefts)
-            bar = self._bar("labels", len(boxes), first)
-            number = 0
-            for group in groups(boxes, sub_batch):
-                # A group is computed completely, even if its first patches are done: in a batch of
-                # another size, rounding could differ.
-                if number + len(group) > first:
-                    for one in score(group).to(self.device)[max(first - number, 0) :]:
-                        if sums.add(one, dtype):
-                            self.labels.file.sync()
-                            self.partial.mark_done("rows", sums.row)
-                    bar.update(self._pixels(len(boxes), number + len(group) - max(number, first)))
-                number += len(group)
+        folder, done = self.partial.folder, self.partial.done.get("rows", 0)
+        with score_sums(boxes, folder, self._write, done) as sums:
+            bar = self._bar("labels", len(boxes), done * len(sums.lefts))
+
+            def counted(group: Sequence[Box]) -> Tensor:
+                scores = score(group)
+                bar.update(self._pixels(len(boxes), len(group)))
+                return scores
+
+            for rows in add_patches(sums, boxes, sub_batch, counted, dtype):
+                self.labels.file.sync()
+                self.partial.mark_done("rows", rows)
         bar.close()
 
     def enlarge(self, scores: Tensor, mode: str) -> None:
@@ -138,7 +135,7 @@ class LargeImage:
         """The groups that are not merged yet. Saves the merger's state every few seconds."""
         todo = list(groups)
         total = sum(map(len, todo))
-        path = self.partial.folder / "merged"
+        path = self.partial.folder / MERGED
         done = _restore(merger, path) if path.exists() else 0
         bar = self._bar("merging", total, sum(map(len, todo[:done])))
         saved = time.monotonic()
@@ -148,11 +145,15 @@ class LargeImage:
             if number == 1 and self._map_store:
                 self._map_store.check(total / len(group))
             if time.monotonic() - saved > SAVE_INTERVAL_S or number == len(todo):
-                places = [[tuple(box) for box in level] for level in merger.places]
-                state = {"groups": number, "counts": merger.counts, "sums": merger.sums}
-                save(path, {**state, "places": places})
+                self.save_merged(merger, number)
                 saved = time.monotonic()
         bar.close()
+
+    def save_merged(self, merger: Merger, groups: int) -> None:
+        """Save the state of merging after so many groups."""
+        places = [[tuple(box) for box in level] for level in merger.places]
+        state = {"groups": groups, "counts": merger.counts, "sums": merger.sums}
+        save(self.partial.folder / MERGED, {**state, "places": places})
 
     def _write(self, top: int, left: int, labels: Tensor) -> None:
         self.labels.write(top, left, labels.numpy())
@@ -166,6 +167,45 @@ class LargeImage:
         return self.shape[1] * self.shape[2] * done / patches
 
 
+@contextlib.contextmanager
+def score_sums(
+    boxes: Sequence[Box], folder: Path, write: Write, row: int = 0
+) -> Iterator[ScoreSums]:
+    """Sums that are carried from row to row by files in a folder. The first row gets those that are
+    there."""
+    with contextlib.ExitStack() as files:
+        before, after = (
+            files.enter_context(contextlib.closing(CarryFile(folder / f"carry-{number}")))
+            for number in range(2)
+        )
+        yield ScoreSums(boxes, (before, after), write, row)
+
+
+def add_patches(
+    sums: ScoreSums,
+    boxes: Sequence[Box],
+    sub_batch: int,
+    score: Callable[[Sequence[Box]], Tensor],
+    dtype: torch.dtype | None,
+    end: int | None = None,
+) -> Iterator[int]:
+    """Score the patches group by group from the first row of `sums` on, up to row `end`.
+
+    Yields:
+        the number of rows that are done, after each.
+    """
+    first, number = sums.row * len(sums.lefts), 0
+    last = len(boxes) if end is None else end * len(sums.lefts)
+    for group in groups(boxes, sub_batch):
+        # A group is computed completely, even if only some of its patches are wanted: in a batch of
+        # another size, rounding could differ.
+        if first - len(group) < number < last:
+            for one in score(group).to("cpu")[max(first - number, 0) : last - number]:
+                if sums.add(one, dtype):
+                    yield sums.row
+        number += len(group)
+
+
 class DiskMapStore:
     """Stores tensors as files until the image is done, also for a process that resumes."""
 
@@ -176,10 +216,11 @@ class DiskMapStore:
         """Bytes written by this process."""
 
     def __setitem__(self, first: Box, tensor: Tensor, /) -> None:
-        with self._path(first).open("wb") as file:
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
             np.save(file, tensor.to(dtype_of_sums(tensor)).numpy())  # NumPy has no bfloat16
             file.flush()
             os.fsync(file.fileno())
+        Path(file.name).replace(self._path(first))  # another process may write the same
         self.written_bytes += tensor.nbytes
 
     def check(self, factor: float) -> None:

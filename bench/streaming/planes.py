@@ -55,7 +55,9 @@ class CarryFile(ArrayFile):
         self.write(columns, columns[0].nbytes * left)
 
     def load(self, sums: Tensor, left: int) -> None:
-        """Overwrite sums (K, h, w)."""
+        """Overwrite sums (K, h, w); nothing is carried into the first row of a band."""
+        if not self._file.seek(0, os.SEEK_END):
+            return
         classes, height, width = sums.shape
         found = torch.empty((width, classes, height), dtype=sums.dtype)
         self.read(found.numpy(), found[0].nbytes * left)

@@ -18,6 +18,7 @@ from bench.files import file_sha256
 from bench.memory.rss import PeakResident
 from bench.run import Run, device_facts, set_up
 from bench.streaming import raster
+from bench.streaming.bands import Spread, SpreadImage
 from bench.streaming.budget import GIB, fit_memory
 from bench.streaming.image import LargeImage
 from bench.streaming.job import Job
@@ -56,6 +57,7 @@ def predict_file(
     cog: bool = False,
     fresh: bool = False,
     silent: bool = False,
+    spread: Spread | None = None,
 ) -> FilePrediction:
     """Write the labels of an image file, with its georeference and the classes' colours.
 
@@ -70,6 +72,7 @@ def predict_file(
         cog: write a cloud-optimised GeoTIFF with overviews.
         fresh: do not resume.
         silent: show no progress bars.
+        spread: has bands labelled by other processes.
 
     Raises:
         UserError: an argument does not fit, or the disk is full.
@@ -81,6 +84,11 @@ def predict_file(
     device = set_up(job.compute)
     run, need, by_windows = fit_memory(job.run, size, device.type, max_memory_bytes)
     job = replace(job, run=run)
+    if spread and not by_windows:
+        raise UserError(
+            f"Strategy {run.config.strategy} processes a whole image with these settings, so that no "
+            "bands of it can be labelled apart: leave out --cluster, or give several images."
+        )
     progress = functools.partial(cli.progress, unit="px", silent=silent)
     with PeakResident() as peak, _report_full_disk(output):
         network, weights = job.network()
@@ -88,6 +96,7 @@ def predict_file(
             **job.fingerprint(),
             "weights": weights,
             "image": file_sha256(image),
+            "size": size,
             "bands": list(source.bands),
             **device_facts(device, job.compute),
         }
@@ -108,7 +117,9 @@ def predict_file(
                 for written in filter(None, (pixels, mask)):
                     written.file.sync()
                 partial.mark_done("pixels", 1)
-            large = LargeImage(pixels, labels, partial, progress)
+            large = (SpreadImage if spread else LargeImage)(pixels, labels, partial, progress)
+            if spread and isinstance(large, SpreadImage):
+                large.spread, large.job = spread, job
             started = time.perf_counter()
             if "labels" not in partial.done:
                 _label(run, network.to(device), large, by_windows)
