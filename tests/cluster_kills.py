@@ -34,13 +34,18 @@ def project(folder: Path, stages: Collection[str] = STAGES) -> Path:
     shutil.copytree(ROOT / "reference", folder / "reference")
     for name in (".gitignore", ".dvc/config", ".dvc/.gitignore"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc/config.local").write_text(
-        f"[core]\n    remote = here\n['remote \"here\"']\n    url = {folder}-remote\n"
-    )
+    add_remote(folder)
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "--message", "tiny")
     return folder
+
+
+def add_remote(folder: Path) -> None:
+    """A DVC remote beside a project."""
+    (folder / ".dvc/config.local").write_text(
+        f"[core]\n    remote = here\n['remote \"here\"']\n    url = {folder}-remote\n"
+    )
 
 
 def start(
