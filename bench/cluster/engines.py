@@ -98,9 +98,13 @@ class Ray:
                 logging_level="ERROR",
                 **(here if address == "local" else {}),
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise UserError(f"There is no Ray cluster at {address}: {reason}.") from None
+        except Exception as error:  # also a plain one, where a busy machine takes more than 30 s
+            self._ray.shutdown()
+            reason = " ".join(str(error).split())[:150].rstrip(".")
+            raise UserError(
+                f"There is no Ray cluster at {address} ({reason}): start it, or try again if this "
+                "machine is busy."
+            ) from None
         self._code = self._ray.put(code)
         self._cpus, self._share = threads, share
         nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
