@@ -1,5 +1,6 @@
 """Bands of one image give the labels of one process, bit by bit."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from test_large_files import job_of, pixels, read, tiff
 
+from bench.commands.predict import _outputs
 from bench.errors import UserError
 from bench.streaming import Job, predict_file
 from bench.streaming.bands import Rows, Spread, Step, label_band
@@ -94,3 +96,26 @@ def test_bands_are_as_many_as_workers_and_cover_all_rows() -> None:
     assert bands(3, 8) == [(0, 1), (1, 2), (2, 3)]
     assert bands(7, 2) == [(0, 4), (4, 7)]
     assert bands(100, 2) == [(n, min(n + 13, 100)) for n in range(0, 100, 13)]
+
+
+def test_where_labels_of_several_images_go(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    images = [tmp_path / name for name in ("a.png", "b.png")]
+    for image in images:
+        image.touch()
+
+    def outputs(*images: Path, fresh: bool = False) -> dict[Path, Path]:
+        return _outputs(Namespace(images=[*images], output=folder, fresh=fresh))
+
+    with pytest.raises(UserError, match=r"Several images need a folder: .*labels is none"):
+        outputs(*images)
+    folder.mkdir()
+    wanted = {image: folder / f"{image.stem}.tif" for image in images}
+    assert outputs(*images) == wanted
+    with pytest.raises(UserError, match=r"would both be labelled in .*b.tif: rename one"):
+        outputs(*images, tmp_path / "b.jpg")
+    (folder / "a.tif").touch()
+    assert outputs(*images) == {images[1]: folder / "b.tif"}
+    assert outputs(*images, fresh=True) == wanted
+    with pytest.raises(UserError, match=r"a.tif is the image itself"):
+        outputs(folder / "a.tif", images[1])

@@ -1,12 +1,16 @@
 """The suite on Ray and on Slurm, with real clusters on this machine; and what a cluster would take."""
 
+import copy
 import json
 import os
 import random
 import re
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +19,17 @@ import kills
 import numpy as np
 import pytest
 import rasterio
-from cluster_kills import STAGES, git, kill, project, start
+from cluster_kills import STAGES, git, kill, start
+from cluster_kills import project as checkout
 from conftest import ROOT, scene
 from PIL import Image
 from test_large_files import read
 
 from bench.cluster import engines, head, stages, worker
+from bench.cluster import start as start_module
 from bench.cluster.plan import Task, _has, steps_of
 from bench.cluster.simulate import makespan_s, repeated
+from bench.config import read_suite
 from bench.errors import UserError
 
 SLURM = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
@@ -31,7 +38,7 @@ SLURM = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shu
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ray_gives_the_results_of_one_machine_though_a_worker_is_killed(tmp_path: Path) -> None:
-    here, cluster = tmp_path / "here", project(tmp_path / "cluster")
+    here, cluster = tmp_path / "here", checkout(tmp_path / "cluster")
     here.mkdir()
     kills.project(here, STAGES)
     alone = kills.repro(here)
@@ -59,7 +66,7 @@ def test_ray_gives_the_results_of_one_machine_though_a_worker_is_killed(tmp_path
 def test_images_on_ray_have_the_labels_of_one_process_though_a_worker_is_killed(
     tmp_path: Path,
 ) -> None:
-    folder = project(tmp_path / "cluster")
+    folder = checkout(tmp_path / "cluster")
     images = [tmp_path / f"{name}.png" for name in "abc"]
     for number, image in enumerate(images):
         Image.fromarray(scene(number, (700, 400) if number == 0 else (90, 70))[0]).save(image)
@@ -106,7 +113,7 @@ def slurm(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.skipif(bool(SLURM), reason=f"Debian's packages of Slurm are not installed: {SLURM}")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start slurmd")
 def test_slurm_runs_the_suite(tmp_path: Path, slurm: str) -> None:
-    folder = project(tmp_path / "cluster")
+    folder = checkout(tmp_path / "cluster")
     process = start(folder, "--slurm", "--sbatch", "time=10", SLURM_CONF=slurm)
     assert process.wait() == 0, kills.tail(folder)
     assert len([path for path in kills.results(folder) if "evaluate" in path]) == 2
@@ -235,3 +242,92 @@ def test_makespans() -> None:
     twice = repeated(tasks, 2)
     assert len(twice) == 7  # what is measured once is not repeated
     assert {"a of 1", "b of 1"} == next(task for task in twice if task.name == "c of 1").needs
+
+
+@pytest.fixture
+def cluster_with_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster with one logical GPU, which wants the token of a file."""
+    path = tmp_path / "token"
+    path.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    options = ("--num-cpus=4", "--num-gpus=1", "--include-dashboard=false", f"--port={port}")
+    folder = tempfile.mkdtemp(prefix="ray")  # a short path, for sockets
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", *options, f"--temp-dir={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder)
+
+
+TRAININGS = """
+import json, sys, time
+from pathlib import Path
+from bench.cluster import engines, worker
+from bench.cluster.plan import Task
+
+def perform(code, job):
+    own = Path(job["folder"], job["name"])
+    own.touch()
+    seen, end = set(), time.monotonic() + 60
+    while not {own.name, *job["beside"]} <= seen and time.monotonic() < end:
+        seen |= {path.name for path in own.parent.iterdir()}
+        time.sleep(0.05)
+    time.sleep(2)  # what waits for the other to begin would not see it
+    own.unlink()
+    return {"seen": sorted(seen)}
+
+worker.perform = perform
+address, folder, shares = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+ray = engines.Ray(address, 1, b"", 1, True, shares.__getitem__)
+small = [name for name in shares if shares[name] < 0.5]
+jobs = [
+    {"folder": folder, "name": name, "beside": small if name in small else []} for name in shares
+]
+handles = ray.start([(Task(job["name"], "train", model=job["name"]), job) for job in jobs])
+left = list(handles)
+while left:
+    left = [one for one in left if one not in ray.ended(left)]
+print(json.dumps({job["name"]: ray.result(one)["seen"] for job, one in zip(jobs, handles)}))
+ray.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_small_trainings_share_a_card_of_a_cluster_with_a_token(
+    cluster_with_token: str, project: Path, edit_suite: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """By predicted memory: two fit at once, the third has to wait until both have ended."""
+
+    def large(suite: dict[str, Any]) -> None:
+        unet = copy.deepcopy(suite["models"]["unet"])
+        unet["training"]["phases"]["train"]["batch"] = 500
+        suite["models"]["large"] = unet
+
+    edit_suite(large)
+    needed = start_module._share(read_suite(), 2**40)("large") * 2**40
+    share = start_module._share(read_suite(), int(1.02 * needed))
+    shares = {name: share(name) for name in ("colour", "unet", "large")}
+    assert shares["colour"] < 0.5 > shares["unet"]
+    assert shares["large"] + min(shares.values()) > 1
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    command = [sys.executable, "-c", TRAININGS, cluster_with_token, str(marks), json.dumps(shares)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["colour"] == seen["unet"] == ["colour", "unet"]
+    assert seen["large"] == ["large"]
+    Path(tmp_path / "token").write_text(secrets.token_hex(32))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "There is no Ray cluster at" in done.stderr

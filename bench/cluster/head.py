@@ -90,8 +90,7 @@ class Head:
             why some failed, a sentence, without which those that need them did not run; all others
             did. Empty if none failed.
         """
-        expected = self.expected_s(tasks)
-        rank = ranks(tasks, expected)
+        rank = ranks(tasks, self.expected_s(tasks))
         waiting = sorted(tasks, key=lambda task: -rank[task.name])
         unfinished = {task.stage for task in tasks}
         running: dict[Any, Task] = {}
@@ -121,6 +120,7 @@ class Head:
                         self.seconds[task.name] = result["seconds"]
                         unfinished.discard(task.stage)
                         rest = [*waiting, *running.values()]
+                        expected = self.expected_s(rest)
                         left = makespan_s(rest, expected, engine.workers, engine.machines)
                         say(
                             f"{where}: done in {result['seconds']:.0f} s; {len(rest)} of "
