@@ -145,7 +145,8 @@ def test_a_gpu_holds_weights_and_no_full_resolution_but_in_whole(
     if strategy in FULL_RESOLUTION:
         assert grown > 0
     else:
-        assert abs(grown) <= 0.02 * small.device_bytes + 4 * pixels, "the image and its labels"
+        # The image, its labels, and the sums that a row of patches leaves to the next.
+        assert abs(grown) <= 0.02 * small.device_bytes + 8 * pixels
         assert abs(grown) < 4 * CLASSES * pixels, "less than the scores"
     assert large.host_bytes > small.host_bytes  # the image and the canvas
 
