@@ -104,6 +104,11 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
+        f"SegFormer-B0 on patches reaches {N} %, RUE {N} % and no lesion",
+        lambda: [generate.named_ious("idrid", run)["all"] for run in ("segformer-b0-patch", "rue")],
+    ),
+    Claim(
+        "docs/protocol.md",
         f"SegFormer-B0 on patches has {N} %, significantly better than GLNet, significantly worse than the "
         f"other networks on patches. RUE has {N} %",
         lambda: [generate.miou("dubai", f"{run}-a") for run in ("segformer-b0-patch", "rue")],
@@ -143,7 +148,7 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
-        f"alone has {N} %, the least of all trained networks: its patches see no context, and the disc "
+        f"alone has {N} %, the least with this encoder: its patches see no context, and the disc "
         f"falls to {N} %",
         lambda: [
             generate.named_ious("idrid", "glnet-local")[name] for name in ("all", "optic_disc")

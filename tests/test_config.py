@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, tiny_suite, write_suite
 
+from baselines.rue.model import DEEP_SCALE
+from baselines.rue.spec import Spec as RueSpec
 from bench.config import Compute, read_suite, strict
 from bench.errors import UserError
 from bench.method import check_strategy, spec_of
@@ -247,13 +249,18 @@ def test_networks_on_real_images_have_equal_budgets(name: str) -> None:
     """docs/protocol.md: pixels of network input through which gradients pass, and all else but the
     learning rate alike."""
     suite = read_suite(ROOT / f"suites/{name}.yaml")
-    budgets, recipes = [], set()
+    budgets, recipes, encoders = [], set(), set()
     for model in suite.models.values():
         spec = model.spec
         if spec.get("network") == "colour":
             continue
         whole = spec.get("global_px", 512) ** 2
-        patches = spec.get("patches_per_image", 1) * spec.get("patch_px", spec.get("size_px")) ** 2
+        crop_px = spec.get("crop_px")
+        if crop_px:  # of RUE: both streams
+            patches = crop_px**2 * (1 / DEEP_SCALE**2 + RueSpec.selected)
+        else:
+            patches = spec.get("patch_px", spec.get("size_px")) ** 2
+            patches *= spec.get("patches_per_image", 1)
         per_image = {"global": whole, "local-to-global": whole + patches}
         phases = model.training.phases
         budgets.append(
@@ -262,11 +269,15 @@ def test_networks_on_real_images_have_equal_budgets(name: str) -> None:
                 for phase, schedule in phases.items()
             )
         )
-        shared = ("encoder", "focal_gamma", "class_weights", "sample_classes", "overlap_px")
-        recipes.add(str({key: spec.get(key) for key in shared}))
+        shared = ("focal_gamma", "class_weights", "sample_classes", "overlap_px")
+        if not crop_px:  # RUE has losses and crops of its own
+            recipes.add(str({key: spec.get(key) for key in shared}))
+        if not model.start.startswith("random-"):
+            encoders.add(spec["encoder"])
         recipes.add(str({**vars(model.training), "phases": None, "checkpoint_every": None}))
     assert max(budgets) <= 1.02 * min(budgets)
     assert len(recipes) == 2
+    assert len(encoders) == 1
     for run in suite.runs.values():  # in inference all see patches of one size
         spec = suite.models[run.model].spec | run.overrides
         if run.strategy not in ("whole", "global"):

@@ -84,8 +84,8 @@ def test_readme_and_docs_keep_to_their_lengths() -> None:
     # The bars of a table are no words.
     words = {page: len(re.findall(r"\S*\w\S*", (ROOT / page).read_text())) for page in PAGES}
     assert words.pop("README.md") <= 1200
-    # 9,000, docs/submit.md, docs/cluster.md, and Dubai in docs/protocol.md
-    assert sum(words.values()) <= 10_095
+    # 9,000, docs/submit.md, docs/cluster.md, and Dubai and modern networks in docs/protocol.md
+    assert sum(words.values()) <= 10_200
 
 
 def test_numbers_are_written_with_a_leading_zero() -> None:
@@ -158,7 +158,7 @@ def significant_pairs(suite: str) -> set[tuple[str, str]]:
 def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     """README and docs/protocol.md."""
     runs = generate.names("idrid/evaluate")
-    trained = [run for run in runs if run != "colour"]
+    trained = [run for run in generate.of_one_encoder() if run != "colour"]
     miou = {run: generate.miou("idrid", run) for run in runs}
     significant = significant_pairs("idrid")
     better = [
@@ -187,7 +187,7 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
     seconds = {run: generate.measured("idrid", "cpu-2-cores", run)["ms"] for run in runs}
     for fast in ("fpn-downsample", "deeplabv3plus-downsample", "segformer-downsample"):
         assert seconds[fast] < 0.1 * seconds["glnet-global-to-local"]
-    precision = {run: mean(generate.lesion_precisions(run)) for run in runs}
+    precision = {run: mean(generate.lesion_precisions(run)) for run in trained}
     for network in ("fpn", "deeplabv3plus", "segformer"):
         least = min(
             precision[f"{network}-{s}"] for s in ("patch", "whole") if f"{network}-{s}" in runs
@@ -195,7 +195,8 @@ def test_what_is_said_of_real_images_is_so_in_the_records() -> None:
         assert precision[f"{network}-downsample"] < least
     assert max(trained, key=miou.__getitem__) == "segformer-downsample"
     assert min(trained, key=miou.__getitem__) == "glnet-local"
-    assert all(miou["colour"] < miou[run] for run in trained)
+    assert all(miou["colour"] < miou[run] for run in runs if run != "colour")
+    assert max(miou[run] for run in generate.RANDOM) < miou["glnet-local"]
 
 
 def test_what_is_said_of_satellite_images_is_so_in_the_records() -> None:
