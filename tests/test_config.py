@@ -259,7 +259,7 @@ def test_networks_on_real_images_have_equal_budgets(name: str) -> None:
         if crop_px:  # of RUE: both streams
             patches = crop_px**2 * (1 / DEEP_SCALE**2 + RueSpec.selected)
         else:
-            patches = spec.get("patch_px", spec.get("size_px")) ** 2
+            patches = (spec.get("patch_px") or spec["size_px"]) ** 2
             patches *= spec.get("patches_per_image", 1)
         per_image = {"global": whole, "local-to-global": whole + patches}
         phases = model.training.phases
