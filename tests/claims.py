@@ -140,6 +140,17 @@ CLAIMS = (
     ),
     Claim(
         "docs/protocol.md",
+        f"At {N} and {N} times the learning rate it reaches {N} and {N} % on val",
+        lambda: [
+            *(float(factor) for factor in ("3", "10")),
+            *(
+                100 * values("dubai/tune/unet-downsample-a.json")["candidates"][factor]["miou"]
+                for factor in ("3", "10")
+            ),
+        ],
+    ),
+    Claim(
+        "docs/protocol.md",
         f"DeepLabv3\\+, {N} instead of {N} %",
         lambda: [
             generate.named_ious("idrid", f"deeplabv3plus-{strategy}")["all"]
