@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.memory.rules.direct import (
     Sizes,
     cache_bytes,
+    even,
     refuses_forward,
     refuses_source,
     refuses_weights,
@@ -305,34 +306,29 @@ def _inside_bfloat16(shape: Shape, gradient: Tensor, weights: int) -> int:
     total = 2 * weights
     if shape.depthwise and shape.narrow:
         return total
-    rows, columns = shape.sizes(gradient).result
+    sizes = shape.sizes(gradient)
+    rows, columns = sizes.result
     inputs, outputs = padded(shape.inputs), padded(shape.outputs)
     if shape.depthwise:  # each channel fills a block
         inputs = outputs = shape.groups * block()
     if shape.kernel == 1:
-        maps = (inputs + outputs) * rows * columns if shape.channels_last else 0
+        channels = _at_once(inputs, 8) + _at_once(outputs, 24)
+        maps = channels * rows * columns if shape.channels_last else 0
     else:
-        maps = outputs * rows * _even(columns)
+        maps = outputs * rows * even(columns)
         first = shape.inputs < block()  # an image, which is read as it is in NCHW
         if shape.channels_last or not first:
             read = shape.inputs if first else inputs
-            maps += read * shape.sizes(gradient).source[0] * _paired(shape, columns)
+            maps += read * sizes.source[0] * sizes.paired
     total += maps * shape.element_bytes
     alone = shape.kernel == 1 or shape.source[0].nbytes > weights
     return (shape.threads if alone else 1) * total
 
 
-def _paired(shape: Shape, columns: int) -> int:
-    """Columns of the source with its padding, of which each stride has an even number."""
-    sizes = shape.sizes(shape.source)
-    side, stride, padding = sizes.source[1], sizes.stride[1], sizes.padding[1]
-    extent = sizes.dilation[1] * (sizes.kernel[1] - 1) + 1
-    right = max((columns - 1) * stride + extent - side - padding, 0)
-    return _even(-(-side // stride) + _even(max(padding, right + 1))) * stride
-
-
-def _even(number: int) -> int:
-    return number + number % 2
+def _at_once(channels: int, most: int) -> int:
+    """Channels in the largest number of whole blocks that divides theirs, of at most `most`."""
+    blocks = channels // block()
+    return block() * max(n for n in range(1, min(blocks, most) + 1) if blocks % n == 0)
 
 
 def _refuses(shape: Shape, result: Tensor) -> bool:

@@ -51,6 +51,18 @@ class Sizes:
         most = map(max, self.padding, self.ends)
         return any(one >= extent for one, extent in zip(most, self.extent, strict=True))
 
+    @property
+    def paired(self) -> int:
+        """Columns of the source with padding, an even number of them for each stride, as bfloat16's
+        gradient of the weights reads them (measured)."""
+        stride, padding = self.stride[1], max(self.padding[1], self.ends[1] + 1, 1)
+        return even(-(-self.source[1] // stride) + even(padding)) * stride
+
+
+def even(number: int) -> int:
+    """The next even number."""
+    return number + number % 2
+
 
 def cache_bytes(name: str, otherwise: int) -> int:
     """A core's cache by its name in `os.sysconf`; `otherwise` where the system does not tell."""
