@@ -281,7 +281,7 @@ CLAIMS = (
     ),
     Claim(
         ESTIMATE,
-        f"In bfloat16 with AVX2 it is at most {N} % for segmentation networks, {N} % for backbones, {N} % "
+        f"In bfloat16 it is at most {N} % for segmentation networks, {N} % for backbones, {N} % "
         f"for transformers; with AMX, .* up to {N} %",
         lambda: [
             *(estimate_errors(kind=kind, precision="bf16")[2] for kind in any_network.KINDS),
