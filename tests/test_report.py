@@ -417,6 +417,17 @@ def test_a_suite_without_any_result_is_a_page_too(suite: Suite, tmp_path: Path) 
     assert set(pd.read_csv("report/tiny/tables/runs.csv").status) == {"missing"}
 
 
+def test_a_data_set_without_results_has_no_empty_figure(suite: Suite) -> None:
+    lines = suite_lines()
+    lines["datasets"]["other"] = lines["datasets"]["tiny"]
+    lines["models"]["other"] = lines["models"]["unet"] | {"dataset": "other"}
+    lines["runs"]["other-patch"] = {"model": "other", "strategy": "patch"}
+    write_suite(Path(), lines)
+    text = report(load_records(read_suite())).read_text()
+    assert "All runs: other" in text
+    assert len(set(re.findall(r'id="(figure-\d+)"', text))) == 1
+
+
 def test_a_prediction_of_another_size_is_refused(suite: Suite) -> None:
     path = record.RESULTS / "tiny/predictions/fpn-patch/d.png"
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(path)

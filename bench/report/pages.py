@@ -293,7 +293,8 @@ def _home(content: Content) -> list[Section]:
         runs.append(own)
         of_part = (f"figure-{number}", part.name, part.entries, *known, content.from_home)
         plots.append(figures.accuracy.with_menus(*of_part))
-    figure = _accuracy(content, plots)
+    shown = [one for one in plots if one.content["variants"]] or plots[:1]
+    figure = _accuracy(content, shown)
     return [figure, *runs, *said, *seeded, tables["published"]]
 
 
