@@ -170,6 +170,17 @@ def test_a_choice_of_rows_and_columns_stands_in_the_address(
         assert page.locator("#runs-table thead th").count() == 8
 
 
+def test_the_name_of_a_line_is_inside_the_axes(chromium: Browser, written: Path) -> None:
+    with opened(chromium, written / "site/tiny/memory.html") as page:
+        page.wait_for_selector("[data-drawn]")
+        names = page.evaluate("""() => [...document.querySelectorAll(".shape-label text")].map((one) => {
+          const figure = one.closest("[data-figure]"), top = one.getBoundingClientRect().top;
+          return [one.textContent, top - figure.getBoundingClientRect().top - figure._fullLayout._size.t];
+        })""")
+    assert "2 GiB" in {name for name, _ in names}
+    assert min(below for _, below in names) >= 0
+
+
 def test_the_meter_changes_the_axis(home: BrowserPage) -> None:
     def shown() -> tuple[str, list[float]]:
         place = home.locator("[data-figure]")

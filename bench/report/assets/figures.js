@@ -50,7 +50,7 @@
       annotationdefaults: {
         arrowhead: 0, arrowwidth: 0.7, arrowcolor: GREY, standoff: 5, bgcolor: "#ffffffb0", borderpad: 0, font: { size: 11 },
       },
-      shapedefaults: { type: "line", layer: "below", label: { textposition: "end", font: { size: 11 } } },
+      shapedefaults: { type: "line", layer: "below", label: { textposition: "end", xanchor: "right", yanchor: "bottom", padding: 0, font: { size: 11 } } },
     },
     data: { scatter: [{ error_x: ERRORS, error_y: ERRORS }] },
   };
