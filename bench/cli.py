@@ -11,14 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import ByteSize, Field, PositiveInt, TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from bench.config import AVX2, PARAMS, Name, Seed, read_suite
 from bench.errors import UserError, out_of_memory
-from bench.files import copy_lock
+from bench.files import copy_lock, parse_yaml
 
 T = TypeVar("T")
 MAX_TEMPORARY_BYTES = 70
@@ -197,3 +197,29 @@ def with_progress(items: Iterable[T], total: int, title: str, unit: str) -> Iter
     bar = progress(total, title, unit)
     bar.iterable = items
     return iter(bar)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`key=value` with the value in YAML.
+
+    Raises:
+        UserError: it has another form.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
+    return key, parse_yaml(value, f"The value of {key}")
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """`2GiB`, `512 MiB` -> bytes; `option` is its name for the error message.
+
+    Raises:
+        UserError: it has another form.
+    """
+    try:
+        return TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(text.strip())
+    except ValidationError:
+        raise UserError(
+            f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB."
+        ) from None

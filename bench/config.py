@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    ByteSize,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -176,6 +175,12 @@ class Training:
     weights. null: no validation, all steps, the last weights."""
     patience: PositiveInt = 5
     """Validations without a new best after which a phase stops."""
+    recomputed: bool = False
+    """Activation checkpointing: what is inside the network's blocks is computed again in the backward
+    pass instead of kept. Takes less memory and about a third more time; same result."""
+    compiled: bool = False
+    """Whether `torch.compile` compiles the parts of the network. Needs a C++ compiler, on a GPU Triton
+    too; its memory is not predicted, and results differ by rounding."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -365,32 +370,6 @@ def checkpoint_of(name: str, model: ModelConfig, seed: int) -> Path:
     the pipeline has one output per model, which may be a folder."""
     path = CHECKPOINTS / f"{name}.pt"
     return path / f"{seed}.pt" if model.seeds else path
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`key=value` with the value in YAML.
-
-    Raises:
-        UserError: it has another form.
-    """
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UserError(f"{text!r} is no KEY=VALUE with a value in YAML.")
-    return key, parse_yaml(value, f"The value of {key}")
-
-
-def parse_bytes(text: str, option: str) -> int:
-    """`2GiB`, `512 MiB` -> bytes; `option` is its name for the error message.
-
-    Raises:
-        UserError: it has another form.
-    """
-    try:
-        return TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(text.strip())
-    except ValidationError:
-        raise UserError(
-            f"{option} is {text!r}: give a number and MiB, GiB, MB or GB, such as 2GiB."
-        ) from None
 
 
 def _known(path: Path, key: str, name: str, table: Mapping[str, object]) -> None:

@@ -39,6 +39,7 @@ from bench.method import (
     spec_of,
 )
 from bench.tiling import Blend, labels_of, weights_of
+from bench.training_step import recomputed
 from data.dataset import PREPARED, Dataset, open_dataset
 
 
@@ -75,8 +76,9 @@ class Model:
         return self.given_classes or len(self.dataset.classes)
 
     def build(self) -> nn.Module:
-        """The network with random weights."""
-        return self.method.build(self.spec, self.classes)
+        """The network with random weights, as training has it."""
+        network = self.method.build(self.spec, self.classes)
+        return recomputed(network) if self.config.training.recomputed else network
 
     def by(self, strategy: str) -> "Run":
         """A run of the model with a strategy of its method."""

@@ -3,10 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from bench.config import ModelConfig, Schedule, Training
 from bench.errors import UserError
@@ -93,3 +96,46 @@ def learning_rate_at(model: ModelConfig, schedule: Schedule, step: int) -> float
         return stepped(first, step, schedule.drops)
     steps = schedule.poly_steps or schedule.steps
     return poly(first, training.least_rate, step, steps, training.poly_power)
+
+
+def recomputed(network: nn.Module) -> nn.Module:
+    """Make the network's blocks keep their inputs alone for the backward pass, in place: activation
+    checkpointing (Chen et al., "Training deep nets with sublinear memory cost", 2016). A block is an
+    element with parts of its own of an outermost `nn.Sequential`, such as a bottleneck of a ResNet."""
+    for block in _blocks(network):
+        block.forward = partial(
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            context_fn=partial(_contexts, block),
+        )
+    return network
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module.children():
+        if isinstance(module, nn.Sequential) and any(True for _ in part.children()):
+            yield part
+        else:
+            yield from _blocks(part)
+
+
+def _contexts(
+    block: nn.Module,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """Of the forward pass, and of the second one during the backward pass."""
+    return contextlib.nullcontext(), _with_kept_statistics(block)
+
+
+@contextlib.contextmanager
+def _with_kept_statistics(block: nn.Module) -> Iterator[None]:
+    """Inside, batch norm does not count its batch a second time."""
+    norms = [one for one in block.modules() if isinstance(one, _BatchNorm)]
+    before = [(one.momentum, one.num_batches_tracked) for one in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, call_command
 
 from bench import record
-from bench.commands import choose
+from bench.commands import choose, question
 from bench.commands.choose import Choice, advice
 from bench.commands.estimate import GIB, MIB
 from bench.commands.question import Answer, Question, known_overhead, named
@@ -90,12 +90,12 @@ def test_a_sub_batch_makes_it_fit_and_changes_no_result(monkeypatch: pytest.Monk
     made, _ = choices(best=10)
     run = named("glnet", None, "collaborative", {"sub_batch": 8}, 2)
     one = replace(made[0], question=replace(made[0].question, run=run))
-    monkeypatch.setattr(choose, "needs", lambda question: 100 * question.run.spec.sub_batch)
+    monkeypatch.setattr(question, "needs", lambda question: 100 * question.run.spec.sub_batch)
     found, said = choose.suited(one, 350)
     assert found is not None
     assert (found.setting, found.needed, said) == ("sub_batch=3", 300, "")
     # One patch at a time is too much: smaller ones, whose accuracy nobody measured.
-    monkeypatch.setattr(choose, "needs", lambda question: question.run.spec.patch_px)
+    monkeypatch.setattr(question, "needs", lambda question: question.run.spec.patch_px)
     found, said = choose.suited(one, 300)
     assert found is None
     assert "patches of 288 px instead of" in said
@@ -119,8 +119,8 @@ def test_the_command_reads_the_committed_records(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answers(questions: Any) -> Any:
-        for number, question in enumerate(questions):
-            assert question.run.model.classes == 7 if question else None
+        for number, asked in enumerate(questions):
+            assert asked.run.model.classes == 7 if asked else None
             yield Answer("inference", SimpleNamespace(flops=0), number * GIB)  # type: ignore[arg-type]
 
     monkeypatch.setattr(choose, "with_answers", answers)

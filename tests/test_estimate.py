@@ -12,6 +12,7 @@ from conftest import ROOT
 from test_contract import CLASSES, made
 
 from bench.__main__ import main
+from bench.cli import parse_bytes
 from bench.commands import estimate
 from bench.commands.estimate import MIB, fit
 from bench.commands.question import (
@@ -23,7 +24,6 @@ from bench.commands.question import (
     needs,
     varied,
 )
-from bench.config import parse_bytes
 from bench.errors import UserError
 from bench.memory.cpu_allocator import record_cpu_allocations
 from bench.memory.runs import predict_run

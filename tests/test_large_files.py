@@ -325,6 +325,14 @@ def test_memory_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert needs[1] == budget.need(run.varied(sub_batch=2), (9000, 9000), "cpu", True).bytes
     with pytest.raises(UserError, match=r"one patch at a time.*--max-memory \d"):
         budget.fit_memory(run, (900, 900), "cpu", 2**20)
+    # On a GPU groups are as large as fits; of so small a network the process would take more.
+    monkeypatch.setattr(budget, "BUFFER_BYTES", 0)
+    monkeypatch.setattr(budget, "_resident_bytes", lambda: 0)
+    on_gpu = {
+        n: budget.need(run.varied(sub_batch=n), (900, 9000), "cuda", True).bytes for n in (6, 7)
+    }
+    chosen, _, _ = budget.fit_memory(run, (900, 9000), "cuda", on_gpu[7] - 1)
+    assert chosen.spec.sub_batch == 6
     whole = job_of(strategy="whole").run
     _, need, by_windows = budget.fit_memory(whole, (50, 50), "cpu", None)
     assert not by_windows

@@ -11,7 +11,7 @@ import torch
 from conftest import SMALL, call_command
 
 from bench import record
-from bench.config import Compute
+from bench.config import Compute, read_suite
 from bench.errors import UserError
 from bench.experiments import gpu_memory, step_time
 from bench.experiments.gpu_memory import published_cases
@@ -124,6 +124,26 @@ def test_arguments_that_cannot_be_meant(words: list[str], said: str, capsys: Any
     with pytest.raises(SystemExit):
         arguments(*words)
     assert said in capsys.readouterr().err
+
+
+def test_hours_of_all_trainings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fill(parser: Any) -> None:
+        step_time._arguments(parser)
+        parser.set_defaults(work=step_time.work)
+
+    words = (
+        "unet glnet-local --suite params.yaml --side 64 --classes 2 --rounds 1 --threads 1 --hours"
+    )
+    call_command(fill, *words.split())
+    *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
+    models = read_suite(Path("params.yaml")).models
+    expected = 0.0
+    for line in lines:
+        schedule = models[line["model"]].training.phases[line["part"]]
+        assert line["images"] == schedule.batch
+        expected += schedule.steps * line["wall_s"][0] / 3600
+    assert len(lines) == 2
+    assert last["hours"] == pytest.approx(expected)
 
 
 def test_a_strategy_that_a_timed_model_does_not_have(project: Path) -> None:

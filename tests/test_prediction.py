@@ -59,7 +59,20 @@ def test_one_image_through_every_strategy(
     ],
 )
 def test_steps_of_every_phase(method: str, network: str) -> None:
-    config = ModelConfig("", method, "", {}, Training(phases={}))
+    steps_as_predicted(method, network)
+
+
+@pytest.mark.parametrize("method", ["baselines/generic", "glnet"])
+def test_steps_that_compute_activations_again(method: str) -> None:
+    """Take less memory, as predicted."""
+    network = "unet" if method == "baselines/generic" else ""
+    kept, again = (steps_as_predicted(method, network, recomputed=one) for one in (False, True))
+    assert all(again[phase] < kept[phase] for phase in kept)
+
+
+def steps_as_predicted(method: str, network: str, recomputed: bool = False) -> dict[str, int]:
+    """Bytes of a step of each phase, predicted and compared with the allocator's."""
+    config = ModelConfig("", method, "", {}, Training(phases={}, recomputed=recomputed))
     whole = Model(network, config, spec(method, network, sub_batch=2), CLASSES)
     # Four patches, in two batches.
     size = SIZES[0] if method == "baselines/generic" else (56, 50)
@@ -79,6 +92,7 @@ def test_steps_of_every_phase(method: str, network: str) -> None:
         assert found.device_bytes == pytest.approx(there + allocations.peak_bytes, rel=WITHIN)
         assert found.by_category["optimiser state"] > 0
         assert sum(found.by_category.values()) == found.device_bytes
+    return {phase: found.device_bytes for phase, found in predicted.items()}
 
 
 def test_the_module_at_the_peak_is_named() -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,37 @@ def test_loader_processes_do_not_change_the_weights(project: Path, edit_suite: E
     alone = weights(train(read_suite(), "unet"))
     edit_suite(lambda suite: suite["compute"].update(workers=2))
     assert same(alone, weights(trained_anew(read_suite(), "unet")))
+
+
+def test_activations_that_are_computed_again_do_not_change_the_weights(
+    project: Path, edit_suite: Edit
+) -> None:
+    kept = {name: weights(train(read_suite(), name)) for name in ("unet", "glnet")}
+
+    def change(suite: dict[str, Any]) -> None:
+        for name in kept:
+            suite["models"][name]["training"]["recomputed"] = True
+
+    edit_suite(change)
+    for name, before in kept.items():
+        assert same(before, weights(train(read_suite(), name)))
+
+
+def test_a_compiled_network_learns_the_same(
+    project: Path, edit_suite: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The default compiler makes kernels for a minute.
+    traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    plain = weights(train(read_suite(), "unet"))
+    edit_suite(lambda suite: suite["models"]["unet"]["training"].update(compiled=True))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    compiled = weights(train(read_suite(), "unet"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert plain.keys() == compiled.keys()
+    for key, value in plain.items():
+        # Adam's step is as large for a gradient of rounding alone.
+        torch.testing.assert_close(compiled[key], value, rtol=0, atol=6e-3)
 
 
 def test_what_training_leaves(project: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.cli import parse_setting
 from bench.commands import what_if
-from bench.config import parse_setting, read_suite
+from bench.config import read_suite
 from bench.errors import UserError
 from bench.pipeline.train import train
 

@@ -15,7 +15,7 @@ from bench.cluster.head import packed_code, require_clean
 from bench.cluster.plan import Task, first_stages, open_graph, steps_of, tasks_of
 from bench.cluster.simulate import makespan_s, ranks, repeated
 from bench.cluster.stages import RUN_S, UNKNOWN_S, Stages, dvc, expected_s
-from bench.config import Suite, parse_bytes, parse_setting, read_suite
+from bench.config import Suite, read_suite
 from bench.errors import UserError
 
 SLURM_JOBS = 8
@@ -112,7 +112,7 @@ def open_engine(arguments: argparse.Namespace, suite: Suite, work: str = "") -> 
         slurm = _slurm(arguments, suite, workers, work)
         slurm.begin()
         return slurm
-    share = _share(suite, parse_bytes(arguments.gpu, "--gpu")) if arguments.gpu else lambda _: 1.0
+    share = _share(suite, arguments.gpu) if arguments.gpu else lambda _: 1.0
     return engines.Ray(
         arguments.address,
         workers,
@@ -127,7 +127,7 @@ def _slurm(
     arguments: argparse.Namespace, suite: Suite, workers: int, work: str = ""
 ) -> engines.Slurm:
     gpus = {"gpus_per_node": 1} if suite.compute.device == "cuda" else {}
-    options = gpus | dict(map(parse_setting, arguments.sbatch))
+    options = gpus | dict(arguments.sbatch)
     return engines.Slurm(workers, packed_code(), suite.compute.threads, options, work)
 
 

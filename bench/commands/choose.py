@@ -9,19 +9,18 @@ from functools import partial
 
 import pandas as pd
 
+from bench import cli
 from bench.commands.estimate import GIB, mib, parse_size, with_answers
 from bench.commands.question import (
     CLASSES,
     Answer,
     Question,
     known_overhead,
-    largest,
-    needs,
+    largest_fitting,
     runs_of,
     suite_named,
     varied,
 )
-from bench.config import parse_bytes
 from bench.errors import UserError
 from bench.report import bootstrap
 from bench.report.load_records import Entry, load_records, median
@@ -59,7 +58,7 @@ def work(arguments: argparse.Namespace) -> None:
     """Print what fits, best first, and what the records cannot tell."""
     suite = suite_named(arguments.suite)
     inputs = load_records(suite)
-    budget = parse_bytes(arguments.memory, "--memory")
+    budget = cli.parse_bytes(arguments.memory, "--memory")
     size = parse_size(arguments.size)
     ask = partial(Question, size=size, device=arguments.device, gpu=arguments.card)
     questions = {run.name: ask(run) for run in runs_of(suite, False, {}, CLASSES)}
@@ -171,9 +170,7 @@ def _largest(
         varied(question, of, first * step)
         if most < first:
             return None
-        value, needed, _ = largest(
-            lambda number: needs(varied(question, of, number * step)), budget, first, most
-        )
+        value, needed, _ = largest_fitting(question, of, budget, first, most, step)
     except UserError:  # the run has no such quantity
         return None
     return (value * step, needed) if value else None

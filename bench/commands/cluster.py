@@ -12,6 +12,7 @@ def command(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     parser.add_argument(
         "--gpu",
+        type=lambda text: cli.parse_bytes(text, "--gpu"),
         metavar="BYTES",
         help="memory of a card, for instance 80GiB: small trainings share it",
     )
@@ -41,7 +42,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder", default=FOLDER, help=f"of workers' checkouts and cache; default: {FOLDER}"
     )
     parser.add_argument(
-        "--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help="options such as partition=gpu"
+        "--sbatch",
+        type=cli.parse_setting,
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options such as partition=gpu",
     )
 
 

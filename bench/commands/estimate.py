@@ -22,13 +22,11 @@ from bench.commands.question import (
     Question,
     answer,
     known_overhead,
-    largest,
+    largest_fitting,
     named,
-    needs,
     runs_of,
-    varied,
 )
-from bench.config import parse_bytes, parse_setting, read_suite
+from bench.config import read_suite
 from bench.errors import UserError
 from bench.parallel import parallel_map
 
@@ -90,8 +88,8 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     """Print the answer."""
-    settings = dict(map(parse_setting, arguments.set))
-    budget = parse_bytes(arguments.fit, "--fit") if arguments.fit else None
+    settings = dict(map(cli.parse_setting, arguments.set))
+    budget = cli.parse_bytes(arguments.fit, "--fit") if arguments.fit else None
     _check(arguments)
     if is_factory(arguments.method):
         found = predict_factory(arguments, settings)
@@ -286,13 +284,9 @@ def fit(question: Question, of: str, budget: int) -> str:
         # A patch must be larger than the overlap with its neighbour.
         first += getattr(question.run.spec, "overlap_px", 0) // step
     bar = cli.progress(0, f"largest {of}", "estimate")
-
-    def bytes_at(number: int) -> int:
-        found = needs(varied(question, of, number * step))
-        bar.update()
-        return found
-
-    value, needed, over = largest(bytes_at, budget, first, most // step)
+    value, needed, over = largest_fitting(
+        question, of, budget, first, most // step, step, bar.update
+    )
     bar.close()
     if value == 0:
         raise UserError(

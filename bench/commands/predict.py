@@ -6,7 +6,7 @@ from pathlib import Path
 from bench import cli
 from bench.commands.bundle import verify
 from bench.commands.cluster import add_engine_arguments
-from bench.config import PARAMS, parse_bytes, parse_setting
+from bench.config import PARAMS
 from bench.errors import UserError
 
 GIB = 2**30
@@ -51,8 +51,8 @@ def command(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     """Label the images; print time and memory."""
-    limit = parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
-    arguments.settings = dict(map(parse_setting, arguments.set))
+    limit = cli.parse_bytes(arguments.max_memory, "--max-memory") if arguments.max_memory else None
+    arguments.settings = dict(map(cli.parse_setting, arguments.set))
     for image in arguments.images:
         if not image.is_file():
             raise UserError(f"There is no image {image}: give the path of a file.")

@@ -14,7 +14,14 @@ from torch import nn
 from bench import record
 from bench.config import PARAMS, ModelConfig, RunConfig, Schedule, Suite, Training, read_suite
 from bench.errors import UserError
-from bench.memory import GpuOverhead, Prediction, gpu_overhead_of, predict_run, predict_steps
+from bench.memory import (
+    GpuOverhead,
+    Prediction,
+    gpu_overhead_of,
+    largest,
+    predict_run,
+    predict_steps,
+)
 from bench.method import Method
 from bench.run import Run, resolve
 
@@ -226,27 +233,21 @@ def varied(question: Question, of: str, value: int) -> Question:
     return replace(question, run=run.varied(**{key: value}))
 
 
-def largest(
-    bytes_at: Callable[[int], int], budget: int, first: int, most: int
+def largest_fitting(
+    question: Question,
+    of: str,
+    budget: int,
+    first: int,
+    most: int,
+    step: int = 1,
+    tried: Callable[[], object] = lambda: None,
 ) -> tuple[int, int, int | None]:
-    """The largest integer from `first` to `most` whose bytes are within the budget, its bytes, and
-    those of the next one (None past `most`); (0, bytes of `first`, None) if nothing fits.
+    """As `bench.memory.largest`, for the multiples of `step` of a quantity; `tried` is called after
+    each estimate."""
 
-    Doubles until a value does not fit, then alternates between linear interpolation and bisection,
-    because bytes grow almost linearly."""
-    at = cache(bytes_at)
-    if at(first) > budget:
-        return 0, at(first), None
-    below = above = first
-    while at(above) <= budget:
-        below = above
-        if above >= most:
-            return below, at(below), None
-        above = min(2 * above, most)
-    straight = True
-    while above - below > 1:
-        share = (budget - at(below)) / (at(above) - at(below)) if straight else 0.5
-        middle = min(max(below + round(share * (above - below)), below + 1), above - 1)
-        straight = not straight
-        below, above = (middle, above) if at(middle) <= budget else (below, middle)
-    return below, at(below), at(above)
+    def bytes_at(number: int) -> int:
+        found = needs(varied(question, of, number * step))
+        tried()
+        return found
+
+    return largest(bytes_at, budget, first, most)

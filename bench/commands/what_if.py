@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import cli
-from bench.config import Split, Suite, parse_setting, read_suite
+from bench.config import Split, Suite, read_suite
 from bench.memory.runs import predict_run
 from bench.run import Scene, open_run, require_inputs, set_up
 
@@ -30,7 +30,7 @@ def command(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Print a table with a row per setting."""
     suite = read_suite()
-    changes = [parse_setting(text) for text in arguments.settings]
+    changes = [cli.parse_setting(text) for text in arguments.settings]
     print(compare(suite, arguments.run, changes, arguments.split).to_string(index=False))
 
 

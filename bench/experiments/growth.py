@@ -16,7 +16,7 @@ import rasterio
 from rasterio.windows import Window
 
 from bench import cli, record
-from bench.config import parse_setting, read_suite
+from bench.config import read_suite
 from bench.errors import UserError
 from bench.files import write_text
 from bench.parallel import Report, run_isolated
@@ -133,7 +133,7 @@ def command(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> None:
     """Measure time and memory of a run of params.yaml against the size of an image."""
     path = record.RESULTS / "large" / read_suite().machine / f"{arguments.run}.csv"
-    settings = dict(map(parse_setting, arguments.set))
+    settings = dict(map(cli.parse_setting, arguments.set))
     seed = arguments.random
     _refuse_others(path, {"settings": _said(settings), "weights": _weights(seed)})
     for side in arguments.sides:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         training_work,
     )
     from bench.memory.rss import PeakResident
-    from bench.memory.runs import Case, predict_run, predict_steps
+    from bench.memory.runs import Case, largest, predict_run, predict_steps
     from bench.memory.tracker import bytes_of, tensors_of
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "fake_copy",
     "gpu_overhead_of",
     "inference_work",
+    "largest",
     "predict_memory",
     "predict_run",
     "predict_steps",

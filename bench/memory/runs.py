@@ -1,8 +1,9 @@
 """Peak memory of the suite's runs on one image, and of its models in one training step."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -114,6 +115,32 @@ def views_of(model: Model, phase: Phase, size: tuple[int, int], count: int) -> l
         model.method.view(image.clone(), label.clone(), model.spec, phase.name, rng)
         for _ in range(count)
     ]
+
+
+def largest(
+    bytes_at: Callable[[int], int], budget: int, first: int, most: int
+) -> tuple[int, int, int | None]:
+    """The largest integer from `first` to `most` whose bytes are within the budget, its bytes, and
+    those of the next one (None past `most`); (0, bytes of `first`, None) if nothing fits.
+
+    Doubles until a value does not fit, then alternates between linear interpolation and bisection,
+    because bytes grow almost linearly."""
+    at = cache(bytes_at)
+    if at(first) > budget:
+        return 0, at(first), None
+    below = above = first
+    while at(above) <= budget:
+        below = above
+        if above >= most:
+            return below, at(below), None
+        above = min(2 * above, most)
+    straight = True
+    while above - below > 1:
+        share = (budget - at(below)) / (at(above) - at(below)) if straight else 0.5
+        middle = min(max(below + round(share * (above - below)), below + 1), above - 1)
+        straight = not straight
+        below, above = (middle, above) if at(middle) <= budget else (below, middle)
+    return below, at(below), at(above)
 
 
 @dataclass(frozen=True)

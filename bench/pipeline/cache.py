@@ -18,7 +18,6 @@ from ruamel.yaml import YAML
 from bench import cli, record
 from bench.config import Suite, checkpoint_of, pick, read_suite
 from bench.files import CACHE_STATE, code_sha256, file_sha256, write_text
-from bench.run import require_inputs
 
 PREPARED = Path("data/prepared")
 
@@ -53,6 +52,8 @@ def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]
     Raises:
         UserError: their data or checkpoints were not made with the suite's settings.
     """
+    from bench.run import require_inputs  # loads torch, which deciding what is stale does not need
+
     names = parsed.run or list(suite.runs)
     if parsed.missing:
         outdated = stale(suite, stage)

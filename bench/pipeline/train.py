@@ -94,7 +94,7 @@ def train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
     weights = START_WEIGHTS / f"{config.start}.pt"
 
     torch.manual_seed(config.seed)
-    network = method.build(model.spec, model.classes)
+    network = model.build()
     start = load_state(weights)
     imported = not config.training.phases
     if imported:
@@ -104,6 +104,9 @@ def train_seed(suite: Suite, model: Model, partial: Path) -> TrainingResult:
     # NHWC is the faster layout for convolutions on both kinds of device; results differ by rounding
     # alone.
     network.to(device).to(memory_format=torch.channels_last)
+    if config.training.compiled:
+        for part in network.children():  # the phases call the parts, not the whole
+            part.compile()
     phases = [] if imported else method.phases(network, model.spec)
     _check_schedules(model, phases)
 
@@ -250,6 +253,13 @@ def _check_schedules(model: Model, phases: list[Phase]) -> None:
     for phase in names:
         where = f"params.yaml: models.{model.name}.training.phases.{phase}.batch"
         distributed.require_even(given[phase].batch, where)
+    settings = model.config.training
+    if distributed.size() > 1 and (settings.recomputed or settings.compiled):
+        # Statistics over all processes are taken by a mode that neither of them keeps.
+        raise UserError(
+            f"models.{model.name}.training: `recomputed` and `compiled` work in one process alone: "
+            "set them to false, or train without torchrun."
+        )
 
 
 def _seed(*parts: object) -> int:
