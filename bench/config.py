@@ -241,6 +241,8 @@ class RunConfig:
     others are by autocast: weights stay float32."""
     layout: Literal["nchw", "nhwc"] = "nchw"
     """Of the weights, which the maps follow."""
+    folded: bool = False
+    """Whether batch norm is folded into the convolution before it; labels are the same up to rounding."""
     graphs: bool = False
     """Whether a GPU replays the network's calls (`bench.windows.cuda_graph`)."""
     metric: Metric | None = None

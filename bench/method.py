@@ -39,6 +39,7 @@ from bench.tiling import (
 )
 from bench.windows.cuda_graph import with_graphs
 from bench.windows.device_image import DeviceImage
+from bench.windows.weights import fold, to_nhwc
 
 ByWindows = Callable[[Any, Large, Any], None]
 """(network, image, spec): as a strategy's `predict`; the labels go where the image lies."""
@@ -183,12 +184,15 @@ def device_of(network: nn.Module) -> torch.device:
 def configured(strategy: Strategy, run: RunConfig) -> Strategy:
     """The strategy with a run's precision, layout and graphs."""
 
-    first = strategy.prepare
+    first, plain = strategy.prepare, strategy
 
     def prepare(network: nn.Module, spec: Any) -> nn.Module:
         network = first(network, spec)
+        if run.folded:
+            small = torch.zeros(3, 64, 64, dtype=torch.uint8)
+            fold(network, lambda: plain.predict(network, small, spec))
         if run.layout == "nhwc":
-            _to_nhwc(network)
+            to_nhwc(network)
         return with_graphs(network) if run.graphs else network
 
     def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,15 +216,6 @@ def configured(strategy: Strategy, run: RunConfig) -> Strategy:
         scores=lowered(strategy.scores) if strategy.scores else None,
         by_windows=by_windows,
     )
-
-
-def _to_nhwc(network: nn.Module) -> None:
-    # `Module.to` cannot do it to fake tensors.
-    for module in network.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.dim() == 4:
-                there = weight.detach().contiguous(memory_format=torch.channels_last)
-                setattr(module, name, nn.Parameter(there, weight.requires_grad))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bench.memory.runs import predict_run
 from bench.method import load, network_for
 from bench.run import run_of
 from bench.tiling import labels_of, shrink_image
+from bench.windows.weights import fold
 from glnet.fast.collapsed_head import collapse
 from glnet.fast.composed_convolution import (
     ComposedConvolution,
@@ -21,7 +22,6 @@ from glnet.fast.composed_convolution import (
     resizing,
     shrunk,
 )
-from glnet.fast.fold_batchnorm import fold
 from glnet.inference import (
     Scores,
     scores_collaborative,
@@ -180,7 +180,8 @@ def test_folding_leaves_no_batch_norm_and_changes_nothing(encoder: str) -> None:
     image = torch.randn(1, 3, 70, 90, dtype=torch.float64)
     with torch.no_grad():
         before = network(image)
-        after = fold(network)(image)
+        fold(network, lambda: network(image))
+        after = network(image)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-9 * float(one.abs().max()))

@@ -1,6 +1,7 @@
 """Calls of a network as graphs, with a capture that works on the CPU; and settings of a run that change
 how a GPU computes it."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from bench.config import RunConfig
 from bench.latency import NetworkClock
 from bench.memory.runs import predict_run
-from bench.method import configured, load
+from bench.method import configured, load, network_for
 from bench.run import run_of
 from bench.windows.cuda_graph import MOST, Work, with_graphs
 
@@ -169,6 +170,31 @@ def test_settings_of_a_run_reach_its_network() -> None:
         one.predict(network, torch.zeros(3, 8, 8), settings)
         assert (seen["tf32"], seen["nhwc"], seen["graphs"]) == wanted
     assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "strategy"),
+    [
+        ("baselines/generic", "fpn", "patch"),
+        ("baselines/isdnet", "", "whole"),
+        ("glnet", "", "collaborative"),
+    ],
+)
+def test_batch_norm_is_folded(method: str, network: str, strategy: str) -> None:
+    run = run_of(method, strategy, spec(method, network), CLASSES)
+    folding = replace(run, config=replace(run.config, folded=True))
+    plain = network_for(run.method, run.strategy, run.spec, CLASSES)
+    for one in plain.modules():
+        if isinstance(one, nn.BatchNorm2d):
+            nn.init.uniform_(one.running_mean, -0.2, 0.2)
+            nn.init.uniform_(one.running_var, 0.5, 1.5)
+    folded = folding.strategy.prepare(copy.deepcopy(plain), run.spec)
+    assert not any(isinstance(one, nn.BatchNorm2d) for one in folded.modules())
+    image = torch.from_numpy(scene(0, SIZE)[0]).permute(2, 0, 1).contiguous()
+    agree = run.predict(plain, image) == folding.predict(folded, image)
+    assert agree.float().mean() >= 0.9999
+    taken = [predict_run(one, SIZE, "cuda").device_bytes for one in (run, folding)]
+    assert taken[1] < taken[0]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from source import closure, has_code, imports, modules, tree
 METHODS = sorted(path.parent for path in modules().values() if path.name == "spec.py")
 CONTRACT = {f"bench/{name}.py" for name in ("config", "method", "tiling", "optim", "errors")}
 CONTRACT |= {"bench/parallel/distributed.py"}  # a loss over the whole batch of several processes
+CONTRACT |= {"bench/windows/weights.py"}  # networks made ready for inference
 PARTS = Path("baselines/parts.py")
 """Parts of several networks."""
 LIBRARIES = {"torch", "segmentation_models_pytorch", "timm"}
@@ -35,10 +36,10 @@ LONG = {
 """Files of more than 400 lines, and what keeps each in one piece."""
 MOST_LINES = 400
 MOST_FILES = 15
-MOST_IMPORTS = 322
+MOST_IMPORTS = 324
 """Between modules of different folders, of `bench.errors` and `bench.files` none. The parity check
 of a method takes four to eight: its four files, and those that its losses and maps come from; a
-method itself takes four, images by windows on a GPU six, what packs and checks bundles of results and
+method itself takes four, images by windows on a GPU six, weights made ready two, what packs and checks bundles of results and
 checkpoints eight, and what runs a suite or labels images on a cluster, with its command, twenty-one."""
 
 

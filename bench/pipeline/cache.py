@@ -52,13 +52,14 @@ def requested(suite: Suite, stage: str, parsed: argparse.Namespace) -> list[str]
     Raises:
         UserError: their data or checkpoints were not made with the suite's settings.
     """
-    from bench.run import require_inputs  # loads torch, which deciding what is stale does not need
-
     names = parsed.run or list(suite.runs)
     if parsed.missing:
         outdated = stale(suite, stage)
         names = [name for name in names if name in outdated]
-    require_inputs(suite, dict.fromkeys(pick(suite.runs, name, "run").model for name in names))
+    if names:
+        from bench.run import require_inputs  # loads torch, which takes seconds
+
+        require_inputs(suite, dict.fromkeys(pick(suite.runs, name, "run").model for name in names))
     return names
 
 

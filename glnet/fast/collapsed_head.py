@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.tiling import resize
+from bench.windows.weights import fold, to_nhwc
 from glnet.fast.composed_convolution import (
     ComposedConvolution,
     Size,
@@ -44,7 +45,6 @@ from glnet.fast.composed_head import (
     LastConvolution,
     apply_composed,
 )
-from glnet.fast.fold_batchnorm import fold
 from glnet.model import FPN, LEVELS, Aggregation, Branch, GLNet, Maps, Output, SharedMaps
 
 RECEIVERS = {"global_branch": "local_branch", "local_branch": "global_borrowing"}
@@ -135,7 +135,11 @@ class CollapsedBranch(nn.Module):
     ) -> None:
         """See `Head`."""
         super().__init__()
-        self.encoder = fold(branch.encoder)
+        self.encoder = branch.encoder
+        weight = next(self.encoder.parameters())
+        small = torch.zeros(1, 3, 64, 64, dtype=weight.dtype, device=weight.device)
+        fold(self.encoder, lambda: self.encoder(small))
+        to_nhwc(self.encoder)
         self.head = Head(branch.fpn, fused, logits, receiver, patches)
 
     def forward(
