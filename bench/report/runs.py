@@ -252,6 +252,8 @@ def settings_of(entry: Entry) -> dict[str, Any]:
         "strategy": entry.run.strategy,
         "precision": entry.run.precision,
         "layout": entry.run.layout,
+        "folded": entry.run.folded,
+        "graphs": entry.run.graphs,
         **entry.model.spec,
         **entry.run.overrides,
         "start": entry.model.start,
