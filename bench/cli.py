@@ -29,6 +29,7 @@ ROOT_FILES = ("dvc.yaml", "pyproject.toml")
 def main(
     work: Callable[[argparse.Namespace], None],
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    computes: bool = False,
     **arguments: str,
 ) -> None:
     """Run a stage as a program: parse arguments, check the directory, run, and report errors in one
@@ -37,6 +38,7 @@ def main(
     Args:
         work: the stage; its docstring is the help text.
         add_arguments: adds further arguments to the parser.
+        computes: its processes compute with torch, though this one has not loaded it.
         arguments: help of positional arguments, by name.
     """
     parser = argparse.ArgumentParser(description=work.__doc__)
@@ -47,7 +49,7 @@ def main(
     def run() -> None:
         parsed = parser.parse_args()
         require_root()
-        if "torch" in sys.modules:  # else nothing is computed with it
+        if computes or "torch" in sys.modules:
             limit_instructions(Path(getattr(parsed, "suite", PARAMS)))
         if "DVC_STAGE" in os.environ:
             copy_lock()

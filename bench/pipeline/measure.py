@@ -161,4 +161,4 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(work, _arguments)
+    cli.main(work, _arguments, computes=True)
