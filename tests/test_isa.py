@@ -90,9 +90,11 @@ def test_workers_and_predictions_of_memory_are_limited_too(project: Path) -> Non
     train(replace(read_suite(), compute=Compute(device="cpu", threads=1)), "colour")
     start("-m", "bench.pipeline.evaluate")
     start("-m", "bench.pipeline.measure_training")
+    start("-m", "bench.pipeline.measure")
     for run in suite["runs"]:
-        about = record.read(record.path_of("tiny", "evaluate", run)).provenance
-        assert about["cpu_capability"] == "AVX2"
+        for path in (("evaluate", run), ("measure", run, "test-machine")):
+            about = record.read(record.path_of("tiny", *path)).provenance
+            assert about["cpu_capability"] == "AVX2"
     steps = record.read(record.path_of("tiny", "steps", "test-machine"))
     assert steps.provenance["cpu_capability"] == "AVX2"
     bytes_ = steps.values["models"]["unet"]["train"]

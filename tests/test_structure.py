@@ -39,8 +39,9 @@ MOST_FILES = 15
 MOST_IMPORTS = 324
 """Between modules of different folders, of `bench.errors` and `bench.files` none. The parity check
 of a method takes four to eight: its four files, and those that its losses and maps come from; a
-method itself takes four, images by windows on a GPU six, weights made ready two, what packs and checks bundles of results and
-checkpoints eight, and what runs a suite or labels images on a cluster, with its command, twenty-one."""
+method itself takes four, images by windows on a GPU six, weights made ready two, what packs and checks
+bundles of results and checkpoints eight, and what runs a suite or labels images on a cluster, with its
+command, twenty-one."""
 
 
 def edges() -> list[tuple[Path, Path]]:
