@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ class Ray:
                 "machine is busy."
             ) from None
         self._code = self._ray.put(code)
+        self._crowded = address == "local" and workers * threads > (os.cpu_count() or 1)
         self._cpus, self._share = threads, share
         nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
         wants_gpu = gpus and any(one.get("GPU") for one in nodes)
@@ -129,9 +131,14 @@ class Ray:
                 max_retries=0,
                 name=task.name,
             )
-            .remote(self._code, job)
+            .remote(self._code, job if task.alone else self._without_spinning(job))
             for task, job in jobs
         ]
+
+    def _without_spinning(self, job: Job) -> Job:
+        """A task whose threads do not spin while they wait, where tasks share processors."""
+        waits = {"OMP_WAIT_POLICY": "passive"} if self._crowded else {}
+        return job | {"environment": waits | job.get("environment", {})}
 
     def ended(self, handles: Sequence[Any]) -> list[Any]:
         """As `Engine`."""

@@ -14,7 +14,7 @@ from bench.cluster import engines
 from bench.cluster.head import packed_code, require_clean
 from bench.cluster.plan import Task, first_stages, open_graph, steps_of, tasks_of
 from bench.cluster.simulate import makespan_s, ranks, repeated
-from bench.cluster.stages import RUN_S, UNKNOWN_S, Stages, dvc, expected_s
+from bench.cluster.stages import RUN_S, SECONDS, UNKNOWN_S, Stages, dvc, expected_s
 from bench.config import Suite, read_suite
 from bench.errors import UserError
 
@@ -42,7 +42,8 @@ def start(arguments: argparse.Namespace) -> None:
         return
     engine = open_engine(arguments, suite)
     subprocess.run([sys.executable, "-m", "bench.pipeline.mend"], check=True)
-    dvc("pull", "--quiet", "--allow-missing", check=False)  # of an interrupted start
+    if SECONDS.exists():  # of an earlier start, which may have been interrupted
+        dvc("pull", "--quiet", "--allow-missing", check=False)
     dvc("repro", *first_stages())
     tasks = tasks_of(suite, engine.workers, engine.machines)
     _for_each("push", {name for task in tasks for name in task.pulls} - {*map(_made, tasks)})
