@@ -98,9 +98,9 @@ def long(run: str, what: str) -> float:
     return long_meters(run)[what]
 
 
-def head(path: str, what: str) -> float:
+def head(path: str, what: str, machine: str = "cpu-2-cores") -> float:
     """Median over repetitions at 2448 px on two CPU cores."""
-    found = values("fast/cpu-2-cores.json")["sides"]["2448"][path]
+    found = values(f"fast/{machine}.json")["sides"]["2448"][path]
     return median(repetition[what] for repetition in found["repetitions"])
 
 
@@ -110,9 +110,20 @@ def head_predicted(path: str, what: str) -> float:
 
 
 def head_factors() -> list[float]:
-    sides = values("fast/cpu-2-cores.json")["sides"]["2448"]
-    pairs = zip(sides["plain"]["repetitions"], sides["collapsed"]["repetitions"], strict=True)
-    return [plain["wall_s"] / collapsed["wall_s"] for plain, collapsed in pairs]
+    """Of both processors."""
+    found = []
+    for machine in ("cpu-2-cores", "epyc-2-cores"):
+        sides = values(f"fast/{machine}.json")["sides"]["2448"]
+        pairs = zip(sides["plain"]["repetitions"], sides["collapsed"]["repetitions"], strict=True)
+        found += [plain["wall_s"] / collapsed["wall_s"] for plain, collapsed in pairs]
+    return found
+
+
+def two_patches_at_once(key: str) -> list[float]:
+    """By run, the median of a measurement over that of one patch at a time."""
+    rows = values("sub_batch/cpu-2-cores.json")["rows"]
+    found = {(row["kind"], row["others"]["sub_batch"]): np.median(row[key]) for row in rows}
+    return [found[run, 2] / one for (run, patches), one in found.items() if patches == 1]
 
 
 def growth() -> pd.DataFrame:

@@ -203,20 +203,24 @@ def test_what_is_said_of_satellite_images_is_so_in_the_records() -> None:
     """docs/protocol.md, fold A of Dubai."""
     significant = significant_pairs("dubai")
     runs = generate.names("dubai/evaluate")
-    modern = "segformer-b0-patch-a"
-    cut = [run for run in runs if run.endswith("patch-a") and run != modern]
+    modern = {"segformer-b0-patch-a", "upernet-convnext-patch-a"}
+    cut = {run for run in runs if run.endswith("patch-a")} - modern
     assert len(cut) == 3
     glnet = [run for run in runs if run.startswith("glnet")]
-    assert {*itertools.product([modern], glnet), *itertools.product(cut, [modern])} <= significant
-    worse_than_rue = {b for a, b in significant if a == "rue-a"}
-    assert worse_than_rue == {"colour-a", "unet-downsample-a"}
-    assert {*itertools.product(cut, {*runs} - {*cut})} <= significant
+    assert {*itertools.product(modern, glnet), *itertools.product(cut, modern)} <= significant
+    assert {b for a, b in significant if a == "rue-a"} == {"colour-a"}
+    assert {*itertools.product(cut, {*runs} - cut)} <= significant
     assert not {*itertools.permutations(cut, 2)} & significant
     worse = ("glnet-global-a", "glnet-collaborative-a")
     assert {("glnet-global-to-local-a", run) for run in worse} <= significant
+    same = ("glnet-global-to-local-a", "unet-downsample-a")
+    assert not {*itertools.permutations(same)} & significant
     image = values("dubai/measure/cpu-2-cores/fpn-patch-a.json")
     assert f"{image['width_px']} × {image['height_px']} px" in prose_of("docs/protocol.md")
-    assert generate.miou("dubai", "unet-downsample-a") < generate.miou("dubai", "colour-a")
+    assert min(runs, key=lambda run: generate.miou("dubai", run)) == "colour-a"
+    for run in ("unet-downsample", "fpn-downsample"):
+        tried = values(f"dubai/tune/{run}-a.json")["candidates"]
+        assert max(tried, key=lambda factor: tried[factor]["miou"]) == "3"
 
 
 def test_what_the_page_of_mosaic_concludes_is_so_in_the_records() -> None:
