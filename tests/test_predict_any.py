@@ -331,8 +331,9 @@ def test_what_direct_kernels_refuse(layer: nn.Module, side: int, channels_last: 
     found = predict_memory(lambda: layer, source, "cpu", "training", Recipe(None))
     real = trained(layer, source)
     # On an Intel Xeon with AMX the smallest takes 1,152 bytes more than on an AMD EPYC, and direct
-    # kernels do what the rule says that they refuse: there the prediction is an upper bound.
-    if torch.cpu._is_amx_tile_supported():
+    # kernels do what the rule says that they refuse; so they do at 56 px on some EPYCs, but not on
+    # others: there the prediction is an upper bound.
+    if torch.cpu._is_amx_tile_supported() or side == 56:
         assert found.device_bytes >= real - max(0.01 * real, 2**11)
     else:
         assert found.device_bytes == pytest.approx(real, rel=0.01)

@@ -51,7 +51,7 @@ PREDICT = {
     "none of which depends on the image": [
         "test_large_files::test_memory_does_not_grow_with_the_image"
     ],
-    "takes the largest sub-batch, up to the run's own": [
+    "takes the largest sub-batch whose prediction fits": [
         "test_large_files::test_memory_is_kept_to"
     ],
     "If one patch at a time is too much, it does not start": [
