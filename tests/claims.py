@@ -505,6 +505,14 @@ CLAIMS = (
         f"{N} %. The limit is the longest chain of stages, {N} s",
         simulated,
     ),
+    Claim(
+        "docs/cluster.md",
+        f"took {N} % longer than `dvc repro` for `smoke`, {N} % for `earthcover`",
+        lambda: [
+            100 * values(f"cluster/overhead-{suite}.json")["rows"][0]["overhead"]
+            for suite in ("smoke", "earthcover")
+        ],
+    ),
     # docs/statistics.md
     Claim(
         "docs/statistics.md",
