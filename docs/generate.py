@@ -88,7 +88,7 @@ SMALL_TO_LARGE = {
     "optic_disc": "optic disc",
 }
 RETINA, SATELLITE = "idrid", "dubai"
-RANDOM = ("rue", "segformer-b0-patch")
+RANDOM = ("rue", "segformer-b0-patch", "upernet-convnext-patch")
 """Runs on IDRiD of networks with encoders of their own, which start from random weights."""
 
 

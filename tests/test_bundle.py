@@ -60,7 +60,7 @@ def test_a_submission_holds_the_records_and_what_follows_from_them(
     submission: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify(submission, install=True) == Path(f"suites/{SUITE}.yaml")
-    assert "16 runs follow from its records; 47 files installed" in capsys.readouterr().out
+    assert "17 runs follow from its records; 50 files installed" in capsys.readouterr().out
     for name in (EVALUATED, MEASURED, f"suites/{SUITE}.yaml"):
         assert Path(name).read_bytes() == (ROOT / name).read_bytes()
     verify(submission, install=True)  # nothing is there that differs
