@@ -85,8 +85,7 @@ class Up(nn.Module):
         y = self.first(torch.cat([x, skip], 1))
         y = y + self.shortcut(x)
         del x
-        found: Tensor = y + self.second(y)
-        return found
+        return y + self.second(y)
 
 
 class Refiner(nn.Module):

@@ -84,8 +84,7 @@ class Enlarge(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, h, w); classes are not mixed."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
-        enlarged: Tensor = F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
-        return enlarged
+        return F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
 
 
 class Decoder(nn.Module):
@@ -138,8 +137,7 @@ class Correlation(nn.Module):
             key = key - key.mean(2, keepdim=True)
         weights = (query.transpose(1, 2) @ key).softmax(2)  # (N, P, Q)
         value = self.value(context).flatten(2)
-        attended: Tensor = self.gain * (value @ weights.transpose(1, 2)).view_as(x)
-        return attended
+        return self.gain * (value @ weights.transpose(1, 2)).view_as(x)
 
 
 class Blend(nn.Module):
@@ -185,8 +183,7 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> scores (N, K, H, W)."""
-        scores: Tensor = self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
-        return scores
+        return self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
 
 
 class Rest(nn.Module):
@@ -203,8 +200,7 @@ class Rest(nn.Module):
         if self.correlate is not None:
             assert context is not None
             maps = maps._replace(pool5=maps.pool5 + self.correlate(maps.pool5, context))
-        scores: Tensor = self.decoder(maps, size)
-        return scores
+        return self.decoder(maps, size)
 
 
 class Local(FCN):
@@ -221,8 +217,7 @@ class Local(FCN):
         W)."""
         maps = self.vgg(x)
         maps = maps._replace(pool5=self.blend(maps.pool5, medium, large))
-        scores: Tensor = self.decoder(maps, (x.shape[-2], x.shape[-1]))
-        return scores
+        return self.decoder(maps, (x.shape[-2], x.shape[-1]))
 
 
 class Idle(nn.Module):

@@ -43,13 +43,11 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, width, h, w)."""
         mean = self.pool(x.mean((-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
-        joined: Tensor = self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
-        return joined
+        return self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        scores: Tensor = self.classify(self.dropout(feature))
-        return scores
+        return self.classify(self.dropout(feature))
 
 
 class Shallow(nn.Module):

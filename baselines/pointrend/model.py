@@ -52,8 +52,7 @@ class Coarse(nn.Module):
         total: Tensor | float = 0.0
         for lift, map in zip(self.levels, maps, strict=True):
             total = total + _resized(lift(map), finest)
-        scores: Tensor = self.classify(total)
-        return scores
+        return self.classify(total)
 
 
 class PointHead(nn.Module):
@@ -77,8 +76,7 @@ class PointHead(nn.Module):
         x = fine
         for layer in self.layers:  # each also takes the coarse scores
             x = F.relu(layer(torch.cat([x, coarse], 1)), inplace=True)
-        scores: Tensor = self.classify(torch.cat([x, coarse], 1))
-        return scores
+        return self.classify(torch.cat([x, coarse], 1))
 
 
 class PointRend(nn.Module):

@@ -42,13 +42,11 @@ class Pyramid(nn.Module):
         found = [self.scales[0](x)]
         for scale, process in zip(self.scales[1:], self.processes, strict=True):
             found.append(process(resize(scale(x), x.shape[-2:]) + found[-1]))
-        joined: Tensor = self.compression(torch.cat(found, 1)) + self.shortcut(x)
-        return joined
+        return self.compression(torch.cat(found, 1)) + self.shortcut(x)
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        scores: Tensor = self.classify(self.dropout(feature))
-        return scores
+        return self.classify(self.dropout(feature))
 
 
 class Residual(nn.Module):
@@ -64,8 +62,7 @@ class Residual(nn.Module):
         sign."""
         apart = (fine - self.conv(resize(coarse, fine.shape[-2:]))).abs()
         both = torch.cat([apart.mean(1, keepdim=True), apart.amax(1, keepdim=True)], 1)
-        found: Tensor = self.out(both)
-        return found
+        return self.out(both)
 
 
 class Shallow(nn.Module):

@@ -40,8 +40,7 @@ class WindowAttention(nn.Module):
         x = F.scaled_dot_product_attention(*x)
         x = x.reshape(images, rows // side, columns // side, self.heads, side, side, -1)
         x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(images, -1, rows, columns)
-        found: Tensor = self.project(x[..., :height, :width])
-        return found
+        return self.project(x[..., :height, :width])
 
 
 class ContextBlock(nn.Module):
@@ -62,8 +61,7 @@ class ContextBlock(nn.Module):
         y = self.norm1(x)
         mean = self.mean(y.mean((-2, -1), keepdim=True))
         x = x + self.attention(y) + self.conv(y) + mean
-        found: Tensor = x + self.mlp(self.norm2(x))
-        return found
+        return x + self.mlp(self.norm2(x))
 
 
 class Scores(NamedTuple):
