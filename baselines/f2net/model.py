@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from baselines.f2net.scan import selective_scan
 from baselines.f2net.spec import Spec
-from baselines.parts import ResNet, Unit, resize
+from baselines.parts import Normalised, ResNet, Unit, resize
 
 WIDTH = 32  # channels of the low and the high map
 GROUPS = 8  # of channels with one filter
@@ -271,14 +271,11 @@ class Alignment(nn.Module):
         return ((p.exp() - q.exp()) * (p - q)).sum(1).mean() / 2
 
 
-class F2Net(nn.Module):
+class F2Net(Normalised):
     """All parts; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std)
         self.split = Split()
         self.short, self.long, self.high = Short(), Long(), High(spec.drop_path)
         self.fuse_low, self.fuse = Fusion(FUSED, TOKENS), Fusion(FUSED, STAGES[-1][0])
@@ -289,12 +286,6 @@ class F2Net(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).to(self.mean.dtype) - self.mean) / self.std
 
 
 def build(spec: Spec, classes: int) -> F2Net:
