@@ -1,7 +1,6 @@
 """PointRend against mmsegmentation's code: maps, chosen points and their scores on the way to the
 labels; losses and gradients, of the whole network or of its point head alone."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from baselines.pointrend.model import uncertainty
 from baselines.pointrend.spec import Spec
 from baselines.pointrend.training import drawn, losses, point_loss
 from bench.errors import UserError
-from bench.optim import UNLABELLED
 from bench.tiling import resize
 from reference import formulas, replay
 from reference.check import SMALLEST, Comparison, Method, allowed
@@ -147,10 +145,7 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     network.requires_grad_(True)
     size, seed = (config["h"], config["w"]), config["seed"]
     seeds = range(seed, seed + IMAGES)
-    labels = torch.stack([replay.label_of(*size, one, config["n_class"]) for one in seeds])
-    corner = re.search(r"\[:(\d+),:(\d+)\] = 255", config["label"])
-    if corner:
-        labels[:, : int(corner[1]), : int(corner[2])] = UNLABELLED
+    labels = replay.labels_of(config, seeds)
     shape = (IMAGES, 0, size[0] // 4, size[1] // 4)
     images = replay.images_of(config, seeds)
     maps = [] if mode == "whole" else _features(config, shape, compare.dtype)

@@ -110,11 +110,12 @@ def label_of(height: int, width: int, seed: int, classes: int) -> Tensor:
 def labels_of(config: Mapping[str, Any], seeds: Iterable[int]) -> Tensor:
     """Labels (N, H, W) uint8 of a training step; the first ones have no label in the corner that the
     case names."""
-    classes = config.get("n_class", 7)
+    classes, told = config.get("n_class", 7), config.get("label", "")
     labels = torch.stack([label_of(config["h"], config["w"], seed, classes) for seed in seeds])
-    corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))
-    if corner:
+    if corner := re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", told):
         labels[:, : int(corner[1]) + 1, : int(corner[2]) + 1] = UNLABELLED
+    elif corner := re.search(r"\[:(\d+),:(\d+)\] = 255", told):
+        labels[:, : int(corner[1]), : int(corner[2])] = UNLABELLED
     return labels
 
 
