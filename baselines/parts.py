@@ -1,5 +1,6 @@
-"""Parts of networks that several methods have: the "v1c" ResNet, the first half of STDC, and small
-heads. Imports torch and timm alone, so that a method's `model.py` can be copied with this file."""
+"""Parts of networks that several methods have: normalisation of images, the "v1c" ResNet, the first
+half of STDC, small heads, and start weights. Imports torch and timm alone, so that a method's
+`model.py` can be copied with this file."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,39 @@ from torch.nn import functional as F
 LAYERS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 STDC_WIDTHS = (32, 64, 256, 256, 512, 512)
 """Channels after each of the six parts: at 1/2, 1/4, twice at 1/8 and twice at 1/16."""
+
+
+class Normalised(nn.Module):
+    """A network that normalises images itself; checkpoints have neither mean nor deviation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        divisor: int = 1,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            mean, std: of the three channels, after the division.
+            divisor: images, in 0..255, are divided by it.
+            dtype: in which they are; None: that of the network.
+        """
+        super().__init__()
+        self.divisor, self.dtype = divisor, dtype
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..255 anywhere -> float on the network's device."""
+        x = images.to(self.mean.device).to(self.dtype or self.mean.dtype)
+        if self.divisor != 1:
+            x = x / self.divisor
+        x = x - self.mean  # by the same name, so that each map is freed
+        return x / self.std
 
 
 class Unit(nn.Module):
@@ -167,6 +201,18 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
 
 
+def start_encoder(encoder: nn.Module, given: Mapping[str, Tensor], refusal: str) -> None:
+    """Start weights for an encoder, which may lack the last parts of the one that they are of.
+
+    Raises:
+        ValueError: with the text `refusal`: they are of another encoder.
+    """
+    own = encoder.state_dict()
+    if any(key not in given or given[key].shape != own[key].shape for key in own):
+        raise ValueError(refusal)
+    encoder.load_state_dict({key: given[key] for key in own})
+
+
 def start(backbone: ResNet, parts: nn.ModuleList, given: Mapping[str, Tensor]) -> None:
     """Start weights for a ResNet, the first parts of STDC (keys `features.*` of STDC-1), or both.
 
@@ -179,11 +225,7 @@ def start(backbone: ResNet, parts: nn.ModuleList, given: Mapping[str, Tensor]) -
     own = backbone.state_dict()
     stem = {key for key in own if key.startswith("stem.")}
     found = {key: value for key, value in given.items() if key in own}
-    features = {
-        key.removeprefix("features."): value
-        for key, value in given.items()
-        if key.startswith("features.")
-    }
+    features = features_of(given)
     if not found and not features:
         raise ValueError("it starts from a ResNet, from STDC-1 (`features.*`), or from both.")
     if found:
@@ -193,6 +235,12 @@ def start(backbone: ResNet, parts: nn.ModuleList, given: Mapping[str, Tensor]) -
         backbone.load_state_dict({**own, **found})
     if features:
         start_stdc(parts, features)
+
+
+def features_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a state dict has of STDC-1's features, by keys without `features.`."""
+    start = "features."
+    return {key.removeprefix(start): given[key] for key in given if key.startswith(start)}
 
 
 def start_stdc(parts: nn.ModuleList, given: Mapping[str, Tensor]) -> None:
@@ -209,13 +257,15 @@ def start_stdc(parts: nn.ModuleList, given: Mapping[str, Tensor]) -> None:
     parts.load_state_dict(found)
 
 
-def kaiming(conv: nn.Conv2d) -> None:
-    """He initialisation by the number of outputs."""
+def kaiming(conv: nn.Conv1d | nn.Conv2d) -> None:
+    """He initialisation by the number of outputs, without biases."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
 
 
-def small(conv: nn.Conv2d) -> None:
-    """A classifier's initial weights: N(0, 0.01)."""
+def small(conv: nn.Conv1d | nn.Conv2d) -> None:
+    """A classifier's initial weights: N(0, 0.01), without biases."""
     nn.init.normal_(conv.weight, std=0.01)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

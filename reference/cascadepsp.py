@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.cascadepsp.components import box_of, masks_of
@@ -21,7 +21,7 @@ from baselines.cascadepsp.inference import merged, refined
 from baselines.cascadepsp.spec import Quirk, Spec
 from baselines.cascadepsp.training import losses
 from reference import formulas, replay
-from reference.check import Comparison, Method
+from reference.check import LEAST, SMALLEST, Comparison, Method, allowed
 from reference.golden import Golden, fingerprint
 from reference.keys import cascadepsp_key
 
@@ -62,14 +62,8 @@ LOSSES = {
     "loss/s_5": ("1/4, pass 3",),
     "loss/s_0": ("1/1", "edges"),
 }
-TIMES_NOISE = 3
-"""So many times the float32 noise of the released code are allowed."""
-LEAST = 2.0**-22
-"""No less is allowed: two roundings in float32, for sums in another order, as on another processor."""
 PROBABILITY_NOISE = 2.7e-6
 """Of probabilities where a case has none: the largest of all cases."""
-SMALLEST = 1e-6
-"""A gradient's norm below this share of the largest is noise."""
 STUFF = (
     *(1, 2, 3, 4, 6, 7, 10, 12, 14, 17, 22, 26, 27, 29, 30, 47, 49, 52, 53, 55, 60, 61, 62, 69),
     *(80, 85, 92, 95, 97, 102, 106, 110, 114, 129, 141),
@@ -95,18 +89,10 @@ def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
     return value
 
 
-def allowed(noise: float | None, otherwise: float = 0.0) -> float:
-    """The tolerance where the float32 noise is this."""
-    return max(TIMES_NOISE * (otherwise if noise is None else noise), LEAST)
-
-
 @lru_cache(maxsize=1)
 def _network(seed: int, spec: Spec, dtype: str) -> Any:
     """The refiner in eval mode; its weights do not depend on the settings that cases have."""
-
-    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
-        return weight(cascadepsp_key(key), shape, seed)
-
+    own = replay.seeded(weight, cascadepsp_key, seed)
     return replay.network_of("baselines.cascadepsp", spec, 2, own, ("refiner",), dtype)
 
 
@@ -118,7 +104,7 @@ def _mask(config: Mapping[str, Any]) -> NDArray[np.uint8]:
 def modes(golden: Golden) -> list[str]:
     """Normalisations of a step, cases of a file with several, or all passes."""
     if golden.is_step:
-        return [mode for mode in ("bn_eval", "bn_train") if mode in golden.table]
+        return golden.norm_modes
     if "inter" in golden.config:
         return ["passes"]
     if "components" in golden.table:
@@ -158,7 +144,7 @@ def check_passes(golden: Golden, compare: Comparison) -> None:
     given = (2 * torch.from_numpy(mask > 127).to(x) - 1)[None, None]
     draw = formulas.generator(f"inter8:{seed}").standard_normal((1, 1, size[0] // 8, size[1] // 8))
     slot = F.interpolate(torch.from_numpy(2 * draw).tanh().to(x), size, mode="bilinear")
-    parts = "|".join(map(re.escape, ("encoder", *PARTS)))
+    parts = replay.one_of("encoder", *PARTS)
     with replay.calls_of(network, f"refiner\\.({parts})") as calls:
         found = _outputs("out", PASSES, network.passes(x, given))
     found |= _outputs("s8only", PASSES[1:], network.passes(x, given, (slot, slot)))
@@ -172,10 +158,9 @@ def check_passes(golden: Golden, compare: Comparison) -> None:
         first = len(PASSES) + 1 - len(done)  # later parts run in later passes alone
         found |= {f"p{first + i}_{name}": call.output for i, call in enumerate(done)}
     for name, one in found.items():
-        own = one.numpy()
-        compare.map(name, own, stats.get(name), kept.get(name), allowed(noise.get(name), LEAST))
-    missing = (set(stats) | set(kept)) - found.keys()
-    compare.equal("maps that are not computed here", sorted(missing), [])
+        apart = allowed(noise.get(name, LEAST))
+        compare.map(name, one.numpy(), stats.get(name), kept.get(name), apart)
+    compare.complete(found, stats, kept)
 
 
 def _outputs(
@@ -207,7 +192,8 @@ def check_inference(golden: Golden, mode: str, compare: Comparison) -> None:
     image = replay.image_of(config["h"], config["w"], config["seed"])
     with replay.calls_of(network, "refiner") as calls:
         likely = refined(network, image, torch.from_numpy(_mask(config) > 127), spec)
-    apart = allowed(case["noise_max_abs"], PROBABILITY_NOISE)
+    noise = case["noise_max_abs"]
+    apart = allowed(PROBABILITY_NOISE if noise is None else noise)
     whole = likely.double().numpy()[None, None]
     difference = np.abs(whole[0, 0] - kept)
     compare.check("probability", float(difference.max()), apart)
@@ -287,7 +273,7 @@ def _picture(name: str, likely: Tensor, picture: NDArray[np.uint8], compare: Com
     if likely.shape == picture.shape:
         above = 255 * likely.double().numpy() - picture  # 0 to 1
         off = max(float(-above.min()), float(above.max()) - 1, 0)
-        compare.check(f"{name}, grey levels", off, 255 * allowed(None, PROBABILITY_NOISE))
+        compare.check(f"{name}, grey levels", off, 255 * allowed(PROBABILITY_NOISE))
 
 
 def _scripts(options: Sequence[str]) -> Spec:
@@ -322,23 +308,18 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     network = _network.__wrapped__(config["seed"], Spec(), compare.dtype)
     network.train(mode == "bn_train").requires_grad_(True)
     size, seeds = (config["h"], config["w"]), config["image_and_mask_seeds"]
-    images = network.normalise(torch.stack([replay.image_of(*size, seed) for seed in seeds]))
+    images = network.normalise(replay.images_of(config, seeds))
     masks = torch.stack([torch.from_numpy(formulas.blob(*size, seed) > 127) for seed in seeds])
     masks = masks[:, None]
-    found: dict[str, Tensor] = {}
 
-    def run(back: Any) -> float:
-        found.update(losses(network, images, masks.to(torch.uint8), masks.roll(SHIFT_PX, (2, 3))))
-        total = torch.stack([*found.values()]).sum()
-        back(total)
-        return float(total.detach())
+    def terms() -> dict[str, Tensor]:
+        return losses(network, images, masks.to(torch.uint8), masks.roll(SHIFT_PX, (2, 3)))
 
-    done = replay.step(network, run, cascadepsp_key)
+    found, done = replay.step_of_terms(network, terms, cascadepsp_key)
     expected = theirs["losses_f64" if double else "losses"]
     apart = allowed(noise["losses"])
     for name, own in LOSSES.items():
-        value = sum(float(found[one].detach()) for one in own)
-        compare.close(f"loss {name}", value, expected[name], apart)
+        compare.close(f"loss {name}", sum(found[one] for one in own), expected[name], apart)
     compare.close("loss", done.logged, expected["total_loss"], apart)
     norms = theirs["grad_norm_f64" if double else "grad_norm"]
     compare.equal("parameters with a gradient", set(done.gradients), set(norms))
@@ -346,22 +327,12 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     # more than that of `bn_eval`; in float64 they do not move.
     modes = (mode,) if double else ("bn_train", "bn_eval")
     apart = allowed(max(golden[one]["noise"]["grad_norm_over_1e-6_of_largest"] for one in modes))
-    for key, norm in norms.items():
-        if key in done.gradients and norm >= SMALLEST * max(norms.values()):
-            compare.vector(f"gradient of {key}", done.gradients[key], norm, None, apart)
-    _running(network, theirs.get("running_after", {}), allowed(noise.get("running")), compare)
-
-
-def _running(
-    network: nn.Module,
-    expected: Mapping[str, Mapping[str, float]],
-    apart: float,
-    compare: Comparison,
-) -> None:
-    """Batch norm's statistics after the step."""
-    state = {cascadepsp_key(key): value for key, value in network.state_dict().items()}
-    for key, theirs in expected.items():
-        compare.vector(key, state[key].double(), theirs["norm"], theirs["sum"], apart)
+    pairs = {key: (norm, None) for key, norm in norms.items()}
+    compare.gradients(done.gradients, pairs, apart, SMALLEST)
+    state = {cascadepsp_key(key): value.double() for key, value in network.named_buffers()}
+    apart = allowed(noise.get("running") or 0.0)
+    for key, after in theirs.get("running_after", {}).items():
+        compare.vector(key, state[key], after["norm"], after["sum"], apart)
 
 
 METHOD = Method(

@@ -1,7 +1,7 @@
 """One comparison with golden data, the collector of those of a case, and how they are printed."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,14 @@ RELATIVE = 1e-5
 """Of an array's largest magnitude: what float32 supports over so many layers."""
 SUMS = ("sum", "abssum")
 CANCELLING = ("mean", "sum")
+TIMES_NOISE = 3
+"""So many times the float32 noise of a released code are allowed."""
+LEAST = 2.0**-22
+"""No less is allowed: two roundings in float32, for sums in another order, as on another processor."""
+PRINTED = 1e-9
+"""Numbers of the tables have ten digits."""
+SMALLEST = 1e-6
+"""A gradient's norm below this share of the largest is noise, in some golden data."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,29 @@ class Comparison:
         if total is not None:
             scale = norm * ours.numel() ** 0.5
             self.check(f"sum of {what} (share)", abs(float(ours.sum()) - total) / scale, tolerance)
+
+    def gradients(
+        self,
+        found: Mapping[str, Tensor],
+        expected: Mapping[str, Sequence[Any]],
+        tolerance: float,
+        smallest: float = 0.0,
+    ) -> None:
+        """As `vector`, of the parameters that both have.
+
+        Args:
+            expected: norm and sum; the sum may be None.
+            smallest: norms below this share of the largest are left out.
+        """
+        least = smallest * max((norm for norm, _ in expected.values()), default=0)
+        for key, (norm, total) in expected.items():
+            if key in found and norm >= least:
+                self.vector(f"gradient of {key}", found[key], norm, total, tolerance)
+
+    def complete(self, found: Mapping[str, object], *expected: Iterable[str]) -> None:
+        """Whether every map that the golden data has was computed."""
+        missing = set().union(*expected) - found.keys()
+        self.equal("maps that are not computed here", sorted(missing), [])
 
     def equal(self, quantity: str, ours: object, theirs: object) -> None:
         """Two things that must be the same."""
@@ -150,9 +181,8 @@ class Comparison:
         elif fingerprint(found) == sha256:
             wrong = 0
         else:
-            moved = np.abs(
-                np.bincount(found.ravel(), minlength=len(scores)) - np.array(counts or 0)
-            )
+            ours = np.bincount(found.ravel(), minlength=len(scores))
+            moved = np.abs(ours - np.array(counts or 0))
             wrong = max(int(moved.sum()) // 2 - int(tied.sum()), 0 if tied.any() and counts else 1)
         self.check(f"{quantity} (pixels that no tie explains)", float(wrong), 0)
         return found
@@ -189,6 +219,11 @@ class Method:
             for table in (one.table, one.config)
             for mark in self.marks
         )
+
+
+def allowed(noise: float) -> float:
+    """The tolerance where the float32 noise is this."""
+    return max(TIMES_NOISE * noise, LEAST)
 
 
 def difference(whole: NDArray[Any], kept: NDArray[Any], enough: float) -> float:

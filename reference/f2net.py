@@ -1,7 +1,7 @@
 """F2Net compared with its released modules: every module's maps, and one step of the assembly.
 
 The released code has no assembly: `train_T` is of the released modules joined as
-`baselines.f2net.inference.features` joins them. Each array is allowed `NOISE` times the noise that
+`baselines.f2net.inference.features` joins them. Each array is allowed `TIMES_NOISE` times the noise that
 the golden data gives for it: how far the released code in float64 is from itself in float32."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,22 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from baselines.f2net.inference import features
-from baselines.f2net.model import F2Net
 from baselines.f2net.spec import Spec
 from baselines.f2net.training import gradient_norms, losses
 from reference import formulas, replay
-from reference.check import RELATIVE, Comparison, Method
+from reference.check import PRINTED, RELATIVE, TIMES_NOISE, Comparison, Method
 from reference.golden import Golden
 from reference.keys import f2net_key
 
-NOISE = 3.0
-"""So many times the noise is allowed."""
-PRINTED = 1e-9
-"""Numbers of the tables have ten digits."""
 BLOCK = "high.stages.0.0"
 PARTS = {
     "split.filters.0": "afd.filter0",
@@ -70,20 +64,9 @@ def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
     return formulas.weight(key, shape, seed, **gains)
 
 
-def feature(name: str, shape: Sequence[int], seed: int) -> Tensor:
-    """(N, C, H, W): noise, summed over 3 x 3 with repeated edges."""
-    draw = formulas.generator(f"feature:{name}:{seed}").standard_normal(tuple(shape))
-    padded = np.pad(draw, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    windows = sliding_window_view(padded, (3, 3), axis=(2, 3))
-    return torch.from_numpy((windows.sum((-2, -1)) / 3).astype(np.float32))
-
-
 def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
-    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
-        return weight(f2net_key(key), shape, config["seed"])
-
-    classes = config.get("n_class", 7)
-    return replay.network_of("baselines.f2net", spec, classes, own, dtype=dtype)
+    own = replay.seeded(weight, f2net_key, config["seed"])
+    return replay.network_of("baselines.f2net", spec, config.get("n_class", 7), own, dtype=dtype)
 
 
 def check_modules(golden: Golden, mode: str, compare: Comparison) -> None:
@@ -94,30 +77,34 @@ def check_modules(golden: Golden, mode: str, compare: Comparison) -> None:
     compare.equal("names of the maps", found.keys(), golden["stats"].keys())
     for name, map in found.items():
         stats, ours = golden["stats"][name], map.numpy()
-        allowed = NOISE * golden["noise_f32_vs_f64"][name]
+        allowed = TIMES_NOISE * golden["noise_f32_vs_f64"][name]
         compare.statistics(name, ours, stats, max(allowed, PRINTED))
         largest = {"absmax": stats["absmax"]}
         compare.map(name, ours[:1], largest, golden.arrays[name], allowed)
 
 
-def _maps(network: F2Net, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+def _maps(network: Any, config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """By the names of the golden data."""
     sizes, seed = config["sizes"], config["seed"]
     height, width = sizes["afd_image"]
     image = replay.normalised(replay.image_of(height, width, seed)).to(dtype)
+
+    def feature(name: str, shape: Sequence[int]) -> Tensor:
+        return torch.from_numpy(formulas.feature(name, shape, seed)).to(dtype)
+
     short, long, high = (
-        feature("high" if part == "high" else "low", (1, 32, *sizes[f"{part}_input"]), seed)
+        feature("high" if part == "high" else "low", (1, 32, *sizes[f"{part}_input"]))
         for part in ("short", "long", "high")
     )
-    one, other, third = (feature(name, shape, seed).to(dtype) for name, shape in FUSED.items())
-    with replay.calls_of(network, "|".join(PARTS)) as calls:
+    one, other, third = (feature(name, shape) for name, shape in FUSED.items())
+    with replay.calls_of(network, replay.one_of(*PARTS)) as calls:
         low, rest = network.split(image)
-        embedded = network.high.embed(high.to(dtype).permute(0, 2, 3, 1))
+        embedded = network.high.embed(high.permute(0, 2, 3, 1))
         found = {
             "afd.low": low,
             "afd.high": rest,
-            "short.out": network.short(short.to(dtype)),
-            "long.out": network.long(long.to(dtype)),
+            "short.out": network.short(short),
+            "long.out": network.long(long),
             "high.out": network.high(embedded),
             "hff1": network.fuse_low(one, other),
             "hff2": network.fuse(one, third),
@@ -140,39 +127,32 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     size = (config["h"], config["w"])
     x = replay.normalised(replay.image_of(*size, config["seed"])).to(replay.FLOAT[compare.dtype])
     labels = replay.label_of(*size, config["seed"], config["n_class"])[None]
-    found: dict[str, float] = {}
 
-    def run(back: Any) -> float:
+    def terms() -> dict[str, Tensor]:
         made = features(network, x, spec)
         compare.statistics("logits", made.logits.detach().numpy(), golden["logits"])
-        terms = losses(network, made, labels, spec)
-        norms = gradient_norms(network, terms["entropy"]).detach()
+        found = losses(network, made, labels, spec)
+        norms = gradient_norms(network, found["entropy"]).detach()
         for name, norm in zip(("short", "long", "high"), norms, strict=True):
             theirs = golden["branch_norms"][name]
-            compare.close(f"branch norm {name}", float(norm), theirs, NOISE * noise["loss"])
-        total = torch.stack([*terms.values()]).sum()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        found.update(
-            ce=values["entropy"],
-            cfal=values["alignment"] / spec.alignment_weight,
-            cfbl=values["balance"] / spec.balance_weight,
-            total=float(total.detach()),
-        )
-        back(total)
-        return found["total"]
+            compare.close(f"branch norm {name}", float(norm), theirs, TIMES_NOISE * noise["loss"])
+        return found
 
-    done = replay.step(network, run, f2net_key)
+    values, done = replay.step_of_terms(network, terms, f2net_key)
+    ours = {
+        "ce": values["entropy"],
+        "cfal": values["alignment"] / spec.alignment_weight,
+        "cfbl": values["balance"] / spec.balance_weight,
+        "total": done.logged,
+    }
     theirs = golden["losses_f64" if double else "losses"]
-    for name, value in found.items():
+    for name, value in ours.items():
         noisy = name in ("cfbl", "total") and not double
-        compare.close(
-            f"loss {name}", value, theirs[name], NOISE * noise["loss"] if noisy else RELATIVE
-        )
+        allowed = TIMES_NOISE * noise["loss"] if noisy else RELATIVE
+        compare.close(f"loss {name}", value, theirs[name], allowed)
     compare.equal("parameters", done.gradients.keys(), golden["grad_norm"].keys())
-    allowed = NOISE * noise["grad_norm"]
-    for key, gradient in done.gradients.items():
-        norm, total = golden["grad_norm"][key], golden["grad_sum"][key]
-        compare.vector(f"gradient of {key}", gradient, norm, total, allowed)
+    pairs = {key: (golden["grad_norm"][key], golden["grad_sum"][key]) for key in done.gradients}
+    compare.gradients(done.gradients, pairs, TIMES_NOISE * noise["grad_norm"])
 
 
 METHOD = Method(

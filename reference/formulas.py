@@ -65,6 +65,15 @@ def label(height: int, width: int, seed: int, classes: int) -> NDArray[np.uint8]
     return blocks.repeat(20, 0).repeat(20, 1)[:height, :width].astype(np.uint8)
 
 
+def feature(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
+    """A smooth map (N, C, H, W): thirds of sums of noise over 3 x 3 cells, edges repeated."""
+    draw = generator(f"feature:{name}:{seed}").standard_normal(tuple(shape))
+    padded = np.pad(draw, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    found: NDArray[np.float32] = (windows.sum((-2, -1)) / 3).astype(np.float32)
+    return found
+
+
 def mask(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     """(H, W): 0 or 255, by blocks of 20 px."""
     return label(height, width, seed, 2) * np.uint8(255)

@@ -72,6 +72,11 @@ class Golden:
         path = self.path.with_name(f"noise_f32_vs_f64_{self.name}.json")
         return read_table(path) if path.exists() else {}
 
+    @property
+    def norm_modes(self) -> list[str]:
+        """Ways to normalise of a training step: batch norm in eval and in train mode."""
+        return [mode for mode in ("bn_eval", "bn_train") if mode in self.table]
+
     def modes(self, names: Mapping[str, str]) -> list[str]:
         """Our names of the modes that the table has.
 

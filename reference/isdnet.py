@@ -1,20 +1,18 @@
 """ISDNet against its released code: every map on the way to the labels, with every quirk of the
 released code; losses and gradients with batch norm in both modes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from baselines.isdnet.inference import scores
 from baselines.isdnet.spec import Spec
 from baselines.isdnet.training import losses
 from bench.errors import UserError
 from reference import formulas, replay
-from reference.check import Comparison, Method
+from reference.check import SMALLEST, Comparison, Method
 from reference.golden import Golden
 from reference.keys import isdnet_key
 
@@ -62,8 +60,6 @@ LOSS = 1e-5
 GRADIENT = {"bn_eval": 2e-4, "bn_train": 5e-2}
 """Of squared norms. In train mode batch norm of a 1 x 1 map sees two values, and what flows back
 through it is mostly rounding: the released code is that far from itself in float64."""
-SMALLEST = 1e-6
-"""A norm below this share of the largest is noise."""
 
 
 def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
@@ -90,30 +86,24 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
 
 
 def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
-    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
-        return weight(isdnet_key(key), shape, config["seed"])
-
-    classes = config.get("n_class", 7)
-    return replay.network_of("baselines.isdnet", spec, classes, own, dtype=dtype)
+    own = replay.seeded(weight, isdnet_key, config["seed"])
+    return replay.network_of("baselines.isdnet", spec, config.get("n_class", 7), own, dtype=dtype)
 
 
 def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     """One image through the network."""
     config, stats, kept = golden["config"], golden["stats"], golden.arrays
     spec = spec_of(config)
-    image, network = (
-        replay.image_of(config["h"], config["w"], config["seed"]),
-        _network(config, spec, compare.dtype),
-    )
+    image = replay.image_of(config["h"], config["w"], config["seed"])
+    network = _network(config, spec, compare.dtype)
     compare.bytes_equal({"image_sha256": replay.pixels_of(image)}, golden.table)
-    parts = "|".join(map(re.escape, (*MAPS, *INPUTS, *FUSIONS)))
+    parts = replay.one_of(*MAPS, *INPUTS, *FUSIONS)
     with torch.inference_mode(), replay.calls_of(network, parts) as calls:
         output = scores(network, network.normalise(image[None]), spec)
     found = _maps(calls) | {"output": output.numpy()}
     for name, whole in found.items():
         compare.map(name, whole, stats[name], kept.get(name))
-    missing = (set(stats) | set(kept)) - found.keys()
-    compare.equal("maps that are not computed here", sorted(missing), [])
+    compare.complete(found, stats, kept)
     compare.labels(
         "labels", found["output"][0], sha256=golden["pred_sha256"], counts=golden["pred_counts"]
     )
@@ -138,19 +128,13 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     spec = spec_of(config)
     network = _network(config, spec, compare.dtype).train(mode == "bn_train").requires_grad_(True)
     seeds = config["image_seeds"]
-    images = torch.stack([replay.image_of(config["h"], config["w"], seed) for seed in seeds])
+    images = replay.images_of(config, seeds)
     labels = replay.labels_of(config, (config["seed"] + i for i in range(len(seeds))))
-    found: dict[str, Tensor] = {}
-
-    def run(back: Any) -> float:
-        found.update(losses(network, images, labels, spec))
-        total = torch.stack([*found.values()]).sum()
-        back(total)
-        return float(total.detach())
-
-    done = replay.step(network, run, isdnet_key)
+    found, done = replay.step_of_terms(
+        network, lambda: losses(network, images, labels, spec), isdnet_key
+    )
     for name, own in LOSSES.items():
-        compare.close(f"loss {name}", float(found[own].detach()), theirs["losses"][name], LOSS)
+        compare.close(f"loss {name}", found[own], theirs["losses"][name], LOSS)
     compare.close("loss", done.logged, theirs["losses"]["loss"], LOSS)
     without = {isdnet_key(key) for key, _ in network.named_parameters()} - done.gradients.keys()
     compare.equal("parameters without gradient", without, set(theirs["no_gradient"]))
@@ -159,17 +143,12 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
         squares = sum(float(done.gradients[key].square().sum()) for key in own_keys)
         compare.close(f"squared gradient of {group}", squares, expected, GRADIENT[mode])
     norms = theirs["grad_norm_per_parameter"] or {}
-    for key, norm in norms.items():
-        if key in done.gradients and norm >= SMALLEST * max(norms.values()):
-            compare.vector(
-                f"gradient of {key}", done.gradients[key], norm, None, GRADIENT[mode] / 2
-            )
+    pairs = {key: (norm, None) for key, norm in norms.items()}
+    compare.gradients(done.gradients, pairs, GRADIENT[mode] / 2, SMALLEST)
 
 
 METHOD = Method(
     marks=("depth",),
-    modes=lambda golden: (
-        [mode for mode in GRADIENT if mode in golden.table] if golden.is_step else ["whole"]
-    ),
+    modes=lambda golden: golden.norm_modes if golden.is_step else ["whole"],
     check=lambda golden, *how: (check_step if golden.is_step else check_case)(golden, *how),
 )

@@ -202,39 +202,18 @@ def renamed(key: str, rules: Rules) -> str:
     return key
 
 
-def glnet_key(key: str) -> str:
-    """Of `glnet.model.GLNet`."""
-    return renamed(key, GLNET)
+def _renaming(rules: Rules) -> Callable[[str], str]:
+    return lambda key: renamed(key, rules)
 
 
-def isdnet_key(key: str) -> str:
-    """Of `baselines.isdnet.model.ISDNet`."""
-    return renamed(key, ISDNET)
-
-
-def pointrend_key(key: str) -> str:
-    """Of `baselines.pointrend.model.PointRend`."""
-    return renamed(key, POINTREND)
-
-
-def cascadepsp_key(key: str) -> str:
-    """Of the refiner of `baselines.cascadepsp.model.CascadePSP`."""
-    return renamed(key, CASCADEPSP)
-
-
-def magnet_key(key: str) -> str:
-    """Of `baselines.magnet.model.MagNet`, or of one of its two parts."""
-    return renamed(key, MAGNET)
-
-
-def rue_key(key: str) -> str:
-    """Of `baselines.rue.model.RUE`."""
-    return renamed(key, RUE)
-
-
-def f2net_key(key: str) -> str:
-    """Of `baselines.f2net.model.F2Net`."""
-    return renamed(key, F2NET)
+# Keys of a method's network, or of one of its parts that the released code has.
+glnet_key = _renaming(GLNET)
+isdnet_key = _renaming(ISDNET)
+pointrend_key = _renaming(POINTREND)
+cascadepsp_key = _renaming(CASCADEPSP)
+magnet_key = _renaming(MAGNET)
+rue_key = _renaming(RUE)
+f2net_key = _renaming(F2NET)
 
 
 class Source(NamedTuple):

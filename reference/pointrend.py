@@ -1,13 +1,11 @@
 """PointRend against mmsegmentation's code: maps, chosen points and their scores on the way to the
 labels; losses and gradients, of the whole network or of its point head alone."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.pointrend.inference import corrected, least_certain, scores
@@ -15,19 +13,12 @@ from baselines.pointrend.model import uncertainty
 from baselines.pointrend.spec import Spec
 from baselines.pointrend.training import drawn, losses, point_loss
 from bench.errors import UserError
-from bench.optim import UNLABELLED
 from bench.tiling import resize
 from reference import formulas, replay
-from reference.check import Comparison, Method
+from reference.check import SMALLEST, Comparison, Method, allowed
 from reference.golden import Golden
 from reference.keys import pointrend_key
 
-TIMES_NOISE = 3
-"""So many times the float32 noise of mmsegmentation's code are allowed."""
-LEAST = 2.0**-22
-"""No less is allowed: two roundings in float32, for sums in another order, as on another processor."""
-SMALLEST = 1e-6
-"""A gradient's norm below this share of the largest is noise."""
 LOUD = ("backbone.", "point.fcs", "coarse.scale_heads")
 IMAGES = 2  # of a training step
 
@@ -35,15 +26,6 @@ IMAGES = 2  # of a training step
 def weight(key: str, shape: Sequence[int], seed: int) -> formulas.Weight:
     """The value of a parameter or buffer of the network, by its official name."""
     return formulas.weight(key, shape, seed, gain=2 if key.startswith(LOUD) else 1)
-
-
-def feature(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
-    """A smooth map (N, C, H, W) for the point head alone: thirds of sums over 3 x 3 cells."""
-    draw = formulas.generator(f"feature:{name}:{seed}").standard_normal(tuple(shape))
-    padded = np.pad(draw, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
-    found: NDArray[np.float32] = (windows.sum((-2, -1)) / 3).astype(np.float32)
-    return found
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec:
@@ -58,10 +40,9 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
     return Spec(official=True, **{own: config[key] for own, key in names.items() if key in config})
 
 
-def _network(config: Mapping[str, Any], spec: Spec, dtype: str, parts: Sequence[str]) -> Any:
-    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
-        return weight(pointrend_key(key), shape, config["seed"])
-
+def _network(config: Mapping[str, Any], spec: Spec, dtype: str, mode: str) -> Any:
+    own = replay.seeded(weight, pointrend_key, config["seed"])
+    parts = () if mode == "whole" else ("point",)
     return replay.network_of("baselines.pointrend", spec, config["n_class"], own, parts, dtype)
 
 
@@ -69,15 +50,10 @@ def _features(config: Mapping[str, Any], shape: Sequence[int], dtype: str) -> li
     """What the point head alone is given: fine (N, C, h, w), coarse (N, K, h, w)."""
     count, _, *sides = shape
     channels = {"fine": Spec().fpn_width, "coarse": config["n_class"]}
-    return [
-        torch.from_numpy(feature(name, (count, c, *sides), config["seed"])).to(replay.FLOAT[dtype])
-        for name, c in channels.items()
-    ]
-
-
-def allowed(noise: float) -> float:
-    """The tolerance where the float32 noise is this."""
-    return max(TIMES_NOISE * noise, LEAST)
+    maps = (
+        formulas.feature(name, (count, c, *sides), config["seed"]) for name, c in channels.items()
+    )
+    return [torch.from_numpy(map).to(replay.FLOAT[dtype]) for map in maps]
 
 
 def modes(golden: Golden) -> list[str]:
@@ -89,9 +65,9 @@ def modes(golden: Golden) -> list[str]:
 @torch.inference_mode()
 def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     """One image through the network, or two maps through the point head."""
-    config, stats, kept, noise = (golden["config"], golden["stats"], golden.arrays, golden["noise"])
+    config, stats, kept, noise = golden["config"], golden["stats"], golden.arrays, golden["noise"]
     spec, size = spec_of(config), (config["image_hw"][0], config["image_hw"][1])
-    network = _network(config, spec, compare.dtype, () if mode == "whole" else ("point",))
+    network = _network(config, spec, compare.dtype, mode)
     found: dict[str, Tensor] = {}
     x = torch.empty(0)
     if mode == "whole":
@@ -130,8 +106,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     found |= {"coarse": coarse, "output": resize(output, size)}
     for name, map in found.items():
         compare.map(name, map.numpy(), stats[name], kept.get(name), allowed(noise[name]))
-    missing = set(stats) - found.keys()
-    compare.equal("maps that are not computed here", sorted(missing), [])
+    compare.complete(found, stats)
     tie = 2 * apart * stats["output"]["absmax"]
     compare.labels("labels", found["output"][0].numpy(), kept["pred"], tie=tie)
 
@@ -166,17 +141,13 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
         raise UserError(f"{golden.path} has batch norm in {config['bn']}; only eval mode is known.")
     expected = golden["losses_f64" if compare.dtype == "float64" else "losses"]
     spec = spec_of(config)
-    network = _network(config, spec, compare.dtype, () if mode == "whole" else ("point",))
+    network = _network(config, spec, compare.dtype, mode)
     network.requires_grad_(True)
     size, seed = (config["h"], config["w"]), config["seed"]
-    labels = torch.stack(
-        [replay.label_of(*size, seed + i, config["n_class"]) for i in range(IMAGES)]
-    )
-    corner = re.search(r"\[:(\d+),:(\d+)\] = 255", config["label"])
-    if corner:
-        labels[:, : int(corner[1]), : int(corner[2])] = UNLABELLED
+    seeds = range(seed, seed + IMAGES)
+    labels = replay.labels_of(config, seeds)
     shape = (IMAGES, 0, size[0] // 4, size[1] // 4)
-    images = torch.stack([replay.image_of(*size, seed + i) for i in range(IMAGES)])
+    images = replay.images_of(config, seeds)
     maps = [] if mode == "whole" else _features(config, shape, compare.dtype)
     with torch.no_grad():
         coarse = maps[1] if maps else network.maps(network.normalise(images))[1]
@@ -184,45 +155,28 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
         places = drawn(coarse, spec).double().numpy()
     apart = np.abs(places - kept["points"]).max()
     compare.check("points", float(apart), allowed(noise["points_max_abs"]))
-    found: dict[str, Tensor] = {}
 
-    def run(back: Any) -> float:
+    def terms() -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        if maps:
-            fine, coarse = (map.requires_grad_() for map in maps)
-            found["points"] = point_loss(network, fine, coarse, labels, spec)
-        else:
-            found.update(losses(network, images, labels, spec))
-        total = torch.stack([*found.values()]).sum()
-        back(total)
-        return float(total.detach())
+        if not maps:
+            return losses(network, images, labels, spec)
+        fine, coarse = (map.requires_grad_() for map in maps)
+        return {"points": point_loss(network, fine, coarse, labels, spec)}
 
-    done = replay.step(network, run, pointrend_key)
+    found, done = replay.step_of_terms(network, terms, pointrend_key)
     names = {"coarse": "coarse.loss_ce", "points": "point.pointloss_ce"}
     for own, name in names.items():
         if name in expected:
             tolerance = allowed(noise["loss"])
-            compare.close(f"loss {name}", float(found[own].detach()), expected[name], tolerance)
+            compare.close(f"loss {name}", found[own], expected[name], tolerance)
     gradients = done.gradients | {
         f"input.{name}": map.grad.double()
         for name, map in zip(("fine", "coarse"), maps, strict=False)
         if map.grad is not None
     }
-    _gradients(gradients, golden["grad_norm_and_sum"], allowed(noise["grad_norm"]), compare)
-
-
-def _gradients(
-    found: Mapping[str, Tensor],
-    expected: Mapping[str, Sequence[float]],
-    apart: float,
-    compare: Comparison,
-) -> None:
-    """Norms as shares of themselves; sums as shares of the largest that the norm allows."""
-    compare.equal("parameters with a gradient", set(found), set(expected))
-    least = SMALLEST * max(norm for norm, _ in expected.values())
-    for key, (norm, total) in expected.items():
-        if key in found and norm >= least:
-            compare.vector(f"gradient of {key}", found[key], norm, total, apart)
+    pairs = golden["grad_norm_and_sum"]
+    compare.equal("parameters with a gradient", set(gradients), set(pairs))
+    compare.gradients(gradients, pairs, allowed(noise["grad_norm"]), SMALLEST)
 
 
 METHOD = Method(

@@ -81,6 +81,15 @@ def network_of(
     return network.to(FLOAT[dtype]).eval().requires_grad_(False)
 
 
+def seeded(
+    weight: Callable[[str, Sequence[int], int], formulas.Weight],
+    official_key: Callable[[str], str],
+    seed: int,
+) -> Callable[[str, Sequence[int]], formulas.Weight]:
+    """A formula of official keys, as a formula of our keys for one seed."""
+    return lambda key, shape: weight(official_key(key), shape, seed)
+
+
 def fill(module: nn.Module, weight: Callable[[str, Sequence[int]], formulas.Weight]) -> None:
     """Give a module the weights of the formulas, by its own keys."""
     with torch.no_grad():
@@ -101,11 +110,12 @@ def label_of(height: int, width: int, seed: int, classes: int) -> Tensor:
 def labels_of(config: Mapping[str, Any], seeds: Iterable[int]) -> Tensor:
     """Labels (N, H, W) uint8 of a training step; the first ones have no label in the corner that the
     case names."""
-    classes = config.get("n_class", 7)
+    classes, told = config.get("n_class", 7), config.get("label", "")
     labels = torch.stack([label_of(config["h"], config["w"], seed, classes) for seed in seeds])
-    corner = re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", config.get("label", ""))
-    if corner:
+    if corner := re.search(r"rows 0\.\.(\d+), columns 0\.\.(\d+)", told):
         labels[:, : int(corner[1]) + 1, : int(corner[2]) + 1] = UNLABELLED
+    elif corner := re.search(r"\[:(\d+),:(\d+)\] = 255", told):
+        labels[:, : int(corner[1]), : int(corner[2])] = UNLABELLED
     return labels
 
 
@@ -114,6 +124,11 @@ def normalised(image: Tensor) -> Tensor:
     mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
     found = (image.numpy().astype(np.float64) - mean) * (1 / std)
     return torch.from_numpy(found.astype(np.float32))[None]
+
+
+def images_of(config: Mapping[str, Any], seeds: Iterable[int]) -> Tensor:
+    """Images (N, 3, H, W) uint8 of a training step."""
+    return torch.stack([image_of(config["h"], config["w"], seed) for seed in seeds])
 
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -132,6 +147,11 @@ def pixels_of(image: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) -> (H, W, 3)."""
     found: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
     return found
+
+
+def one_of(*names: str) -> str:
+    """A pattern for `calls_of`: any of these parts."""
+    return "|".join(map(re.escape, names))
 
 
 class Call(NamedTuple):
@@ -214,6 +234,25 @@ def step(
         {official_key(key): p.grad.double() for key, p in moving.items() if p.grad is not None},
         {official_key(key): (p.detach() - before[key]).double() for key, p in moving.items()},
     )
+
+
+def step_of_terms(
+    network: nn.Module,
+    losses: Callable[[], Mapping[str, Tensor]],
+    official_key: Callable[[str], str],
+) -> tuple[dict[str, float], Step]:
+    """Each term of a loss, and what the gradients of their sum are."""
+    terms: dict[str, float] = {}
+
+    def run(back: Callable[[Tensor], None]) -> float:
+        found = losses()
+        total = torch.stack([*found.values()]).sum()
+        terms.update({name: float(term.detach()) for name, term in found.items()})
+        back(total)
+        return float(total.detach())
+
+    done = step(network, run, official_key)
+    return terms, done
 
 
 def train(

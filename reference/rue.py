@@ -5,7 +5,6 @@ one training step.
 What is allowed is a multiple of the noise that the golden data states: how far the released code in
 float64 is from itself in float32."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -18,7 +17,7 @@ from baselines.rue.model import resize
 from baselines.rue.spec import Quirk, Spec
 from baselines.rue.training import loss_weights, losses
 from reference import formulas, replay
-from reference.check import RELATIVE, Comparison, Method
+from reference.check import PRINTED, RELATIVE, TIMES_NOISE, Comparison, Method
 from reference.golden import Golden
 from reference.keys import rue_key
 
@@ -39,10 +38,6 @@ MAPS = {
     "classify": "logits",
 }
 INPUTS = {"backbone": "deep_input", "classify": "fused"}
-NOISE = 3.0
-"""So many times the noise is allowed."""
-PRINTED = 1e-9
-"""Numbers of the tables have ten digits."""
 SHIFTS = {0: 5.2, 1: -7.7, 3: 1.8, 5: -2.9}
 """By seed, of the residual's last bias, so that the patches' scores spread around 0."""
 LOSSES = {
@@ -85,11 +80,8 @@ def spec_of(config: Mapping[str, Any]) -> Spec:
 
 
 def _network(config: Mapping[str, Any], spec: Spec, dtype: str) -> Any:
-    def own(key: str, shape: Sequence[int]) -> formulas.Weight:
-        return weight(rue_key(key), shape, config["seed"])
-
-    classes = config.get("n_class", 7)
-    return replay.network_of("baselines.rue", spec, classes, own, dtype=dtype)
+    own = replay.seeded(weight, rue_key, config["seed"])
+    return replay.network_of("baselines.rue", spec, config.get("n_class", 7), own, dtype=dtype)
 
 
 def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
@@ -104,8 +96,7 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     ours = network.normalise(image[None]).numpy()
     compare.map("normalised image", ours, None, x.numpy(), 1e-6)
     x = x.to(replay.FLOAT[compare.dtype])
-    parts = "|".join(map(re.escape, (*MAPS, *INPUTS)))
-    with torch.inference_mode(), replay.calls_of(network, parts) as calls:
+    with torch.inference_mode(), replay.calls_of(network, replay.one_of(*MAPS, *INPUTS)) as calls:
         found = streams(network, x, spec, spec.patches)
         output = resize(found.logits, x.shape[-2:])
     maps = _maps(calls, found, spec) | {"output": output.numpy()}
@@ -113,15 +104,15 @@ def check_case(golden: Golden, mode: str, compare: Comparison) -> None:
     for name in dict.fromkeys((*stats, *kept)):
         if name == "pred":
             continue
-        allowed = NOISE * noise[name] if name in noise else RELATIVE
+        allowed = TIMES_NOISE * noise[name] if name in noise else RELATIVE
         if name not in maps:
             compare.equal(f"{name} is computed here", False, True)
             continue
         compare.map(name, maps[name], None, kept.get(name), allowed)
         if name in stats:
             compare.statistics(name, maps[name], stats[name], max(allowed, PRINTED))
-    _check_choice(golden, found, NOISE * noise.get("select_score", RELATIVE), compare)
-    tie = 2 * NOISE * noise.get("output", RELATIVE) * float(output.abs().max())
+    _check_choice(golden, found, TIMES_NOISE * noise.get("select_score", RELATIVE), compare)
+    tie = 2 * TIMES_NOISE * noise.get("output", RELATIVE) * float(output.abs().max())
     given = {"sha256": golden["pred_sha256"], "counts": golden["pred_counts"]}
     compare.labels("labels", maps["output"][0], kept.get("pred"), **given, tie=tie)
 
@@ -167,25 +158,22 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     images = [replay.image_of(config["h"], config["w"], seed) for seed in config["image_seeds"]]
     x = torch.cat([*map(replay.normalised, images)]).to(replay.FLOAT[compare.dtype])
     labels = replay.labels_of(config, config["image_seeds"])
-    found: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def run(back: Any) -> float:
+    def terms() -> dict[str, Tensor]:
         with replay.calls_of(network, "auxiliary") as calls:
             both = streams(network, x, spec, spec.train_patches)
-            found.update(losses(network, both, labels, spec))
+            found = losses(network, both, labels, spec)
         auxiliary = calls["auxiliary"][-1].output
         outputs.update(decode=both.deep.logits, refine=both.logits, aux=auxiliary)
         outputs.update(weights=loss_weights(both.weights))
-        total = torch.stack([*found.values()]).sum()
-        back(total)
-        return float(total.detach())
+        return found
 
-    done = replay.step(network, run, rue_key)
+    found, done = replay.step_of_terms(network, terms, rue_key)
     for name, own in LOSSES.items():
-        allowed = NOISE * noise["loss_rel"]
-        compare.close(f"loss {name}", float(found[own].detach()), theirs["losses"][name], allowed)
-    compare.close("loss", done.logged, theirs["losses"]["loss"], NOISE * noise["loss_rel"])
+        allowed = TIMES_NOISE * noise["loss_rel"]
+        compare.close(f"loss {name}", found[own], theirs["losses"][name], allowed)
+    compare.close("loss", done.logged, theirs["losses"]["loss"], TIMES_NOISE * noise["loss_rel"])
     for head in ("decode", "refine", "aux"):
         best = resize(outputs[head].detach(), labels.shape[-2:]).argmax(1)
         right = 100 * float((best == labels).sum()) / labels.numel()
@@ -194,10 +182,8 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
     compare.statistics("loss_weights", outputs["weights"].numpy(), theirs["loss_weights"])
     without = {rue_key(key) for key, _ in network.named_parameters()} - done.gradients.keys()
     compare.equal("parameters without gradient", without, set(theirs["no_gradient"]))
-    allowed = NOISE * noise["grad_norm_max"]
-    for key, gradient in done.gradients.items():
-        norm, total = theirs["grad_norm"][key], theirs["grad_sum"][key]
-        compare.vector(f"gradient of {key}", gradient, norm, total, allowed)
+    pairs = {key: (theirs["grad_norm"][key], theirs["grad_sum"][key]) for key in done.gradients}
+    compare.gradients(done.gradients, pairs, TIMES_NOISE * noise["grad_norm_max"])
     buffers = {rue_key(key): value.double() for key, value in network.named_buffers()}
     for key, after in theirs.get("running_after", {}).items():
         compare.vector(key, buffers[key], after["norm"], after["sum"], RELATIVE)
@@ -205,10 +191,6 @@ def check_step(golden: Golden, mode: str, compare: Comparison) -> None:
 
 METHOD = Method(
     marks=("patches_per_side", "head"),
-    modes=lambda golden: (
-        [mode for mode in ("bn_eval", "bn_train") if mode in golden.table]
-        if golden.is_step
-        else ["whole"]
-    ),
+    modes=lambda golden: golden.norm_modes if golden.is_step else ["whole"],
     check=lambda golden, *how: (check_step if golden.is_step else check_case)(golden, *how),
 )

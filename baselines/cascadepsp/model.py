@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.cascadepsp.spec import Spec
+from baselines.parts import Normalised, kaiming, start_encoder
 
 STRIDE = 8  # of the refiner: its input sides are multiples
 BASE_STRIDE = 32
@@ -40,7 +41,7 @@ class Encoder(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                kaiming(module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 6, H, W) -> maps of `width` channels at 1/2, before any norm, of 4 times as many at
@@ -85,8 +86,7 @@ class Up(nn.Module):
         y = self.first(torch.cat([x, skip], 1))
         y = y + self.shortcut(x)
         del x
-        found: Tensor = y + self.second(y)
-        return found
+        return y + self.second(y)
 
 
 class Refiner(nn.Module):
@@ -145,23 +145,14 @@ class Base(nn.Module):
         return scores[..., :height, :width]
 
 
-class CascadePSP(nn.Module):
+class CascadePSP(Normalised):
     """Both networks; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std, divisor=255, dtype=torch.float32)
         self.classes = classes
         self.base = Base(spec, classes)
         self.refiner = Refiner(spec.width)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..255 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).float() / 255 - self.mean) / self.std
 
     def passes(
         self, image: Tensor, seed: Tensor, slots: tuple[Tensor, Tensor] | None = None
@@ -201,10 +192,8 @@ def start(network: CascadePSP, encoder_state: Mapping[str, Tensor]) -> None:
         ValueError: they are of another encoder than the base network's.
     """
     encoder = network.base.network.encoder
-    own = encoder.state_dict()
-    if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
-        raise ValueError("the start weights are of another encoder than the spec's `encoder`.")
-    encoder.load_state_dict({key: encoder_state[key] for key in own})
+    refusal = "the start weights are of another encoder than the spec's `encoder`."
+    start_encoder(encoder, encoder_state, refusal)
     refiner = network.refiner.encoder.state_dict()
     if refiner.keys() <= encoder_state.keys():
         first = encoder_state["conv1.weight"]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from baselines.f2net.scan import selective_scan
 from baselines.f2net.spec import Spec
-from baselines.parts import ResNet, Unit, resize
+from baselines.parts import Normalised, ResNet, Unit, resize
 
 WIDTH = 32  # channels of the low and the high map
 GROUPS = 8  # of channels with one filter
@@ -70,8 +70,7 @@ class Pyramid(nn.Module):
         """(N, C, h, w) -> (N, 128, h, w)."""
         mean = F.relu(self.norm(self.pool(x.mean((-2, -1), keepdim=True))))
         found = [branch(x) for branch in self.branches]
-        joined: Tensor = self.join(torch.cat([*found, mean.expand(-1, -1, *x.shape[-2:])], 1))
-        return joined
+        return self.join(torch.cat([*found, mean.expand(-1, -1, *x.shape[-2:])], 1))
 
 
 class Short(nn.Module):
@@ -84,8 +83,7 @@ class Short(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 32, h, w) -> (N, 128, h / 8, w / 8), rounded up."""
-        found: Tensor = self.pyramid(self.backbone(x)[-1])
-        return found
+        return self.pyramid(self.backbone(x)[-1])
 
 
 class Attention(nn.Module):
@@ -103,8 +101,7 @@ class Attention(nn.Module):
             mixed = (query @ key.transpose(2, 3) * HEAD**-0.5).softmax(-1) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
-        found: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return found
+        return self.project(mixed.transpose(1, 2).flatten(2))
 
 
 class TransformerBlock(nn.Module):
@@ -119,8 +116,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, 192) -> (N, T, 192)."""
         x = x + self.attention(self.norm1(x))
-        found: Tensor = x + self.mlp(self.norm2(x))
-        return found
+        return x + self.mlp(self.norm2(x))
 
 
 class Long(nn.Module):
@@ -144,8 +140,7 @@ class Long(nn.Module):
         tokens = map.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens)
-        found: Tensor = self.norm(tokens).transpose(1, 2).unflatten(2, size)
-        return found
+        return self.norm(tokens).transpose(1, 2).unflatten(2, size)
 
 
 class Halving(nn.Sequential):
@@ -157,8 +152,7 @@ class Halving(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h / 2, w / 2, C'), sides rounded up."""
         convolution, norm = self
-        found: Tensor = norm(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return found
+        return norm(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class Scan(nn.Module):
@@ -188,8 +182,7 @@ class Scan(nn.Module):
         down = self._along(rows, 0) + self._along(rows.flip(1), 2).flip(1)
         across = self._along(columns, 1) + self._along(columns.flip(1), 3).flip(1)
         across = across.reshape(len(x), size[1], size[0], -1).transpose(1, 2).flatten(1, 2)
-        found: Tensor = self.out(self.norm(down + across).unflatten(1, size))
-        return found
+        return self.out(self.norm(down + across).unflatten(1, size))
 
     def _along(self, x: Tensor, k: int) -> Tensor:
         """A sequence (N, L, C) through the model of one direction."""
@@ -197,8 +190,7 @@ class Scan(nn.Module):
         step = F.softplus(step + self.step[k])  # (N, L, R)
         heads = x.reshape(*x.shape[:2], *self.skip.shape[1:])
         found = selective_scan(heads * step[..., None], -self.decay[k].exp() * step, into, out)
-        summed: Tensor = (found + heads * self.skip[k]).flatten(2)
-        return summed
+        return (found + heads * self.skip[k]).flatten(2)
 
 
 class ScanBlock(nn.Module):
@@ -214,8 +206,7 @@ class ScanBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         x = x + self.drop(self.scan(self.norm1(x)))
-        found: Tensor = x + self.drop(self.mlp(self.norm2(x)))
-        return found
+        return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class High(nn.Module):
@@ -259,8 +250,7 @@ class Fusion(nn.Module):
         first = (self.cross_one(both)[..., 0] + first).sigmoid()
         second = (self.cross_other(both.transpose(1, 2))[..., 0] + second).sigmoid()
         one = self.project_one(one * first[..., None, None])
-        found: Tensor = one + self.project_other(other * second[..., None, None])
-        return found
+        return one + self.project_other(other * second[..., None, None])
 
 
 class Alignment(nn.Module):
@@ -278,18 +268,14 @@ class Alignment(nn.Module):
             one.log_softmax(1) for one in (self.low(low), self.high(resize(high, low.shape[-2:])))
         )
         # KL(p || q) + KL(q || p) = sum of (p - q) (log p - log q)
-        found: Tensor = ((p.exp() - q.exp()) * (p - q)).sum(1).mean() / 2
-        return found
+        return ((p.exp() - q.exp()) * (p - q)).sum(1).mean() / 2
 
 
-class F2Net(nn.Module):
+class F2Net(Normalised):
     """All parts; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std)
         self.split = Split()
         self.short, self.long, self.high = Short(), Long(), High(spec.drop_path)
         self.fuse_low, self.fuse = Fusion(FUSED, TOKENS), Fusion(FUSED, STAGES[-1][0])
@@ -300,12 +286,6 @@ class F2Net(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).to(self.mean.dtype) - self.mean) / self.std
 
 
 def build(spec: Spec, classes: int) -> F2Net:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.fctl.spec import Spec
+from baselines.parts import Normalised, kaiming, small, start_encoder
 
 BORDER_PX = 100  # zeros around the input, so that the 7 x 7 convolution needs none
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # (width in units of the first, convolutions)
@@ -55,9 +56,7 @@ class VGG(nn.Module):
         self.features = nn.Sequential(*layers)
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                kaiming(layer)
 
     def forward(self, x: Tensor) -> Maps:
         """(N, 3, H, W) normalised -> its maps; 508 px give 89, 45 and 23."""
@@ -84,8 +83,7 @@ class Enlarge(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, h, w); classes are not mixed."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
-        enlarged: Tensor = F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
-        return enlarged
+        return F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
 
 
 class Decoder(nn.Module):
@@ -138,8 +136,7 @@ class Correlation(nn.Module):
             key = key - key.mean(2, keepdim=True)
         weights = (query.transpose(1, 2) @ key).softmax(2)  # (N, P, Q)
         value = self.value(context).flatten(2)
-        attended: Tensor = self.gain * (value @ weights.transpose(1, 2)).view_as(x)
-        return attended
+        return self.gain * (value @ weights.transpose(1, 2)).view_as(x)
 
 
 class Blend(nn.Module):
@@ -185,8 +182,7 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> scores (N, K, H, W)."""
-        scores: Tensor = self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
-        return scores
+        return self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
 
 
 class Rest(nn.Module):
@@ -203,8 +199,7 @@ class Rest(nn.Module):
         if self.correlate is not None:
             assert context is not None
             maps = maps._replace(pool5=maps.pool5 + self.correlate(maps.pool5, context))
-        scores: Tensor = self.decoder(maps, size)
-        return scores
+        return self.decoder(maps, size)
 
 
 class Local(FCN):
@@ -221,8 +216,7 @@ class Local(FCN):
         W)."""
         maps = self.vgg(x)
         maps = maps._replace(pool5=self.blend(maps.pool5, medium, large))
-        scores: Tensor = self.decoder(maps, (x.shape[-2], x.shape[-1]))
-        return scores
+        return self.decoder(maps, (x.shape[-2], x.shape[-1]))
 
 
 class Idle(nn.Module):
@@ -235,14 +229,11 @@ class Idle(nn.Module):
         self.register_buffer("weights", torch.empty(count), persistent=False)
 
 
-class FCtL(nn.Module):
+class FCtL(Normalised):
     """The networks of the phases that a spec trains."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std, divisor=255)
         together = "all" in spec.phases
         if "plain" in spec.phases:
             self.plain = FCN(spec, classes)
@@ -266,12 +257,6 @@ class FCtL(nn.Module):
                 self.idle_head = Idle(_count(decoder) + kernels)
             else:  # with one context, two of three correlations and their fusion
                 self.idle_block = Idle(_count(block) - _count(one))
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def order_of(spec: Spec) -> tuple[str, ...]:
@@ -294,7 +279,6 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: these are not VGG-16's weights, or not of the spec's width.
     """
-    given = {key: value for key, value in encoder_state.items() if key.startswith("features.")}
     dense = {
         f"{layer}.{kind}": encoder_state[f"classifier.{layer}.{kind}"]
         for layer in (0, 3)
@@ -303,13 +287,12 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
     }
     for module in network.modules():
         if isinstance(module, VGG):
-            own = module.state_dict()
-            if any(key not in given or given[key].shape != own[key].shape for key in own):
-                raise ValueError(
-                    "the start weights are not those of VGG-16 without batch norm (encoder vgg16), "
-                    "or the spec's `width` is not 64."
-                )
-            module.load_state_dict({key: given[key] for key in own})
+            start_encoder(
+                module,
+                encoder_state,
+                "the start weights are not those of VGG-16 without batch norm (encoder vgg16), "
+                "or the spec's `width` is not 64.",
+            )
         if isinstance(module, Decoder) and len(dense) == 4:
             own = module.head.state_dict()
             if any(value.numel() != own[key].numel() for key, value in dense.items()):
@@ -337,9 +320,7 @@ def _count(module: nn.Module) -> int:
 def _narrow(module: nn.Module) -> None:
     for one in module.modules():
         if isinstance(one, nn.Conv2d):
-            nn.init.normal_(one.weight, std=0.01)
-            if one.bias is not None:
-                nn.init.zeros_(one.bias)
+            small(one)
 
 
 def _window(x: Tensor, first: int, size: Sequence[int]) -> Tensor:

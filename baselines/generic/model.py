@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from baselines.generic.networks import NETWORKS
 from baselines.generic.spec import Spec
+from baselines.parts import Normalised, start_encoder
 
 # Networks that the library has as published.
 ARCHITECTURES = {
@@ -35,20 +36,15 @@ VIT = ("dpt", "linear")  # those with a ViT of timm, whose maps have one size
 STRIDE = 32  # every encoder of the library halves five times at most
 
 
-class Network(nn.Module):
+class Network(Normalised):
     """A network for inputs of any size: bytes in, scores at the same size out."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std, divisor=255, dtype=torch.float32)
         self.network = _network(spec, classes)
         stride = getattr(self.network, "stride", STRIDE)
         assert isinstance(stride, int)
         self.stride = stride
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 on any device -> scores (N, K, H, W) on the network's."""
@@ -65,7 +61,7 @@ class Network(nn.Module):
     def _input(self, images: Tensor) -> Tensor:
         """Normalised; the right and lower border is padded to the stride with the mean colour,
         which is 0 to the encoder."""
-        x = (images.to(self.mean.device).float() / 255 - self.mean) / self.std
+        x = self.normalise(images)
         height, width = x.shape[-2:]
         return F.pad(x, (0, _padding(width, self.stride), 0, _padding(height, self.stride)))
 
@@ -129,14 +125,12 @@ def start(network: nn.Module, encoder_state: Mapping[str, Tensor]) -> None:
             "of `weights` with source none."
         )
     assert isinstance(encoder, nn.Module)
-    own = encoder.state_dict()
-    # An encoder that a decoder uses only in part lacks the weights of the rest.
-    if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
-        raise ValueError(
-            "the start weights are of another encoder; fcn8s takes those of vgg16, segnet those of "
-            "vgg16_bn, every other network those of its spec's `encoder`."
-        )
-    encoder.load_state_dict({key: encoder_state[key] for key in own})
+    start_encoder(
+        encoder,
+        encoder_state,
+        "the start weights are of another encoder; fcn8s takes those of vgg16, segnet those of "
+        "vgg16_bn, every other network those of its spec's `encoder`.",
+    )
 
 
 def _network(spec: Spec, classes: int) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.isdnet.spec import Spec
-from baselines.parts import Auxiliary, Classifier, ResNet, Unit, small, stdc
+from baselines.parts import Auxiliary, Classifier, Normalised, ResNet, Unit, small, stdc
 from baselines.parts import resize as resize
 from baselines.parts import shrunk as shrunk
 from baselines.parts import start as start_parts
@@ -43,13 +43,11 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, width, h, w)."""
         mean = self.pool(x.mean((-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
-        joined: Tensor = self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
-        return joined
+        return self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        scores: Tensor = self.classify(self.dropout(feature))
-        return scores
+        return self.classify(self.dropout(feature))
 
 
 class Shallow(nn.Module):
@@ -117,15 +115,13 @@ class Restorer(nn.Module):
         return x, self.colours(x)
 
 
-class ISDNet(nn.Module):
+class ISDNet(Normalised):
     """All parts; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
     blur: Tensor
 
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std)
         width = ASPP_WIDTH[spec.depth]
         self.backbone = ResNet(spec.depth)
         *_, third, last = self.backbone.channels
@@ -150,12 +146,6 @@ class ISDNet(nn.Module):
         row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
         kernel = torch.outer(row, row).repeat(3, 1, 1, 1)  # (3, 1, 5, 5)
         self.register_buffer("blur", kernel, persistent=False)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).to(self.mean.dtype) - self.mean) / self.std
 
     def residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Two levels of the Laplacian pyramid of (N, 3, H, W): at H x W and at half of it."""

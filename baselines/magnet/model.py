@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.magnet.spec import Spec
+from baselines.parts import Normalised, resize
 
 LEVELS = 4
 SLOW = 0.01
@@ -40,15 +41,14 @@ class FPN(nn.Module):
         for conv, feature in zip(self.lateral, features, strict=True):
             level = conv(feature)
             if top_down:
-                level = resize(top_down[-1], level) + level
+                level = resize(top_down[-1], level.shape[-2:]) + level
             top_down.append(level)
-        finest = top_down[-1]
+        finest = top_down[-1].shape[-2:]
         smooth = [
             resize(second(first(level)), finest)
             for first, second, level in zip(self.smooth1, self.smooth2, top_down, strict=True)
         ]
-        logits: Tensor = self.classify(torch.cat(smooth, 1))
-        return logits
+        return self.classify(torch.cat(smooth, 1))
 
 
 class Backbone(nn.Module):
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> logits (N, K, H, W)."""
-        return resize(self.fpn(self.encoder(x)[-LEVELS:][::-1]), x)
+        return resize(self.fpn(self.encoder(x)[-LEVELS:][::-1]), x.shape[-2:])
 
 
 class Bottleneck(nn.Module):
@@ -114,28 +114,18 @@ class Refinement(nn.Module):
         x = self.bn0(torch.cat([first, second], 1))
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        logits: Tensor = self.seg_conv(self.residual(x))
-        return logits
+        return self.seg_conv(self.residual(x))
 
 
-class MagNet(nn.Module):
+class MagNet(Normalised):
     """The modules that both phases train."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std, divisor=255)
         self.backbone = Backbone(spec, classes)
         self.refine = nn.ModuleList(
             Refinement(classes, spec.refine_width) for _ in range(spec.refinements)
         )
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device, as the encoder wants it."""
-        return (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def build(spec: Spec, classes: int) -> MagNet:
@@ -150,13 +140,6 @@ def build(spec: Spec, classes: int) -> MagNet:
 def start(network: MagNet, encoder_state: Mapping[str, Tensor]) -> None:
     """Give the encoder its start weights (ImageNet's in the paper)."""
     network.backbone.encoder.load_state_dict(encoder_state)
-
-
-def resize(map: Tensor, like: Tensor) -> Tensor:
-    """A map (N, C, h, w) at the size of another one: bilinear without aligned corners."""
-    if map.shape[-2:] == like.shape[-2:]:
-        return map
-    return F.interpolate(map, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _encoder(name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.parts import Normalised, kaiming, resize, small, start_encoder
 from baselines.pointrend.spec import Spec
 
 LAYERS = 3  # of the point head
@@ -25,7 +26,8 @@ class Pyramid(nn.Module):
         outputs = [nn.Conv2d(width, width, 3, padding=1) for _ in channels]
         for conv in (*laterals, *outputs):
             nn.init.xavier_uniform_(conv.weight)
-            _zero_bias(conv)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
         self.laterals, self.outputs = nn.ModuleList(laterals), nn.ModuleList(outputs)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -43,17 +45,15 @@ class Coarse(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList([_lift(inputs, width, level) for level in range(levels)])
         self.classify = nn.Conv2d(width, classes, 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
-        _zero_bias(self.classify)
+        small(self.classify)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The pyramid's maps, finest first -> scores (N, K, h, w) of the finest one's size."""
         finest = maps[0].shape[-2:]
         total: Tensor | float = 0.0
         for lift, map in zip(self.levels, maps, strict=True):
-            total = total + _resized(lift(map), finest)
-        scores: Tensor = self.classify(total)
-        return scores
+            total = total + resize(lift(map), finest)
+        return self.classify(total)
 
 
 class PointHead(nn.Module):
@@ -65,41 +65,29 @@ class PointHead(nn.Module):
         widths = [inputs] + [width] * (LAYERS - 1)
         layers = [nn.Conv1d(before + classes, width, 1) for before in widths]
         for conv in layers:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            _zero_bias(conv)
+            kaiming(conv)
         self.layers = nn.ModuleList(layers)
         self.classify = nn.Conv1d(width + classes, classes, 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
-        _zero_bias(self.classify)
+        small(self.classify)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """Fine features (N, C, P) and coarse scores (N, K, P) of P points -> scores (N, K, P)."""
         x = fine
         for layer in self.layers:  # each also takes the coarse scores
             x = F.relu(layer(torch.cat([x, coarse], 1)), inplace=True)
-        scores: Tensor = self.classify(torch.cat([x, coarse], 1))
-        return scores
+        return self.classify(torch.cat([x, coarse], 1))
 
 
-class PointRend(nn.Module):
+class PointRend(Normalised):
     """All parts; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std, divisor=255, dtype=torch.float32)
         encoder = smp.encoders.get_encoder(spec.encoder, weights=None)
         self.encoder = encoder
         self.pyramid = Pyramid(encoder.out_channels[FIRST:], spec.fpn_width)
         self.coarse = Coarse(spec.fpn_width, spec.head_width, classes)
         self.point = PointHead(spec.fpn_width, spec.point_width, classes)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).float() / 255 - self.mean) / self.std
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A normalised image (N, 3, H, W) -> the pyramid's finest map (N, C, h, w) and coarse
@@ -123,20 +111,16 @@ def start(network: PointRend, encoder_state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: they are of another encoder.
     """
-    own = network.encoder.state_dict()
-    if any(key not in encoder_state or encoder_state[key].shape != own[key].shape for key in own):
-        raise ValueError("the start weights are of another encoder than the spec's `encoder`.")
-    network.encoder.load_state_dict({key: encoder_state[key] for key in own})
+    refusal = "the start weights are of another encoder than the spec's `encoder`."
+    start_encoder(network.encoder, encoder_state, refusal)
 
 
 def uncertainty(scores: Tensor) -> Tensor:
     """The second best score of each place less the best, so that the least certain is largest:
     (N, K, ...) -> (N, ...)."""
     # Class by class: two maps instead of the four, two of them 64 bits wide, of the K's top two.
-    best, second = (
-        torch.maximum(scores[:, 0], scores[:, 1]),
-        torch.minimum(scores[:, 0], scores[:, 1]),
-    )
+    best = torch.maximum(scores[:, 0], scores[:, 1])
+    second = torch.minimum(scores[:, 0], scores[:, 1])
     for k in range(2, scores.shape[1]):
         second = torch.maximum(second, torch.minimum(best, scores[:, k]))
         best = torch.maximum(best, scores[:, k])
@@ -166,18 +150,7 @@ def _lift(inputs: int, width: int, level: int) -> nn.Sequential:
     return nn.Sequential(*steps)
 
 
-def _zero_bias(conv: nn.Conv1d | nn.Conv2d) -> None:
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-
-
 def _unit(inputs: int, outputs: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    kaiming(conv)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    if x.shape[-2:] == torch.Size(size):
-        return x
-    return F.interpolate(x, list(size), mode="bilinear", align_corners=False)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from baselines.parts import Auxiliary, Classifier, ResNet, Unit, kaiming, small, stdc
+from baselines.parts import Auxiliary, Classifier, Normalised, ResNet, Unit, kaiming, small, stdc
 from baselines.parts import resize as resize
 from baselines.parts import shrunk as shrunk
 from baselines.parts import start as start_parts
@@ -42,13 +42,11 @@ class Pyramid(nn.Module):
         found = [self.scales[0](x)]
         for scale, process in zip(self.scales[1:], self.processes, strict=True):
             found.append(process(resize(scale(x), x.shape[-2:]) + found[-1]))
-        joined: Tensor = self.compression(torch.cat(found, 1)) + self.shortcut(x)
-        return joined
+        return self.compression(torch.cat(found, 1)) + self.shortcut(x)
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        scores: Tensor = self.classify(self.dropout(feature))
-        return scores
+        return self.classify(self.dropout(feature))
 
 
 class Residual(nn.Module):
@@ -64,8 +62,7 @@ class Residual(nn.Module):
         sign."""
         apart = (fine - self.conv(resize(coarse, fine.shape[-2:]))).abs()
         both = torch.cat([apart.mean(1, keepdim=True), apart.amax(1, keepdim=True)], 1)
-        found: Tensor = self.out(both)
-        return found
+        return self.out(both)
 
 
 class Shallow(nn.Module):
@@ -108,14 +105,11 @@ class Deep(NamedTuple):
     """(N, 1, 2 h, 2 w), of any sign, at 1/16 of the image."""
 
 
-class RUE(nn.Module):
+class RUE(Normalised):
     """All parts; inference.py and training.py combine them."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__(spec.mean, spec.std)
         self.backbone = ResNet(18)
         self.pyramid = Pyramid(512, classes, spec.dropout)
         self.residual = Residual()
@@ -125,12 +119,6 @@ class RUE(nn.Module):
         self.auxiliary = Auxiliary(256, classes, spec.dropout)
         if spec.quirk("idle-weights"):
             self.idle = nn.Conv2d(WIDTH, classes, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(3, 1, 1), persistent=False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 anywhere -> float on the network's device."""
-        return (images.to(self.mean.device).to(self.mean.dtype) - self.mean) / self.std
 
     def deep(self, small: Tensor) -> Deep:
         """(N, 3, h, w), a quarter of the image's sides -> what the deep stream makes of it."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.parts import STDC_WIDTHS, Unit, start_stdc, stdc
+from baselines.parts import STDC_WIDTHS, Normalised, Unit, features_of, start_stdc, stdc
 from baselines.sgnet.spec import Spec
 
 STRIDE = 16  # of both branches; sides are padded to a multiple of it
@@ -40,8 +40,7 @@ class WindowAttention(nn.Module):
         x = F.scaled_dot_product_attention(*x)
         x = x.reshape(images, rows // side, columns // side, self.heads, side, side, -1)
         x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(images, -1, rows, columns)
-        found: Tensor = self.project(x[..., :height, :width])
-        return found
+        return self.project(x[..., :height, :width])
 
 
 class ContextBlock(nn.Module):
@@ -62,8 +61,7 @@ class ContextBlock(nn.Module):
         y = self.norm1(x)
         mean = self.mean(y.mean((-2, -1), keepdim=True))
         x = x + self.attention(y) + self.conv(y) + mean
-        found: Tensor = x + self.mlp(self.norm2(x))
-        return found
+        return x + self.mlp(self.norm2(x))
 
 
 class Scores(NamedTuple):
@@ -75,14 +73,11 @@ class Scores(NamedTuple):
     """Of the surroundings alone: (P, K, H / 16, W / 16)."""
 
 
-class SGNet(nn.Module):
+class SGNet(Normalised):
     """Both branches and the classifiers."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, spec: Spec, classes: int) -> None:
-        super().__init__()
+        super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), divisor=255)  # ImageNet's
         local = smp.DeepLabV3Plus(
             spec.encoder, encoder_weights=None, decoder_channels=spec.decoder_width
         )
@@ -96,14 +91,11 @@ class SGNet(nn.Module):
         self.join = Unit(joined, spec.decoder_width)
         self.classify = nn.Conv2d(spec.decoder_width, classes, 1)
         self.classify_around = nn.Conv2d(spec.width, classes, 1)
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 anywhere -> float on the network's device; 0, the mean colour, fills the
         right and lower edge to a multiple of 16."""
-        x = (images.to(self.mean.device).to(self.mean.dtype) / 255 - self.mean) / self.std
+        x = super().normalise(images)
         return F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE))
 
     def forward(self, patches: Tensor, around: Tensor, corners: Tensor) -> Scores:
@@ -149,11 +141,7 @@ def start(network: SGNet, encoder_state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: there are weights for neither, or of another network.
     """
-    stdc_state = {
-        key.removeprefix("features."): value
-        for key, value in encoder_state.items()
-        if key.startswith("features.")
-    }
+    stdc_state = features_of(encoder_state)
     own = network.encoder.state_dict()
     given = {key: value for key, value in encoder_state.items() if key in own}
     if not stdc_state and not given:

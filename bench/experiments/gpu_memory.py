@@ -23,9 +23,8 @@ from bench.config import Compute, read_suite
 from bench.errors import UserError, out_of_memory
 from bench.experiments.noise import noise
 from bench.latency import THEIR_SCALE
-from bench.memory import Case, paper_memory, published_settings
+from bench.memory import Case, paper_memory, predict_case, published_settings
 from bench.memory.meters import measure_first_on_gpu
-from bench.memory.runs import predict_case
 from bench.parallel import Report, run_isolated, threads
 from bench.run import clock, device_facts, set_up
 

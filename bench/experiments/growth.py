@@ -21,13 +21,13 @@ from bench.errors import UserError
 from bench.files import write_text
 from bench.parallel import Report, run_isolated
 from bench.streaming import open_job, predict_file
-from bench.streaming.raster import TILE_PX
 from bench.tiling import cover
 from data.image_header import gdal
 
 SIDES_PX = (2048, 4096, 8192, 16384)
 LIMIT_S = 7200.0
 CLASSES = 7
+TILE_PX = 512
 CELL_PX = 16
 """Side of the synthetic image's squares of one colour, which keep the file small."""
 SAME = ("settings", "weights", "threads", "isa", "processor")

@@ -19,9 +19,8 @@ from bench import cli, record
 from bench.config import PARAMS, Compute, read_suite
 from bench.errors import UserError
 from bench.experiments.noise import noise
-from bench.memory import predict_run
+from bench.memory import predict_run, tensors_of
 from bench.memory.meters import allocated_bytes_of, expected_allocated_bytes
-from bench.memory.tracker import tensors_of
 from bench.parallel import Report, run_isolated
 from bench.run import Run, clock, device_facts, open_run, set_up
 

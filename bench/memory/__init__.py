@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         training_work,
     )
     from bench.memory.rss import PeakResident
-    from bench.memory.runs import Case, largest, predict_run, predict_steps
+    from bench.memory.runs import Case, largest, predict_case, predict_run, predict_steps
     from bench.memory.tracker import bytes_of, tensors_of
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "gpu_overhead_of",
     "inference_work",
     "largest",
+    "predict_case",
     "predict_memory",
     "predict_run",
     "predict_steps",

@@ -51,8 +51,7 @@ class ENet(nn.Module):
         x, quarter = self.down2(self.stage1(x))
         x = self.up4(self.stage2(x), quarter)
         x = self.up5(self.stage4(x), half)
-        scores: Tensor = self.classify(self.stage5(x))
-        return scores
+        return self.classify(self.stage5(x))
 
 
 class Bottleneck(nn.Module):
@@ -75,8 +74,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A map of the same shape."""
-        result: Tensor = self.activate(x + self.branch(x))
-        return result
+        return self.activate(x + self.branch(x))
 
 
 class Down(nn.Module):
@@ -112,10 +110,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         """`indices`: of a map with as many channels as the result."""
-        result: Tensor = self.activate(
-            F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x)
-        )
-        return result
+        return self.activate(F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x))
 
 
 def _branch(

@@ -44,8 +44,7 @@ class UNet2015(nn.Module):
         skips.pop()
         for up, join in zip(self.up, self.join, strict=True):
             x = join(torch.cat([skips.pop(), up(x)], 1))
-        scores: Tensor = self.classify(x)
-        return scores
+        return self.classify(x)
 
 
 def _twice(before: int, after: int) -> nn.Sequential:
