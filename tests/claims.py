@@ -121,6 +121,18 @@ CLAIMS = (
         ],
     ),
     Claim(
+        "docs/protocol.md",
+        f"{N} % on val after a quarter of its steps, {N} and {N} % with {N} and {N} times as much",
+        lambda: [
+            *(
+                100 * values("dubai/tune/glnet-a.json")["candidates"][factor]["miou"]
+                for factor in ("1", "3", "0.3")
+            ),
+            3,
+            0.3,
+        ],
+    ),
+    Claim(
         README,
         f"reach {N}, {N} and {N} % on patches, GLNet {N} %, its global branch {N} %, and U-Net on the "
         f"shrunken image {N} %",
