@@ -86,7 +86,8 @@ class Up(nn.Module):
         y = self.first(torch.cat([x, skip], 1))
         y = y + self.shortcut(x)
         del x
-        return y + self.second(y)
+        found: Tensor = y + self.second(y)
+        return found
 
 
 class Refiner(nn.Module):

@@ -70,7 +70,8 @@ class Pyramid(nn.Module):
         """(N, C, h, w) -> (N, 128, h, w)."""
         mean = F.relu(self.norm(self.pool(x.mean((-2, -1), keepdim=True))))
         found = [branch(x) for branch in self.branches]
-        return self.join(torch.cat([*found, mean.expand(-1, -1, *x.shape[-2:])], 1))
+        joined: Tensor = self.join(torch.cat([*found, mean.expand(-1, -1, *x.shape[-2:])], 1))
+        return joined
 
 
 class Short(nn.Module):
@@ -83,7 +84,8 @@ class Short(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 32, h, w) -> (N, 128, h / 8, w / 8), rounded up."""
-        return self.pyramid(self.backbone(x)[-1])
+        found: Tensor = self.pyramid(self.backbone(x)[-1])
+        return found
 
 
 class Attention(nn.Module):
@@ -101,7 +103,8 @@ class Attention(nn.Module):
             mixed = (query @ key.transpose(2, 3) * HEAD**-0.5).softmax(-1) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.project(mixed.transpose(1, 2).flatten(2))
+        found: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
+        return found
 
 
 class TransformerBlock(nn.Module):
@@ -116,7 +119,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, 192) -> (N, T, 192)."""
         x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        found: Tensor = x + self.mlp(self.norm2(x))
+        return found
 
 
 class Long(nn.Module):
@@ -140,7 +144,8 @@ class Long(nn.Module):
         tokens = map.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens).transpose(1, 2).unflatten(2, size)
+        found: Tensor = self.norm(tokens).transpose(1, 2).unflatten(2, size)
+        return found
 
 
 class Halving(nn.Sequential):
@@ -152,7 +157,8 @@ class Halving(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h / 2, w / 2, C'), sides rounded up."""
         convolution, norm = self
-        return norm(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        found: Tensor = norm(convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return found
 
 
 class Scan(nn.Module):
@@ -182,7 +188,8 @@ class Scan(nn.Module):
         down = self._along(rows, 0) + self._along(rows.flip(1), 2).flip(1)
         across = self._along(columns, 1) + self._along(columns.flip(1), 3).flip(1)
         across = across.reshape(len(x), size[1], size[0], -1).transpose(1, 2).flatten(1, 2)
-        return self.out(self.norm(down + across).unflatten(1, size))
+        found: Tensor = self.out(self.norm(down + across).unflatten(1, size))
+        return found
 
     def _along(self, x: Tensor, k: int) -> Tensor:
         """A sequence (N, L, C) through the model of one direction."""
@@ -190,7 +197,8 @@ class Scan(nn.Module):
         step = F.softplus(step + self.step[k])  # (N, L, R)
         heads = x.reshape(*x.shape[:2], *self.skip.shape[1:])
         found = selective_scan(heads * step[..., None], -self.decay[k].exp() * step, into, out)
-        return (found + heads * self.skip[k]).flatten(2)
+        summed: Tensor = (found + heads * self.skip[k]).flatten(2)
+        return summed
 
 
 class ScanBlock(nn.Module):
@@ -206,7 +214,8 @@ class ScanBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         x = x + self.drop(self.scan(self.norm1(x)))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        found: Tensor = x + self.drop(self.mlp(self.norm2(x)))
+        return found
 
 
 class High(nn.Module):
@@ -250,7 +259,8 @@ class Fusion(nn.Module):
         first = (self.cross_one(both)[..., 0] + first).sigmoid()
         second = (self.cross_other(both.transpose(1, 2))[..., 0] + second).sigmoid()
         one = self.project_one(one * first[..., None, None])
-        return one + self.project_other(other * second[..., None, None])
+        found: Tensor = one + self.project_other(other * second[..., None, None])
+        return found
 
 
 class Alignment(nn.Module):
@@ -268,7 +278,8 @@ class Alignment(nn.Module):
             one.log_softmax(1) for one in (self.low(low), self.high(resize(high, low.shape[-2:])))
         )
         # KL(p || q) + KL(q || p) = sum of (p - q) (log p - log q)
-        return ((p.exp() - q.exp()) * (p - q)).sum(1).mean() / 2
+        found: Tensor = ((p.exp() - q.exp()) * (p - q)).sum(1).mean() / 2
+        return found
 
 
 class F2Net(Normalised):

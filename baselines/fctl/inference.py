@@ -117,10 +117,12 @@ def logits(
             medium = network.medium_vgg(network.normalise(given("medium"))).pool5
             if whole is None:
                 whole = network.large_vgg(network.normalise(given("large"))).pool5
-        return network.local(network.normalise(given("patches")), medium, whole)
+        joined: Tensor = network.local(network.normalise(given("patches")), medium, whole)
+        return joined
     patches = network.normalise(given("patches"))
     if strategy == "plain":
-        return network.plain(patches)
+        alone: Tensor = network.plain(patches)
+        return alone
     return context_logits(network, strategy, patches, network.normalise(given(strategy)))
 
 
@@ -129,7 +131,8 @@ def context_logits(network: FCtL, name: str, inputs: Tensor, around: Tensor | No
     of whole images without any."""
     vgg, rest = network.get_submodule(f"{name}_vgg"), network.get_submodule(f"{name}_rest")
     context = None if around is None else vgg(around).pool5
-    return rest(vgg(inputs), context, (inputs.shape[-2], inputs.shape[-1]))
+    found: Tensor = rest(vgg(inputs), context, (inputs.shape[-2], inputs.shape[-1]))
+    return found
 
 
 def inputs(strategy: str, spec: Spec, height_px: int, width_px: int) -> list[NetworkInput]:

@@ -83,7 +83,8 @@ class Enlarge(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, h, w); classes are not mixed."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
-        return F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
+        enlarged: Tensor = F.conv_transpose2d(x, kernel, stride=self.times, groups=x.shape[1])
+        return enlarged
 
 
 class Decoder(nn.Module):
@@ -136,7 +137,8 @@ class Correlation(nn.Module):
             key = key - key.mean(2, keepdim=True)
         weights = (query.transpose(1, 2) @ key).softmax(2)  # (N, P, Q)
         value = self.value(context).flatten(2)
-        return self.gain * (value @ weights.transpose(1, 2)).view_as(x)
+        attended: Tensor = self.gain * (value @ weights.transpose(1, 2)).view_as(x)
+        return attended
 
 
 class Blend(nn.Module):
@@ -182,7 +184,8 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) normalised -> scores (N, K, H, W)."""
-        return self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
+        scores: Tensor = self.decoder(self.vgg(x), (x.shape[-2], x.shape[-1]))
+        return scores
 
 
 class Rest(nn.Module):
@@ -199,7 +202,8 @@ class Rest(nn.Module):
         if self.correlate is not None:
             assert context is not None
             maps = maps._replace(pool5=maps.pool5 + self.correlate(maps.pool5, context))
-        return self.decoder(maps, size)
+        scores: Tensor = self.decoder(maps, size)
+        return scores
 
 
 class Local(FCN):
@@ -216,7 +220,8 @@ class Local(FCN):
         W)."""
         maps = self.vgg(x)
         maps = maps._replace(pool5=self.blend(maps.pool5, medium, large))
-        return self.decoder(maps, (x.shape[-2], x.shape[-1]))
+        scores: Tensor = self.decoder(maps, (x.shape[-2], x.shape[-1]))
+        return scores
 
 
 class Idle(nn.Module):

@@ -23,7 +23,8 @@ def patch(network: nn.Module, image: Image, spec: Spec) -> Tensor:
     `blend`."""
 
     def score(group: Sequence[Box]) -> Tensor:
-        return network(cut(image, group))
+        scores: Tensor = network(cut(image, group))
+        return scores
 
     boxes = _boxes(spec, image.shape[-2], image.shape[-1])
     return scores_by_patches(image, boxes, spec.sub_batch, score, blend=spec.blend)

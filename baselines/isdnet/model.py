@@ -43,11 +43,13 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, width, h, w)."""
         mean = self.pool(x.mean((-2, -1), keepdim=True)).expand(-1, -1, *x.shape[-2:])
-        return self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
+        joined: Tensor = self.join(torch.cat([mean] + [branch(x) for branch in self.branches], 1))
+        return joined
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        return self.classify(self.dropout(feature))
+        scores: Tensor = self.classify(self.dropout(feature))
+        return scores
 
 
 class Shallow(nn.Module):

@@ -101,7 +101,8 @@ def affinity_loss(deep: Tensor, restored: Tensor) -> Tensor:
     def similarities(map: Tensor) -> Tensor:
         x = map.flatten(2)  # (N, C, P)
         x = x / (torch.linalg.vector_norm(x, dim=2, keepdim=True) + 1e-6)
-        return x.transpose(1, 2) @ x  # (N, P, P)
+        found: Tensor = x.transpose(1, 2) @ x  # (N, P, P)
+        return found
 
     with torch.no_grad():
         target = similarities(resize(restored, deep.shape[-2:]))

@@ -260,7 +260,8 @@ def _sampled_mask(mask: Tensor) -> Tensor:
 
 def _probabilities(network: MagNet, images: Tensor) -> Tensor:
     """(N, K, H, W) of images (N, 3, H, W) uint8."""
-    return network.backbone(network.normalise(images)).softmax(1)
+    found: Tensor = network.backbone(network.normalise(images)).softmax(1)
+    return found
 
 
 def coarse(network: MagNet, image: Tensor, spec: Spec) -> Tensor:

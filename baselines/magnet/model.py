@@ -48,7 +48,8 @@ class FPN(nn.Module):
             resize(second(first(level)), finest)
             for first, second, level in zip(self.smooth1, self.smooth2, top_down, strict=True)
         ]
-        return self.classify(torch.cat(smooth, 1))
+        logits: Tensor = self.classify(torch.cat(smooth, 1))
+        return logits
 
 
 class Backbone(nn.Module):
@@ -114,7 +115,8 @@ class Refinement(nn.Module):
         x = self.bn0(torch.cat([first, second], 1))
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.seg_conv(self.residual(x))
+        logits: Tensor = self.seg_conv(self.residual(x))
+        return logits
 
 
 class MagNet(Normalised):

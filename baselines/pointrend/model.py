@@ -53,7 +53,8 @@ class Coarse(nn.Module):
         total: Tensor | float = 0.0
         for lift, map in zip(self.levels, maps, strict=True):
             total = total + resize(lift(map), finest)
-        return self.classify(total)
+        scores: Tensor = self.classify(total)
+        return scores
 
 
 class PointHead(nn.Module):
@@ -75,7 +76,8 @@ class PointHead(nn.Module):
         x = fine
         for layer in self.layers:  # each also takes the coarse scores
             x = F.relu(layer(torch.cat([x, coarse], 1)), inplace=True)
-        return self.classify(torch.cat([x, coarse], 1))
+        scores: Tensor = self.classify(torch.cat([x, coarse], 1))
+        return scores
 
 
 class PointRend(Normalised):

@@ -42,11 +42,13 @@ class Pyramid(nn.Module):
         found = [self.scales[0](x)]
         for scale, process in zip(self.scales[1:], self.processes, strict=True):
             found.append(process(resize(scale(x), x.shape[-2:]) + found[-1]))
-        return self.compression(torch.cat(found, 1)) + self.shortcut(x)
+        joined: Tensor = self.compression(torch.cat(found, 1)) + self.shortcut(x)
+        return joined
 
     def logits(self, feature: Tensor) -> Tensor:
         """Scores (N, K, h, w) of what `forward` gave."""
-        return self.classify(self.dropout(feature))
+        scores: Tensor = self.classify(self.dropout(feature))
+        return scores
 
 
 class Residual(nn.Module):
@@ -62,7 +64,8 @@ class Residual(nn.Module):
         sign."""
         apart = (fine - self.conv(resize(coarse, fine.shape[-2:]))).abs()
         both = torch.cat([apart.mean(1, keepdim=True), apart.amax(1, keepdim=True)], 1)
-        return self.out(both)
+        found: Tensor = self.out(both)
+        return found
 
 
 class Shallow(nn.Module):

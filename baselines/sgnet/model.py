@@ -40,7 +40,8 @@ class WindowAttention(nn.Module):
         x = F.scaled_dot_product_attention(*x)
         x = x.reshape(images, rows // side, columns // side, self.heads, side, side, -1)
         x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(images, -1, rows, columns)
-        return self.project(x[..., :height, :width])
+        found: Tensor = self.project(x[..., :height, :width])
+        return found
 
 
 class ContextBlock(nn.Module):
@@ -61,7 +62,8 @@ class ContextBlock(nn.Module):
         y = self.norm1(x)
         mean = self.mean(y.mean((-2, -1), keepdim=True))
         x = x + self.attention(y) + self.conv(y) + mean
-        return x + self.mlp(self.norm2(x))
+        found: Tensor = x + self.mlp(self.norm2(x))
+        return found
 
 
 class Scores(NamedTuple):

@@ -51,7 +51,8 @@ class ENet(nn.Module):
         x, quarter = self.down2(self.stage1(x))
         x = self.up4(self.stage2(x), quarter)
         x = self.up5(self.stage4(x), half)
-        return self.classify(self.stage5(x))
+        scores: Tensor = self.classify(self.stage5(x))
+        return scores
 
 
 class Bottleneck(nn.Module):
@@ -74,7 +75,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A map of the same shape."""
-        return self.activate(x + self.branch(x))
+        result: Tensor = self.activate(x + self.branch(x))
+        return result
 
 
 class Down(nn.Module):
@@ -110,7 +112,10 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         """`indices`: of a map with as many channels as the result."""
-        return self.activate(F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x))
+        result: Tensor = self.activate(
+            F.max_unpool2d(self.main(x), indices, [2, 2]) + self.branch(x)
+        )
+        return result
 
 
 def _branch(

@@ -44,7 +44,8 @@ class UNet2015(nn.Module):
         skips.pop()
         for up, join in zip(self.up, self.join, strict=True):
             x = join(torch.cat([skips.pop(), up(x)], 1))
-        return self.classify(x)
+        scores: Tensor = self.classify(x)
+        return scores
 
 
 def _twice(before: int, after: int) -> nn.Sequential:
